@@ -1,0 +1,408 @@
+// cmd_genconfig.go owns registration.yaml, which the homeserver loads, and run.sh, which starts the daemon beside
+// it: what stands in them, and that they are written whole or not at all.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v3"
+	"gopkg.in/yaml.v2"
+)
+
+const (
+	runFile    = "run.sh"
+	secretFile = "shared_secret" // made where homeserver.yaml or a flag has the secret itself
+	backupTail = ".bak"
+
+	idLength     = 10 // random characters of an id
+	tokenLength  = 40 // and of a token: 200 bits
+	runVerbosity = 5  // the guide's run.sh logs everything
+
+	flagForce = "force"
+)
+
+// An appService is registration.yaml. The order of its keys is the order in the file.
+type appService struct {
+	ID              string     `yaml:"id"`
+	HSToken         string     `yaml:"hs_token"`
+	ASToken         string     `yaml:"as_token"`
+	URL             string     `yaml:"url"`
+	SenderLocalpart string     `yaml:"sender_localpart"`
+	Protocols       []string   `yaml:"protocols"`
+	Namespaces      namespaces `yaml:"namespaces"`
+}
+
+type namespaces struct {
+	Users   []namespace `yaml:"users"`
+	Aliases []namespace `yaml:"aliases"`
+	Rooms   []namespace `yaml:"rooms"`
+}
+
+type namespace struct {
+	Exclusive bool   `yaml:"exclusive"`
+	Regex     string `yaml:"regex"`
+}
+
+// A generatedFile is a file that genconfig writes.
+type generatedFile struct {
+	name    string
+	mode    os.FileMode
+	content []byte
+}
+
+func genconfigCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "genconfig",
+		Usage: "write " + registrationFile + " and " + runFile + " into the working directory, the homeserver's",
+		Flags: []cli.Flag{&cli.BoolFlag{
+			Name:  flagForce,
+			Usage: "make new tokens where the files exist, and keep the old files as " + backupTail,
+		}},
+		Action: genconfigAction,
+	}
+}
+
+func genconfigAction(_ context.Context, cmd *cli.Command) error {
+	c, err := readConfig(cmd)
+	if err != nil {
+		return err
+	}
+	program, err := programPath()
+	if err != nil {
+		return err
+	}
+	files, err := c.readHomeserverFile()
+	if err != nil {
+		return err
+	}
+	if c.asToken == "" {
+		c.asToken = randomText(tokenLength)
+	}
+	if c.hsToken == "" {
+		c.hsToken = randomText(tokenLength)
+	}
+	registration, err := renderRegistration(c, randomText(idLength))
+	if err != nil {
+		return err
+	}
+	files = append([]generatedFile{
+		{registrationFile, 0o600, registration},
+		{runFile, 0o700, renderRun(c, program)},
+	}, files...)
+	kept, err := writeFiles(files, cmd.Bool(flagForce))
+	if err != nil {
+		return err
+	}
+
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	out := cmd.Root().Writer
+	for _, file := range files {
+		fmt.Fprintf(out, "wrote %s (%04o)\n", file.name, file.mode)
+	}
+	if len(kept) > 0 {
+		fmt.Fprintf(out, "kept %s\nthe tokens are new: restart both the homeserver and %s, or neither accepts the other\n", strings.Join(kept, ", "), programName)
+	}
+	printSteps(out, c, dir)
+	return nil
+}
+
+// readHomeserverFile holds homeserver.yaml, where there is one, against the flags, and takes the shared secret's
+// place from it. It returns the secret's own file where one has to be made.
+func (c *config) readHomeserverFile() ([]generatedFile, error) {
+	file, err := readYAML(homeserverFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	settings := map[string]string{}
+	for _, key := range []string{"server_name", "registration_shared_secret", "registration_shared_secret_path"} {
+		if settings[key], err = file.text(key); err != nil {
+			return nil, err
+		}
+	}
+	if name := settings["server_name"]; name != "" && name != c.serverName {
+		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", flagMatrixDomain, c.serverName, homeserverFile, name)
+	}
+	if c.apiPath != sharedSecretPath {
+		return nil, nil
+	}
+
+	if c.sharedSecretFile != "" {
+		_, err := readSecret(c.sharedSecretFile)
+		return nil, err
+	}
+	if c.sharedSecret == "" && settings["registration_shared_secret_path"] != "" {
+		c.sharedSecretFile = settings["registration_shared_secret_path"]
+		return nil, nil
+	}
+	if c.sharedSecret == "" {
+		c.sharedSecret = settings["registration_shared_secret"]
+	}
+	if c.sharedSecret == "" {
+		return nil, fmt.Errorf("there is no shared secret: set registration_shared_secret in %s in this directory, or give --%s", homeserverFile, flagShareSecretFile)
+	}
+	if c.sharedSecret != strings.TrimSpace(c.sharedSecret) {
+		return nil, errors.New("the shared secret begins or ends with a space, which a file of it cannot keep: choose another")
+	}
+	c.sharedSecretFile = secretFile
+	return []generatedFile{{secretFile, 0o600, []byte(c.sharedSecret + "\n")}}, nil
+}
+
+// renderRegistration is registration.yaml.
+func renderRegistration(c config, id string) ([]byte, error) {
+	return yaml.Marshal(appService{
+		ID:              id + "-" + c.serverName,
+		HSToken:         c.hsToken,
+		ASToken:         c.asToken,
+		URL:             "http://" + net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port)) + appServicePath,
+		SenderLocalpart: strings.ReplaceAll(c.serverName, ":", "-"), // a localpart has no colon
+		Protocols:       []string{"regapp." + c.serverName},
+		Namespaces: namespaces{
+			Users:   []namespace{{Exclusive: false, Regex: "@.*"}},
+			Aliases: []namespace{},
+			Rooms:   []namespace{},
+		},
+	})
+}
+
+// reachableHost is where a client finds a daemon that listens on every address.
+func reachableHost(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		if ip.Is6() {
+			return "::1"
+		}
+		return "127.0.0.1"
+	}
+	return host
+}
+
+// renderRun is run.sh: the command of the guide, in the script's own directory, so that it serves the same store
+// wherever it is started from.
+func renderRun(c config, program string) []byte {
+	verbosity := runVerbosity
+	if c.verbositySet {
+		verbosity = c.verbosity
+	}
+	command := []string{program,
+		"--" + flagASToken, c.asToken,
+		"--" + flagHSToken, c.hsToken,
+		"--" + flagMatrixURL, c.matrixURL,
+		"--" + flagHost, c.host,
+		"--" + flagPort, strconv.Itoa(c.port),
+		"--" + flagDataPath, c.dataPath,
+		"--" + flagMatrixDomain, c.serverName,
+		"--" + flagVerbosity, strconv.Itoa(verbosity),
+	}
+	if c.sharedSecretFile != "" {
+		command = append(command, "--"+flagShareSecretFile, c.sharedSecretFile)
+	}
+	if c.logFormat != "terminal" {
+		command = append(command, "--"+flagLogFormat, c.logFormat)
+	}
+	for i, word := range command {
+		command[i] = shellQuote(word)
+	}
+	return []byte("#!/bin/sh\n" +
+		`cd -- "$(dirname -- "$(readlink -f -- "$0")")" || exit 1` + "\n" +
+		"exec " + strings.Join(command, " ") + "\n")
+}
+
+var shellSafe = regexp.MustCompile(`^[0-9A-Za-z@%+=:,./_-]+$`)
+
+// shellQuote quotes a word where a shell would read it as anything but itself.
+func shellQuote(word string) string {
+	if shellSafe.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// programPath is how run.sh calls this program: by its name where PATH finds this very file.
+func programPath() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program's own file: %w", err)
+	}
+	if strings.Contains(path, "/go-build") {
+		return "", fmt.Errorf("this program was started by go run, whose file is gone when it ends: build it first (go build), then call ./%s genconfig", programName)
+	}
+	name := filepath.Base(path)
+	if found, err := exec.LookPath(name); err == nil && isSameFile(found, path) {
+		return name, nil
+	}
+	return path, nil
+}
+
+func isSameFile(a, b string) bool {
+	statA, errA := os.Stat(a)
+	statB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(statA, statB)
+}
+
+// randomText returns so many random characters of base32.
+func randomText(length int) string {
+	raw := make([]byte, length) // more than enough: a character takes 5 bits
+	rand.Read(raw)              // never fails
+	return base32.StdEncoding.EncodeToString(raw)[:length]
+}
+
+// writeFiles writes all of the files or none. Where one exists it touches nothing, unless forced: then it keeps
+// the old ones under another name, which it returns. Nobody sees a file before it is whole.
+func writeFiles(files []generatedFile, force bool) (kept []string, err error) {
+	var existing []string
+	for _, file := range files {
+		if _, err := os.Lstat(file.name); err == nil {
+			existing = append(existing, file.name)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if len(existing) > 0 && !force {
+		return nil, fmt.Errorf("%s exists already, and nothing was written: the homeserver may be using its tokens; --%s makes new ones and keeps the old files as %s", strings.Join(existing, ", "), flagForce, backupTail)
+	}
+
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for i := len(undo) - 1; i >= 0; i-- {
+				undo[i]()
+			}
+		}
+	}()
+	var drafts []string
+	for _, file := range files {
+		draft, err := writeDraft(file)
+		if err != nil {
+			return nil, err
+		}
+		defer os.Remove(draft)
+		drafts = append(drafts, draft)
+	}
+	for _, name := range existing {
+		backup := name + backupTail
+		if err := linkNew(name, backup); err != nil {
+			return nil, fmt.Errorf("%w: move it away first, so that no token is lost", err)
+		}
+		undo = append(undo, func() { os.Link(backup, name); os.Remove(backup) })
+		if err := os.Remove(name); err != nil {
+			return nil, err
+		}
+		kept = append(kept, backup)
+	}
+	for i, file := range files {
+		if err := linkNew(drafts[i], file.name); err != nil {
+			return nil, err
+		}
+		undo = append(undo, func() { os.Remove(file.name) })
+	}
+	return kept, syncDir(".")
+}
+
+// linkNew gives a file a second name, which must be new: the one way of naming a file that is atomic and never
+// replaces another.
+func linkNew(from, to string) error {
+	err := os.Link(from, to)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s exists already", to)
+	}
+	return err
+}
+
+// writeDraft writes the content under a temporary name, with the mode and the owner of the file to be.
+func writeDraft(file generatedFile) (name string, err error) {
+	draft, err := os.CreateTemp(".", "."+file.name+"-")
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		err = errors.Join(err, draft.Close())
+		if err != nil {
+			os.Remove(draft.Name())
+		}
+	}()
+	if err := draft.Chmod(file.mode); err != nil {
+		return "", err
+	}
+	if stat, err := os.Stat(homeserverFile); err == nil && os.Geteuid() == 0 {
+		if owner, ok := stat.Sys().(*syscall.Stat_t); ok { // the homeserver must be able to read what root makes
+			if err := draft.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+				return "", err
+			}
+		}
+	}
+	if _, err := io.Copy(draft, bytes.NewReader(file.content)); err != nil {
+		return "", err
+	}
+	return draft.Name(), draft.Sync()
+}
+
+// printSteps says what is left to do on the homeserver and in nginx.
+func printSteps(out io.Writer, c config, dir string) {
+	here := net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port))
+	fmt.Fprintf(out, `
+What is left to do:
+
+1. In %s set
+
+     app_service_config_files:
+       - %s
+`, homeserverFile, strconv.Quote(filepath.Join(dir, registrationFile)))
+	if c.apiPath == createUserPath {
+		fmt.Fprintf(out, `     enable_registration: False
+
+   and restart the homeserver. It must be Synapse 0.34.0 or older: no later one
+   has createUser. For Synapse 1.23.0 or later run genconfig with
+     --%s http://127.0.0.1:8007%s
+   which is reached on the homeserver's own port and not through nginx.
+`, flagMatrixURL, sharedSecretPath)
+	} else {
+		fmt.Fprintf(out, `     enable_registration: false
+     x_forwarded: true        (in the listener, behind nginx)
+     rc_login:                (its default locks nodes out that start together)
+       address: {per_second: 5, burst_count: 50}
+       account: {per_second: 1, burst_count: 10}
+
+   with the shared secret in it as well, and restart the homeserver: Synapse
+   1.23.0 or later, but not 1.140.0. %s
+   must be its own port (8007 in the guide), not nginx's: the path must not be
+   reachable from outside.
+`, c.origin)
+	}
+	fmt.Fprintf(out, `
+2. In nginx, in the server that nodes reach (port 8008 in the guide):
+
+     location /_matrix {
+         proxy_pass http://127.0.0.1:8007;
+         proxy_set_header X-Forwarded-For $remote_addr;
+     }
+     location = %s {
+         proxy_pass http://%s;
+         proxy_set_header X-Forwarded-For $remote_addr;
+     }
+
+3. Start the service, from any directory:
+
+     %s
+
+%s and %s hold tokens that can act as any user of the
+homeserver: keep them as secret as %s.
+`, registerPath, here, shellQuote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
+}

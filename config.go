@@ -1,0 +1,316 @@
+// config.go owns the flags and makes one validated config of them. Nothing else reads a flag, the environment,
+// registration.yaml or the file of a secret.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+	"gopkg.in/yaml.v2"
+)
+
+const (
+	flagMatrixDomain    = "matrixdomain"
+	flagMatrixURL       = "matrixurl"
+	flagASToken         = "astoken"
+	flagHSToken         = "hstoken"
+	flagRegistration    = "registration"
+	flagShareSecret     = "sharesecret"
+	flagShareSecretFile = "sharesecret-file"
+	flagHost            = "host"
+	flagPort            = "port"
+	flagDataPath        = "datapath"
+	flagVerbosity       = "verbosity"
+	flagLogFormat       = "log-format"
+
+	registrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
+	homeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
+
+	environmentPrefix = "MATRIX_REGSERVICE_"
+)
+
+// A config is everything a command runs with, checked.
+type config struct {
+	serverName string // the homeserver's server_name
+	matrixURL  string // origin and apiPath
+	origin     string
+	apiPath    string // createUserPath or sharedSecretPath: which API creates the accounts
+
+	asToken          string
+	hsToken          string
+	sharedSecret     string
+	sharedSecretFile string // where sharedSecret came from; empty when it was given itself
+
+	host      string
+	port      int
+	dataPath  string
+	verbosity int
+	logFormat string
+
+	verbositySet bool // for run.sh, whose own default is another
+}
+
+// rootFlags are the flags of every command: they work before the subcommand's name and after it.
+func rootFlags() []cli.Flag {
+	fromEnvironment := func(name string) cli.ValueSourceChain {
+		return cli.EnvVars(environmentPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
+	}
+	text := func(name, value, usage string) cli.Flag {
+		return &cli.StringFlag{Name: name, Value: value, Usage: usage, Sources: fromEnvironment(name)}
+	}
+	number := func(name string, value int, usage string) cli.Flag {
+		return &cli.IntFlag{Name: name, Value: value, Usage: usage, Sources: fromEnvironment(name)}
+	}
+	return []cli.Flag{
+		text(flagMatrixDomain, "", "the homeserver's server_name, which every signature is over (required)"),
+		text(flagMatrixURL, "http://127.0.0.1:8008"+createUserPath, "`URL` that creates users; its path says which API: "+createUserPath+" (Synapse up to 0.34.0) or "+sharedSecretPath+" (Synapse 1.23.0 or later, Dendrite)"),
+		text(flagASToken, "", "as_token of registration.yaml; better left to the file"),
+		text(flagHSToken, "", "hs_token of registration.yaml; better left to the file"),
+		text(flagRegistration, registrationFile, "`FILE` that as_token and hs_token are read from; the default need not be there"),
+		text(flagShareSecret, "", "the homeserver's registration_shared_secret; better in a file"),
+		text(flagShareSecretFile, "", "`FILE` that holds the homeserver's registration_shared_secret"),
+		text(flagHost, "127.0.0.1", "`ADDRESS` to listen on"),
+		number(flagPort, 8009, "`PORT` to listen on"),
+		text(flagDataPath, ".matrix", "`DIRECTORY` of the store"),
+		number(flagVerbosity, 3, "what is logged: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace"),
+		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
+	}
+}
+
+// readConfig checks what every command takes; the secrets are up to the command.
+func readConfig(cmd *cli.Command) (config, error) {
+	c := config{
+		serverName:       cmd.String(flagMatrixDomain),
+		matrixURL:        cmd.String(flagMatrixURL),
+		asToken:          cmd.String(flagASToken),
+		hsToken:          cmd.String(flagHSToken),
+		sharedSecret:     cmd.String(flagShareSecret),
+		sharedSecretFile: cmd.String(flagShareSecretFile),
+		host:             cmd.String(flagHost),
+		port:             cmd.Int(flagPort),
+		dataPath:         cmd.String(flagDataPath),
+		verbosity:        cmd.Int(flagVerbosity),
+		logFormat:        cmd.String(flagLogFormat),
+		verbositySet:     cmd.IsSet(flagVerbosity),
+	}
+	if err := checkServerName(c.serverName); err != nil {
+		return config{}, err
+	}
+	if err := c.readMatrixURL(); err != nil {
+		return config{}, err
+	}
+	_, notAnAddress := netip.ParseAddr(c.host)
+	switch {
+	case notAnAddress != nil && !hostForm.MatchString(c.host):
+		return config{}, fmt.Errorf("--%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", flagHost, c.host)
+	case c.port < 1 || c.port > 65535:
+		return config{}, fmt.Errorf("--%s %d is not a port: give one from 1 to 65535", flagPort, c.port)
+	case c.dataPath == "":
+		return config{}, fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
+	case c.verbosity < 0 || c.verbosity > 5:
+		return config{}, fmt.Errorf("--%s %d is not a level: give one from 0 (silent but for crashes) to 5 (everything)", flagVerbosity, c.verbosity)
+	case c.logFormat != "terminal" && c.logFormat != "logfmt" && c.logFormat != "json":
+		return config{}, fmt.Errorf("--%s %q is not a format: give terminal, logfmt or json", flagLogFormat, c.logFormat)
+	case c.sharedSecret != "" && c.sharedSecretFile != "":
+		return config{}, fmt.Errorf("--%s and --%s are both given: keep the file", flagShareSecret, flagShareSecretFile)
+	case c.apiPath == createUserPath && c.sharedSecret+c.sharedSecretFile != "":
+		return config{}, fmt.Errorf("a shared secret is given, but --%s names createUser, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, flagMatrixURL, sharedSecretPath)
+	}
+	for name, token := range map[string]string{flagASToken: c.asToken, flagHSToken: c.hsToken} {
+		if !isToken(token) {
+			return config{}, fmt.Errorf("--%s has characters that no token has: give visible ASCII without spaces", name)
+		}
+	}
+	return c, nil
+}
+
+// readServeConfig is the config of the daemon, secrets included.
+func readServeConfig(cmd *cli.Command) (config, error) {
+	c, err := readConfig(cmd)
+	if err != nil {
+		return config{}, err
+	}
+	if err := c.readRegistration(cmd.String(flagRegistration), cmd.IsSet(flagRegistration)); err != nil {
+		return config{}, err
+	}
+	if c.sharedSecretFile != "" {
+		if c.sharedSecret, err = readSecret(c.sharedSecretFile); err != nil {
+			return config{}, err
+		}
+	}
+	missing := func(flag, what string) error {
+		return fmt.Errorf("--%s is missing: %s", flag, what)
+	}
+	const fromFile = "start in the directory of " + registrationFile + ", or name the file with --" + flagRegistration + "; genconfig writes one"
+	switch {
+	case c.hsToken == "":
+		return config{}, missing(flagHSToken, fromFile)
+	case c.apiPath == createUserPath && c.asToken == "":
+		return config{}, missing(flagASToken, fromFile)
+	case c.apiPath == sharedSecretPath && c.sharedSecret == "":
+		return config{}, missing(flagShareSecretFile, "name the file that holds the homeserver's registration_shared_secret")
+	}
+	return c, nil
+}
+
+// homeserver is the client to the homeserver that --matrixurl is of.
+func (c config) homeserver() *homeserver {
+	return newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret)
+}
+
+// api is the way of creating accounts that --matrixurl names.
+func (c config) api() api {
+	if c.apiPath == sharedSecretPath {
+		return &sharedSecretAPI{homeserver: c.homeserver(), secret: c.sharedSecret}
+	}
+	return &createUserAPI{homeserver: c.homeserver(), asToken: c.asToken}
+}
+
+// address is where the daemon listens.
+func (c config) address() string { return net.JoinHostPort(c.host, strconv.Itoa(c.port)) }
+
+var (
+	hostForm     = regexp.MustCompile(`^[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$`)
+	portForm     = regexp.MustCompile(`^[0-9]{1,5}$`)
+	yamlLineForm = regexp.MustCompile(`line [0-9]+`)
+)
+
+// longestUserID is the specification's limit, in bytes.
+const longestUserID = 255
+
+// checkServerName holds the name against the grammar of Matrix server names. IPv6 literals are in that grammar,
+// but what is made of the name here has no form for them.
+func checkServerName(name string) error {
+	if name == "" {
+		return fmt.Errorf("--%s is missing: give the server_name of %s", flagMatrixDomain, homeserverFile)
+	}
+	if strings.HasPrefix(name, "[") || strings.Count(name, ":") > 1 {
+		return fmt.Errorf("--%s %q is an IPv6 literal, which is not supported: give the homeserver a name", flagMatrixDomain, name)
+	}
+	host, port, hasPort := strings.Cut(name, ":")
+	if !hostForm.MatchString(host) || strings.Contains(host, "_") || hasPort && !portForm.MatchString(port) {
+		return fmt.Errorf("--%s %q is not a Matrix server name: give the server_name of %s, such as example.org or example.org:8448", flagMatrixDomain, name, homeserverFile)
+	}
+	if longest := longestUserID - len(userIDOf("", "")) - len("0x") - addressDigits; len(name) > longest {
+		return fmt.Errorf("--%s has %d characters: with more than %d its user IDs are longer than Matrix allows", flagMatrixDomain, len(name), longest)
+	}
+	return nil
+}
+
+// readMatrixURL takes --matrixurl apart.
+func (c *config) readMatrixURL() error {
+	u, err := url.Parse(c.matrixURL)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return fmt.Errorf("--%s is not an absolute http or https URL: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return fmt.Errorf("--%s has a user, a query or a fragment: give scheme, host, port and path alone; tokens have flags of their own", flagMatrixURL)
+	case u.Path != createUserPath && u.Path != sharedSecretPath:
+		return fmt.Errorf("--%s has the path %q, which no API has: give %s (Synapse up to 0.34.0) or %s (Synapse 1.23.0 or later, Dendrite)", flagMatrixURL, u.Path, createUserPath, sharedSecretPath)
+	}
+	c.apiPath = u.Path
+	c.origin = u.Scheme + "://" + u.Host
+	c.matrixURL = c.origin + c.apiPath
+	return nil
+}
+
+// isPlainRemote tells whether tokens and passwords would cross a network in the clear.
+func (c config) isPlainRemote() bool {
+	u, err := url.Parse(c.origin)
+	if err != nil || u.Scheme == "https" {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback())
+}
+
+// readRegistration takes the tokens from registration.yaml, which a flag may repeat but not contradict.
+func (c *config) readRegistration(path string, required bool) error {
+	file, err := readYAML(path)
+	if errors.Is(err, os.ErrNotExist) && !required {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, token := range []struct {
+		key, flag string
+		given     *string
+	}{{"as_token", flagASToken, &c.asToken}, {"hs_token", flagHSToken, &c.hsToken}} {
+		value, err := file.text(token.key)
+		switch {
+		case err != nil:
+			return err
+		case value == "":
+			return fmt.Errorf("%s has no %s: write it anew with genconfig, or repair it", path, token.key)
+		case !isToken(value):
+			return fmt.Errorf("%s: %s has characters that no token has: write visible ASCII without spaces", path, token.key)
+		case *token.given != "" && *token.given != value:
+			return fmt.Errorf("--%s is not the %s of %s, which the homeserver goes by: leave the flag out, or give the same", token.flag, token.key, path)
+		}
+		*token.given = value
+	}
+	return nil
+}
+
+// readSecret reads a file that holds one secret, as Synapse reads it: without the space around it.
+func readSecret(path string) (string, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the shared secret: %w", err)
+	}
+	secret := strings.TrimSpace(string(content))
+	if secret == "" {
+		return "", fmt.Errorf("%s is empty: it should hold the homeserver's registration_shared_secret", path)
+	}
+	return secret, nil
+}
+
+// isToken tells whether the text can go into an HTTP header as a token. An absent one can.
+func isToken(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+}
+
+// A yamlFile is a YAML mapping and where it came from, for errors that name the key but never quote a value.
+type yamlFile struct {
+	path string
+	keys map[any]any
+}
+
+// readYAML reads a file of settings. The library's own errors quote what stands in the file, a token too, so
+// that only their line numbers are passed on.
+func readYAML(path string) (yamlFile, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return yamlFile{}, err
+	}
+	file := yamlFile{path: path}
+	if err := yaml.Unmarshal(content, &file.keys); err != nil {
+		where := yamlLineForm.FindString(err.Error())
+		if where == "" {
+			where = "it"
+		}
+		return yamlFile{}, fmt.Errorf("%s is not a YAML mapping of settings: %s cannot be read", path, where)
+	}
+	return file, nil
+}
+
+// text returns the string under the key, or "" where there is none.
+func (f yamlFile) text(key string) (string, error) {
+	switch value := f.keys[key].(type) {
+	case nil:
+		return "", nil
+	case string:
+		return value, nil
+	}
+	return "", fmt.Errorf("%s: %s must be a string: put it in quotes", f.path, key)
+}

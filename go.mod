@@ -1,0 +1,23 @@
+module github.com/SmartMeshFoundation/matrix-regservice
+
+go 1.26.0
+
+require (
+	github.com/ant0ine/go-json-rest v3.3.2+incompatible
+	github.com/asdine/storm/v3 v3.2.1
+	github.com/coreos/go-systemd/v22 v22.7.0
+	github.com/ethereum/go-ethereum v1.17.10
+	github.com/rogpeppe/go-internal v1.16.0
+	github.com/urfave/cli/v3 v3.14.0
+	go.etcd.io/bbolt v1.5.0
+	golang.org/x/crypto v0.58.0
+	gopkg.in/yaml.v2 v2.4.0
+)
+
+require (
+	github.com/ProjectZKM/Ziren/crates/go-runtime/zkvm_runtime v0.0.0-20251001021608-1fe7b43fc4d6 // indirect
+	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.0.1 // indirect
+	github.com/holiman/uint256 v1.3.2 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/tools v0.49.0 // indirect
+)

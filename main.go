@@ -1,0 +1,159 @@
+// matrix-regservice is the only door into a Matrix homeserver of Photon nodes: it creates an account for whoever
+// proves to hold the Ethereum key of the address that the account is named after, and for nobody else.
+//
+// main.go owns the command tree, the daemon's wiring, the signals and the only exit.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/urfave/cli/v3"
+)
+
+const programName = "matrix-regservice"
+
+func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
+
+// run is the program, but for its exit: tests call it too.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+
+	if err := newCommand(stdout, stderr).Run(ctx, args); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", programName, err)
+		return 1
+	}
+	return 0
+}
+
+// newCommand is the command tree. A command keeps state of its run, so that each run needs a new one.
+func newCommand(stdout, stderr io.Writer) *cli.Command {
+	root := &cli.Command{
+		Name:      programName,
+		Usage:     "the door into a Matrix homeserver of Photon nodes",
+		UsageText: programName + " [flags]            serve nodes\n" + programName + " [flags] COMMAND",
+		Version:   version(),
+		Flags:     rootFlags(),
+		Action:    serveAction,
+		Commands:  []*cli.Command{genconfigCommand(), registerCommand()},
+		Writer:    stdout,
+		ErrWriter: stderr,
+	}
+	for _, cmd := range append(root.Commands, root) { // neither of these two is inherited
+		cmd.OnUsageError = usageError
+		cmd.Before = refuseArguments
+	}
+	return root
+}
+
+// usageError replaces the library's, which prints the whole help and the error twice.
+func usageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
+	return fmt.Errorf("%w: see %s --help", err, programName)
+}
+
+// refuseArguments keeps a mistyped subcommand from starting the daemon.
+func refuseArguments(ctx context.Context, cmd *cli.Command) (context.Context, error) {
+	first := cmd.Args().First()
+	if first == "" || cmd.Command(first) != nil {
+		return ctx, nil
+	}
+	if cmd.Root() == cmd {
+		return ctx, fmt.Errorf("there is no command %q: see %s --help", first, programName)
+	}
+	return ctx, fmt.Errorf("%s takes no argument %q: see %s %s --help", cmd.Name, first, programName, cmd.Name)
+}
+
+// version is the module's version and the commit, as the build recorded them.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v, commit, dirty := info.Main.Version, "commit unknown", ""
+	for _, setting := range info.Settings {
+		switch {
+		case setting.Key == "vcs.revision":
+			commit = "commit " + setting.Value
+		case setting.Key == "vcs.modified" && setting.Value == "true":
+			dirty = ", modified"
+		}
+	}
+	return fmt.Sprintf("%s (%s%s)", v, commit, dirty)
+}
+
+// serveAction is the daemon.
+func serveAction(ctx context.Context, cmd *cli.Command) error {
+	c, err := readServeConfig(cmd)
+	if err != nil {
+		return err
+	}
+	log.SetDefault(newLogger(cmd.Root().ErrWriter, c))
+
+	listener, err := net.Listen("tcp", c.address())
+	if err != nil {
+		return fmt.Errorf("%w: stop what listens there, or give another --%s and change the url in %s", err, flagPort, registrationFile)
+	}
+	defer listener.Close()
+	store, err := openBoltStore(c.dataPath)
+	if err != nil {
+		return err
+	}
+	return errors.Join(serveNodes(ctx, c, listener, store), store.Close())
+}
+
+// serveNodes runs until the context ends.
+func serveNodes(ctx context.Context, c config, listener net.Listener, store *boltStore) error {
+	counts, err := store.counts()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	if c.isPlainRemote() {
+		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.matrixURL)
+	}
+	log.Info("Listening", "address", c.address(), "server_name", c.serverName, "datapath", c.dataPath,
+		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version())
+	go probeHomeserver(ctx, c)
+
+	daemon.SdNotify(false, daemon.SdNotifyReady) // does nothing unless systemd asks for it
+	context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
+	s := &server{serverName: c.serverName, registrar: newRegistrar(c.api(), store)}
+	return s.serve(ctx, listener)
+}
+
+// newLogger makes the daemon's log.
+func newLogger(w io.Writer, c config) log.Logger {
+	level := log.FromLegacyLevel(c.verbosity)
+	var handler slog.Handler
+	switch c.logFormat {
+	case "json":
+		handler = log.JSONHandlerWithLevel(w, level)
+	case "logfmt":
+		handler = log.LogfmtHandlerWithLevel(w, level)
+	default:
+		handler = log.NewTerminalHandlerWithLevel(w, level, isTerminal(w))
+	}
+	return log.NewLogger(handler)
+}
+
+// isTerminal tells whether colours would be seen.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	stat, err := f.Stat()
+	return err == nil && stat.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){programName: main})
+}
+
+// The command line, as it is typed: testdata/script.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("FREEPORT", freePort(t))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"lines":     scriptLines,
+			"mode":      scriptMode,
+			"listen":    scriptListen,
+			"lockstore": scriptLockStore,
+			"standin":   scriptStandIn,
+		},
+	})
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return port
+}
+
+// lines FILE N: the file, stdout or stderr has so many lines.
+func scriptLines(ts *testscript.TestScript, neg bool, args []string) {
+	if got := fmt.Sprint(strings.Count(ts.ReadFile(args[0]), "\n")); (got == args[1]) == neg {
+		ts.Fatalf("%s has %s lines", args[0], got)
+	}
+}
+
+// mode FILE MODE: the file has this mode.
+func scriptMode(ts *testscript.TestScript, neg bool, args []string) {
+	stat, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", stat.Mode().Perm()); (got == args[1]) == neg {
+		ts.Fatalf("%s has mode %s", args[0], got)
+	}
+}
+
+// listen PORT: somebody else has the port until the script ends.
+func scriptListen(ts *testscript.TestScript, _ bool, args []string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:"+args[0])
+	ts.Check(err)
+	ts.Defer(func() { listener.Close() })
+}
+
+// lockstore DIR: another instance has the store until the script ends.
+func scriptLockStore(ts *testscript.TestScript, _ bool, args []string) {
+	s, err := openBoltStore(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Defer(func() { s.Close() })
+}
+
+// standin: a homeserver's stand-in with a login, behind it the service: $SERVER is where nodes reach both.
+func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
+	homeserver := startStandIn()
+	ts.Defer(homeserver.Close)
+	store, err := openBoltStore(ts.MkAbs("store"))
+	ts.Check(err)
+	ts.Defer(func() { store.Close() })
+	c := config{serverName: testServerName, origin: homeserver.URL, apiPath: sharedSecretPath, sharedSecret: testSecret}
+	s := &server{serverName: testServerName, registrar: newRegistrar(c.api(), store)}
+	front := httptest.NewServer(withLogin(homeserver, s.handler()))
+	ts.Defer(front.Close)
+	ts.Setenv("SERVER", front.URL)
+}
+
+// withLogin puts a login and the service before the stand-in: who has an account logs in with the password it
+// was made with.
+func withLogin(homeserver *standIn, service http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(registerPath, service)
+	mux.HandleFunc(loginPath, func(w http.ResponseWriter, r *http.Request) {
+		var given struct{ User, Password string }
+		json.NewDecoder(r.Body).Decode(&given)
+		userID := userIDOf(given.User, testServerName)
+		homeserver.mu.Lock()
+		whole := homeserver.whole[userID]
+		homeserver.mu.Unlock()
+		if whole == "" || whole != given.Password {
+			says(403, `{"errcode":"M_FORBIDDEN","error":"Invalid username or password"}`)(w, r)
+			return
+		}
+		says(200, fmt.Sprintf(`{"user_id":%q,"access_token":"syt_x"}`, userID))(w, r)
+	})
+	return mux
+}
+
+// The daemon listens, says so to systemd, ends on SIGTERM with 0, and starts again on the same store.
+func TestDaemon(t *testing.T) {
+	homeserver := newStandIn(t)
+	dir := t.TempDir()
+	secret := dir + "/secret"
+	if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	notify, err := net.ListenPacket("unixgram", dir+"/notify")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	told := make(chan string, 10)
+	go func() {
+		for buf := make([]byte, 100); ; {
+			n, _, err := notify.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			told <- string(buf[:n])
+		}
+	}()
+
+	proof, _ := newProof(t)
+	for run, want := range []int{200, 409} {
+		port := freePort(t)
+		cmd := exec.Command(programForTest(t), "--matrixdomain", testServerName, "--matrixurl", homeserver.URL+sharedSecretPath,
+			"--hstoken", testHSToken, "--port", port, "--datapath", "store")
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+dir+"/notify", "MATRIX_REGSERVICE_SHARESECRET_FILE="+secret)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		expectTold(t, told, "READY=1")
+		status := postTo(t, "http://127.0.0.1:"+port+registerPath, proof)
+		if status != want {
+			t.Errorf("run %d: got %d, want %d", run, status, want)
+		}
+		cmd.Process.Signal(syscall.SIGTERM)
+		expectTold(t, told, "STOPPING=1")
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("run %d: %v", run, err)
+		}
+		if !strings.Contains(stderr.String(), "Listening") || strings.Contains(stderr.String(), testSecret) {
+			t.Errorf("run %d: log: %s", run, stderr.String())
+		}
+	}
+}
+
+// programForTest is this test binary, which testscript lets run as the program.
+func programForTest(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath(programName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func postTo(t *testing.T, url string, proof registration) int {
+	t.Helper()
+	body, err := json.Marshal(proof)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.Post(url, "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
+func expectTold(t *testing.T, told chan string, want string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	select {
+	case got := <-told:
+		if got != want {
+			t.Errorf("systemd was told %q, want %q", got, want)
+		}
+	case <-ctx.Done():
+		t.Fatalf("systemd was not told %q", want)
+	}
+}

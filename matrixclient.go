@@ -1,0 +1,347 @@
+// matrixclient.go owns the HTTP client to the homeserver: its time limits, what an answer means whichever API it
+// comes from, and the questions that every API needs: who is there, and which homeserver is this.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode"
+)
+
+// Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
+const (
+	dialTime   = 2 * time.Second
+	tlsTime    = 2 * time.Second
+	headerTime = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
+	lookUpTime = 3 * time.Second // a whole call that reads
+	createTime = 6 * time.Second // a whole call that creates
+
+	answerLimit   = 1 << 20 // bytes of an answer that are read
+	keptConns     = 64      // connections kept open between calls
+	keptConnsTime = 30 * time.Second
+)
+
+// A homeserver is the client to one homeserver.
+type homeserver struct {
+	origin     string // scheme, host and port
+	serverName string
+	secrets    []string // never to be seen in an error, even when the homeserver repeats them
+	http       *http.Client
+}
+
+func newHomeserver(origin, serverName string, secrets ...string) *homeserver {
+	return &homeserver{
+		origin:     origin,
+		serverName: serverName,
+		secrets:    secrets,
+		http: &http.Client{
+			Timeout: createTime,
+			Transport: &http.Transport{
+				Proxy:                 nil, // tokens go to the homeserver and nowhere else
+				DialContext:           (&net.Dialer{Timeout: dialTime}).DialContext,
+				TLSHandshakeTimeout:   tlsTime,
+				ResponseHeaderTimeout: headerTime,
+				MaxIdleConns:          keptConns,
+				MaxIdleConnsPerHost:   keptConns,
+				IdleConnTimeout:       keptConnsTime,
+				DisableCompression:    true, // a small answer may not grow behind the limit
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// An answer is what the homeserver said to a call: a status at least.
+type answer struct {
+	status     int
+	body       []byte
+	cut        error // why the body is not whole
+	errcode    string
+	message    string
+	retryAfter time.Duration
+}
+
+// A callError is a call that got no answer.
+type callError struct {
+	left     bool // the request, or a part of it, may have reached the homeserver
+	keptConn bool // it went out on a kept connection that turned out to be closed
+	err      error
+}
+
+func (e *callError) Error() string { return e.err.Error() }
+func (e *callError) Unwrap() error { return e.err }
+
+// call makes one call. Its error is a *callError.
+func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path, token string, body any) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+
+	var failed callError
+	var answering atomic.Bool // set by the connection's own goroutine
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:              func(c httptrace.GotConnInfo) { failed.left, failed.keptConn = true, c.Reused },
+		GotFirstResponseByte: func() { answering.Store(true) },
+	})
+	payload, err := json.Marshal(body)
+	if err != nil {
+		return answer{}, &callError{err: err}
+	}
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(payload)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, h.origin+path, reader)
+	if err != nil {
+		return answer{}, &callError{err: err}
+	}
+	req.Header.Set("User-Agent", programName)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token) // never in the query string, which access logs print
+	}
+
+	res, err := h.http.Do(req)
+	if err != nil {
+		failed.keptConn = failed.keptConn && !answering.Load() && ctx.Err() == nil && !isTimeout(err)
+		failed.err = err
+		return answer{}, &failed
+	}
+	defer res.Body.Close()
+	return readAnswer(res), nil
+}
+
+// readAnswer reads what the homeserver says, as far as the limit, and what it says of an error.
+func readAnswer(res *http.Response) answer {
+	a := answer{status: res.StatusCode}
+	a.body, a.cut = io.ReadAll(io.LimitReader(res.Body, answerLimit+1))
+	if len(a.body) > answerLimit {
+		a.cut = errors.New("the answer is over 1 MiB")
+	}
+	if a.cut != nil || a.status/100 == 2 {
+		return a
+	}
+	var said struct {
+		Errcode      string  `json:"errcode"`
+		Error        string  `json:"error"`
+		Message      string  `json:"message"` // where Dendrite gives no errcode
+		RetryAfterMS float64 `json:"retry_after_ms"`
+	}
+	if json.Unmarshal(a.body, &said) == nil {
+		a.errcode, a.message = said.Errcode, said.Error+said.Message
+	}
+	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && seconds > 0 {
+		a.retryAfter = time.Duration(min(seconds, 24*3600)) * time.Second
+	}
+	if ms := said.RetryAfterMS; ms > 0 {
+		a.retryAfter = time.Duration(min(ms, 24*3600*1000)) * time.Millisecond
+	}
+	return a
+}
+
+// unknownPath tells whether the homeserver, or a proxy before it, does not know what was asked for.
+func (a answer) unknownPath() bool {
+	return a.status == http.StatusNotFound || a.errcode == errcodeUnrecognized || a.status/100 == 4 && a.errcode == "" && a.cut == nil
+}
+
+// notReached is the failure of a call that got no answer.
+func notReached(err error) *homeserverError {
+	e := &homeserverError{reason: "the homeserver could not be reached", cause: err}
+	if failed := (*callError)(nil); errors.As(err, &failed) && failed.left {
+		e.fate, e.again = unanswered, failed.keptConn
+		e.reason = "the connection to the homeserver broke before it answered"
+	}
+	if isTimeout(err) {
+		e.reason = "the homeserver did not answer in time"
+	}
+	return e
+}
+
+// failure reads an answer that is not the one hoped for. For a creating call the fate tells the account's:
+// any 4xx but 408 is a refusal, whatever its body.
+func (h *homeserver) failure(a answer, hint string) *homeserverError {
+	said := strconv.Itoa(a.status)
+	if isErrcode(a.errcode) {
+		said += " " + a.errcode
+	}
+	e := &homeserverError{fate: unanswered, reason: "the homeserver failed (" + said + ")"}
+	switch {
+	case a.status == http.StatusTooManyRequests:
+		e.fate, e.limited, e.retryAfter = notCreated, true, a.retryAfter
+		e.reason = "the homeserver asks for fewer requests"
+	case a.errcode == errcodeUserInUse && a.status/100 == 4:
+		e.fate, e.reason = taken, "the homeserver has an account of this name"
+	case a.status == http.StatusRequestTimeout:
+	case a.status/100 == 4:
+		e.fate, e.reason = notCreated, "the homeserver refused ("+said+")"
+	case a.status/100 == 2:
+		e.reason = "the homeserver's answer was not the expected one"
+	}
+
+	var causes []string
+	if message := h.scrub(a.message); message != "" {
+		causes = append(causes, fmt.Sprintf("it says %q", message))
+	}
+	if a.cut != nil {
+		causes = append(causes, "its answer could not be read: "+a.cut.Error())
+	}
+	if hint != "" {
+		causes = append(causes, hint)
+	}
+	if len(causes) > 0 {
+		e.cause = errors.New(strings.Join(causes, "; "))
+	}
+	return e
+}
+
+// createdUser returns the access token of an answer that confirms that this very user was created.
+func (h *homeserver) createdUser(a answer, userID, hint string) (string, error) {
+	var created struct {
+		UserID      string `json:"user_id"`
+		AccessToken string `json:"access_token"`
+	}
+	if a.status/100 == 2 && a.cut == nil && json.Unmarshal(a.body, &created) == nil {
+		if created.UserID == userID {
+			return created.AccessToken, nil
+		}
+		if created.UserID != "" {
+			hint = "it names another user ID: --matrixdomain must be its server_name"
+		}
+	}
+	return "", h.failure(a, hint)
+}
+
+// retried runs a try to create an account, and once more where that promises another end. A request that went
+// unanswered marks the whole attempt: an account that the second try finds is its doing, and a refusal of the
+// second proves nothing of the first.
+func retried(try func() (accessToken string, err error)) (string, error) {
+	token, err := try()
+	first := (*homeserverError)(nil)
+	if !errors.As(err, &first) || !first.again {
+		return token, err
+	}
+	token, err = try()
+	if second := (*homeserverError)(nil); errors.As(err, &second) && first.fate == unanswered {
+		if second.fate == taken {
+			return "", nil
+		}
+		second.fate = unanswered
+	}
+	return token, err
+}
+
+// displayName asks for the display name of a user, which tells whether there is one. The whole profile would
+// not do: for a user without a name today's Synapse answers 404 to it.
+func (h *homeserver) displayName(ctx context.Context, userID string) (string, error) {
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/client/r0/profile/"+url.PathEscape(userID)+"/displayname", "", nil)
+	switch {
+	case err != nil:
+		return "", notSent(notReached(err))
+	case a.status == http.StatusNotFound && a.errcode == errcodeNotFound:
+		return "", errNoUser
+	}
+	var profile struct {
+		DisplayName string `json:"displayname"`
+	}
+	if a.status != http.StatusOK || a.cut != nil || !isObject(a.body) || json.Unmarshal(a.body, &profile) != nil {
+		return "", notSent(h.failure(a, "the profile of the user cannot be read"))
+	}
+	return profile.DisplayName, nil
+}
+
+// notSent takes a failed question's error for what it means to the attempt: the creating request never left.
+func notSent(e *homeserverError) *homeserverError {
+	e.fate, e.again = notCreated, false
+	return e
+}
+
+// A software is the program that a homeserver runs, and its version.
+type software struct{ Name, Version string }
+
+func (s software) String() string { return strings.TrimSpace(s.Name + " " + s.Version) }
+
+// dendrite is what Dendrite calls itself.
+const dendrite = "Dendrite"
+
+// software asks which program the homeserver is. The zero value where it does not tell, as a listener without
+// the federation resource does not.
+func (h *homeserver) software(ctx context.Context) (software, error) {
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/federation/v1/version", "", nil)
+	switch {
+	case err != nil:
+		return software{}, notSent(notReached(err))
+	case a.status/100 == 5, a.status == http.StatusTooManyRequests:
+		return software{}, notSent(h.failure(a, "its version cannot be read"))
+	}
+	var said struct {
+		Server struct{ Name, Version string } `json:"server"`
+	}
+	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil {
+		return software{}, nil
+	}
+	return software{Name: h.scrub(said.Server.Name), Version: h.scrub(said.Server.Version)}, nil
+}
+
+// bcryptLength is how many bytes of a password bcrypt reads.
+const bcryptLength = 72
+
+// hashedPart is what of a node's password goes to a homeserver that hashes with bcrypt and refuses, or has this
+// service hash, more than bcrypt reads: createUser and Dendrite. Every other one gets the whole password, since
+// it may hash with something that reads all of it.
+//
+// It is sound because these homeservers log in by the same first 72 bytes, whatever follows, and because those
+// are 288 bits of a signature that only the key's holder can make.
+func hashedPart(password string) string { return password[:min(len(password), bcryptLength)] }
+
+// scrub makes a homeserver's words fit for a log: one line, of bounded length, without anything that is or looks
+// like a token, a password or a hash.
+func (h *homeserver) scrub(text string) string {
+	for _, secret := range h.secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "…")
+		}
+	}
+	words := strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
+	var out strings.Builder
+	for i, word := range words {
+		if len(word) >= 16 && strings.ContainsAny(word, "0123456789") {
+			word = "…"
+		}
+		if out.Len()+len(word) > 200 {
+			break
+		}
+		if i > 0 {
+			out.WriteByte(' ')
+		}
+		out.WriteString(word)
+	}
+	return out.String()
+}
+
+// isErrcode tells a Matrix errcode from whatever else may stand in its place.
+func isErrcode(text string) bool {
+	return len(text) <= 64 && strings.HasPrefix(text, "M_") && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
+}
+
+func isObject(body []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{"))
+}
+
+func isTimeout(err error) bool {
+	timeout := net.Error(nil)
+	return errors.As(err, &timeout) && timeout.Timeout()
+}

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What part of the password goes to which homeserver.
+func TestPasswordParts(t *testing.T) {
+	tests := []struct {
+		name, api, server string
+		wantLength        int
+	}{
+		{"Synapse", sharedSecretPath, `{"server":{"name":"Synapse","version":"1.163.2"}}`, signatureDigits},
+		{"Dendrite", sharedSecretPath, `{"server":{"name":"Dendrite","version":"0.15.2"}}`, bcryptLength},
+		{"another", sharedSecretPath, `{"server":{"name":"Tuwunel","version":"1.7.0"}}`, signatureDigits},
+		{"does not tell", sharedSecretPath, ``, signatureDigits},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, test.api)
+			d.homeserver.server = test.server
+			proof, n := newProof(t)
+			if got := d.send(proof); got.status != 200 {
+				t.Fatalf("got %d %s", got.status, got.body)
+			}
+			if got := d.homeserver.whole[n.UserID]; got != proof.Password[:test.wantLength] {
+				t.Errorf("got %d characters, want the first %d", len(got), test.wantLength)
+			}
+		})
+	}
+
+	d := newDoor(t, createUserPath)
+	proof, n := newProof(t)
+	d.send(proof)
+	hash := d.homeserver.hashed[n.UserID]
+	if err := checkHash(hash, proof.Password); err != nil || !strings.HasPrefix(hash, "$2a$04$") {
+		t.Errorf("createUser: %v", err)
+	}
+	other := []byte(proof.Password)
+	other[71] ^= 1
+	if checkHash(hash, string(other)) == nil {
+		t.Error("createUser: the 72nd character does not count")
+	}
+}
+
+// Which homeserver it is is asked once, and anew after a creation that went wrong.
+func TestSoftwareIsAskedOnce(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	for range 3 {
+		proof, _ := newProof(t)
+		d.send(proof)
+	}
+	if asked := d.homeserver.asked(); strings.Count(asked, callVersion) != 1 {
+		t.Errorf("asked: %q", asked)
+	}
+	d.homeserver.failOnce(callRegister, says(500, ""))
+	for range 2 {
+		proof, _ := newProof(t)
+		d.send(proof)
+	}
+	if asked := d.homeserver.asked(); strings.Count(asked, callVersion) != 1 {
+		t.Errorf("after a failure, asked: %q", asked)
+	}
+}
+
+// A version that cannot be read is no reason to guess: nothing is sent.
+func TestSoftwareUnreadable(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	d.homeserver.fail(callVersion, says(502, "<html>bad gateway</html>"))
+	proof, n := newProof(t)
+	if got := d.send(proof); got.status != 502 || d.state(n) != "" {
+		t.Errorf("got %d, record %q", got.status, d.state(n))
+	}
+	if asked := d.homeserver.asked(); asked != callVersion {
+		t.Errorf("asked: %q", asked)
+	}
+}
+
+// A stale nonce is fetched anew, once.
+func TestStaleNonce(t *testing.T) {
+	for name, stale := range map[string]http.HandlerFunc{
+		"Synapse":  says(400, `{"errcode":"M_UNKNOWN","error":"unrecognised nonce"}`),
+		"Dendrite": says(500, `{"message":"incorrect or expired nonce: abcdefghijklmnop"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDoor(t, sharedSecretPath)
+			d.homeserver.failOnce(callRegister, stale)
+			proof, _ := newProof(t)
+			if got := d.send(proof); got.status != 200 {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+			d.homeserver.asked()
+			d.homeserver.fail(callRegister, stale)
+			proof, n := newProof(t)
+			if got := d.send(proof); got.status != 502 || d.state(n) != "" {
+				t.Errorf("always stale: got %d, record %q", got.status, d.state(n))
+			}
+			if asked := d.homeserver.asked(); asked != "nonce register nonce register" {
+				t.Errorf("asked: %q", asked)
+			}
+		})
+	}
+}
+
+// A Synapse that would make accounts without a display name gets none, or is found out by the first.
+func TestTooOldForDisplayNames(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
+	proof, n := newProof(t)
+	if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
+		t.Errorf("version known: got %d, record %q", got.status, d.state(n))
+	}
+	if !strings.Contains(d.log.String(), "1.23.0") {
+		t.Errorf("the log does not say which version is needed: %s", d.log)
+	}
+
+	d = newDoor(t, sharedSecretPath)
+	d.homeserver.server = ""
+	d.homeserver.fail(callProfile, says(200, `{}`))
+	proof, n = newProof(t)
+	if got := d.send(proof); got.status != 502 || d.state(n) != statePending {
+		t.Errorf("version unknown: got %d, record %q", got.status, d.state(n))
+	}
+	if !strings.Contains(d.log.String(), "1.23.0") {
+		t.Errorf("the log does not say which version is needed: %s", d.log)
+	}
+}
+
+func TestIsOldSynapse(t *testing.T) {
+	for version, want := range map[string]bool{"0.99.4": true, "1.22.1": true, "1.23.0": false, "1.100.0": false, "2.0": false, "": false, "x": false} {
+		if got := isOldSynapse(software{"Synapse", version}); got != want {
+			t.Errorf("%q: got %v, want %v", version, got, want)
+		}
+	}
+	if isOldSynapse(software{"Dendrite", "0.15.2"}) {
+		t.Error("Dendrite 0.15.2 is taken for an old Synapse")
+	}
+}
+
+// The log of a refusal says what the operator can do.
+func TestHints(t *testing.T) {
+	unrecognized := says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)
+	tests := []struct {
+		name, api, call string
+		answer          http.HandlerFunc
+		want            string
+	}{
+		{"createUser is gone", createUserPath, callCreateUser, unrecognized, "only Synapse up to 0.34.0 has createUser"},
+		{"createUser is gone, Synapse 1.67", createUserPath, callCreateUser, says(400, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), "--matrixurl http://127.0.0.1:8007/_synapse/admin/v1/register"},
+		{"createUser: HTML", createUserPath, callCreateUser, says(404, "<html>"), "only Synapse up to 0.34.0 has createUser"},
+		{"createUser: token", createUserPath, callCreateUser, says(403, `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`), "does not know the as_token"},
+		{"shared secret: nginx", sharedSecretPath, callNonce, says(404, "<html>nginx</html>"), "own port (8007 in the guide) and not through nginx"},
+		{"shared secret: unknown", sharedSecretPath, callNonce, unrecognized, "since 1.23.0"},
+		{"shared secret: off", sharedSecretPath, callNonce, says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`), "set registration_shared_secret in homeserver.yaml"},
+		{"shared secret: wrong", sharedSecretPath, callRegister, says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`), "is not the homeserver's registration_shared_secret"},
+		{"shared secret: wrong, Dendrite", sharedSecretPath, callRegister, says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "is not the homeserver's registration_shared_secret"},
+		{"another domain", sharedSecretPath, callRegister, says(200, `{"user_id":"@x:example.org"}`), "--matrixdomain must be its server_name"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, test.api)
+			d.homeserver.fail(test.call, test.answer)
+			proof, _ := newProof(t)
+			if got := d.send(proof); got.status != 502 {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+			if !strings.Contains(d.log.String(), test.want) {
+				t.Errorf("log: got %s, want %q in it", d.log, test.want)
+			}
+		})
+	}
+}
+
+// Redirects are not followed: a token goes to the homeserver and nowhere else.
+func TestNoRedirectNoProxy(t *testing.T) {
+	elsewhere := newStandIn(t)
+	d := newDoor(t, createUserPath)
+	t.Setenv("HTTP_PROXY", elsewhere.URL)
+	d.homeserver.fail(callCreateUser, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, elsewhere.URL+createUserPath, http.StatusTemporaryRedirect)
+	})
+	proof, _ := newProof(t)
+	d.send(proof)
+	if asked := elsewhere.asked(); asked != "" {
+		t.Errorf("asked elsewhere: %s", asked)
+	}
+}
+
+// The time that a homeserver asks for is passed on, from wherever it says it.
+func TestRetryAfter(t *testing.T) {
+	tests := []struct {
+		name, header, body string
+		want               time.Duration
+	}{
+		{"body", "", `{"retry_after_ms":1500}`, 1500 * time.Millisecond},
+		{"header", "3", ``, 3 * time.Second},
+		{"both", "3", `{"retry_after_ms":1500}`, 1500 * time.Millisecond},
+		{"neither", "", `{}`, retryLater},
+		{"nonsense", "-1", `{"retry_after_ms":-5}`, retryLater},
+		{"huge", "", `{"retry_after_ms":1e300}`, 24 * time.Hour},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, sharedSecretPath)
+			d.homeserver.fail(callRegister, func(w http.ResponseWriter, r *http.Request) {
+				if test.header != "" {
+					w.Header().Set("Retry-After", test.header)
+				}
+				says(429, test.body)(w, r)
+			})
+			proof, _ := newProof(t)
+			if got := d.send(proof); got.status != 429 || got.RetryMS != test.want.Milliseconds() {
+				t.Errorf("got %d and %d ms, want 429 and %v", got.status, got.RetryMS, test.want)
+			}
+		})
+	}
+}
+
+func TestScrub(t *testing.T) {
+	h := newHomeserver("http://x", testServerName, "open sesame")
+	tests := []struct{ text, want string }{
+		{"Invalid application service token.", "Invalid application service token."},
+		{"it is open sesame", "it is …"},
+		{"token " + testASToken + " is bad", "token … is bad"},
+		{"two\nlines\x00\x1b[31m", "two lines [31m"},
+		{strings.Repeat("word ", 100), strings.TrimSpace(strings.Repeat("word ", 40))},
+	}
+	for _, test := range tests {
+		if got := h.scrub(test.text); got != test.want {
+			t.Errorf("%q: got %q, want %q", test.text, got, test.want)
+		}
+	}
+}
+
+// The probe tells what the homeserver has and what to type instead.
+func TestProbe(t *testing.T) {
+	unrecognized := says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)
+	tests := []struct {
+		name, api string
+		faults    map[string]http.HandlerFunc
+		want      string
+	}{
+		{"createUser is there", createUserPath, nil, "The homeserver has the API"},
+		{"shared secret is there", sharedSecretPath, nil, "The homeserver has the API"},
+		{"createUser is gone", createUserPath, map[string]http.HandlerFunc{callCreateUser: unrecognized}, "use --matrixurl ORIGIN/_synapse/admin/v1/register with --sharesecret-file"},
+		{"shared secret is not yet there", sharedSecretPath, map[string]http.HandlerFunc{callNonce: unrecognized}, "use --matrixurl ORIGIN/_matrix/client/api/v1/createUser"},
+		{"neither", createUserPath, map[string]http.HandlerFunc{callNonce: unrecognized, callCreateUser: says(404, "<html>")}, "only Synapse up to 0.34.0 has createUser"},
+		{"neither, shared secret", sharedSecretPath, map[string]http.HandlerFunc{callNonce: says(404, "<html>"), callCreateUser: unrecognized}, "own port (8007 in the guide)"},
+		{"switched off", sharedSecretPath, map[string]http.HandlerFunc{callNonce: says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`)}, "set registration_shared_secret"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, test.api)
+			for call, fault := range test.faults {
+				d.homeserver.fail(call, fault)
+			}
+			c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: test.api, asToken: testASToken, sharedSecret: testSecret}
+			probeHomeserver(t.Context(), c)
+			want := strings.Replace(test.want, "ORIGIN", d.homeserver.URL, 1)
+			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
+				t.Errorf("log: got %s, want one line with %q", d.log, want)
+			}
+			if len(d.homeserver.users) != 0 {
+				t.Error("the probe created an account")
+			}
+		})
+	}
+}
+
+// The probe asks again until it is answered, and says once that it is not.
+func TestProbeAsksAgain(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	d.homeserver.failOnce(callNonce, says(502, "<html>"))
+	probeHomeserver(t.Context(), config{origin: d.homeserver.URL, apiPath: sharedSecretPath})
+	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
+		t.Errorf("log: %s", lines)
+	}
+}

@@ -1,0 +1,249 @@
+// registrar.go owns the life of a registration: who holds an address and who waits for whom, what is recorded
+// before and after the homeserver is asked, and what each answer of the homeserver means for the record.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	attemptTime  = 12 * time.Second // all that one attempt may take once it holds the address
+	waitTime     = 13 * time.Second // how long another request for the same address waits: longer than an attempt
+	lookUpPeriod = time.Minute      // a registered address costs the homeserver at most one look-up in this time
+)
+
+// accounts is the homeserver, as far as registering needs it.
+type accounts interface {
+	// create makes the node's account and returns the access token, if the homeserver issued one. Every
+	// error is a *homeserverError whose fate says what is known of the account.
+	create(ctx context.Context, n node) (accessToken string, err error)
+
+	// displayName returns the user's display name: errNoUser where the homeserver says that there is no such
+	// user, a *homeserverError where it cannot be told.
+	displayName(ctx context.Context, userID string) (string, error)
+}
+
+// store keeps the records of all nodes.
+type store interface {
+	// Claim holds the address for one attempt alone, waiting for it until the context ends.
+	Claim(ctx context.Context, a address) (claim, error)
+	Close() error
+}
+
+// claim is an address in hand. What Save and Drop did is on disk when they return.
+type claim interface {
+	Load() (record, error) // errNoRecord where the address is unknown
+	Save(record) error
+	Drop() error
+	Release() // once, whatever happened
+}
+
+// A fate is what is known of an account after a call that should have created it did not.
+type fate int
+
+const (
+	notCreated fate = iota // no request left this machine, or every one that did was answered with a refusal
+	unanswered             // a request left and got no readable answer: the account may be there
+	taken                  // the homeserver says that the account is there already
+)
+
+// A homeserverError says why the homeserver did not do what it was asked.
+type homeserverError struct {
+	fate       fate
+	again      bool          // worth one more try at once: a kept connection had been closed, a nonce was stale
+	limited    bool          // it asked for fewer requests (429)
+	retryAfter time.Duration // and for how long; 0 when it did not say
+	reason     string        // in plain words, fit for a node to read
+	cause      error         // for the log alone: the whole of it and what the operator can do
+}
+
+func (e *homeserverError) Error() string {
+	if e.cause == nil {
+		return e.reason
+	}
+	return fmt.Sprintf("%s: %v", e.reason, e.cause)
+}
+
+func (e *homeserverError) Unwrap() error { return e.cause }
+
+var (
+	errNoUser     = errors.New("no such user at the homeserver")
+	errRegistered = errors.New("this address is registered already")
+	errForeign    = fmt.Errorf("%w: the homeserver has an account of this name that this service did not make", errRegistered)
+	errBusy       = errors.New("an earlier attempt for this address is still running")
+	errStopping   = errors.New("the service is shutting down")
+	errStore      = errors.New("the record cannot be read or written")
+)
+
+// An outcome is what a successful registration did, for the log.
+type outcome string
+
+const (
+	outcomeCreated   outcome = "created"   // a new account
+	outcomeCompleted outcome = "completed" // an interrupted attempt had made the account
+	outcomeAdopted   outcome = "adopted"   // the account was there with this node's display name: a lost record
+	outcomeRecreated outcome = "recreated" // the homeserver had lost the account of a registered node
+)
+
+// A registrar registers nodes whose proof holds.
+type registrar struct {
+	accounts accounts
+	store    store
+	stopping context.Context // ended when shutdown begins: no attempt starts after it
+	stop     context.CancelFunc
+
+	mu        sync.Mutex
+	lookUps   map[address]time.Time // when a registered address was last looked up, and not found gone
+	lastSweep time.Time
+}
+
+func newRegistrar(a accounts, s store) *registrar {
+	r := &registrar{accounts: a, store: s, lookUps: make(map[address]time.Time)}
+	r.stopping, r.stop = context.WithCancel(context.Background())
+	return r
+}
+
+// register takes a node from whatever its record says to registered. The context bounds only the wait for
+// the address: an attempt begun is finished and recorded, whether or not the client is still there.
+func (r *registrar) register(ctx context.Context, n node) (accessToken string, did outcome, err error) {
+	held, err := r.claim(ctx, n.Address)
+	if err != nil {
+		return "", "", err
+	}
+	defer held.Release()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTime)
+	defer cancel()
+
+	before, err := held.Load()
+	if err != nil && !errors.Is(err, errNoRecord) {
+		return "", "", fmt.Errorf("%w: %w", errStore, err)
+	}
+	if before.State == stateRegistered {
+		if err := r.confirmGone(ctx, n); err != nil {
+			return "", "", err
+		}
+	} else if err := save(held, before, n, statePending); err != nil {
+		return "", "", err
+	}
+
+	accessToken, did, err = r.handOver(ctx, before.State, n)
+	switch failed := (*homeserverError)(nil); {
+	case err == nil, errors.Is(err, errForeign):
+		if err := save(held, before, n, stateRegistered); err != nil {
+			return "", "", err
+		}
+	case errors.As(err, &failed) && failed.fate == notCreated && before.State == "":
+		if err := held.Drop(); err != nil {
+			return "", "", fmt.Errorf("%w: %w", errStore, err)
+		}
+	}
+	return accessToken, did, err
+}
+
+// handOver has the account created, and tells what it means when it was there already.
+func (r *registrar) handOver(ctx context.Context, before state, n node) (accessToken string, did outcome, err error) {
+	accessToken, err = r.accounts.create(ctx, n)
+	if err == nil {
+		if before == stateRegistered {
+			return accessToken, outcomeRecreated, nil
+		}
+		return accessToken, outcomeCreated, nil
+	}
+	if failed := (*homeserverError)(nil); !errors.As(err, &failed) || failed.fate != taken {
+		return "", "", err
+	}
+
+	switch before {
+	case stateRegistered:
+		return "", "", errRegistered
+	case statePending:
+		return "", outcomeCompleted, nil
+	}
+	name, err := r.accounts.displayName(ctx, n.UserID)
+	if failed := (*homeserverError)(nil); errors.As(err, &failed) && failed.limited {
+		return "", "", err
+	}
+	if err != nil || name != n.DisplayName {
+		return "", "", errForeign
+	}
+	return "", outcomeAdopted, nil
+}
+
+// save writes the node's record in the given state.
+func save(held claim, before record, n node, s state) error {
+	now := time.Now().UTC()
+	after := record{Localpart: n.Localpart, UserID: n.UserID, DisplayName: n.DisplayName, State: s, Created: before.Created, Updated: now}
+	if after.Created.IsZero() {
+		after.Created = now
+	}
+	if err := held.Save(after); err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	return nil
+}
+
+// claim waits for the address, as long as the contract allows and no shutdown begins.
+func (r *registrar) claim(ctx context.Context, a address) (claim, error) {
+	ctx, cancel := context.WithTimeout(ctx, waitTime)
+	defer cancel()
+	defer context.AfterFunc(r.stopping, cancel)()
+
+	held, err := r.store.Claim(ctx, a)
+	switch {
+	case r.stopping.Err() != nil:
+		if err == nil {
+			held.Release()
+		}
+		return nil, errStopping
+	case err != nil && ctx.Err() != nil:
+		return nil, errBusy
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errStore, err)
+	}
+	return held, nil
+}
+
+// confirmGone returns nil only when the homeserver itself says that a registered node's account is not there.
+// Any other look-up is remembered, so that a node that restarts in a loop costs at most one a minute.
+func (r *registrar) confirmGone(ctx context.Context, n node) error {
+	if r.lookedUp(n.Address) {
+		return errRegistered
+	}
+	_, err := r.accounts.displayName(ctx, n.UserID)
+	if errors.Is(err, errNoUser) {
+		return nil
+	}
+	r.remember(n.Address)
+	if failed := (*homeserverError)(nil); errors.As(err, &failed) && failed.limited {
+		return err
+	}
+	return errRegistered
+}
+
+func (r *registrar) lookedUp(a address) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, ok := r.lookUps[a]
+	return ok && time.Since(at) < lookUpPeriod
+}
+
+// remember notes a look-up, and once a period forgets those that no longer count.
+func (r *registrar) remember(a address) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if now.Sub(r.lastSweep) >= lookUpPeriod {
+		r.lastSweep = now
+		for other, at := range r.lookUps {
+			if now.Sub(at) >= lookUpPeriod {
+				delete(r.lookUps, other)
+			}
+		}
+	}
+	r.lookUps[a] = now
+}

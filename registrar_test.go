@@ -1,0 +1,579 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The life of a registration, as the contract's table has it. Every row runs with both APIs but where it names one.
+func TestLife(t *testing.T) {
+	const (
+		same  = "same"  // the account shows this node's display name
+		other = "other" // it shows another
+		empty = "empty" // it shows none
+	)
+	inUse := says(400, `{"errcode":"M_USER_IN_USE","error":"User ID already taken."}`)
+	html404 := says(404, "<html>nginx</html>")
+	limited := says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":1234}`)
+	tests := []struct {
+		name        string
+		api         string // "" for both
+		before      state
+		account     string                      // at the homeserver, before
+		faults      map[string]http.HandlerFunc // by call; "create" is the API's creating call
+		wantStatus  int
+		wantErrcode string
+		wantAfter   state
+		wantAsked   string // in the calls made; "" where it is no matter
+	}{
+		{name: "created", wantStatus: 200, wantAfter: stateRegistered},
+		{name: "created, pending", before: statePending, wantStatus: 200, wantAfter: stateRegistered},
+
+		{name: "exists, pending", before: statePending, account: other, wantStatus: 200, wantAfter: stateRegistered},
+		{name: "exists with this name", account: same, wantStatus: 200, wantAfter: stateRegistered},
+		{name: "exists with another name", account: other, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
+		{name: "exists without a name", account: empty, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
+		{name: "exists, profile unreadable", faults: map[string]http.HandlerFunc{"create": inUse, callProfile: html404}, api: "shared secret", wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
+		{name: "exists, profile limited", faults: map[string]http.HandlerFunc{"create": inUse, callProfile: limited}, api: "shared secret", wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED"},
+		{name: "another was faster", api: "createUser", faults: map[string]http.HandlerFunc{"create": inUse}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
+
+		{name: "look-up failed", api: "createUser", faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAsked: "profile"},
+		{name: "look-up failed, pending", api: "createUser", before: statePending, faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "look-up broke", api: "createUser", faults: map[string]http.HandlerFunc{callProfile: breaks}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "nonce failed", api: "shared secret", faults: map[string]http.HandlerFunc{callNonce: says(500, "{}")}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "nonce broke", api: "shared secret", faults: map[string]http.HandlerFunc{callNonce: breaks}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "no secret configured", api: "shared secret", faults: map[string]http.HandlerFunc{callNonce: says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+
+		{name: "refused", faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN","error":"no"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "refused, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN","error":"no"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "refused as HTML", faults: map[string]http.HandlerFunc{"create": html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "refused, body cut off", faults: map[string]http.HandlerFunc{"create": cutOff(403)}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+
+		{name: "500", faults: map[string]http.HandlerFunc{"create": says(500, `{"errcode":"M_UNKNOWN","error":"Internal"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "408", faults: map[string]http.HandlerFunc{"create": says(408, `{"errcode":"M_UNKNOWN"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "redirected", faults: map[string]http.HandlerFunc{"create": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "200 empty", faults: map[string]http.HandlerFunc{"create": says(200, "")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "200 HTML", faults: map[string]http.HandlerFunc{"create": says(200, "<html>hello</html>")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "200 for another user", faults: map[string]http.HandlerFunc{"create": says(200, `{"user_id":"@other:example.org"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "200 oversized", faults: map[string]http.HandlerFunc{"create": says(200, strings.Repeat(" ", answerLimit+1))}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "200 cut off", faults: map[string]http.HandlerFunc{"create": cutOff(200)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+
+		{name: "limited", faults: map[string]http.HandlerFunc{"create": limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED"},
+		{name: "limited, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED", wantAfter: statePending},
+		{name: "limited, registered", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED", wantAfter: stateRegistered, wantAsked: "profile"},
+
+		{name: "registered", before: stateRegistered, account: same, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered, wantAsked: "profile"},
+		{name: "registered, profile unreadable", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered, wantAsked: "profile"},
+		{name: "registered, 404 of another kind", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: says(404, `{"errcode":"M_UNRECOGNIZED","error":"?"}`)}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered, wantAsked: "profile"},
+		{name: "registered, gone", before: stateRegistered, wantStatus: 200, wantAfter: stateRegistered},
+		{name: "registered, gone, refused", before: stateRegistered, faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: stateRegistered},
+		{name: "registered, gone, unanswered", before: stateRegistered, faults: map[string]http.HandlerFunc{"create": says(500, "")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: stateRegistered},
+		{name: "registered, gone, exists all the same", before: stateRegistered, faults: map[string]http.HandlerFunc{"create": inUse}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
+	}
+	for _, api := range apis {
+		for _, test := range tests {
+			if test.api != "" && test.api != api.name {
+				continue
+			}
+			t.Run(api.name+"/"+test.name, func(t *testing.T) {
+				d := newDoor(t, api.path)
+				proof, n := newProof(t)
+				d.setState(n, test.before)
+				switch test.account {
+				case same:
+					d.homeserver.users[n.UserID] = n.DisplayName
+				case other:
+					d.homeserver.users[n.UserID] = "somebody"
+				case empty:
+					d.homeserver.users[n.UserID] = ""
+				}
+				for call, fault := range test.faults {
+					if call == "create" {
+						call = api.creates
+					}
+					d.homeserver.fail(call, fault)
+				}
+
+				got := d.send(proof)
+				if got.status != test.wantStatus || got.Errcode != test.wantErrcode {
+					t.Errorf("answer: got %d %s %q, want %d %s", got.status, got.Errcode, got.Message, test.wantStatus, test.wantErrcode)
+				}
+				if got.status == 200 && got.UserID != n.UserID {
+					t.Errorf("user_id: got %q", got.UserID)
+				}
+				if got.status == 429 && (got.RetryMS != 1234 || got.header.Get("Retry-After") != "2") {
+					t.Errorf("retry: got %d ms and Retry-After %q, want 1234 and 2", got.RetryMS, got.header.Get("Retry-After"))
+				}
+				if after := d.state(n); after != test.wantAfter {
+					t.Errorf("record: got %q, want %q", after, test.wantAfter)
+				}
+				if asked := d.homeserver.asked(); test.wantAsked != "" && asked != test.wantAsked {
+					t.Errorf("asked: got %q, want %q", asked, test.wantAsked)
+				}
+				foreign := test.wantStatus == 409 && test.before == ""
+				if warned := strings.Contains(d.log.String(), `"lvl":"warn"`) && strings.Contains(d.log.String(), "did not make"); warned != foreign {
+					t.Errorf("warned of a foreign account: got %v, want %v", warned, foreign)
+				}
+			})
+		}
+	}
+}
+
+// cutOff promises more of a body than it sends.
+func cutOff(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		says(status, `{"user_id":`)(w, r)
+	}
+}
+
+// A homeserver that is not there gets no request, and no record stays.
+func TestLifeUnreachable(t *testing.T) {
+	for _, api := range apis {
+		for _, test := range []struct{ before, want state }{{"", ""}, {statePending, statePending}, {stateRegistered, stateRegistered}} {
+			t.Run(api.name+"/"+string(test.before), func(t *testing.T) {
+				d := newDoor(t, api.path)
+				proof, n := newProof(t)
+				d.setState(n, test.before)
+				d.homeserver.Close()
+				want := 502
+				if test.before == stateRegistered {
+					want = 409
+				}
+				got := d.send(proof)
+				if got.status != want {
+					t.Errorf("got %d %s, want %d", got.status, got.body, want)
+				}
+				if after := d.state(n); after != test.want {
+					t.Errorf("record: got %q, want %q", after, test.want)
+				}
+			})
+		}
+	}
+}
+
+// An answer lost is completed by the node's next try, whatever happens between.
+func TestLifeCompleted(t *testing.T) {
+	for _, api := range apis {
+		t.Run(api.name, func(t *testing.T) {
+			d := newDoor(t, api.path)
+			proof, n := newProof(t)
+			right := map[string]http.HandlerFunc{callCreateUser: d.homeserver.createUser, callRegister: d.homeserver.register}[api.creates]
+			d.homeserver.fail(api.creates, doesAndBreaks(right))
+			// The connection may have been a kept one: then the retry finds its own account at once.
+			d.homeserver.CloseClientConnections()
+			if got := d.send(proof); got.status != 502 && got.status != 200 {
+				t.Fatalf("lost answer: got %d", got.status)
+			}
+			d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"token rotated"}`))
+			d.homeserver.fail(callProfile, says(502, "<html>"))
+			d.send(proof)
+			if after := d.state(n); after == "" {
+				t.Fatal("record dropped although the account may be there")
+			}
+			d.homeserver.fail(api.creates, nil)
+			d.homeserver.fail(callProfile, nil)
+			if got := d.send(proof); got.status != 200 && got.status != 409 {
+				t.Errorf("next try: got %d %s", got.status, got.body)
+			}
+			if after := d.state(n); after != stateRegistered {
+				t.Errorf("record: got %q", after)
+			}
+		})
+	}
+}
+
+// A kept connection that the homeserver had closed is tried once more, and an account found then is our own.
+func TestRetryOnKeptConnection(t *testing.T) {
+	for _, api := range apis {
+		right := func(d *door) http.HandlerFunc {
+			return map[string]http.HandlerFunc{callCreateUser: d.homeserver.createUser, callRegister: d.homeserver.register}[api.creates]
+		}
+		tests := []struct {
+			name       string
+			first      func(*door) http.HandlerFunc // what happens to the first send
+			wantStatus int
+			wantAfter  state
+			wantSends  int
+		}{
+			{"lost before it was read", func(*door) http.HandlerFunc { return breaks }, 200, stateRegistered, 2},
+			{"lost after it was done", func(d *door) http.HandlerFunc { return doesAndBreaks(right(d)) }, 200, stateRegistered, 0},
+			{"lost, then refused", func(d *door) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
+					breaks(w, r)
+				}
+			}, 502, statePending, 2},
+			{"lost, then limited", func(d *door) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					d.homeserver.fail(api.creates, says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`))
+					breaks(w, r)
+				}
+			}, 429, statePending, 2},
+			{"lost, then the look-up fails", func(d *door) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					d.homeserver.fail(callProfile, says(500, ""))
+					d.homeserver.fail(callNonce, says(500, ""))
+					breaks(w, r)
+				}
+			}, 502, statePending, 1},
+			{"lost twice", func(d *door) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					d.homeserver.fail(api.creates, breaks)
+					breaks(w, r)
+				}
+			}, 502, statePending, 2},
+		}
+		for _, test := range tests {
+			t.Run(api.name+"/"+test.name, func(t *testing.T) {
+				d := newDoor(t, api.path)
+				proof, n := newProof(t)
+				// The look-up or the nonce before the send leaves a kept connection behind.
+				d.homeserver.failOnce(api.creates, test.first(d))
+				got := d.send(proof)
+				if got.status != test.wantStatus {
+					t.Errorf("got %d %s, want %d", got.status, got.body, test.wantStatus)
+				}
+				if after := d.state(n); after != test.wantAfter {
+					t.Errorf("record: got %q, want %q", after, test.wantAfter)
+				}
+				if asked := d.homeserver.asked(); test.wantSends > 0 && strings.Count(" "+asked+" ", " "+api.creates+" ") != test.wantSends {
+					t.Errorf("asked: got %q, want %d times %s", asked, test.wantSends, api.creates)
+				}
+			})
+		}
+	}
+}
+
+// A registered address costs the homeserver one look-up a minute, unless the last one found it gone.
+func TestLookUpOnceAMinute(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	proof, n := newProof(t)
+	d.send(proof)
+	d.homeserver.asked()
+	for i := range 3 {
+		if got := d.send(proof); got.status != 409 {
+			t.Errorf("try %d: got %d", i, got.status)
+		}
+	}
+	if asked := d.homeserver.asked(); asked != "profile" {
+		t.Errorf("asked: got %q, want one profile", asked)
+	}
+
+	d.server.registrar.lookUps[n.Address] = time.Now().Add(-lookUpPeriod)
+	d.homeserver.users = map[string]string{}
+	d.homeserver.fail(callRegister, says(500, ""))
+	for i := range 2 { // found gone each time
+		if got := d.send(proof); got.status != 502 {
+			t.Errorf("gone, try %d: got %d", i, got.status)
+		}
+	}
+	if asked := d.homeserver.asked(); strings.Count(asked, "profile") != 2 {
+		t.Errorf("asked: got %q, want two profiles", asked)
+	}
+}
+
+func TestLookUpsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistrar(nil, nil)
+		for i := range 1000 {
+			r.remember(address{byte(i), byte(i >> 8)})
+			time.Sleep(time.Second)
+		}
+		if len(r.lookUps) > 130 {
+			t.Errorf("%d look-ups are remembered, want at most those of two minutes", len(r.lookUps))
+		}
+	})
+}
+
+// A slowAccounts homeserver holds each creation until the attempt's time is over, or for as long as it is told.
+type slowAccounts struct {
+	takes   time.Duration
+	mu      sync.Mutex
+	created int
+	inHand  int
+	most    int
+}
+
+func (s *slowAccounts) create(ctx context.Context, n node) (string, error) {
+	s.mu.Lock()
+	s.inHand++
+	s.most = max(s.most, s.inHand)
+	s.mu.Unlock()
+	defer func() { s.mu.Lock(); s.inHand--; s.mu.Unlock() }()
+	select {
+	case <-ctx.Done():
+		return "", &homeserverError{fate: unanswered, reason: "slow"}
+	case <-time.After(s.takes):
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.created++
+	return "", nil
+}
+
+func (s *slowAccounts) displayName(context.Context, string) (string, error) { return "", nil }
+
+func openTestStore(t testing.TB) *boltStore {
+	t.Helper()
+	store, err := openBoltStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return store
+}
+
+// One attempt at a time holds an address, for 12 s; another waits up to 13 s and meets what the first left.
+func TestOneAttemptAtATime(t *testing.T) {
+	tests := []struct {
+		name  string
+		takes time.Duration
+		want  []error // of requests that begin a millisecond apart
+		after time.Duration
+	}{
+		{"the first is done in time", 5 * time.Second, []error{nil, errRegistered, errRegistered}, 5 * time.Second},
+		{"the first runs out of time", time.Minute, []error{errAny, errAny, errBusy}, 24 * time.Second},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			store := openTestStore(t)
+			_, n := newProof(t)
+			synctest.Test(t, func(t *testing.T) {
+				slow := &slowAccounts{takes: test.takes}
+				r := newRegistrar(slow, store)
+				got := make([]error, len(test.want))
+				start := time.Now()
+				var all sync.WaitGroup
+				for i := range test.want {
+					all.Go(func() { _, _, got[i] = r.register(t.Context(), n) })
+					time.Sleep(time.Millisecond)
+					synctest.Wait()
+				}
+				all.Wait()
+				for i, want := range test.want {
+					if !matches(got[i], want) {
+						t.Errorf("request %d: got %v, want %v", i, got[i], want)
+					}
+				}
+				if slow.most != 1 {
+					t.Errorf("%d attempts at once", slow.most)
+				}
+				if took := time.Since(start).Round(time.Second); took != test.after {
+					t.Errorf("took %v, want %v", took, test.after)
+				}
+			})
+		})
+	}
+}
+
+// errAny stands for any error of the homeserver.
+var errAny = errors.New("any")
+
+func matches(got, want error) bool {
+	if want == errAny {
+		failed := (*homeserverError)(nil)
+		return errors.As(got, &failed)
+	}
+	return errors.Is(got, want) && (want != nil || got == nil)
+}
+
+// Once shutdown begins no attempt starts, whoever waits is told, and the one that runs is finished and recorded.
+func TestShutdown(t *testing.T) {
+	store := openTestStore(t)
+	_, n := newProof(t)
+	synctest.Test(t, func(t *testing.T) {
+		slow := &slowAccounts{takes: 5 * time.Second}
+		r := newRegistrar(slow, store)
+		var running, waiting error
+		var all sync.WaitGroup
+		all.Go(func() { _, _, running = r.register(t.Context(), n) })
+		synctest.Wait()
+		all.Go(func() { _, _, waiting = r.register(t.Context(), n) })
+		synctest.Wait()
+		start := time.Now()
+		r.stop()
+		synctest.Wait()
+		if !errors.Is(waiting, errStopping) || time.Since(start) != 0 {
+			t.Errorf("who waits: got %v after %v", waiting, time.Since(start))
+		}
+		if _, _, err := r.register(t.Context(), n); !errors.Is(err, errStopping) {
+			t.Errorf("who comes: got %v", err)
+		}
+		all.Wait()
+		if running != nil || slow.created != 1 {
+			t.Errorf("who runs: got %v, %d created", running, slow.created)
+		}
+	})
+}
+
+// The client going away changes nothing: the attempt is finished and recorded.
+func TestClientGoesAway(t *testing.T) {
+	store := openTestStore(t)
+	_, n := newProof(t)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistrar(&slowAccounts{takes: 5 * time.Second}, store)
+		ctx, leave := context.WithCancel(t.Context())
+		var err error
+		var all sync.WaitGroup
+		all.Go(func() { _, _, err = r.register(ctx, n) })
+		synctest.Wait()
+		leave()
+		all.Wait()
+		if err != nil {
+			t.Errorf("got %v", err)
+		}
+	})
+	held, err := store.Claim(t.Context(), n.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := held.Load(); err != nil || r.State != stateRegistered || r.UserID != n.UserID {
+		t.Errorf("record: got %+v, %v", r, err)
+	}
+}
+
+// A panicAccounts homeserver's client panics.
+type panicAccounts struct{ slowAccounts }
+
+func (*panicAccounts) create(context.Context, node) (string, error) { panic("secret words") }
+
+// A panic, whoever's it is, answers 500 and releases the address.
+func TestPanicReleases(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	real := d.server.registrar.accounts
+	d.server.registrar.accounts = &panicAccounts{}
+	proof, n := newProof(t)
+	if got := d.send(proof); got.status != 500 || got.Errcode != "M_UNKNOWN" || strings.Contains(got.body, "secret") {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	if strings.Contains(d.log.String(), "secret words") || !strings.Contains(d.log.String(), "panicked") {
+		t.Errorf("log: %s", d.log)
+	}
+	d.server.registrar.accounts = real
+	if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered {
+		t.Errorf("next try: got %d", got.status)
+	}
+}
+
+// A brokenStore fails to write from the given write on.
+type brokenStore struct {
+	*boltStore
+	good int
+}
+
+type brokenClaim struct {
+	claim
+	store *brokenStore
+}
+
+func (s *brokenStore) Claim(ctx context.Context, a address) (claim, error) {
+	held, err := s.boltStore.Claim(ctx, a)
+	return &brokenClaim{held, s}, err
+}
+
+func (c *brokenClaim) write(do func() error) error {
+	if c.store.good--; c.store.good < 0 {
+		return errors.New("no space left on device")
+	}
+	return do()
+}
+
+func (c *brokenClaim) Save(r record) error { return c.write(func() error { return c.claim.Save(r) }) }
+func (c *brokenClaim) Drop() error         { return c.write(c.claim.Drop) }
+
+// Without a durable record nothing is sent; when the last write fails the record stays as it was.
+func TestStoreCannotBeWritten(t *testing.T) {
+	tests := []struct {
+		name      string
+		good      int
+		refuse    bool
+		wantAfter state
+		wantSent  bool
+	}{
+		{"first write", 0, false, "", false},
+		{"last write", 1, false, statePending, true},
+		{"dropping", 1, true, statePending, true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, sharedSecretPath)
+			d.server.registrar.store = &brokenStore{boltStore: d.store, good: test.good}
+			if test.refuse {
+				d.homeserver.fail(callRegister, says(403, `{"errcode":"M_UNKNOWN"}`))
+			}
+			proof, n := newProof(t)
+			if got := d.send(proof); got.status != 503 || got.Errcode != "M_UNKNOWN" || strings.Contains(got.body, "space") {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+			if after := d.state(n); after != test.wantAfter {
+				t.Errorf("record: got %q, want %q", after, test.wantAfter)
+			}
+			if sent := d.homeserver.asked() != ""; sent != test.wantSent {
+				t.Errorf("sent: got %v", sent)
+			}
+			if !strings.Contains(d.log.String(), "no space left") {
+				t.Error("the log does not say why")
+			}
+		})
+	}
+}
+
+// Sixteen at once make one account.
+func TestSixteenAtOnce(t *testing.T) {
+	for _, api := range apis {
+		t.Run(api.name, func(t *testing.T) {
+			d := newDoor(t, api.path)
+			proof, _ := newProof(t)
+			var mu sync.Mutex
+			count := map[int]int{}
+			var all sync.WaitGroup
+			for range 16 {
+				all.Go(func() {
+					got := d.send(proof)
+					mu.Lock()
+					defer mu.Unlock()
+					count[got.status]++
+				})
+			}
+			all.Wait()
+			if count[200] != 1 || count[409] != 15 {
+				t.Errorf("got %v, want one 200 and fifteen 409", count)
+			}
+			if asked := d.homeserver.asked(); strings.Count(" "+asked+" ", " "+api.creates+" ") != 1 {
+				t.Errorf("asked: %q", asked)
+			}
+		})
+	}
+}
+
+// A dial that fails never left, even where the name does not resolve.
+func TestNeverLeft(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	for name, origin := range map[string]string{
+		"refused":  "http://" + listener.Addr().String(),
+		"no name":  "http://does-not-exist.invalid",
+		"no TLS":   strings.Replace(newStandIn(t).URL, "http:", "https:", 1),
+		"no route": "http://[::1]:1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := newHomeserver(origin, testServerName).call(t.Context(), lookUpTime, http.MethodPost, createUserPath, "", struct{}{})
+			if e := notReached(err); e.fate != notCreated {
+				t.Errorf("got %v (%v), want that nothing left", e.fate, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,287 @@
+// server.go owns what a client sees: the routes, the register handler, the wire errors, the audit line, and the
+// HTTP server with its time limits.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ant0ine/go-json-rest/rest"
+	"github.com/ethereum/go-ethereum/log"
+)
+
+const (
+	appServicePath = "/regapp/1" // registration.yaml's url ends in it
+	registerPath   = appServicePath + "/register"
+
+	bodyLimit  = 8 << 10          // bytes; a registration has 340
+	retryLater = 10 * time.Second // what a client is told to wait where nobody named a time
+	drainTime  = 15 * time.Second // for requests in flight at shutdown: longer than an attempt
+)
+
+// Matrix error codes, of the specification but for the last.
+const (
+	errcodeUnrecognized     = "M_UNRECOGNIZED"
+	errcodeNotJSON          = "M_NOT_JSON"
+	errcodeBadJSON          = "M_BAD_JSON"
+	errcodeTooLarge         = "M_TOO_LARGE"
+	errcodeMissingParam     = "M_MISSING_PARAM"
+	errcodeInvalidParam     = "M_INVALID_PARAM"
+	errcodeInvalidUsername  = "M_INVALID_USERNAME"
+	errcodeLimitExceeded    = "M_LIMIT_EXCEEDED"
+	errcodeUserInUse        = "M_USER_IN_USE"
+	errcodeNotFound         = "M_NOT_FOUND"
+	errcodeUnknown          = "M_UNKNOWN"
+	errcodeInvalidSignature = "M_INVALID_SIGNATURE"
+)
+
+// A matrixError is an error as a client reads it. The cause is for the log alone.
+type matrixError struct {
+	Errcode      string `json:"errcode"`
+	Message      string `json:"error"`
+	RetryAfterMS int64  `json:"retry_after_ms,omitempty"`
+
+	status int
+	cause  error
+}
+
+func (e *matrixError) Error() string { return e.Message }
+func (e *matrixError) Unwrap() error { return e.cause }
+
+func badRequest(errcode, format string, args ...any) error {
+	return &matrixError{status: http.StatusBadRequest, Errcode: errcode, Message: fmt.Sprintf(format, args...)}
+}
+
+func tooManyRequests(message string, retryAfter time.Duration, cause error) *matrixError {
+	if retryAfter <= 0 {
+		retryAfter = retryLater
+	}
+	return &matrixError{status: http.StatusTooManyRequests, Errcode: errcodeLimitExceeded, Message: message, RetryAfterMS: retryAfter.Milliseconds(), cause: cause}
+}
+
+// toMatrixError is the one place where what went wrong becomes what the client is told.
+func toMatrixError(err error) *matrixError {
+	failed := (*homeserverError)(nil)
+	known := (*matrixError)(nil)
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, errRegistered):
+		return &matrixError{status: http.StatusConflict, Errcode: errcodeUserInUse, Message: errRegistered.Error(), cause: err}
+	case errors.Is(err, errBusy):
+		return tooManyRequests(errBusy.Error(), 0, nil)
+	case errors.Is(err, errStopping):
+		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
+	case errors.Is(err, errStore):
+		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStore.Error(), cause: err}
+	case errors.As(err, &failed) && failed.limited:
+		return tooManyRequests(failed.reason, failed.retryAfter, err)
+	case errors.As(err, &failed):
+		return &matrixError{status: http.StatusBadGateway, Errcode: errcodeUnknown, Message: failed.reason, cause: err}
+	}
+	return &matrixError{status: http.StatusInternalServerError, Errcode: errcodeUnknown, Message: "internal error", cause: err}
+}
+
+// write answers with the error.
+func (e *matrixError) write(w rest.ResponseWriter) {
+	if e.RetryAfterMS > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(float64(e.RetryAfterMS)/1000)), 10))
+	}
+	w.WriteHeader(e.status)
+	w.WriteJson(e) // a client that has gone away is no matter of ours
+}
+
+// A server answers nodes.
+type server struct {
+	serverName string
+	registrar  *registrar
+}
+
+// handler is everything that is served, behind the limits that hold for all of it.
+func (s *server) handler() http.Handler {
+	router, err := rest.MakeRouter(rest.Post(registerPath, s.register))
+	if err != nil {
+		panic(err) // the routes are constants
+	}
+	api := rest.NewApi()
+	api.Use(rest.MiddlewareSimple(asMatrixErrors))
+	api.SetApp(router)
+	return http.MaxBytesHandler(api.MakeHandler(), bodyLimit)
+}
+
+// asMatrixErrors turns go-json-rest's own errors and panics into Matrix errors. It is the outermost layer.
+func asMatrixErrors(next rest.HandlerFunc) rest.HandlerFunc {
+	return func(w rest.ResponseWriter, r *rest.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		writer := &matrixWriter{ResponseWriter: w}
+		defer func() {
+			switch broken := recover(); {
+			case broken == http.ErrAbortHandler:
+				panic(broken)
+			case broken != nil:
+				logPanic(broken)
+				if !writer.begun {
+					toMatrixError(errors.New("panic")).write(writer)
+				}
+			}
+		}()
+		next(writer, r)
+	}
+}
+
+// logPanic logs where it happened. Of the value only the runtime's own are printed: others may hold anything.
+func logPanic(broken any) {
+	what := fmt.Sprintf("%T", broken)
+	if err, ok := broken.(runtime.Error); ok {
+		what = err.Error()
+	}
+	log.Error("A request panicked", "panic", what, "stack", string(debug.Stack()))
+}
+
+// A matrixWriter rewrites the errors that go-json-rest's router writes by itself.
+type matrixWriter struct {
+	rest.ResponseWriter
+	begun bool
+}
+
+func (w *matrixWriter) WriteHeader(status int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *matrixWriter) WriteJson(v any) error {
+	w.begun = true
+	if own, ok := v.(map[string]string); ok && own[rest.ErrorFieldName] != "" {
+		v = &matrixError{Errcode: errcodeUnrecognized, Message: own[rest.ErrorFieldName] + ": nodes POST to " + registerPath}
+	}
+	return w.ResponseWriter.WriteJson(v)
+}
+
+// register is POST /regapp/1/register.
+func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
+	start := time.Now()
+	var did outcome
+	var accessToken string
+	n, err := s.readNode(r.Request)
+	if err == nil {
+		accessToken, did, err = s.registrar.register(r.Context(), n)
+	}
+	audit(r.Request, n, did, err, time.Since(start))
+	if err != nil {
+		toMatrixError(err).write(w)
+		return
+	}
+	answer := struct {
+		UserID      string `json:"user_id"`
+		HomeServer  string `json:"home_server"`
+		AccessToken string `json:"access_token,omitempty"`
+	}{n.UserID, s.serverName, accessToken}
+	w.WriteJson(answer)
+}
+
+// readNode reads the body, in the order of the contract, and returns the node whose proof it is.
+func (s *server) readNode(r *http.Request) (node, error) {
+	if given := r.Header.Get("Content-Type"); given != "" {
+		if media, _, _ := mime.ParseMediaType(given); media != "application/json" {
+			return node{}, &matrixError{status: http.StatusUnsupportedMediaType, Errcode: errcodeNotJSON, Message: "Content-Type must be application/json"}
+		}
+	}
+	body, err := io.ReadAll(r.Body)
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return node{}, &matrixError{status: http.StatusRequestEntityTooLarge, Errcode: errcodeTooLarge, Message: fmt.Sprintf("the body is over %d bytes", tooLarge.Limit)}
+	}
+	if err != nil || !json.Valid(body) {
+		return node{}, badRequest(errcodeNotJSON, "the body is not JSON")
+	}
+	var sent registration
+	if !isObject(body) || json.Unmarshal(body, &sent) != nil {
+		return node{}, badRequest(errcodeBadJSON, "the body must be a JSON object with the strings localpart, displayname and password")
+	}
+	return sent.verify(s.serverName)
+}
+
+// audit writes the one line that each registration and each refusal leaves. A user ID is named only once its
+// proof holds: what an unproven localpart holds may be anything, a password too.
+func audit(r *http.Request, n node, did outcome, err error, took time.Duration) {
+	fields := []any{"client", clientAddress(r), "took", took.Round(time.Microsecond)}
+	if n.UserID != "" {
+		fields = append([]any{"user_id", n.UserID}, fields...)
+	}
+	if err == nil {
+		log.Info("Registered node", append([]any{"outcome", did}, fields...)...)
+		return
+	}
+	told := toMatrixError(err)
+	fields = append([]any{"status", told.status, "errcode", told.Errcode}, fields...)
+	fields = append(fields, "reason", err)
+	if told.status >= 500 || errors.Is(err, errForeign) {
+		log.Warn("Refused registration", fields...)
+		return
+	}
+	log.Info("Refused registration", fields...)
+}
+
+// clientAddress is who asks: behind a proxy on this machine, whom the proxy names last.
+func clientAddress(r *http.Request) string {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	if named := r.Header.Values("X-Forwarded-For"); len(named) > 0 && peer.Addr().Unmap().IsLoopback() {
+		last := named[len(named)-1]
+		last = strings.TrimSpace(last[strings.LastIndex(last, ",")+1:])
+		if client, err := netip.ParseAddr(last); err == nil {
+			return client.Unmap().String()
+		}
+	}
+	return peer.Addr().Unmap().String()
+}
+
+// serve answers on the listener until the context ends, then lets requests in flight finish. Each time limit
+// is there so that no client can hold a connection for nothing.
+func (s *server) serve(ctx context.Context, listener net.Listener) error {
+	httpServer := &http.Server{
+		Handler:                      s.handler(),
+		ReadHeaderTimeout:            5 * time.Second,
+		ReadTimeout:                  10 * time.Second,
+		WriteTimeout:                 waitTime + attemptTime + 10*time.Second, // an answer may wait for an earlier attempt and then for its own
+		IdleTimeout:                  time.Minute,
+		MaxHeaderBytes:               8 << 10,
+		DisableGeneralOptionsHandler: true, // it would answer without a body
+		ErrorLog:                     slog.NewLogLogger(log.Root().Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- httpServer.Serve(listener) }()
+
+	select {
+	case err := <-failed:
+		s.registrar.stop()
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	s.registrar.stop()
+	log.Info("Stopping", "for_requests_in_flight", drainTime)
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := httpServer.Shutdown(drain); err != nil {
+		log.Warn("Gave up on requests in flight", "err", err)
+		httpServer.Close()
+	}
+	return nil
+}

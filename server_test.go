@@ -1,0 +1,319 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Every vector, through the whole service, with both APIs.
+func TestVectors(t *testing.T) {
+	for _, api := range apis {
+		d := newDoor(t, api.path)
+		for _, v := range readVectors(t) {
+			t.Run(api.name+"/"+v.Name, func(t *testing.T) {
+				d.t = t
+				got := d.post(v.Body)
+				if got.status != v.WantStatus || got.Errcode != v.WantErrcode || got.UserID != v.WantUserID {
+					t.Errorf("got %d %s %s, want %d %s %s", got.status, got.Errcode, got.UserID, v.WantStatus, v.WantErrcode, v.WantUserID)
+				}
+				asked := d.homeserver.asked()
+				if v.WantStatus != 200 && asked != "" {
+					t.Errorf("a refused registration reached the homeserver: %s", asked)
+				}
+			})
+		}
+		var good int
+		for _, v := range readVectors(t) {
+			if v.WantStatus == 200 {
+				good++
+			}
+		}
+		if len(d.homeserver.users) != good {
+			t.Errorf("%d accounts, want %d", len(d.homeserver.users), good)
+		}
+	}
+}
+
+func TestWireErrors(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	proof, _ := newProof(t)
+	good, _ := json.Marshal(proof)
+	padded := `{"x":"` + strings.Repeat("x", bodyLimit) + `",` + string(good[1:])
+	tests := []struct {
+		name, method, path, media, body string
+		wantStatus                      int
+		wantErrcode                     string
+	}{
+		{"unknown path", "POST", "/regapp/1/registers", "", "", 404, "M_UNRECOGNIZED"},
+		{"trailing slash", "POST", registerPath + "/", "", "", 404, "M_UNRECOGNIZED"},
+		{"root", "GET", "/", "", "", 404, "M_UNRECOGNIZED"},
+		{"encoded slash", "POST", "/regapp/1%2fregister", "", "", 404, "M_UNRECOGNIZED"},
+		{"wrong method", "GET", registerPath, "", "", 405, "M_UNRECOGNIZED"},
+		{"wrong method with a body", "PUT", registerPath, "application/json", string(good), 405, "M_UNRECOGNIZED"},
+		{"form", "POST", registerPath, "application/x-www-form-urlencoded", string(good), 415, "M_NOT_JSON"},
+		{"not a media type", "POST", registerPath, ";;", string(good), 415, "M_NOT_JSON"},
+		{"too large", "POST", registerPath, "application/json", padded, 413, "M_TOO_LARGE"},
+		{"too large and not JSON", "POST", registerPath, "", strings.Repeat("x", bodyLimit+1), 413, "M_TOO_LARGE"},
+		{"nested deeply", "POST", registerPath, "", strings.Repeat("[", 4000) + strings.Repeat("]", 4000), 400, "M_BAD_JSON"},
+		{"null fields", "POST", registerPath, "", `{"localpart":null,"displayname":null,"password":null}`, 400, "M_MISSING_PARAM"},
+		{"a string", "POST", registerPath, "", `"x"`, 400, "M_BAD_JSON"},
+		{"NUL", "POST", registerPath, "", "\x00", 400, "M_NOT_JSON"},
+		{"charset", "POST", registerPath, "application/json; charset=utf-8", string(good), 200, ""},
+		{"no media type", "POST", registerPath, "", string(good), 409, "M_USER_IN_USE"},
+		{"another spelling", "POST", registerPath, "Application/JSON", strings.Replace(string(good), "localpart", "LOCALPART", 1), 409, "M_USER_IN_USE"},
+		{"duplicate keys", "POST", registerPath, "", `{"localpart":"x",` + string(good[1:]), 409, "M_USER_IN_USE"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d.t = t
+			r := httptest.NewRequest(test.method, test.path, strings.NewReader(test.body))
+			if test.media != "" {
+				r.Header.Set("Content-Type", test.media)
+			}
+			got := d.do(r)
+			if got.status != test.wantStatus || got.Errcode != test.wantErrcode {
+				t.Errorf("got %d %s, want %d %s", got.status, got.body, test.wantStatus, test.wantErrcode)
+			}
+			if got.header.Get("X-Powered-By") != "" {
+				t.Error("says what it is built with")
+			}
+		})
+	}
+}
+
+// An answer of createUser carries the access token that the homeserver issued; nothing else of it goes on.
+func TestAnswer(t *testing.T) {
+	for _, api := range apis {
+		d := newDoor(t, api.path)
+		proof, n := newProof(t)
+		got := d.send(proof)
+		want := fmt.Sprintf(`{"user_id":%q,"home_server":%q}`, n.UserID, testServerName)
+		if api.path == createUserPath {
+			want = fmt.Sprintf(`{"user_id":%q,"home_server":%q,"access_token":"MDAyOGxvY2F0aW9uIHRva2VuMTIzNDU2Nzg5"}`, n.UserID, testServerName)
+		}
+		if got.body != want {
+			t.Errorf("%s: got %s, want %s", api.name, got.body, want)
+		}
+	}
+}
+
+// Nothing secret is in any log line, error or answer, even when the homeserver repeats what it was sent.
+func TestNothingSecretIsTold(t *testing.T) {
+	for _, api := range apis {
+		for name, fault := range map[string]http.HandlerFunc{
+			"right":  nil,
+			"echoes": echo(400),
+			"fails":  echo(500),
+			"mixes":  echo(200),
+			"breaks": breaks,
+		} {
+			t.Run(api.name+"/"+name, func(t *testing.T) {
+				d := newDoor(t, api.path)
+				d.homeserver.fail(api.creates, fault)
+				proof, _ := newProof(t)
+				var told strings.Builder
+				for _, body := range []registration{
+					proof,
+					{proof.Password, proof.DisplayName, proof.Password},
+					{proof.Localpart, proof.Password, proof.Password},
+					{proof.Localpart, proof.DisplayName, proof.Password[:128] + "00"},
+				} {
+					a := d.send(body)
+					if a.Token != "" { // the one secret that an answer may hold
+						a.body = strings.ReplaceAll(a.body, a.Token, "")
+					}
+					told.WriteString(a.body)
+				}
+				if a := d.post(`"` + proof.Password); a.status != 400 {
+					t.Errorf("got %d", a.status)
+				}
+				told.WriteString(d.log.String())
+				if !strings.Contains(told.String(), proof.Localpart) {
+					t.Error("the log names nobody")
+				}
+				for _, secret := range []string{proof.Password[:16], proof.Password[56:72], proof.DisplayName[5:21], testASToken, testHSToken, testSecret, "$2a$", "MDAyOGxv", strings.Repeat("0", 64)} {
+					if i := strings.Index(told.String(), secret); i >= 0 {
+						t.Errorf("%q is told: …%s…", secret, told.String()[max(0, i-80):min(i+80, told.Len())])
+					}
+				}
+			})
+		}
+	}
+}
+
+// echo answers with an error that repeats all it was sent.
+func echo(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		words := strings.NewReplacer(`"`, " ", `:`, " ", `,`, " ").Replace(string(body)) + " " + r.Header.Get("Authorization")
+		if r.URL.Path == sharedSecretPath {
+			words += " " + testSecret
+		}
+		answer, _ := json.Marshal(map[string]string{"errcode": words, "error": words})
+		says(status, string(answer))(w, r)
+	}
+}
+
+// One audit line each: outcome, user ID once it is proven, client address, time taken.
+func TestAudit(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	proof, n := newProof(t)
+	d.send(proof)
+	d.send(proof)
+	bad := proof
+	bad.Password = strings.Repeat("0", signatureDigits)
+	d.send(bad)
+
+	var lines []map[string]any
+	for scanner := bufio.NewScanner(d.log); scanner.Scan(); {
+		line := map[string]any{}
+		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) != 3 {
+		t.Fatalf("%d lines, want 3: %v", len(lines), lines)
+	}
+	for i, want := range []map[string]any{
+		{"msg": "Registered node", "outcome": "created", "user_id": n.UserID},
+		{"msg": "Refused registration", "errcode": "M_USER_IN_USE", "user_id": n.UserID},
+		{"msg": "Refused registration", "errcode": "M_INVALID_SIGNATURE", "user_id": nil},
+	} {
+		for key, value := range want {
+			if lines[i][key] != value {
+				t.Errorf("line %d: %s: got %v, want %v", i, key, lines[i][key], value)
+			}
+		}
+		if lines[i]["client"] != "192.0.2.1" || lines[i]["took"] == nil {
+			t.Errorf("line %d: got client %v and took %v", i, lines[i]["client"], lines[i]["took"])
+		}
+	}
+}
+
+func TestClientAddress(t *testing.T) {
+	tests := []struct{ name, peer, forwarded, want string }{
+		{"direct", "203.0.113.9:5", "", "203.0.113.9"},
+		{"behind nginx", "127.0.0.1:5", "203.0.113.9", "203.0.113.9"},
+		{"behind nginx, IPv6", "[::1]:5", "2001:db8::1", "2001:db8::1"},
+		{"behind nginx, forged", "127.0.0.1:5", "198.51.100.1, 203.0.113.9", "203.0.113.9"},
+		{"forged from outside", "203.0.113.9:5", "198.51.100.1", "203.0.113.9"},
+		{"behind nginx, nonsense", "127.0.0.1:5", "who knows", "127.0.0.1"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := httptest.NewRequest("POST", registerPath, nil)
+			r.RemoteAddr = test.peer
+			if test.forwarded != "" {
+				r.Header.Set("X-Forwarded-For", test.forwarded)
+			}
+			if got := clientAddress(r); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// serve finishes what is in flight when its context ends, and takes nothing new.
+func TestServeStops(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	asked, answer := make(chan bool), make(chan bool)
+	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+		asked <- true
+		<-answer
+		d.homeserver.profile(w, r)
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- d.server.serve(ctx, listener) }()
+
+	proof, _ := newProof(t)
+	body, _ := json.Marshal(proof)
+	type result struct {
+		status int
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		res, err := http.Post("http://"+listener.Addr().String()+registerPath, "application/json", strings.NewReader(string(body)))
+		if err != nil {
+			done <- result{0, err}
+			return
+		}
+		res.Body.Close()
+		done <- result{res.StatusCode, nil}
+	}()
+	<-asked
+	stop()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			break
+		}
+		conn.Close()
+		if time.Now().After(deadline) {
+			t.Fatal("still listening")
+		}
+	}
+	answer <- true
+	if got := <-done; got.status != 200 || got.err != nil {
+		t.Errorf("in flight: got %+v, want 200", got)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+// What HTTP itself allows and is no registration gets an answer, too.
+func TestRawRequests(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- d.server.serve(ctx, listener) }()
+	defer func() { stop(); <-served }()
+
+	for name, test := range map[string]struct{ request, want string }{
+		"OPTIONS *":         {"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "404"},
+		"HTTP/1.0":          {"POST " + registerPath + " HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}", "400"},
+		"absolute form":     {"POST http://x" + registerPath + " HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "400"},
+		"chunked form data": {"POST " + registerPath + " HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "415"},
+		"body cut short":    {"POST " + registerPath + " HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{}", "400"},
+		"header too large":  {"POST " + registerPath + " HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n\r\n", "431"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			io.WriteString(conn, test.request)
+			conn.(*net.TCPConn).CloseWrite()
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if got := fmt.Sprint(res.StatusCode); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}

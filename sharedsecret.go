@@ -1,0 +1,172 @@
+// sharedsecret.go creates accounts with the homeserver's registration_shared_secret, at today's Synapse and at
+// Dendrite.
+
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+)
+
+const sharedSecretPath = "/_synapse/admin/v1/register"
+
+const (
+	// sharedSecretMissing is for the operator whose homeserver does not serve the path.
+	sharedSecretMissing = "Synapse serves " + sharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge; for Synapse up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
+	sharedSecretOff     = "set registration_shared_secret in homeserver.yaml and restart the homeserver"
+	sharedSecretTooOld  = "it creates accounts without their display name; Synapse 1.23.0 or later is needed"
+)
+
+// A sharedSecretAPI creates accounts with the shared secret.
+type sharedSecretAPI struct {
+	*homeserver
+	secret string
+
+	server     atomic.Pointer[software] // which it is, once asked; asked anew after a creation that went wrong
+	namesShown atomic.Bool              // an account of this run has its display name, so all will
+}
+
+// create asks for a nonce and registers the node with it.
+func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) {
+	server, err := api.knownSoftware(ctx)
+	if err != nil {
+		return "", err
+	}
+	if isOldSynapse(server) {
+		return "", &homeserverError{reason: "the homeserver is too old", cause: fmt.Errorf("it is %v: %s", server, sharedSecretTooOld)}
+	}
+	password := n.Password
+	if server.Name == dendrite {
+		password = hashedPart(password)
+	}
+
+	token, err := retried(func() (string, error) {
+		nonce, err := api.nonce(ctx)
+		if err != nil {
+			return "", err
+		}
+		a, err := api.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
+			"nonce": nonce, "username": n.Localpart, "displayname": n.DisplayName, "password": password,
+			"admin": false, "mac": api.mac(nonce, n.Localpart, password), "inhibit_login": true,
+		})
+		switch {
+		case err != nil:
+			return "", notReached(err)
+		case isStaleNonce(a):
+			stale := api.failure(a, "its nonce was used up or forgotten")
+			stale.fate, stale.again = notCreated, true
+			return "", stale
+		}
+		return api.createdUser(a, n.UserID, sharedSecretHint(a))
+	})
+	if err != nil {
+		api.server.Store(nil)
+		return "", err
+	}
+	return token, api.checkName(ctx, server, n)
+}
+
+// knownSoftware asks which homeserver this is, once.
+func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error) {
+	if known := api.server.Load(); known != nil {
+		return *known, nil
+	}
+	server, err := api.software(ctx)
+	if err != nil {
+		return software{}, err
+	}
+	api.server.Store(&server)
+	return server, nil
+}
+
+// nonce fetches what makes the next request's mac good for one use. Without it nothing is sent.
+func (api *sharedSecretAPI) nonce(ctx context.Context) (string, error) {
+	a, err := api.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	if err != nil {
+		return "", notSent(notReached(err))
+	}
+	var given struct {
+		Nonce string `json:"nonce"`
+	}
+	if a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &given) == nil && given.Nonce != "" {
+		return given.Nonce, nil
+	}
+	return "", notSent(api.failure(a, sharedSecretHint(a)))
+}
+
+// mac is the proof of the shared secret. "notadmin" is part of it: this service makes no admins.
+func (api *sharedSecretAPI) mac(nonce, username, password string) string {
+	mac := hmac.New(sha1.New, []byte(api.secret))
+	mac.Write([]byte(strings.Join([]string{nonce, username, password, "notadmin"}, "\x00")))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// checkName looks, where the version is not known, whether a first account has its display name.
+func (api *sharedSecretAPI) checkName(ctx context.Context, server software, n node) error {
+	if server.Name != "" || api.namesShown.Load() {
+		return nil
+	}
+	name, err := api.displayName(ctx, n.UserID)
+	if err == nil && name == "" {
+		return &homeserverError{fate: unanswered, reason: "the homeserver is too old", cause: fmt.Errorf("%s: %s", n.UserID, sharedSecretTooOld)}
+	}
+	api.namesShown.Store(err == nil)
+	return nil
+}
+
+// isOldSynapse tells a Synapse that ignores the display name of this call: one before 1.23.0.
+func isOldSynapse(s software) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(s.Version, "%d.%d", &major, &minor); s.Name != "Synapse" || n != 2 {
+		return false
+	}
+	return major < 1 || major == 1 && minor < 23
+}
+
+// isStaleNonce knows the answers to a nonce that is no longer good: Synapse's, and Dendrite's 500 without an errcode.
+func isStaleNonce(a answer) bool {
+	return a.status == http.StatusBadRequest && strings.Contains(a.message, "unrecognised nonce") ||
+		a.status == http.StatusInternalServerError && strings.Contains(a.message, "incorrect or expired nonce")
+}
+
+// sharedSecretHint is what the operator can do about a refusal.
+func sharedSecretHint(a answer) string {
+	switch {
+	case a.errcode == errcodeUserInUse:
+		return ""
+	case isSharedSecretOff(a):
+		return sharedSecretOff
+	case a.unknownPath():
+		return sharedSecretMissing
+	case a.status == http.StatusForbidden:
+		return "the shared secret is not the homeserver's registration_shared_secret"
+	}
+	return ""
+}
+
+func isSharedSecretOff(a answer) bool {
+	return a.status == http.StatusBadRequest && strings.Contains(a.message, "Shared secret registration is not enabled")
+}
+
+// probe tells whether the homeserver has shared-secret registration: fetching a nonce creates nothing.
+func (api *sharedSecretAPI) probe(ctx context.Context) (apiState, error) {
+	a, err := api.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	switch {
+	case err != nil:
+		return apiUnknown, notReached(err)
+	case a.status == http.StatusOK && strings.Contains(string(a.body), `"nonce"`):
+		return apiPresent, nil
+	case isSharedSecretOff(a):
+		return apiDisabled, nil
+	case a.status/100 == 5, a.status == http.StatusTooManyRequests, a.status == http.StatusRequestTimeout:
+		return apiUnknown, api.failure(a, "")
+	}
+	return apiMissing, nil
+}

@@ -1,0 +1,342 @@
+// store_bolt.go keeps the record in BoltDB: one file, one process. Nothing of storm or bbolt leaves this file.
+//
+// The file holds three buckets: registered and pending, each with one JSON record a node under its 20 address
+// bytes, and meta with the format's version and the number of records in the other two.
+//
+// storm's Save and its queries are not used: with an id field they keep a unique index that walks the whole
+// bucket for every write. Its transactions and key-value calls cost the same at any size.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/asdine/storm/v3"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	storeFile   = "register.db"
+	storeFormat = 1               // of the file; a later one is refused
+	lockWait    = time.Second / 2 // for another process's lock, at each of the two times a start takes it
+	metaBucket  = "meta"
+	formatKey   = "format"          // in meta: storeFormat, in decimal
+	countsKey   = "counts"          // in meta: storeCounts, as JSON
+	stormBucket = "__storm_db"      // storm's own version
+	bucket2018  = "User"            // of the 2018 program's records, which hold passwords
+	sqliteMagic = "SQLite format 3" // that program's store from November 2018 on begins so
+)
+
+// buckets names where records of each state are.
+var buckets = map[state]string{statePending: "pending", stateRegistered: "registered"}
+
+// storeCounts is the number of records in each state, kept in the transaction that changes it: counting a
+// bucket of a million records takes seconds.
+type storeCounts map[state]int
+
+var errDamaged = errors.New("the file is damaged: stop the service and put a backup in its place")
+
+// A boltStore is the record in one BoltDB file.
+type boltStore struct {
+	db     *storm.DB
+	claims claims
+}
+
+// openBoltStore opens the store in the directory, which it makes if need be. A file that is not such a store is
+// refused before anything is written to it.
+func openBoltStore(dir string) (_ *boltStore, err error) {
+	path := filepath.Join(dir, storeFile)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store %s: %w", path, err)
+		}
+	}()
+	defer asDamage(&err)
+
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := inspect(path); err != nil {
+		return nil, err
+	}
+	db, err := storm.Open(path, storm.BoltOptions(0o600, &bolt.Options{Timeout: lockWait}))
+	if err != nil {
+		return nil, openError(err)
+	}
+	s := &boltStore{db: db}
+	if err := s.initialize(); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return s, syncDir(dir)
+}
+
+// asDamage turns a panic into an error: bbolt panics on pages that are not what they should be.
+func asDamage(err *error) {
+	if recover() != nil {
+		*err = errDamaged
+	}
+}
+
+// inspect tells, without writing to it, whether the file may be opened as a store: it is one, or is not there yet.
+func inspect(path string) error {
+	head, err := readHead(path, len(sqliteMagic))
+	switch {
+	case errors.Is(err, os.ErrNotExist), err == nil && len(head) == 0:
+		return nil
+	case err != nil:
+		return err
+	case string(head) == sqliteMagic:
+		return errors.New("it is an SQLite file, as the 2018 program kept its users and their passwords in: move it away, or give another --datapath; nodes register again by themselves")
+	}
+
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true})
+	if err != nil {
+		return openError(err)
+	}
+	defer db.Close()
+	return db.View(func(tx *bolt.Tx) error {
+		stat, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if stat.Size() < tx.Size() { // reading behind the end of a mapped file would kill the process
+			return fmt.Errorf("it is cut short: %d bytes of at least %d are there; put a backup in its place", stat.Size(), tx.Size())
+		}
+		if tx.Bucket([]byte(bucket2018)) != nil {
+			return errors.New("it is the store of the 2018 program, which holds passwords: move it away, or give another --datapath; nodes register again by themselves")
+		}
+		meta := tx.Bucket([]byte(metaBucket))
+		if meta == nil {
+			return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
+				if string(name) != stormBucket { // which alone is a store whose making was interrupted
+					return errors.New("it is a BoltDB file of another program: give another --datapath")
+				}
+				return nil
+			})
+		}
+		format, err := strconv.Atoi(string(meta.Get([]byte(formatKey))))
+		switch {
+		case err != nil:
+			return errors.New("it is a BoltDB file of another program: give another --datapath")
+		case format > storeFormat:
+			return fmt.Errorf("it has format %d and this version knows up to %d: start the newer matrix-regservice that wrote it", format, storeFormat)
+		}
+		return nil
+	})
+}
+
+// readHead returns the file's first bytes, at most so many.
+func readHead(path string, size int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, size)
+	n, err := f.Read(head)
+	if n == 0 && err != nil {
+		stat, statErr := f.Stat()
+		if statErr == nil && stat.Mode().IsRegular() && stat.Size() == 0 {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return head[:n], nil
+}
+
+// openError puts bbolt's errors in words that say what to do.
+func openError(err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return errStoreLocked
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
+		return errors.New("it is not a store of matrix-regservice, or it is damaged: move it away, put a backup in its place, or give another --datapath")
+	}
+	return err
+}
+
+// initialize writes what a new store holds from the first.
+func (s *boltStore) initialize() error {
+	return s.update(func(tx storm.Node) error {
+		if _, err := tx.GetBytes(metaBucket, formatKey); !errors.Is(err, storm.ErrNotFound) {
+			return err
+		}
+		if err := tx.SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
+			return err
+		}
+		return tx.Set(metaBucket, countsKey, storeCounts{})
+	})
+}
+
+// syncDir makes sure that a file made in the directory survives a power failure.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func (s *boltStore) Close() error { return s.db.Close() }
+
+// counts returns the number of records in each state.
+func (s *boltStore) counts() (storeCounts, error) {
+	var c storeCounts
+	err := s.db.Get(metaBucket, countsKey, &c)
+	return c, err
+}
+
+// Claim is a lock in this process: the file's own lock keeps every other process out.
+func (s *boltStore) Claim(ctx context.Context, a address) (claim, error) {
+	release, err := s.claims.acquire(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return &boltClaim{store: s, key: a.Bytes(), release: release}, nil
+}
+
+// update runs the function in one transaction, on disk when it returns nil.
+func (s *boltStore) update(change func(tx storm.Node) error) (err error) {
+	defer asDamage(&err)
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // after Commit it does nothing
+	if err := change(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// A boltClaim is an address in hand in a boltStore.
+type boltClaim struct {
+	store   *boltStore
+	key     []byte
+	release func()
+}
+
+func (c *boltClaim) Release() { c.release() }
+
+func (c *boltClaim) Load() (_ record, err error) {
+	defer asDamage(&err)
+	return c.load(c.store.db)
+}
+
+func (c *boltClaim) load(node storm.Node) (record, error) {
+	for _, bucket := range buckets {
+		value, err := node.GetBytes(bucket, c.key)
+		if errors.Is(err, storm.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return record{}, err
+		}
+		return decodeRecord(value)
+	}
+	return record{}, errNoRecord
+}
+
+func (c *boltClaim) Save(r record) error {
+	value, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return c.replace(func(tx storm.Node, counts storeCounts) error {
+		counts[r.State]++
+		return tx.SetBytes(buckets[r.State], c.key, value)
+	})
+}
+
+func (c *boltClaim) Drop() error {
+	return c.replace(func(storm.Node, storeCounts) error { return nil })
+}
+
+// replace takes the address's record away, if there is one, and lets the function put another in its place.
+func (c *boltClaim) replace(put func(storm.Node, storeCounts) error) error {
+	return c.store.update(func(tx storm.Node) error {
+		counts := storeCounts{}
+		if err := tx.Get(metaBucket, countsKey, &counts); err != nil {
+			return err
+		}
+		switch before, err := c.load(tx); {
+		case err == nil:
+			counts[before.State]--
+			if err := tx.Delete(buckets[before.State], c.key); err != nil {
+				return err
+			}
+		case !errors.Is(err, errNoRecord):
+			return err
+		}
+		if err := put(tx, counts); err != nil {
+			return err
+		}
+		return tx.Set(metaBucket, countsKey, counts)
+	})
+}
+
+// decodeRecord reads a record as it was written, and refuses one of a state it does not know.
+func decodeRecord(value []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return record{}, fmt.Errorf("decode the record: %w", err)
+	}
+	if buckets[r.State] == "" {
+		return record{}, errors.New("decode the record: unknown state")
+	}
+	return r, nil
+}
+
+// claims are the addresses in hand in this process, each with those who wait for it.
+type claims struct {
+	mu   sync.Mutex
+	held map[address]*turn
+}
+
+// A turn is one address's lock: a token that is in the channel while somebody holds the address.
+type turn struct {
+	token chan struct{}
+	users int // who holds it or waits for it; the last to leave takes it out of the map
+}
+
+// acquire waits for the address until the context ends.
+func (c *claims) acquire(ctx context.Context, a address) (release func(), err error) {
+	c.mu.Lock()
+	if c.held == nil {
+		c.held = make(map[address]*turn)
+	}
+	t := c.held[a]
+	if t == nil {
+		t = &turn{token: make(chan struct{}, 1)}
+		c.held[a] = t
+	}
+	t.users++
+	c.mu.Unlock()
+
+	select {
+	case t.token <- struct{}{}:
+		return func() { <-t.token; c.leave(a, t) }, nil
+	case <-ctx.Done():
+		c.leave(a, t)
+		return nil, ctx.Err()
+	}
+}
+
+func (c *claims) leave(a address, t *turn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.users--; t.users == 0 {
+		delete(c.held, a)
+	}
+}

@@ -1,0 +1,377 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/asdine/storm/v3"
+	stormgob "github.com/asdine/storm/v3/codec/gob"
+	bolt "go.etcd.io/bbolt"
+)
+
+func claimed(t testing.TB, s store, a address) claim {
+	t.Helper()
+	held, err := s.Claim(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+// A record lasts from one opening of the store to the next, and is counted once.
+func TestStoreKeeps(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	_, n := newProof(t)
+	s, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := []struct {
+		do   func(claim) error
+		want state
+	}{
+		{func(c claim) error { return nil }, ""},
+		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
+		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
+		{func(c claim) error { return c.Drop() }, ""},
+		{func(c claim) error { return c.Drop() }, ""},
+		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
+		{func(c claim) error { return save(c, record{}, n, stateRegistered) }, stateRegistered},
+		{func(c claim) error { return save(c, record{}, n, stateRegistered) }, stateRegistered},
+	}
+	for i, step := range steps {
+		held := claimed(t, s, n.Address)
+		if err := step.do(held); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+		held.Release()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = openBoltStore(dir); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+		held = claimed(t, s, n.Address)
+		r, err := held.Load()
+		held.Release()
+		if step.want == "" && !errors.Is(err, errNoRecord) || step.want != "" && err != nil || r.State != step.want {
+			t.Errorf("step %d: got %q, %v, want %q", i, r.State, err, step.want)
+		}
+		counts, err := s.counts()
+		if err != nil || counts[stateRegistered]+counts[statePending] != min(len(step.want), 1) || step.want != "" && counts[step.want] != 1 {
+			t.Errorf("step %d: counts: got %v, %v", i, counts, err)
+		}
+	}
+	s.Close()
+
+	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, filepath.Join(dir, storeFile): 0o600} {
+		if stat, err := os.Stat(path); err != nil || stat.Mode() != want {
+			t.Errorf("%s: got %v, %v, want %v", path, stat.Mode(), err, want)
+		}
+	}
+	content, err := os.ReadFile(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(content, []byte(n.DisplayName)) || bytes.Contains(content, []byte(n.Password[:40])) {
+		t.Error("the file should hold the display name and not the password")
+	}
+}
+
+// The first attempt's time stays with the record.
+func TestSaveKeepsCreated(t *testing.T) {
+	s := openTestStore(t)
+	_, n := newProof(t)
+	held := claimed(t, s, n.Address)
+	defer held.Release()
+	long := time.Date(2018, 9, 1, 12, 0, 0, 0, time.UTC)
+	if err := save(held, record{Created: long}, n, stateRegistered); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := held.Load(); err != nil || !r.Created.Equal(long) || time.Since(r.Updated) > time.Minute {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// A file that is not a store is refused, by its name, and left as it was.
+func TestStoreRefuses(t *testing.T) {
+	write := func(content string) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tests := []struct {
+		name string
+		make func(*testing.T, string)
+		want string
+	}{
+		{"text", write(strings.Repeat("not a database\n", 1000)), "not a store of matrix-regservice, or it is damaged"},
+		{"short text", write("hello"), "not a store of matrix-regservice, or it is damaged"},
+		{"zeros", write(strings.Repeat("\x00", 65536)), "not a store of matrix-regservice, or it is damaged"},
+		{"SQLite, as the 2018 program from November on", write("SQLite format 3\x00" + strings.Repeat("\x00", 4080)), "it is an SQLite file"},
+		{"the 2018 program", make2018, "it is the store of the 2018 program"},
+		{"another program's BoltDB", func(t *testing.T, path string) {
+			withBolt(t, path, func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("widgets")); return err })
+		}, "BoltDB file of another program"},
+		{"another program's meta", func(t *testing.T, path string) {
+			withBolt(t, path, func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte(metaBucket)); return err })
+		}, "BoltDB file of another program"},
+		{"a later format", func(t *testing.T, path string) {
+			makeStore(t, path)
+			withBolt(t, path, func(tx *bolt.Tx) error {
+				return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte(fmt.Sprint(storeFormat+1)))
+			})
+		}, "it has format 2 and this version knows up to 1"},
+		{"cut short", func(t *testing.T, path string) {
+			makeStore(t, path)
+			if err := os.Truncate(path, 3*int64(os.Getpagesize())); err != nil {
+				t.Fatal(err)
+			}
+		}, "cut short"},
+		{"a directory", func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, "is a directory"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, storeFile)
+			test.make(t, path)
+			before, _ := os.ReadFile(path)
+			s, err := openBoltStore(dir)
+			if err == nil {
+				s.Close()
+				t.Fatal("opened")
+			}
+			if !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %q, want one line with %q", err, test.want)
+			}
+			if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+				t.Error("the file was changed")
+			}
+		})
+	}
+}
+
+// Damage in the middle is an error of the opening or of reading a record, never a crash.
+func TestStoreDamaged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), storeFile)
+	makeStore(t, path)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused int
+	page := os.Getpagesize()
+	for at := 0; at < len(whole); at += page {
+		dir := t.TempDir() // a new one each: bbolt keeps the lock of a file that it panicked over
+		broken := bytes.Clone(whole)
+		for i := at; i < at+page; i++ {
+			broken[i] = 0xA5
+		}
+		if err := os.WriteFile(filepath.Join(dir, storeFile), broken, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := openBoltStore(dir)
+		if err != nil {
+			refused++
+			if errors.Is(err, errStoreLocked) {
+				t.Fatalf("page %d: %v", at/page, err)
+			}
+			continue
+		}
+		for i := range 50 {
+			held := claimed(t, s, address{byte(i)})
+			if _, err := held.Load(); err != nil {
+				refused++
+			}
+			held.Release()
+		}
+		s.Close()
+	}
+	if refused == 0 {
+		t.Error("no damage was noticed")
+	}
+}
+
+// A store whose making was interrupted is made again.
+func TestStoreInterrupted(t *testing.T) {
+	for name, make := range map[string]func(string){
+		"empty file": func(path string) { os.WriteFile(path, nil, 0o600) },
+		"no format yet": func(path string) {
+			db, err := storm.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			db.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			make(filepath.Join(dir, storeFile))
+			s, err := openBoltStore(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if counts, err := s.counts(); err != nil || len(counts) != 0 {
+				t.Errorf("got %v, %v", counts, err)
+			}
+		})
+	}
+}
+
+// A second instance is told so, soon.
+func TestStoreLocked(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	start := time.Now()
+	if _, err := openBoltStore(dir); !errors.Is(err, errStoreLocked) {
+		t.Errorf("got %v", err)
+	}
+	t.Logf("refused after %v", time.Since(start)) // 0.5 s; the contract allows 2
+}
+
+func TestStoreReadOnlyDirectory(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root writes everywhere: run as another user")
+	}
+	dir := filepath.Join(t.TempDir(), "read-only")
+	if err := os.Mkdir(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openBoltStore(dir); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// An address is held once, by one who waits at a time, and forgotten when nobody has it.
+func TestClaim(t *testing.T) {
+	s := openTestStore(t)
+	a, b := address{1}, address{2}
+	first := claimed(t, s, a)
+	claimed(t, s, b).Release() // another address is free
+
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := s.Claim(ctx, a); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("second claim: got %v", err)
+	}
+	first.Release()
+
+	holders, most, total := 0, 0, 0
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for range 64 {
+		all.Go(func() {
+			held := claimed(t, s, a)
+			mu.Lock()
+			holders++
+			total++
+			most = max(most, holders)
+			mu.Unlock()
+			mu.Lock()
+			holders--
+			mu.Unlock()
+			held.Release()
+		})
+	}
+	all.Wait()
+	if most != 1 || total != 64 {
+		t.Errorf("%d holders at once, %d in all", most, total)
+	}
+	if len(s.claims.held) != 0 {
+		t.Errorf("%d addresses are still in hand", len(s.claims.held))
+	}
+}
+
+// Writers at once lose no record.
+func TestStoreCountsWriters(t *testing.T) {
+	s := openTestStore(t)
+	var all sync.WaitGroup
+	for i := range 64 {
+		all.Go(func() {
+			held := claimed(t, s, address{byte(i)})
+			defer held.Release()
+			if err := save(held, record{}, node{}, statePending); err != nil {
+				t.Error(err)
+			}
+			if err := save(held, record{}, node{}, stateRegistered); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if counts, err := s.counts(); err != nil || counts[stateRegistered] != 64 || counts[statePending] != 0 {
+		t.Errorf("got %v, %v", counts, err)
+	}
+	for i := range 64 {
+		held := claimed(t, s, address{byte(i)})
+		if r, err := held.Load(); err != nil || r.State != stateRegistered {
+			t.Errorf("record %d: got %q, %v", i, r.State, err)
+		}
+		held.Release()
+	}
+}
+
+// makeStore makes a store of several pages.
+func makeStore(t *testing.T, path string) {
+	t.Helper()
+	s, err := openBoltStore(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 50 {
+		held := claimed(t, s, address{byte(i)})
+		if err := save(held, record{}, node{DisplayName: strings.Repeat("x", 135)}, stateRegistered); err != nil {
+			t.Fatal(err)
+		}
+		held.Release()
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// make2018 makes a store as the 2018 program did: storm's Save of a User, in gob.
+func make2018(t *testing.T, path string) {
+	t.Helper()
+	type User struct {
+		UserName string `storm:"id"`
+		Password string
+	}
+	gob.Register(User{})
+	db, err := storm.Open(path, storm.Codec(stormgob.Codec))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Save(&User{"0x6d12d262a2fe4fd9c714ad3521acbea52adb4aaf", "password"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func withBolt(t *testing.T, path string, do func(*bolt.Tx) error) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Update(do); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,149 @@
+// verify.go owns the proof: the forms that a node's name, display name and password must have, and the
+// signatures in them. It is pure: no I/O, no log, no state.
+
+package main
+
+import (
+	"crypto/ecdsa"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"strings"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/crypto"
+)
+
+// An address is an Ethereum address: what a node is called, and what the store keeps it under.
+type address = common.Address
+
+const (
+	addressDigits   = 2 * common.AddressLength   // lowercase hex digits behind the 0x
+	signatureDigits = 2 * crypto.SignatureLength // lowercase hex digits of r, s and v
+	prefixDigits    = 4                          // of the address, in front of a display name's "-"
+	recoveryOffset  = 27                         // v is the recovery id plus this, as Ethereum has it
+)
+
+// A registration is what a node sends to prove that it holds the key behind its name.
+type registration struct {
+	Localpart   string `json:"localpart"`   // the address: 0x and 40 lowercase hex digits
+	DisplayName string `json:"displayname"` // the address's first 4 digits, "-", the signature of the user ID
+	Password    string `json:"password"`    // the signature of the server name
+}
+
+// A node is the sender of a registration whose proof holds.
+type node struct {
+	Address     address
+	Localpart   string
+	UserID      string
+	DisplayName string
+	Password    string
+}
+
+// userIDOf is the Matrix user ID that a localpart has on a homeserver.
+func userIDOf(localpart, serverName string) string {
+	return "@" + localpart + ":" + serverName
+}
+
+// verify holds the registration against the contract, forms first and signatures last, and returns the
+// node that it proves. Its errors are matrixErrors; none of them quotes what was sent.
+func (r registration) verify(serverName string) (node, error) {
+	for _, field := range []struct{ name, value string }{
+		{"localpart", r.Localpart}, {"displayname", r.DisplayName}, {"password", r.Password},
+	} {
+		if field.value == "" {
+			return node{}, badRequest(errcodeMissingParam, "%s is missing or empty", field.name)
+		}
+	}
+
+	digits, ok := strings.CutPrefix(r.Localpart, "0x")
+	if !ok || !isLowerHex(digits, addressDigits) {
+		return node{}, badRequest(errcodeInvalidUsername,
+			"localpart must be the node's Ethereum address: 0x and %d lowercase hex digits", addressDigits)
+	}
+	nameSignature, ok := strings.CutPrefix(r.DisplayName, digits[:prefixDigits]+"-")
+	if !ok || !isLowerHex(nameSignature, signatureDigits) {
+		return node{}, badRequest(errcodeInvalidParam,
+			"displayname must be the first %d hex digits of the address, a hyphen, and a signature of %d lowercase hex digits",
+			prefixDigits, signatureDigits)
+	}
+	if !isLowerHex(r.Password, signatureDigits) {
+		return node{}, badRequest(errcodeInvalidParam,
+			"password must be a signature of %d lowercase hex digits", signatureDigits)
+	}
+
+	n := node{
+		Address:     common.HexToAddress(r.Localpart),
+		Localpart:   r.Localpart,
+		UserID:      userIDOf(r.Localpart, serverName),
+		DisplayName: r.DisplayName,
+		Password:    r.Password,
+	}
+	if signer, ok := recoverSigner(n.UserID, nameSignature); !ok || signer != n.Address {
+		return node{}, badSignature("displayname", n.UserID)
+	}
+	if signer, ok := recoverSigner(serverName, r.Password); !ok || signer != n.Address {
+		return node{}, badSignature("password", serverName)
+	}
+	return n, nil
+}
+
+// badSignature says of which text a valid signature would have been: most nodes that fail sign another server name.
+func badSignature(field, text string) error {
+	return badRequest(errcodeInvalidSignature,
+		"%s must hold the signature of %q by the key of the address in localpart: r, s, v over keccak256 of the text, v 27 or 28, low s, no Ethereum message prefix",
+		field, text)
+}
+
+// recoverSigner returns whose key signed the text; false where the signature is not the one canonical form.
+// That is checked here and not left to Ecrecover, whose two builds differ: without cgo it recovers from ids 4
+// and 5 too, and both take the high-s twin of a signature.
+func recoverSigner(text, signature string) (address, bool) {
+	sig, err := hex.DecodeString(signature)
+	if err != nil || len(sig) != crypto.SignatureLength {
+		return address{}, false
+	}
+	sig[crypto.RecoveryIDOffset] -= recoveryOffset
+	id, r, s := sig[crypto.RecoveryIDOffset], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:64])
+	if !crypto.ValidateSignatureValues(id, r, s, true) { // the id 0 or 1, r and s in range, s low
+		return address{}, false
+	}
+	key, err := crypto.Ecrecover(crypto.Keccak256([]byte(text)), sig)
+	if err != nil {
+		return address{}, false
+	}
+	return common.BytesToAddress(crypto.Keccak256(key[1:])[12:]), true // a key's first byte only says that it is uncompressed
+}
+
+// sign makes the registration that proves the key to a homeserver: what a node sends.
+func sign(key *ecdsa.PrivateKey, serverName string) (registration, error) {
+	localpart := "0x" + hex.EncodeToString(crypto.PubkeyToAddress(key.PublicKey).Bytes())
+	nameSignature, err := signText(key, userIDOf(localpart, serverName))
+	if err != nil {
+		return registration{}, err
+	}
+	password, err := signText(key, serverName)
+	if err != nil {
+		return registration{}, err
+	}
+	return registration{
+		Localpart:   localpart,
+		DisplayName: localpart[2:2+prefixDigits] + "-" + nameSignature,
+		Password:    password,
+	}, nil
+}
+
+// signText signs the text as a node does, the inverse of recoverSigner.
+func signText(key *ecdsa.PrivateKey, text string) (string, error) {
+	sig, err := crypto.Sign(crypto.Keccak256([]byte(text)), key)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	sig[crypto.RecoveryIDOffset] += recoveryOffset
+	return hex.EncodeToString(sig), nil
+}
+
+// isLowerHex tells whether the text is so many lowercase hex digits and nothing else.
+func isLowerHex(text string, digits int) bool {
+	return len(text) == digits && strings.Trim(text, "0123456789abcdef") == ""
+}

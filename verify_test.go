@@ -1,0 +1,223 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/ethereum/go-ethereum/crypto"
+)
+
+const testServerName = "transport02.smartmesh.cn"
+
+// readJSON reads a file of testdata.
+func readJSON(t testing.TB, path string, into any) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(content, into); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+// A vector is one case of testdata/registrations.json.
+type vector struct {
+	Name        string `json:"name"`
+	Domain      string `json:"domain"`
+	Body        string `json:"body"`
+	WantStatus  int    `json:"want_status"`
+	WantUserID  string `json:"want_user_id"`
+	WantErrcode string `json:"want_errcode"`
+}
+
+func readVectors(t testing.TB) []vector {
+	t.Helper()
+	var vectors []vector
+	readJSON(t, "testdata/registrations.json", &vectors)
+	if len(vectors) < 80 {
+		t.Fatalf("only %d vectors", len(vectors))
+	}
+	return vectors
+}
+
+// newKey makes a node's key.
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := crypto.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// newProof makes a fresh node's registration, and the node that it proves.
+func newProof(t testing.TB) (registration, node) {
+	t.Helper()
+	proof, err := sign(newKey(t), testServerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := proof.verify(testServerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return proof, n
+}
+
+func TestVerifyRealDisplayNames(t *testing.T) {
+	var real []struct {
+		UserID      string `json:"user_id"`
+		DisplayName string `json:"displayname"`
+	}
+	readJSON(t, "testdata/real_displaynames.json", &real)
+	if len(real) != 2 {
+		t.Fatalf("%d display names, want 2", len(real))
+	}
+	for _, r := range real {
+		localpart, _, _ := strings.Cut(r.UserID[1:], ":")
+		_, signature, _ := strings.Cut(r.DisplayName, "-")
+		signer, ok := recoverSigner(r.UserID, signature)
+		if got := "0x" + strings.ToLower(signer.Hex()[2:]); !ok || got != localpart {
+			t.Errorf("signer of %s: got %s (%v), want %s", r.UserID, got, ok, localpart)
+		}
+	}
+}
+
+// The same registrations, made by another implementation of the signatures.
+func TestSign(t *testing.T) {
+	var file struct {
+		Registrations []struct {
+			Key        string       `json:"key"`
+			ServerName string       `json:"server_name"`
+			Body       registration `json:"body"`
+		} `json:"registrations"`
+	}
+	readJSON(t, "testdata/signatures.json", &file)
+	if len(file.Registrations) != 6 {
+		t.Fatalf("%d registrations, want 6", len(file.Registrations))
+	}
+	for _, want := range file.Registrations {
+		key, err := crypto.HexToECDSA(want.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := sign(key, want.ServerName)
+		if err != nil || got != want.Body {
+			t.Errorf("sign for %s: got %+v, %v, want %+v", want.ServerName, got, err, want.Body)
+		}
+		if n, err := got.verify(want.ServerName); err != nil || n.Localpart != want.Body.Localpart {
+			t.Errorf("verify for %s: got %s, %v", want.ServerName, n.Localpart, err)
+		}
+	}
+}
+
+func TestRecoverSigner(t *testing.T) {
+	key := newKey(t)
+	good, err := signText(key, "text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const order = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
+	zero := strings.Repeat("0", 64)
+	r, s, v := good[:64], good[64:128], good[128:]
+	other := map[string]string{"1b": "1c", "1c": "1b"}[v]
+	tests := []struct {
+		name, text, signature string
+		want                  bool
+	}{
+		{"good", "text", good, true},
+		{"another text", "Text", good, false},
+		{"empty", "text", "", false},
+		{"a byte short", "text", good[:128], false},
+		{"a byte extra", "text", good + "00", false},
+		{"not hex", "text", "zz" + good[2:], false},
+		{"the other recovery id", "text", r + s + other, false},
+		{"v 0", "text", r + s + "00", false},
+		{"v 1", "text", r + s + "01", false},
+		{"v 26", "text", r + s + "1a", false},
+		{"v 29", "text", r + s + "1d", false},
+		{"v 31, which is recovery id 4", "text", r + s + "1f", false},
+		{"v 32, which is recovery id 5", "text", r + s + "20", false},
+		{"r zero", "text", zero + s + v, false},
+		{"s zero", "text", r + zero + v, false},
+		{"r the order", "text", order + s + v, false},
+		{"s the order", "text", r + order + v, false},
+		{"high s", "text", r + highTwin(s) + other, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			signer, ok := recoverSigner(test.text, test.signature)
+			if got := ok && signer == crypto.PubkeyToAddress(key.PublicKey); got != test.want {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// highTwin is the other s that signs the same: the order less s.
+func highTwin(s string) string {
+	low, _ := new(big.Int).SetString(s, 16)
+	return fmt.Sprintf("%064x", low.Sub(crypto.S256().Params().N, low))
+}
+
+func TestVerifyQuotesNothing(t *testing.T) {
+	proof, _ := newProof(t)
+	secret := proof.Password
+	for _, mutate := range []func(*registration){
+		func(r *registration) { r.Localpart = secret },
+		func(r *registration) { r.DisplayName = secret },
+		func(r *registration) { r.Password += "0" },
+		func(r *registration) { r.DisplayName = r.DisplayName[:5] + secret },
+		func(r *registration) { r.Password = r.DisplayName[5:] },
+	} {
+		bad := proof
+		mutate(&bad)
+		_, err := bad.verify(testServerName)
+		if err == nil || strings.Contains(err.Error(), secret[:20]) || strings.Contains(err.Error(), proof.DisplayName[5:25]) {
+			t.Errorf("got %v", err)
+		}
+		if known := (*matrixError)(nil); !errors.As(err, &known) || known.status != 400 {
+			t.Errorf("got %#v, want a 400", err)
+		}
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	proof, _ := newProof(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := proof.verify(testServerName); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRejectForm(b *testing.B) {
+	proof, _ := newProof(b)
+	proof.Password = strings.ToUpper(proof.Password)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := proof.verify(testServerName); err == nil {
+			b.Fatal("accepted")
+		}
+	}
+}
+
+func BenchmarkRejectSignature(b *testing.B) {
+	proof, _ := newProof(b)
+	other, _ := newProof(b)
+	proof.Password = other.Password
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := proof.verify(testServerName); err == nil {
+			b.Fatal("accepted")
+		}
+	}
+}
