@@ -1,20 +1,50 @@
-# What a newcomer types: make test.
+# What a newcomer types: make demo, make test. Both install the homeservers that they start, once, below e2e/.venv.
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+HOMESERVER  := synapse-1.163.2
 
-.PHONY: build test check bench
+RECIPES := e2e/testdata
+VENVS   := e2e/.venv
+PIP     := bin/pip --disable-pip-version-check --quiet install
+
+.PHONY: build demo test check venvs bench clean
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
 
-test: check
-	go test -race .
+demo: $(VENVS)/$(HOMESERVER)/.installed
+	go run ./e2e/demo -homeserver $(HOMESERVER)
+
+test: check venvs
+	go test -race -count=1 -timeout 30m ./...
 
 check:
-	@unformatted=$$(gofmt -l *.go); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
-	go vet .
+	@unformatted=$$(gofmt -l *.go e2e); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
+	go vet ./...
 	go mod tidy -diff
-	go run $(STATICCHECK) .
+	go run $(STATICCHECK) ./...
 
 bench:
 	go test -run '^$$' -bench . -benchmem .
+
+venvs: $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed
+
+$(VENVS)/synapse-1.163.2/.installed: $(RECIPES)/synapse-1.163.2/requirements.txt
+	@echo "installing Synapse 1.163.2 (once)"
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/$(PIP) --requirement $<
+	@touch $@
+
+# Its setup.py needs an old setuptools, and the mend in build/ while it runs.
+$(VENVS)/synapse-0.34.0/.installed: $(RECIPES)/synapse-0.34.0/requirements.txt
+	@echo "installing Synapse 0.34.0 (once)"
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/$(PIP) setuptools==65.5.0 wheel
+	$(@D)/$(PIP) --requirement $<
+	PYTHONPATH=$(CURDIR)/$(RECIPES)/synapse-0.34.0/build $(@D)/$(PIP) --no-build-isolation --no-deps matrix-synapse==0.34.0
+	@touch $@
+
+clean:
+	rm -rf $(VENVS) matrix-regservice

@@ -21,7 +21,7 @@ const (
 	// sharedSecretMissing is for the operator whose homeserver does not serve the path.
 	sharedSecretMissing = "Synapse serves " + sharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge; for Synapse up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
 	sharedSecretOff     = "set registration_shared_secret in homeserver.yaml and restart the homeserver"
-	sharedSecretTooOld  = "it creates accounts without their display name; Synapse 1.23.0 or later is needed"
+	sharedSecretTooOld  = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
 )
 
 // A sharedSecretAPI creates accounts with the shared secret.

@@ -1,0 +1,183 @@
+// deployment.go owns a whole deployment: a homeserver, the gateway beside it, and nginx in front of both.
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// A Plan is what a deployment is made of.
+type Plan struct {
+	Recipe Recipe
+	Domain string
+	Nginx  bool
+	Dir    string // empty, and stays when the deployment is closed
+}
+
+// A Deployment is one homeserver with its gateway.
+type Deployment struct {
+	Plan
+	Program     *Program
+	Homeserver  *Homeserver
+	Gateway     *Gateway
+	NodeURL     string // where nodes reach the homeserver
+	RegisterURL string // and the gateway
+
+	nginx *nginx
+	extra []*Gateway
+
+	mu      sync.Mutex
+	nodes   int
+	secrets map[string]string // what nobody may log, by its kind and a number
+}
+
+// Prepare builds the program and writes the configuration of homeserver and nginx. Nothing runs yet.
+func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	d := &Deployment{Plan: plan, secrets: make(map[string]string)}
+	bin := filepath.Join(plan.Dir, "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		return nil, err
+	}
+	if d.Program, err = Build(ctx, bin); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(plan.Dir, plan.Recipe.Name)
+	d.Homeserver, err = newHomeserver(ctx, plan.Recipe, plan.Domain, dir, filepath.Join(plan.Dir, "homeserver.log"), ports[0])
+	if err != nil {
+		return nil, err
+	}
+	d.AddSecret("shared secret", d.Homeserver.SharedSecret)
+
+	d.NodeURL = d.Homeserver.URL
+	if plan.Nginx {
+		gateway := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
+		d.nginx, err = newNginx(ctx, filepath.Join(plan.Dir, "nginx"), d.Homeserver.URL, gateway, plan.Recipe.nginxLocation, ports[2])
+		if err != nil {
+			return nil, err
+		}
+		d.NodeURL = d.nginx.url
+	}
+	createURL := d.Homeserver.URL
+	if plan.Recipe.createByNginx {
+		createURL = d.NodeURL
+	}
+	d.Gateway = newGateway(d.Program, plan.Domain, createURL+plan.Recipe.createPath, dir, filepath.Join(plan.Dir, "gateway.log"), ports[1])
+	d.RegisterURL = d.Gateway.RegisterURL
+	if plan.Nginx {
+		d.RegisterURL = d.NodeURL + registerPath
+	}
+	return d, nil
+}
+
+// Genconfig writes the gateway's files beside the homeserver's, which loads one of them when it starts.
+func (d *Deployment) Genconfig(ctx context.Context) (stdout string, err error) {
+	if stdout, err = d.Gateway.Genconfig(ctx); err != nil {
+		return "", err
+	}
+	return stdout, d.addTokens(d.Gateway)
+}
+
+// Start starts everything in the order of the guide. On an error too, Close has to be called.
+func (d *Deployment) Start(ctx context.Context) error {
+	if err := d.Homeserver.Start(ctx); err != nil {
+		return err
+	}
+	if d.nginx != nil {
+		if err := d.nginx.start(ctx); err != nil {
+			return err
+		}
+	}
+	return d.Gateway.Start(ctx)
+}
+
+// Close ends whatever runs, gateways first: they finish what they began with the homeserver.
+func (d *Deployment) Close() error {
+	var all []error
+	for _, g := range append(d.extra, d.Gateway) {
+		_, err := g.Stop()
+		all = append(all, err)
+	}
+	if d.nginx != nil {
+		_, err := d.nginx.process.stop()
+		all = append(all, err)
+	}
+	return errors.Join(append(all, d.Homeserver.Stop())...)
+}
+
+// AddGateway starts one more gateway for the homeserver, which knows nothing of it: with its own directory, its own
+// tokens and the given path to create accounts at. Further flags are for genconfig.
+func (d *Deployment) AddGateway(ctx context.Context, name, createPath string, flags ...string) (*Gateway, error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(d.Dir, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	g := newGateway(d.Program, d.Domain, d.Homeserver.URL+createPath, dir, filepath.Join(d.Dir, name+".log"), ports[0], flags...)
+	d.extra = append(d.extra, g)
+	if _, err := g.Genconfig(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.addTokens(g); err != nil {
+		return nil, err
+	}
+	return g, g.Start(ctx)
+}
+
+// AddSecret notes what no log may hold.
+func (d *Deployment) AddSecret(kind, secret string) {
+	if secret == "" {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.secrets[fmt.Sprintf("%s %d", kind, len(d.secrets)+1)] = secret
+}
+
+func (d *Deployment) addTokens(g *Gateway) error {
+	tokens, err := g.tokens()
+	for kind, token := range tokens {
+		d.AddSecret(kind, token)
+	}
+	return err
+}
+
+// Secrets are all that were noted: tokens, the shared secret, nodes' signatures, sessions.
+func (d *Deployment) Secrets() map[string]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	secrets := make(map[string]string, len(d.secrets))
+	for kind, secret := range d.secrets {
+		secrets[kind] = secret
+	}
+	return secrets
+}
+
+// LogTails are the ends of all logs, for whoever has to find out what went wrong.
+func (d *Deployment) LogTails() string {
+	logs := []string{d.Homeserver.LogFile}
+	if d.nginx != nil {
+		logs = append(logs, d.nginx.logFile())
+	}
+	for _, g := range append([]*Gateway{d.Gateway}, d.extra...) {
+		logs = append(logs, g.LogFile)
+	}
+	var tails string
+	for _, log := range logs {
+		if _, err := os.Stat(log); err == nil {
+			tails += fmt.Sprintf("--- the end of %s ---\n%s\n", filepath.Base(log), logTail(log))
+		}
+	}
+	return tails
+}

@@ -1,0 +1,116 @@
+// e2e_test.go owns the scene: every homeserver once, deployed as its guide says, and what is played on it in order.
+
+package e2e
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
+
+const domain = "transport02.smartmesh.cn"
+
+// scenes are played on every homeserver, one after the other on the same deployment.
+var scenes = []struct {
+	name string
+	play func(*testing.T, *Deployment)
+}{
+	{"a node enters through nginx", testNodeEnters},
+	{"nodes find each other by address", testNodesFindEachOther},
+	{"the register command is a node", testRegisterCommand},
+	{"sixteen at once make one account", testSixteenAtOnce},
+	{"requests that are refused", testRefused},
+	{"a wiped store adopts the account", testWipedStore},
+	{"a deactivated account stays out", testDeactivated},
+	{"a homeserver lost its database", testLostDatabase},
+	{"a gateway set up wrongly says so", testMisconfigured},
+	{"a second gateway does not start", testSecondGateway},
+	{"SIGTERM ends the gateway with 0", testTerminated},
+	{"no log holds a secret", testNoSecretLogged}, // the last: it reads what all others left
+}
+
+func TestHomeservers(t *testing.T) {
+	for _, recipe := range Recipes {
+		t.Run(recipe.Name, func(t *testing.T) {
+			d := deploy(t, recipe)
+			for _, scene := range scenes {
+				t.Run(scene.name, func(t *testing.T) { scene.play(t, d) })
+			}
+		})
+	}
+}
+
+// deploy starts a homeserver with nginx and the gateway. Where something is not installed it skips the test, unless
+// that has been forbidden.
+func deploy(t *testing.T, recipe Recipe) *Deployment {
+	t.Helper()
+	if err := errors.Join(recipe.Installed(t.Context()), NginxInstalled()); errors.Is(err, ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
+		t.Skip(strings.ReplaceAll(err.Error(), "\n", "; "))
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Nginx: true, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(d.LogTails())
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := d.Genconfig(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// newNode makes a node that nobody knows yet.
+func newNode(t *testing.T, d *Deployment) *Node {
+	t.Helper()
+	return must(d.NewNode(t.Context()))(t)
+}
+
+// newMember makes a node and lets it in, and returns its session too.
+func newMember(t *testing.T, d *Deployment) (n *Node, token string) {
+	t.Helper()
+	n = newNode(t, d)
+	want(t, must(n.Register(t.Context()))(t), 200, "")
+	return n, loggedIn(t, n)
+}
+
+// loggedIn logs the node in and returns its session.
+func loggedIn(t *testing.T, n *Node) (token string) {
+	t.Helper()
+	a := must(n.Login(t.Context()))(t)
+	want(t, a, 200, "")
+	if a.UserID != n.UserID || a.AccessToken == "" {
+		t.Fatalf("login answered %s, want a session of %s", a.Body, n.UserID)
+	}
+	return a.AccessToken
+}
+
+// must is for what a test cannot go on without: must(call())(t) is the call's result.
+func must[T any](result T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+}
+
+// want checks status and errcode.
+func want(t *testing.T, got Answer, status int, errcode string) {
+	t.Helper()
+	if got.Status != status || got.Errcode != errcode {
+		t.Fatalf("got %d %s, want %d %s", got.Status, got.Body, status, errcode)
+	}
+}

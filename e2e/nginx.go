@@ -1,0 +1,67 @@
+// nginx.go owns the proxy that nodes reach, in front of homeserver and gateway.
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+)
+
+// An nginx is one nginx, which needs no more than its own directory.
+type nginx struct {
+	dir     string
+	url     string
+	process *process
+}
+
+// findNginx returns where nginx is; it is rarely on the PATH of anyone but root.
+func findNginx() (string, error) {
+	for _, name := range []string{"nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("nginx is %w: apt-get install nginx-light", ErrMissing)
+}
+
+// NginxInstalled returns nil when nginx is there, and what to install otherwise.
+func NginxInstalled() error {
+	_, err := findNginx()
+	return err
+}
+
+// newNginx writes the configuration.
+func newNginx(ctx context.Context, dir, homeserver, gateway, location string, port int) (*nginx, error) {
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	values := struct {
+		Homeserver, Gateway, Location string
+		Port                          int
+	}{homeserver, gateway, location, port}
+	n := &nginx{dir: dir, url: "http://127.0.0.1:" + strconv.Itoa(port)}
+	return n, render(filepath.Join(root, "e2e", "testdata", "nginx.conf"), filepath.Join(dir, "nginx.conf"), values)
+}
+
+// start starts nginx and waits until the homeserver answers through it.
+func (n *nginx) start(ctx context.Context) error {
+	path, err := findNginx()
+	if err != nil {
+		return err
+	}
+	n.process, err = startProcess("nginx", n.logFile(), exec.Command(path, "-p", n.dir, "-c", "nginx.conf"))
+	if err != nil {
+		return err
+	}
+	return n.process.ready(ctx, func(ctx context.Context) bool { return serves(ctx, n.url+versionsPath) })
+}
+
+func (n *nginx) logFile() string { return filepath.Join(n.dir, "error.log") }

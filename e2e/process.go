@@ -1,0 +1,132 @@
+// Package e2e runs the program against real homeservers: it builds the binary, starts a homeserver, the gateway and
+// nginx on free loopback ports in a scratch directory, and plays the node. The tests and the demo share it.
+//
+// process.go owns the servers as processes: each has a log file, is ended by its own process id, and does not
+// outlive whoever started it.
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	startTime = 60 * time.Second // until a server answers: a busy machine takes twenty times the usual two
+	stopTime  = 10 * time.Second // between SIGTERM and SIGKILL
+	killTime  = 5 * time.Second  // for what SIGKILL ends
+	pollPause = 50 * time.Millisecond
+
+	tailLines = 20 // of a log, where it explains a failure
+)
+
+// A process is one server while it runs.
+type process struct {
+	name string
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+// startProcess starts the command with its output appended to the log.
+func startProcess(name, log string, cmd *exec.Cmd) (*process, error) {
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = childAttributes()
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	p := &process{name: name, cmd: cmd, done: make(chan struct{})}
+	go func() {
+		cmd.Wait() // its result stays in cmd.ProcessState
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// ready waits until the question is answered with yes. It gives up when the process has ended.
+func (p *process) ready(ctx context.Context, answers func(context.Context) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for !answers(ctx) {
+		select {
+		case <-p.done:
+			return fmt.Errorf("%s ended at its start: %v", p.name, p.cmd.ProcessState)
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not answer: %w", p.name, ctx.Err())
+		case <-time.After(pollPause):
+		}
+	}
+	return nil
+}
+
+// stop ends the process and returns its exit code, -1 where a signal ended it. To stop one that is not there, or
+// has ended, is no error.
+func (p *process) stop() (code int, err error) {
+	if p == nil {
+		return 0, nil
+	}
+	for _, end := range []struct {
+		signal  syscall.Signal
+		patient time.Duration
+	}{{syscall.SIGTERM, stopTime}, {syscall.SIGKILL, killTime}} {
+		if err := p.cmd.Process.Signal(end.signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return -1, fmt.Errorf("stop %s: %w", p.name, err)
+		}
+		select {
+		case <-p.done:
+			return p.cmd.ProcessState.ExitCode(), nil
+		case <-time.After(end.patient):
+		}
+	}
+	return -1, fmt.Errorf("%s, process %d, does not end", p.name, p.cmd.Process.Pid)
+}
+
+// logTail is the end of a log, for an error.
+func logTail(path string) string {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
+}
+
+// The ports that servers get lie below those that systems give to outgoing connections: one of these, or what it
+// leaves for a minute after its end, would keep a server from its port.
+const (
+	firstPort = 20000
+	lastPort  = 32000
+)
+
+// freePorts returns so many different ports of the loopback address that nobody listens on. Somebody else may take
+// one before it is used: the server then ends at its start and says so.
+func freePorts(count int) ([]int, error) {
+	var ports []int
+	var failed error
+	for tries := 0; len(ports) < count; tries++ {
+		if tries > lastPort-firstPort {
+			return nil, fmt.Errorf("no free port: %w", failed)
+		}
+		port := firstPort + rand.IntN(lastPort-firstPort)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			failed = err
+			continue
+		}
+		defer l.Close() // all are held until the last is found
+		ports = append(ports, port)
+	}
+	return ports, nil
+}

@@ -1,0 +1,120 @@
+// program.go owns the program under test: it is built once from the checkout, and its commands are run as an
+// operator types them.
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+const programName = "matrix-regservice"
+
+// A Program is the built binary.
+type Program struct {
+	path string
+}
+
+// A Result is what a command that ran to its end left.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Build builds the program into the directory.
+func Build(ctx context.Context, dir string) (*Program, error) {
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := lookAtSource(root); err != nil {
+		return nil, err
+	}
+	p := &Program{path: filepath.Join(dir, programName)}
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", p.path, ".")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return p, nil
+}
+
+// lookAtSource looks at each file that the program is built from. go test sees which files a test itself looks at,
+// and would else take an old result of this package for a new one when only the program has changed.
+func lookAtSource(root string) error {
+	for _, pattern := range []string{"*.go", "go.mod", "go.sum"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if _, err := os.Stat(file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// moduleRoot is the checkout's directory: the demo starts in it, the tests start in this package's.
+func moduleRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	mod := strings.TrimSpace(string(out))
+	if mod == "" || mod == os.DevNull {
+		return "", errors.New("this is not a checkout of matrix-regservice: there is no go.mod")
+	}
+	return filepath.Dir(mod), nil
+}
+
+// Run runs a command of the program in the directory. A command that fails is a Result too; the error is for one
+// that could not be run.
+func (p *Program) Run(ctx context.Context, dir string, args ...string) (Result, error) {
+	cmd := exec.CommandContext(ctx, p.path, args...)
+	cmd.Dir, cmd.Env = dir, p.environment()
+	return runToEnd(cmd)
+}
+
+func runToEnd(cmd *exec.Cmd) (Result, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) && failed.ExitCode() >= 0 {
+		err = nil
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, &stderr)
+	}
+	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}, nil
+}
+
+// mustRun is Run where failing is an error.
+func (p *Program) mustRun(ctx context.Context, dir string, args ...string) (stdout string, err error) {
+	r, err := p.Run(ctx, dir, args...)
+	if err != nil {
+		return "", err
+	}
+	if r.Code != 0 {
+		return "", fmt.Errorf("%s %s: exit %d\n%s%s", programName, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout, nil
+}
+
+// environment finds the program by its name, as where it is installed, and sets none of its flags.
+func (p *Program) environment() []string {
+	env := []string{"PATH=" + filepath.Dir(p.path) + string(os.PathListSeparator) + os.Getenv("PATH")}
+	for _, variable := range os.Environ() {
+		if !strings.HasPrefix(variable, "PATH=") && !strings.HasPrefix(variable, "MATRIX_REGSERVICE_") {
+			env = append(env, variable)
+		}
+	}
+	return env
+}
