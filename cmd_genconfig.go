@@ -174,7 +174,7 @@ func renderRegistration(c config, id string) ([]byte, error) {
 		ASToken:         c.asToken,
 		URL:             "http://" + net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port)) + appServicePath,
 		SenderLocalpart: strings.ReplaceAll(c.serverName, ":", "-"), // a localpart has no colon
-		Protocols:       []string{"regapp." + c.serverName},
+		Protocols:       []string{protocolID(c.serverName)},
 		Namespaces: namespaces{
 			Users:   []namespace{{Exclusive: false, Regex: "@.*"}},
 			Aliases: []namespace{},

@@ -45,6 +45,7 @@ type config struct {
 	origin     string
 	apiPath    string // createUserPath or sharedSecretPath: which API creates the accounts
 
+	appServiceID     string // of registration.yaml; empty without it
 	asToken          string
 	hsToken          string
 	sharedSecret     string
@@ -259,7 +260,8 @@ func (c *config) readRegistration(path string, required bool) error {
 		}
 		*token.given = value
 	}
-	return nil
+	c.appServiceID, err = file.text("id")
+	return err
 }
 
 // readSecret reads a file that holds one secret, as Synapse reads it: without the space around it.

@@ -126,11 +126,11 @@ func serveNodes(ctx context.Context, c config, listener net.Listener, store *bol
 	log.Info("Listening", "address", c.address(), "server_name", c.serverName, "datapath", c.dataPath,
 		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version())
 	go probeHomeserver(ctx, c)
+	go pingHomeserver(ctx, c)
 
 	daemon.SdNotify(false, daemon.SdNotifyReady) // does nothing unless systemd asks for it
 	context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
-	s := &server{serverName: c.serverName, registrar: newRegistrar(c.api(), store)}
-	return s.serve(ctx, listener)
+	return newServer(c, store).serve(ctx, listener)
 }
 
 // newLogger makes the daemon's log.

@@ -91,8 +91,7 @@ func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { store.Close() })
 	c := config{serverName: testServerName, origin: homeserver.URL, apiPath: sharedSecretPath, sharedSecret: testSecret}
-	s := &server{serverName: testServerName, registrar: newRegistrar(c.api(), store)}
-	front := httptest.NewServer(withLogin(homeserver, s.handler()))
+	front := httptest.NewServer(withLogin(homeserver, newServer(c, store).handler()))
 	ts.Defer(front.Close)
 	ts.Setenv("SERVER", front.URL)
 }

@@ -293,7 +293,8 @@ func (h *homeserver) software(ctx context.Context) (software, error) {
 	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil {
 		return software{}, nil
 	}
-	return software{Name: h.scrub(said.Server.Name), Version: h.scrub(said.Server.Version)}, nil
+	version, _, _ := strings.Cut(said.Server.Version, " ") // Synapse run from a checkout adds its branch
+	return software{Name: h.scrub(said.Server.Name), Version: h.scrub(version)}, nil
 }
 
 // bcryptLength is how many bytes of a password bcrypt reads.

@@ -1,10 +1,15 @@
-// probe.go owns the question asked at start: does the homeserver have the API that --matrixurl names, and what
-// should the operator type if it does not.
+// probe.go owns the two questions asked at start: does the homeserver have the API that --matrixurl names, and what
+// should the operator type if it does not; and does the homeserver reach this service with the right tokens.
 
 package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/ethereum/go-ethereum/log"
@@ -13,6 +18,8 @@ import (
 const (
 	probeFirstPause = time.Second // after a probe without an answer; doubled each time
 	probeLastPause  = time.Minute
+	pingAfter       = 3 * time.Second  // of listening: beside a homeserver that starts at the same time
+	pingTime        = 15 * time.Second // for the homeserver's own try to reach us
 )
 
 // An apiState is what a probe found of one API.
@@ -84,4 +91,68 @@ func logProbe(ctx context.Context, c config, found apiState) {
 		}
 	}
 	log.Error("The homeserver does not have the API of --matrixurl: no node can register", "matrixurl", c.matrixURL, "homeserver", server, "fix", fix)
+}
+
+// pingHomeserver has the homeserver call this service, until that succeeds, and logs each new reason why it does
+// not. A success also makes the homeserver send what it held back.
+func pingHomeserver(ctx context.Context, c config) {
+	if c.appServiceID == "" || c.asToken == "" {
+		log.Debug("The homeserver is not asked to ping: that needs the id and the as_token of registration.yaml")
+		return
+	}
+	h := c.homeserver()
+	said := ""
+	for pause := pingAfter; ; pause = min(2*pause, probeLastPause) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		took, err := h.ping(ctx, c.appServiceID, c.asToken)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			log.Info("The homeserver reaches this service", "took", took)
+			return
+		case errors.Is(err, errNoPing):
+			log.Debug("The homeserver is too old to ping", "err", err)
+			return
+		case err.Error() != said:
+			said = err.Error()
+			log.Warn("The homeserver does not reach this service; asking again until it does", "err", err)
+		}
+	}
+}
+
+var errNoPing = errors.New("the homeserver has no ping")
+
+// ping asks the homeserver to call this service, and tells how long that took it, or exactly what is wrong.
+func (h *homeserver) ping(ctx context.Context, id, asToken string) (time.Duration, error) {
+	a, err := h.call(ctx, pingTime, http.MethodPost, "/_matrix/client/v1/appservice/"+url.PathEscape(id)+"/ping", asToken, map[string]string{"transaction_id": "start"})
+	if err != nil {
+		return 0, notReached(err)
+	}
+	var said struct {
+		DurationMS float64 `json:"duration_ms"`
+		Status     int     `json:"status"` // with M_BAD_STATUS: what the homeserver was answered at our url
+	}
+	json.Unmarshal(a.body, &said) // an answer of another form has no duration and no status
+	switch {
+	case a.status == http.StatusOK && a.cut == nil && isObject(a.body):
+		return time.Duration(said.DurationMS * float64(time.Millisecond)), nil
+	case a.status == http.StatusUnauthorized:
+		return 0, fmt.Errorf("it does not know the as_token: list this %s in its app_service_config_files and restart it", registrationFile)
+	case a.status == http.StatusForbidden:
+		return 0, fmt.Errorf("it knows the as_token under another id than %s: restart it, so that it loads this %s", id, registrationFile)
+	case a.status/100 == 4 && a.unknownPath():
+		return 0, fmt.Errorf("%w: it answers %d", errNoPing, a.status)
+	case a.errcode == "M_BAD_STATUS" && (said.Status == http.StatusUnauthorized || said.Status == http.StatusForbidden):
+		return 0, fmt.Errorf("it comes with another hs_token than this service has: restart both with the same %s", registrationFile)
+	case a.errcode == "M_BAD_STATUS":
+		return 0, fmt.Errorf("at the url of %s it was answered %d: is another program there, or is the url without %s?", registrationFile, said.Status, appServicePath)
+	case a.errcode == "M_CONNECTION_FAILED", a.errcode == "M_CONNECTION_TIMEOUT", a.errcode == "M_URL_NOT_SET":
+		return 0, fmt.Errorf("it cannot reach the url of %s (%s): that must be where this service listens", registrationFile, a.errcode)
+	}
+	return 0, h.failure(a, "")
 }

@@ -30,14 +30,21 @@ type accounts interface {
 
 // store keeps the records of all nodes.
 type store interface {
+	// Load reads a record, whoever holds its address: errNoRecord where it is unknown.
+	Load(ctx context.Context, a address) (record, error)
+
 	// Claim holds the address for one attempt alone, waiting for it until the context ends.
 	Claim(ctx context.Context, a address) (claim, error)
+
+	// ClaimPending holds the next pending record that nobody holds and that was last written before the given
+	// time. Called again it goes on behind that one, and begins anew after it said errNoRecord: there is no more.
+	ClaimPending(ctx context.Context, before time.Time) (claim, record, error)
+
 	Close() error
 }
 
 // claim is an address in hand. What Save and Drop did is on disk when they return.
 type claim interface {
-	Load() (record, error) // errNoRecord where the address is unknown
 	Save(record) error
 	Drop() error
 	Release() // once, whatever happened
@@ -119,7 +126,7 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTime)
 	defer cancel()
 
-	before, err := held.Load()
+	before, err := r.store.Load(ctx, n.Address)
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return "", "", fmt.Errorf("%w: %w", errStore, err)
 	}

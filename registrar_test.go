@@ -433,11 +433,7 @@ func TestClientGoesAway(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
-	held, err := store.Claim(t.Context(), n.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r, err := held.Load(); err != nil || r.State != stateRegistered || r.UserID != n.UserID {
+	if r, err := store.Load(t.Context(), n.Address); err != nil || r.State != stateRegistered || r.UserID != n.UserID {
 		t.Errorf("record: got %+v, %v", r, err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ant0ine/go-json-rest/rest"
@@ -32,6 +33,8 @@ const (
 	bodyLimit  = 8 << 10          // bytes; a registration has 340
 	retryLater = 10 * time.Second // what a client is told to wait where nobody named a time
 	drainTime  = 15 * time.Second // for requests in flight at shutdown: longer than an attempt
+
+	transactionTime = time.Minute // for a whole transaction's body to arrive
 )
 
 // Matrix error codes, of the specification but for the last.
@@ -47,6 +50,8 @@ const (
 	errcodeUserInUse        = "M_USER_IN_USE"
 	errcodeNotFound         = "M_NOT_FOUND"
 	errcodeUnknown          = "M_UNKNOWN"
+	errcodeMissingToken     = "M_MISSING_TOKEN"
+	errcodeForbidden        = "M_FORBIDDEN"
 	errcodeInvalidSignature = "M_INVALID_SIGNATURE"
 )
 
@@ -72,6 +77,10 @@ func tooManyRequests(message string, retryAfter time.Duration, cause error) *mat
 		retryAfter = retryLater
 	}
 	return &matrixError{status: http.StatusTooManyRequests, Errcode: errcodeLimitExceeded, Message: message, RetryAfterMS: retryAfter.Milliseconds(), cause: cause}
+}
+
+func bodyTooLarge(limit int64) error {
+	return &matrixError{status: http.StatusRequestEntityTooLarge, Errcode: errcodeTooLarge, Message: fmt.Sprintf("the body is over %d bytes", limit)}
 }
 
 // toMatrixError is the one place where what went wrong becomes what the client is told.
@@ -106,22 +115,44 @@ func (e *matrixError) write(w rest.ResponseWriter) {
 	w.WriteJson(e) // a client that has gone away is no matter of ours
 }
 
-// A server answers nodes.
+// A server answers nodes, and the homeserver.
 type server struct {
 	serverName string
 	registrar  *registrar
+	appService *appServiceAPI
+}
+
+func newServer(c config, s store) *server {
+	return &server{
+		serverName: c.serverName,
+		registrar:  newRegistrar(c.api(), s),
+		appService: &appServiceAPI{serverName: c.serverName, hsToken: c.hsToken, store: s},
+	}
 }
 
 // handler is everything that is served, behind the limits that hold for all of it.
 func (s *server) handler() http.Handler {
-	router, err := rest.MakeRouter(rest.Post(registerPath, s.register))
+	router, err := rest.MakeRouter(append(s.appService.routes(), rest.Post(registerPath, s.register))...)
 	if err != nil {
 		panic(err) // the routes are constants
 	}
 	api := rest.NewApi()
 	api.Use(rest.MiddlewareSimple(asMatrixErrors))
 	api.SetApp(router)
-	return http.MaxBytesHandler(api.MakeHandler(), bodyLimit)
+	return limitBodies(api.MakeHandler())
+}
+
+// limitBodies bounds what a body may hold and how long it may take: a transaction more than everything else.
+func limitBodies(next http.Handler) http.Handler {
+	small, large := http.MaxBytesHandler(next, bodyLimit), http.MaxBytesHandler(next, transactionLimit)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/transactions/") {
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(transactionTime)) // a test's recorder has none
+			large.ServeHTTP(w, r)
+			return
+		}
+		small.ServeHTTP(w, r)
+	})
 }
 
 // asMatrixErrors turns go-json-rest's own errors and panics into Matrix errors. It is the outermost layer.
@@ -168,7 +199,7 @@ func (w *matrixWriter) WriteHeader(status int) {
 func (w *matrixWriter) WriteJson(v any) error {
 	w.begun = true
 	if own, ok := v.(map[string]string); ok && own[rest.ErrorFieldName] != "" {
-		v = &matrixError{Errcode: errcodeUnrecognized, Message: own[rest.ErrorFieldName] + ": nodes POST to " + registerPath}
+		v = &matrixError{Errcode: errcodeUnrecognized, Message: own[rest.ErrorFieldName] + ": nodes POST to " + registerPath + ", homeservers use the paths of the application-service API"}
 	}
 	return w.ResponseWriter.WriteJson(v)
 }
@@ -204,7 +235,7 @@ func (s *server) readNode(r *http.Request) (node, error) {
 	}
 	body, err := io.ReadAll(r.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return node{}, &matrixError{status: http.StatusRequestEntityTooLarge, Errcode: errcodeTooLarge, Message: fmt.Sprintf("the body is over %d bytes", tooLarge.Limit)}
+		return node{}, bodyTooLarge(tooLarge.Limit)
 	}
 	if err != nil || !json.Valid(body) {
 		return node{}, badRequest(errcodeNotJSON, "the body is not JSON")
@@ -266,6 +297,9 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		DisableGeneralOptionsHandler: true, // it would answer without a body
 		ErrorLog:                     slog.NewLogLogger(log.Root().Handler(), slog.LevelWarn),
 	}
+	var settling sync.WaitGroup // which uses the store that the caller closes
+	settling.Go(s.registrar.settleAll)
+	defer settling.Wait()
 	failed := make(chan error, 1)
 	go func() { failed <- httpServer.Serve(listener) }()
 

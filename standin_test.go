@@ -249,7 +249,7 @@ func newDoor(t testing.TB, apiPath string) *door {
 	if apiPath == sharedSecretPath {
 		c.sharedSecret = testSecret
 	}
-	d.server = &server{serverName: testServerName, registrar: newRegistrar(c.api(), store)}
+	d.server = newServer(c, store)
 	d.handler = d.server.handler()
 	return d
 }
@@ -322,9 +322,7 @@ func (d *door) send(proof registration) answered {
 // state returns what the store has of the node: "" for unknown.
 func (d *door) state(n node) state {
 	d.t.Helper()
-	held := d.claim(n)
-	defer held.Release()
-	r, err := held.Load()
+	r, err := d.store.Load(d.t.Context(), n.Address)
 	if err != nil && err != errNoRecord {
 		d.t.Fatal(err)
 	}

@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,9 @@ var errDamaged = errors.New("the file is damaged: stop the service and put a bac
 type boltStore struct {
 	db     *storm.DB
 	claims claims
+
+	walk   sync.Mutex
+	walked []byte // the key that ClaimPending gave last; nil at the beginning
 }
 
 // openBoltStore opens the store in the directory, which it makes if need be. A file that is not such a store is
@@ -197,6 +201,11 @@ func (s *boltStore) counts() (storeCounts, error) {
 	return c, err
 }
 
+func (s *boltStore) Load(_ context.Context, a address) (_ record, err error) {
+	defer asDamage(&err)
+	return load(s.db, a.Bytes())
+}
+
 // Claim is a lock in this process: the file's own lock keeps every other process out.
 func (s *boltStore) Claim(ctx context.Context, a address) (claim, error) {
 	release, err := s.claims.acquire(ctx, a)
@@ -204,6 +213,69 @@ func (s *boltStore) Claim(ctx context.Context, a address) (claim, error) {
 		return nil, err
 	}
 	return &boltClaim{store: s, key: a.Bytes(), release: release}, nil
+}
+
+// ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave, so
+// that records which stay pending do not keep it from the others.
+func (s *boltStore) ClaimPending(ctx context.Context, before time.Time) (_ claim, _ record, err error) {
+	defer asDamage(&err)
+	s.walk.Lock()
+	defer s.walk.Unlock()
+	for {
+		key, err := s.nextPending(s.walked, before)
+		s.walked = key
+		if err != nil {
+			return nil, record{}, err
+		}
+		held, pending, err := s.claimIfPending(ctx, address(key), before)
+		if !errors.Is(err, errNoRecord) {
+			return held, pending, err
+		}
+	}
+}
+
+// claimIfPending holds the address if nobody does and its record is still pending: whoever held it between the
+// walk and here may have ended its attempt.
+func (s *boltStore) claimIfPending(ctx context.Context, a address, before time.Time) (claim, record, error) {
+	release, free := s.claims.tryAcquire(a)
+	if !free {
+		return nil, record{}, errNoRecord
+	}
+	r, err := s.Load(ctx, a)
+	if err == nil && (r.State != statePending || !r.Updated.Before(before)) {
+		err = errNoRecord
+	}
+	if err != nil {
+		release()
+		return nil, record{}, err
+	}
+	return &boltClaim{store: s, key: a.Bytes(), release: release}, r, nil
+}
+
+// nextPending returns the first key behind the given one of a pending record last written before the time.
+func (s *boltStore) nextPending(after []byte, before time.Time) (next []byte, err error) {
+	err = s.db.Bolt.View(func(tx *bolt.Tx) error {
+		bucket := tx.Bucket([]byte(buckets[statePending]))
+		if bucket == nil { // storm makes it with the first record
+			return errNoRecord
+		}
+		cursor := bucket.Cursor()
+		for key, value := cursor.Seek(after); key != nil; key, value = cursor.Next() {
+			if value == nil || bytes.Equal(key, after) { // storm's own bucket inside has no value
+				continue
+			}
+			r, err := decodeRecord(value)
+			if err != nil {
+				return err
+			}
+			if r.Updated.Before(before) {
+				next = bytes.Clone(key)
+				return nil
+			}
+		}
+		return errNoRecord
+	})
+	return next, err
 }
 
 // update runs the function in one transaction, on disk when it returns nil.
@@ -229,14 +301,10 @@ type boltClaim struct {
 
 func (c *boltClaim) Release() { c.release() }
 
-func (c *boltClaim) Load() (_ record, err error) {
-	defer asDamage(&err)
-	return c.load(c.store.db)
-}
-
-func (c *boltClaim) load(node storm.Node) (record, error) {
+// load reads the record under the key, as the transaction or the store has it.
+func load(node storm.Node, key []byte) (record, error) {
 	for _, bucket := range buckets {
-		value, err := node.GetBytes(bucket, c.key)
+		value, err := node.GetBytes(bucket, key)
 		if errors.Is(err, storm.ErrNotFound) {
 			continue
 		}
@@ -270,7 +338,7 @@ func (c *boltClaim) replace(put func(storm.Node, storeCounts) error) error {
 		if err := tx.Get(metaBucket, countsKey, &counts); err != nil {
 			return err
 		}
-		switch before, err := c.load(tx); {
+		switch before, err := load(tx, c.key); {
 		case err == nil:
 			counts[before.State]--
 			if err := tx.Delete(buckets[before.State], c.key); err != nil {
@@ -312,7 +380,32 @@ type turn struct {
 
 // acquire waits for the address until the context ends.
 func (c *claims) acquire(ctx context.Context, a address) (release func(), err error) {
+	t := c.join(a)
+	select {
+	case t.token <- struct{}{}:
+		return func() { <-t.token; c.leave(a, t) }, nil
+	case <-ctx.Done():
+		c.leave(a, t)
+		return nil, ctx.Err()
+	}
+}
+
+// tryAcquire takes the address if nobody has it.
+func (c *claims) tryAcquire(a address) (release func(), free bool) {
+	t := c.join(a)
+	select {
+	case t.token <- struct{}{}:
+		return func() { <-t.token; c.leave(a, t) }, true
+	default:
+		c.leave(a, t)
+		return nil, false
+	}
+}
+
+// join counts one more user of the address's turn.
+func (c *claims) join(a address) *turn {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.held == nil {
 		c.held = make(map[address]*turn)
 	}
@@ -322,15 +415,7 @@ func (c *claims) acquire(ctx context.Context, a address) (release func(), err er
 		c.held[a] = t
 	}
 	t.users++
-	c.mu.Unlock()
-
-	select {
-	case t.token <- struct{}{}:
-		return func() { <-t.token; c.leave(a, t) }, nil
-	case <-ctx.Done():
-		c.leave(a, t)
-		return nil, ctx.Err()
-	}
+	return t
 }
 
 func (c *claims) leave(a address, t *turn) {

@@ -60,9 +60,7 @@ func TestStoreKeeps(t *testing.T) {
 		if s, err = openBoltStore(dir); err != nil {
 			t.Fatalf("step %d: %v", i, err)
 		}
-		held = claimed(t, s, n.Address)
-		r, err := held.Load()
-		held.Release()
+		r, err := s.Load(t.Context(), n.Address)
 		if step.want == "" && !errors.Is(err, errNoRecord) || step.want != "" && err != nil || r.State != step.want {
 			t.Errorf("step %d: got %q, %v, want %q", i, r.State, err, step.want)
 		}
@@ -97,7 +95,7 @@ func TestSaveKeepsCreated(t *testing.T) {
 	if err := save(held, record{Created: long}, n, stateRegistered); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := held.Load(); err != nil || !r.Created.Equal(long) || time.Since(r.Updated) > time.Minute {
+	if r, err := s.Load(t.Context(), n.Address); err != nil || !r.Created.Equal(long) || time.Since(r.Updated) > time.Minute {
 		t.Errorf("got %+v, %v", r, err)
 	}
 }
@@ -190,11 +188,9 @@ func TestStoreDamaged(t *testing.T) {
 			continue
 		}
 		for i := range 50 {
-			held := claimed(t, s, address{byte(i)})
-			if _, err := held.Load(); err != nil {
+			if _, err := s.Load(t.Context(), address{byte(i)}); err != nil {
 				refused++
 			}
-			held.Release()
 		}
 		s.Close()
 	}
@@ -319,11 +315,9 @@ func TestStoreCountsWriters(t *testing.T) {
 		t.Errorf("got %v, %v", counts, err)
 	}
 	for i := range 64 {
-		held := claimed(t, s, address{byte(i)})
-		if r, err := held.Load(); err != nil || r.State != stateRegistered {
+		if r, err := s.Load(t.Context(), address{byte(i)}); err != nil || r.State != stateRegistered {
 			t.Errorf("record %d: got %q, %v", i, r.State, err)
 		}
-		held.Release()
 	}
 }
 

@@ -56,12 +56,11 @@ func (r registration) verify(serverName string) (node, error) {
 		}
 	}
 
-	digits, ok := strings.CutPrefix(r.Localpart, "0x")
-	if !ok || !isLowerHex(digits, addressDigits) {
+	if !isLocalpart(r.Localpart) {
 		return node{}, badRequest(errcodeInvalidUsername,
 			"localpart must be the node's Ethereum address: 0x and %d lowercase hex digits", addressDigits)
 	}
-	nameSignature, ok := strings.CutPrefix(r.DisplayName, digits[:prefixDigits]+"-")
+	nameSignature, ok := strings.CutPrefix(r.DisplayName, r.Localpart[2:2+prefixDigits]+"-")
 	if !ok || !isLowerHex(nameSignature, signatureDigits) {
 		return node{}, badRequest(errcodeInvalidParam,
 			"displayname must be the first %d hex digits of the address, a hyphen, and a signature of %d lowercase hex digits",
@@ -141,6 +140,12 @@ func signText(key *ecdsa.PrivateKey, text string) (string, error) {
 	}
 	sig[crypto.RecoveryIDOffset] += recoveryOffset
 	return hex.EncodeToString(sig), nil
+}
+
+// isLocalpart tells whether the text is an address in the one form that a localpart has.
+func isLocalpart(text string) bool {
+	digits, ok := strings.CutPrefix(text, "0x")
+	return ok && isLowerHex(digits, addressDigits)
 }
 
 // isLowerHex tells whether the text is so many lowercase hex digits and nothing else.

@@ -31,6 +31,9 @@ type Deployment struct {
 	nginx *nginx
 	extra []*Gateway
 
+	killed      *Gateway // by testKilled, for testSettled
+	interrupted *Node    // the node whose registration was under way
+
 	mu      sync.Mutex
 	nodes   int
 	secrets map[string]string // what nobody may log, by its kind and a number
@@ -114,8 +117,8 @@ func (d *Deployment) Close() error {
 }
 
 // AddGateway starts one more gateway for the homeserver, which knows nothing of it: with its own directory, its own
-// tokens and the given path to create accounts at. Further flags are for genconfig.
-func (d *Deployment) AddGateway(ctx context.Context, name, createPath string, flags ...string) (*Gateway, error) {
+// tokens and the given URL to create accounts at. Further flags are for genconfig.
+func (d *Deployment) AddGateway(ctx context.Context, name, createURL string, flags ...string) (*Gateway, error) {
 	ports, err := freePorts(1)
 	if err != nil {
 		return nil, err
@@ -124,7 +127,7 @@ func (d *Deployment) AddGateway(ctx context.Context, name, createPath string, fl
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	g := newGateway(d.Program, d.Domain, d.Homeserver.URL+createPath, dir, filepath.Join(d.Dir, name+".log"), ports[0], flags...)
+	g := newGateway(d.Program, d.Domain, createURL, dir, filepath.Join(d.Dir, name+".log"), ports[0], flags...)
 	d.extra = append(d.extra, g)
 	if _, err := g.Genconfig(ctx); err != nil {
 		return nil, err

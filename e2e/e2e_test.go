@@ -16,11 +16,18 @@ var scenes = []struct {
 	name string
 	play func(*testing.T, *Deployment)
 }{
+	{"a gateway is killed in the middle", testKilled}, // the first: testSettled waits a minute from here
 	{"a node enters through nginx", testNodeEnters},
 	{"nodes find each other by address", testNodesFindEachOther},
 	{"the register command is a node", testRegisterCommand},
 	{"sixteen at once make one account", testSixteenAtOnce},
 	{"requests that are refused", testRefused},
+	{"the homeserver is asked to ping", testPing},
+	{"nodes talk in a room", testTalk},
+	{"a stranger is invited", testInviteStranger},
+	{"a client finds a node by its address", testThirdParty},
+	{"the gateway was down while nodes talked", testBacklog},
+	{"what the crash left is settled", testSettled},
 	{"a wiped store adopts the account", testWipedStore},
 	{"a deactivated account stays out", testDeactivated},
 	{"a homeserver lost its database", testLostDatabase},
@@ -33,6 +40,7 @@ var scenes = []struct {
 func TestHomeservers(t *testing.T) {
 	for _, recipe := range Recipes {
 		t.Run(recipe.Name, func(t *testing.T) {
+			t.Parallel() // one waits for a minute to pass while another works
 			d := deploy(t, recipe)
 			for _, scene := range scenes {
 				t.Run(scene.name, func(t *testing.T) { scene.play(t, d) })

@@ -93,10 +93,34 @@ func (g *Gateway) RunElsewhere(ctx context.Context, port int) (Result, error) {
 	return runToEnd(cmd)
 }
 
-var portFlag = regexp.MustCompile(`--port [0-9]+`)
+var (
+	portFlag = regexp.MustCompile(`--port [0-9]+`)
+	urlFlag  = regexp.MustCompile(`--matrixurl \S+`)
+)
 
 // Stop ends the gateway and returns its exit code.
 func (g *Gateway) Stop() (code int, err error) { return g.process.stop() }
+
+// Kill ends the gateway as a crash would.
+func (g *Gateway) Kill() error {
+	err := g.process.cmd.Process.Kill()
+	<-g.process.done
+	return err
+}
+
+// StartAt starts a gateway that has ended with another --matrixurl.
+func (g *Gateway) StartAt(ctx context.Context, matrixURL string) error {
+	path := filepath.Join(g.Dir, "run.sh")
+	script, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	script = urlFlag.ReplaceAll(script, []byte("--matrixurl "+matrixURL))
+	if err := os.WriteFile(path, script, 0o700); err != nil {
+		return err
+	}
+	return g.Start(ctx)
+}
 
 // Restart stops the gateway, calls the function if there is one, and starts it again.
 func (g *Gateway) Restart(ctx context.Context, between func() error) error {

@@ -204,10 +204,14 @@ func (h *Homeserver) WipeDatabase() error {
 
 // Accounts counts the accounts of a user ID in the homeserver's own database.
 func (h *Homeserver) Accounts(ctx context.Context, userID string) (int, error) {
-	cmd := h.command(ctx, append(h.count[:len(h.count):len(h.count)], userID)...)
-	out, err := cmd.CombinedOutput()
+	return h.Count(ctx, h.count, userID)
+}
+
+// Count runs a command that prints a number, with further words at its end.
+func (h *Homeserver) Count(ctx context.Context, command []string, words ...string) (int, error) {
+	out, err := h.command(ctx, append(command[:len(command):len(command)], words...)...).CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("count the accounts: %w\n%s", err, out)
+		return 0, fmt.Errorf("count: %w\n%s", err, out)
 	}
 	return strconv.Atoi(strings.TrimSpace(string(out)))
 }

@@ -52,7 +52,7 @@ func testMisconfigured(t *testing.T, d *Deployment) {
 	d.AddSecret("wrong shared secret", wrongSecret)
 	for _, wrong := range misfits[d.Recipe.createPath] {
 		t.Run(wrong.name, func(t *testing.T) {
-			g := must(d.AddGateway(t.Context(), wrong.name, wrong.createPath, wrong.flags...))(t)
+			g := must(d.AddGateway(t.Context(), wrong.name, d.Homeserver.URL+wrong.createPath, wrong.flags...))(t)
 			t.Log(must(g.WaitForLog(t.Context(), wrong.atStart...))(t))
 
 			n := newNode(t, d)

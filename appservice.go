@@ -1,0 +1,280 @@
+// appservice.go owns what the homeserver asks of its application service: transactions, users, aliases, the
+// third-party network and ping, under the paths of both the old and the new specification.
+
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/ant0ine/go-json-rest/rest"
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/log"
+)
+
+const (
+	modernPath   = appServicePath + "/_matrix/app/v1"       // since the specification has one
+	unstablePath = appServicePath + "/_matrix/app/unstable" // the third-party look-ups of Synapse up to 1.89
+
+	transactionLimit = 16 << 20 // bytes: a hundred events of 64 KiB, escaped
+
+	addressField = "address" // by which the third-party network knows its users
+)
+
+// An appServiceAPI answers the homeserver.
+type appServiceAPI struct {
+	serverName string
+	hsToken    string
+	store      store
+}
+
+// protocolID names the third-party network, as registration.yaml does.
+func protocolID(serverName string) string { return "regapp." + serverName }
+
+// routes are both families of paths. An id matches to the end of the path: Synapse leaves a slash in it bare.
+func (a *appServiceAPI) routes() []*rest.Route {
+	var routes []*rest.Route
+	for _, base := range []string{appServicePath, modernPath} {
+		routes = append(routes,
+			rest.Put(base+"/transactions/*id", a.authorized(a.transaction)),
+			rest.Get(base+"/users/*id", a.authorized(a.user)),
+			rest.Get(base+"/rooms/*id", a.authorized(a.alias)),
+		)
+	}
+	for _, base := range []string{unstablePath, modernPath} {
+		routes = append(routes,
+			rest.Get(base+"/thirdparty/protocol/*id", a.unlessWrong(a.protocol)),
+			rest.Get(base+"/thirdparty/user/*id", a.authorized(a.thirdPartyUser)),
+			rest.Get(base+"/thirdparty/user", a.authorized(a.thirdPartyByUserID)),
+			rest.Get(base+"/thirdparty/location/*id", a.authorized(a.thirdPartyLocation)),
+			rest.Get(base+"/thirdparty/location", a.authorized(a.thirdPartyByAlias)),
+		)
+	}
+	return append(routes, rest.Post(modernPath+"/ping", a.authorized(a.ping)))
+}
+
+var (
+	errMissingToken = &matrixError{status: http.StatusUnauthorized, Errcode: errcodeMissingToken, Message: "the hs_token is missing"}
+	errWrongToken   = &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: "the hs_token is not the one of registration.yaml"}
+)
+
+// An asked is what a handler of this file is asked: the id at the end of the path, decoded, and the rest.
+type asked struct {
+	id string
+	*http.Request
+}
+
+// authorized answers who has the hs_token.
+func (a *appServiceAPI) authorized(handle func(asked) (any, error)) rest.HandlerFunc {
+	return a.answered(handle, true)
+}
+
+// unlessWrong answers who has no token, too: Synapse up to 1.80 sends none with its question for the protocol.
+func (a *appServiceAPI) unlessWrong(handle func(asked) (any, error)) rest.HandlerFunc {
+	return a.answered(handle, false)
+}
+
+func (a *appServiceAPI) answered(handle func(asked) (any, error), needToken bool) rest.HandlerFunc {
+	return func(w rest.ResponseWriter, r *rest.Request) {
+		answer, err := a.answer(handle, needToken, r)
+		if err != nil {
+			log.Debug("Refused the homeserver", "path", r.URL.Path, "client", clientAddress(r.Request), "reason", err)
+			toMatrixError(err).write(w)
+			return
+		}
+		log.Trace("Answered the homeserver", "method", r.Method, "path", r.URL.Path)
+		w.WriteJson(answer)
+	}
+}
+
+func (a *appServiceAPI) answer(handle func(asked) (any, error), needToken bool, r *rest.Request) (any, error) {
+	err := a.checkToken(r.Request)
+	if err != nil && (needToken || !errors.Is(err, errMissingToken)) {
+		return nil, err
+	}
+	id, err := url.PathUnescape(r.PathParam("id"))
+	if err != nil {
+		return nil, badRequest(errcodeInvalidParam, "the end of the path is not percent-encoded as it should be")
+	}
+	return handle(asked{id, r.Request})
+}
+
+// checkToken looks for the hs_token where old homeservers put it, the query string, and where new ones do, the
+// header. Some send both: then both must be right.
+func (a *appServiceAPI) checkToken(r *http.Request) error {
+	given := r.URL.Query()["access_token"]
+	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		given = append(given, strings.TrimSpace(token))
+	}
+	if len(given) == 0 {
+		return errMissingToken
+	}
+	want := sha256.Sum256([]byte(a.hsToken)) // hashed, so that the comparison does not tell the length either
+	right := 1
+	for _, token := range given {
+		got := sha256.Sum256([]byte(token))
+		right &= subtle.ConstantTimeCompare(got[:], want[:])
+	}
+	if right != 1 {
+		return errWrongToken
+	}
+	return nil
+}
+
+// transaction acknowledges events. None is needed here, so that none is parsed or kept; and none is refused for
+// an id seen before: Synapse counts from 1 again after a restart, and Dendrite adds events to a retry.
+func (a *appServiceAPI) transaction(r asked) (any, error) {
+	_, err := io.Copy(io.Discard, r.Body)
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, bodyTooLarge(tooLarge.Limit)
+	}
+	if err != nil {
+		return nil, badRequest(errcodeNotJSON, "the body is cut short")
+	}
+	return struct{}{}, nil
+}
+
+// ping shows the homeserver that it reaches us.
+func (a *appServiceAPI) ping(asked) (any, error) { return struct{}{}, nil }
+
+// user tells the homeserver whether a user that it does not know could exist: only a registered node does.
+func (a *appServiceAPI) user(r asked) (any, error) {
+	if _, err := a.registered(r, r.id); err != nil {
+		return nil, err
+	}
+	return struct{}{}, nil
+}
+
+// alias: this service has no rooms.
+func (a *appServiceAPI) alias(asked) (any, error) {
+	return nil, notFound("there is no such room alias")
+}
+
+// The third-party network, as the specification has it.
+type (
+	thirdPartyProtocol struct {
+		UserFields     []string                   `json:"user_fields"`
+		LocationFields []string                   `json:"location_fields"`
+		Icon           string                     `json:"icon"`
+		FieldTypes     map[string]thirdPartyField `json:"field_types"`
+		Instances      []thirdPartyInstance       `json:"instances"`
+	}
+	thirdPartyField struct {
+		Regexp      string `json:"regexp"`
+		Placeholder string `json:"placeholder"`
+	}
+	thirdPartyInstance struct {
+		Desc      string            `json:"desc"`
+		Icon      string            `json:"icon"`
+		NetworkID string            `json:"network_id"`
+		Fields    map[string]string `json:"fields"`
+	}
+	thirdPartyUser struct {
+		UserID   string            `json:"userid"`
+		Protocol string            `json:"protocol"`
+		Fields   map[string]string `json:"fields"`
+	}
+)
+
+func (a *appServiceAPI) protocol(r asked) (any, error) {
+	if err := a.checkProtocol(r.id); err != nil {
+		return nil, err
+	}
+	return thirdPartyProtocol{
+		UserFields:     []string{addressField},
+		LocationFields: []string{},
+		FieldTypes: map[string]thirdPartyField{
+			addressField: {Regexp: fmt.Sprintf("0x[0-9a-f]{%d}", addressDigits), Placeholder: "0x6d12d262a2fe4fd9c714ad3521acbea52adb4aaf"},
+		},
+		Instances: []thirdPartyInstance{{
+			Desc:      "Photon nodes of " + a.serverName,
+			NetworkID: a.serverName,
+			Fields:    map[string]string{},
+		}},
+	}, nil
+}
+
+// thirdPartyUser finds a node by its Ethereum address, for any Matrix client.
+func (a *appServiceAPI) thirdPartyUser(r asked) (any, error) {
+	if err := a.checkProtocol(r.id); err != nil {
+		return nil, err
+	}
+	given := r.URL.Query().Get(addressField)
+	if !isAddress(given) {
+		return nil, badRequest(errcodeInvalidParam, "%s must be an Ethereum address: 0x and %d hex digits, lowercase or with a right EIP-55 checksum", addressField, addressDigits)
+	}
+	return a.thirdPartyList(r, userIDOf(strings.ToLower(given), a.serverName))
+}
+
+// thirdPartyByUserID tells what a user is in the third-party network.
+func (a *appServiceAPI) thirdPartyByUserID(r asked) (any, error) {
+	if !r.URL.Query().Has("userid") {
+		return nil, badRequest(errcodeMissingParam, "userid is missing")
+	}
+	return a.thirdPartyList(r, r.URL.Query().Get("userid"))
+}
+
+// thirdPartyList is the node of this user ID, if it is one.
+func (a *appServiceAPI) thirdPartyList(r asked, userID string) (any, error) {
+	n, err := a.registered(r, userID)
+	if errors.Is(err, errNoRecord) {
+		return []thirdPartyUser{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []thirdPartyUser{{UserID: n.UserID, Protocol: protocolID(a.serverName), Fields: map[string]string{addressField: n.Localpart}}}, nil
+}
+
+// thirdPartyLocation: the network has users and no places.
+func (a *appServiceAPI) thirdPartyLocation(r asked) (any, error) {
+	if err := a.checkProtocol(r.id); err != nil {
+		return nil, err
+	}
+	return []struct{}{}, nil
+}
+
+func (a *appServiceAPI) thirdPartyByAlias(asked) (any, error) { return []struct{}{}, nil }
+
+func (a *appServiceAPI) checkProtocol(id string) error {
+	if id != protocolID(a.serverName) {
+		return notFound("there is no such protocol here")
+	}
+	return nil
+}
+
+// registered returns the record of a registered node. For anybody else the error is a 404 that is an errNoRecord.
+func (a *appServiceAPI) registered(r asked, userID string) (record, error) {
+	localpart, ok := strings.CutSuffix(userID, ":"+a.serverName)
+	localpart, isUser := strings.CutPrefix(localpart, "@")
+	if !ok || !isUser || !isLocalpart(localpart) {
+		return record{}, notFound("there is no such node")
+	}
+	n, err := a.store.Load(r.Context(), common.HexToAddress(localpart))
+	switch {
+	case errors.Is(err, errNoRecord), err == nil && n.State != stateRegistered:
+		return record{}, notFound("there is no such node")
+	case err != nil:
+		return record{}, fmt.Errorf("%w: %w", errStore, err)
+	}
+	return n, nil
+}
+
+func notFound(message string) error {
+	return &matrixError{status: http.StatusNotFound, Errcode: errcodeNotFound, Message: message, cause: errNoRecord}
+}
+
+var anyHexAddress = regexp.MustCompile(fmt.Sprintf("^0x[0-9a-fA-F]{%d}$", addressDigits))
+
+// isAddress takes what people paste: lowercase, or mixed case with a right EIP-55 checksum, which is there to
+// tell a mistyped address.
+func isAddress(text string) bool {
+	return anyHexAddress.MatchString(text) && (isLocalpart(text) || common.HexToAddress(text).Hex() == text)
+}

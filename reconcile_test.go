@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// setOld brings a node's record into the state, long ago.
+func (d *door) setOld(n node, s state, age time.Duration) {
+	d.t.Helper()
+	held := d.claim(n)
+	defer held.Release()
+	then := time.Now().Add(-age)
+	if err := held.Save(record{Localpart: n.Localpart, UserID: n.UserID, DisplayName: n.DisplayName, State: s, Created: then, Updated: then}); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// What is settled, and how.
+func TestSettle(t *testing.T) {
+	tests := []struct {
+		name   string
+		before state
+		age    time.Duration
+		exists bool
+		fault  http.HandlerFunc
+		want   state
+		asked  string
+	}{
+		{"the account is there", statePending, 2 * time.Minute, true, nil, stateRegistered, "profile"},
+		{"it is not", statePending, 2 * time.Minute, false, nil, "", "profile"},
+		{"too young", statePending, 30 * time.Second, false, nil, statePending, ""},
+		{"registered", stateRegistered, 2 * time.Minute, false, nil, stateRegistered, ""},
+		{"an HTML 404", statePending, 2 * time.Minute, false, says(404, "<html>"), statePending, "profile"},
+		{"a 404 of another kind", statePending, 2 * time.Minute, false, says(404, `{"errcode":"M_UNRECOGNIZED"}`), statePending, "profile"},
+		{"500", statePending, 2 * time.Minute, true, says(500, "{}"), statePending, "profile"},
+		{"limited", statePending, 2 * time.Minute, true, says(429, "{}"), statePending, "profile"},
+		{"forbidden", statePending, 2 * time.Minute, true, says(403, `{"errcode":"M_FORBIDDEN"}`), statePending, "profile"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, createUserPath)
+			_, n := newProof(t)
+			d.setOld(n, test.before, test.age)
+			if test.exists {
+				d.homeserver.users[n.UserID] = "any name"
+			}
+			d.homeserver.fail(callProfile, test.fault)
+			err := d.server.registrar.settleRound(t.Context())
+			if (err != nil) != (test.fault != nil) {
+				t.Errorf("got %v", err)
+			}
+			if after := d.state(n); after != test.want {
+				t.Errorf("record: got %q, want %q", after, test.want)
+			}
+			if asked := d.homeserver.asked(); asked != test.asked {
+				t.Errorf("asked: got %q, want %q", asked, test.asked)
+			}
+			changed := test.before != test.want
+			if lines := strings.Count(d.log.String(), "Settled a pending registration"); (lines == 1) != changed {
+				t.Errorf("%d lines in the log: %s", lines, d.log)
+			}
+			if len(d.store.claims.held) != 0 {
+				t.Error("an address is still in hand")
+			}
+		})
+	}
+}
+
+// A record that an attempt holds is left to it.
+func TestSettleLeavesHeld(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	_, held := newProof(t)
+	_, free := newProof(t)
+	d.setOld(held, statePending, time.Hour)
+	d.setOld(free, statePending, time.Hour)
+	inHand := d.claim(held)
+	if err := d.server.registrar.settleRound(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if d.state(held) != statePending || d.state(free) != "" {
+		t.Errorf("held: %q, free: %q", d.state(held), d.state(free))
+	}
+	inHand.Release()
+	if err := d.server.registrar.settleRound(t.Context()); err != nil || d.state(held) != "" {
+		t.Errorf("released: %q, %v", d.state(held), err)
+	}
+}
+
+// What changed between finding a record and holding it counts.
+func TestClaimIfPending(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	for _, test := range []struct {
+		before state
+		age    time.Duration
+		want   error
+	}{
+		{statePending, time.Hour, nil},
+		{statePending, 0, errNoRecord}, // begun anew meanwhile
+		{stateRegistered, time.Hour, errNoRecord},
+		{"", 0, errNoRecord},
+	} {
+		_, n := newProof(t)
+		if test.before != "" {
+			d.setOld(n, test.before, test.age)
+		}
+		held, _, err := d.store.claimIfPending(t.Context(), n.Address, time.Now().Add(-settleAfter))
+		if !errors.Is(err, test.want) {
+			t.Errorf("%q of %v: got %v, want %v", test.before, test.age, err, test.want)
+		}
+		if err == nil {
+			held.Release()
+		}
+	}
+	if len(d.store.claims.held) != 0 {
+		t.Error("an address is still in hand")
+	}
+}
+
+// A homeserver that does not tell of one record costs the others nothing but time: each round goes on behind it.
+func TestSettleGoesRound(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	nodes := make([]node, 5)
+	for i := range nodes {
+		_, nodes[i] = newProof(t)
+		d.setOld(nodes[i], statePending, time.Hour)
+	}
+	stuck := nodes[2].UserID
+	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, stuck) {
+			says(500, "{}")(w, r)
+			return
+		}
+		d.homeserver.profile(w, r)
+	})
+	for range 3 {
+		d.server.registrar.settleRound(t.Context())
+	}
+	for i, n := range nodes {
+		want := state("")
+		if i == 2 {
+			want = statePending
+		}
+		if got := d.state(n); got != want {
+			t.Errorf("node %d: got %q, want %q", i, got, want)
+		}
+	}
+}
+
+// A round is bounded.
+func TestSettleAtMost(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	for i := range settleAtMost + 20 {
+		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, UserID: "@x:" + testServerName}, statePending, time.Hour)
+	}
+	if err := d.server.registrar.settleRound(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if counts, err := d.store.counts(); err != nil || counts[statePending] != 20 {
+		t.Errorf("got %v, %v, want 20 left", counts, err)
+	}
+}
+
+// Two that settle at once share the records out, and a node's own try meets what they left.
+func TestSettleAtOnce(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	proofs := make([]registration, 20)
+	for i := range proofs {
+		var n node
+		proofs[i], n = newProof(t)
+		d.setOld(n, statePending, time.Hour)
+		d.homeserver.users[n.UserID] = n.DisplayName
+	}
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			if err := d.server.registrar.settleRound(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, proof := range proofs {
+		all.Go(func() {
+			if got := d.send(proof); got.status != 200 && got.status != 409 {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+		})
+	}
+	all.Wait()
+	if counts, err := d.store.counts(); err != nil || counts[statePending] != 0 || counts[stateRegistered] != len(proofs) {
+		t.Errorf("got %v, %v", counts, err)
+	}
+	if lines := strings.Count(d.log.String(), "Settled a pending registration"); lines > len(proofs) {
+		t.Errorf("%d settled, of %d", lines, len(proofs))
+	}
+}
+
+// Settling begins at once and ends with the service, before the store is closed.
+func TestSettleAllStops(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	_, n := newProof(t)
+	d.setOld(n, statePending, time.Hour)
+	asked := make(chan bool)
+	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+		asked <- true
+		<-r.Context().Done() // the homeserver never answers; shutdown breaks the look-up off
+	})
+	done := make(chan bool)
+	go func() { d.server.registrar.settleAll(); close(done) }()
+	<-asked
+	d.server.registrar.stop()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("still settling")
+	}
+	if d.state(n) != statePending {
+		t.Errorf("record: got %q", d.state(n))
+	}
+	if strings.Contains(d.log.String(), "could not be settled") {
+		t.Errorf("stopping is logged as a failure: %s", d.log)
+	}
+}
+
+// What the homeserver answers to the request to ping, as captured, and what the operator is told.
+func TestPing(t *testing.T) {
+	tests := []struct {
+		name   string
+		answer http.HandlerFunc
+		want   string // in the error; "" for none
+		noPing bool
+	}{
+		{"reaches us", says(200, `{"duration_ms":3}`), "", false},
+		{"as_token unknown", says(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unrecognised access token"}`), "does not know the as_token", false},
+		{"another id", says(403, `{"errcode":"M_FORBIDDEN","error":"Mismatching application service ID in path"}`), "under another id", false},
+		{"hs_token differs", says(502, `{"errcode":"M_BAD_STATUS","error":"HTTP 403 Forbidden","status":403,"body":"{}"}`), "another hs_token", false},
+		{"another program", says(502, `{"errcode":"M_BAD_STATUS","error":"HTTP 404 Not Found","status":404,"body":"<html>"}`), "answered 404", false},
+		{"nobody there", says(502, `{"errcode":"M_CONNECTION_FAILED","error":"ConnectionRefusedError"}`), "cannot reach the url", false},
+		{"times out", says(504, `{"errcode":"M_CONNECTION_TIMEOUT","error":"timed out"}`), "cannot reach the url", false},
+		{"Synapse 1.67", says(400, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), "no ping", true},
+		{"Synapse 0.34.0", says(404, "<html><body>No Such Resource</body></html>"), "no ping", true},
+		{"Dendrite", says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), "no ping", true},
+		{"a proxy without homeserver", says(502, "<html>"), "failed (502)", false},
+		{"200 HTML", says(200, "<html>"), "not the expected one", false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, sharedSecretPath)
+			d.homeserver.fail("", test.answer)
+			took, err := newHomeserver(d.homeserver.URL, testServerName).ping(t.Context(), "ID-x", testASToken)
+			if test.want == "" && (err != nil || took != 3*time.Millisecond) {
+				t.Errorf("got %v, %v", took, err)
+			}
+			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) || errors.Is(err, errNoPing) != test.noPing {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// Without the registration file's id there is nothing to ask.
+func TestPingNeedsTheFile(t *testing.T) {
+	lines := captureLog(t)
+	pingHomeserver(context.Background(), config{asToken: testASToken})
+	if !strings.Contains(lines.String(), "needs the id") {
+		t.Errorf("log: %s", lines)
+	}
+}
