@@ -2,6 +2,7 @@
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 HOMESERVER  := synapse-1.163.2
+PYTHON      := python3
 
 RECIPES := e2e/testdata
 VENVS   := e2e/.venv
@@ -32,15 +33,16 @@ venvs: $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed
 $(VENVS)/synapse-1.163.2/.installed: $(RECIPES)/synapse-1.163.2/requirements.txt
 	@echo "installing Synapse 1.163.2 (once)"
 	rm -rf $(@D)
-	python3 -m venv $(@D)
+	$(PYTHON) -m venv $(@D)
 	$(@D)/$(PIP) --requirement $<
 	@touch $@
 
 # Its setup.py needs an old setuptools, and the mend in build/ while it runs.
 $(VENVS)/synapse-0.34.0/.installed: $(RECIPES)/synapse-0.34.0/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))' || { echo "Synapse 0.34.0 needs Python 3.11 or older: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@echo "installing Synapse 0.34.0 (once)"
 	rm -rf $(@D)
-	python3 -m venv $(@D)
+	$(PYTHON) -m venv $(@D)
 	$(@D)/$(PIP) setuptools==65.5.0 wheel
 	$(@D)/$(PIP) --requirement $<
 	PYTHONPATH=$(CURDIR)/$(RECIPES)/synapse-0.34.0/build $(@D)/$(PIP) --no-build-isolation --no-deps matrix-synapse==0.34.0

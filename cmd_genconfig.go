@@ -118,6 +118,9 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	for _, file := range files {
 		fmt.Fprintf(out, "wrote %s (%04o)\n", file.name, file.mode)
 	}
+	if _, err := os.Stat(homeserverFile); err != nil {
+		fmt.Fprintf(out, "there is no %s here: these files belong into the homeserver's directory\n", homeserverFile)
+	}
 	if len(kept) > 0 {
 		fmt.Fprintf(out, "kept %s\nthe tokens are new: restart both the homeserver and %s, or neither accepts the other\n", strings.Join(kept, ", "), programName)
 	}
@@ -276,7 +279,7 @@ func writeFiles(files []generatedFile, force bool) (kept []string, err error) {
 		}
 	}
 	if len(existing) > 0 && !force {
-		return nil, fmt.Errorf("%s exists already, and nothing was written: the homeserver may be using its tokens; --%s makes new ones and keeps the old files as %s", strings.Join(existing, ", "), flagForce, backupTail)
+		return nil, fmt.Errorf("nothing was written, since there is already %s: the homeserver may be using the tokens; genconfig --%s makes new ones and keeps the old files as %s", strings.Join(existing, ", "), flagForce, backupTail)
 	}
 
 	var undo []func()
@@ -329,6 +332,9 @@ func linkNew(from, to string) error {
 // writeDraft writes the content under a temporary name, with the mode and the owner of the file to be.
 func writeDraft(file generatedFile) (name string, err error) {
 	draft, err := os.CreateTemp(".", "."+file.name+"-")
+	if failed := (*os.PathError)(nil); errors.As(err, &failed) {
+		return "", fmt.Errorf("write %s: %w", file.name, failed.Err) // the temporary name would only puzzle
+	}
 	if err != nil {
 		return "", err
 	}

@@ -121,6 +121,9 @@ func nodeKey(file, generate string) (*ecdsa.PrivateKey, error) {
 // writeNewFile writes a secret to a file that must not exist, and leaves none behind when it cannot.
 func writeNewFile(path string, content []byte) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%w: use it with --%s, or give another name", err, flagKey)
+	}
 	if err != nil {
 		return err
 	}
@@ -194,7 +197,7 @@ func (c *nodeClient) step(ctx context.Context, name, to string, body any) (nodeA
 	}
 	answer := nodeAnswer{status: res.StatusCode}
 	if json.Unmarshal(content, &answer) != nil {
-		answer.Message = "the answer is not JSON: is this the right server?"
+		answer.Message = "the answer is not JSON: is this the right server, and does what is behind it run?"
 	}
 	fmt.Fprintf(c.out, "%-9s %s (%v)\n", name, answer, time.Since(start).Round(time.Millisecond))
 	return answer, nil

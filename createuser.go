@@ -18,7 +18,7 @@ const createUserPath = "/_matrix/client/api/v1/createUser"
 const createUserCost = bcrypt.MinCost
 
 // createUserMissing is for the operator whose homeserver does not have createUser.
-const createUserMissing = "only Synapse up to 0.34.0 has createUser; for Synapse 1.23.0 or later use --matrixurl http://127.0.0.1:8007" + sharedSecretPath + " (the homeserver's own port, not nginx's) with --sharesecret-file"
+const createUserMissing = "only Synapse up to 0.34.0 has createUser, and only on Python 2; for Synapse 1.23.0 or later use --matrixurl http://127.0.0.1:8007" + sharedSecretPath + " (the homeserver's own port, not nginx's) with --sharesecret-file"
 
 // A createUserAPI creates accounts at createUser.
 type createUserAPI struct {

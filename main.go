@@ -104,7 +104,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 
 	listener, err := net.Listen("tcp", c.address())
 	if err != nil {
-		return fmt.Errorf("%w: stop what listens there, or give another --%s and change the url in %s", err, flagPort, registrationFile)
+		return fmt.Errorf("%w: stop what listens there, or choose another --%s and run genconfig --%s with it, since %s and %s name it", err, flagPort, flagForce, registrationFile, runFile)
 	}
 	defer listener.Close()
 	store, err := openBoltStore(c.dataPath)

@@ -297,6 +297,22 @@ func (h *homeserver) software(ctx context.Context) (software, error) {
 	return software{Name: h.scrub(said.Server.Name), Version: h.scrub(version)}, nil
 }
 
+// checkServerName asks for the homeserver's server_name, and refuses one that is not ours: an account there would
+// have another user ID than the one that was proven. A listener without the federation resource does not tell.
+func (h *homeserver) checkServerName(ctx context.Context) error {
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/key/v2/server", "", nil)
+	if err != nil {
+		return notSent(notReached(err))
+	}
+	var said struct {
+		ServerName string `json:"server_name"`
+	}
+	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil || checkServerName(said.ServerName) != nil || said.ServerName == h.serverName {
+		return nil
+	}
+	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("its server_name is %q and --%s is %q: give the homeserver's", said.ServerName, flagMatrixDomain, h.serverName)}
+}
+
 // bcryptLength is how many bytes of a password bcrypt reads.
 const bcryptLength = 72
 

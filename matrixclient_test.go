@@ -105,6 +105,24 @@ func TestStaleNonce(t *testing.T) {
 	}
 }
 
+// A homeserver of another name gets no account, and its operator is told both names, at start too.
+func TestAnotherServerName(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	d.homeserver.name = "transport03.smartmesh.cn"
+	proof, n := newProof(t)
+	if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
+		t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
+	}
+	probeHomeserver(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath})
+	if strings.Count(d.log.String(), `its server_name is \"transport03.smartmesh.cn\" and --matrixdomain is \"transport02.smartmesh.cn\"`) != 2 {
+		t.Errorf("log: %s", d.log)
+	}
+	d.homeserver.fail(callKey, says(404, "<html>")) // a listener without the resource
+	if got := d.send(proof); got.status != 200 {
+		t.Errorf("not told: got %d %s", got.status, got.body)
+	}
+}
+
 // A Synapse that would make accounts without a display name gets none, or is found out by the first.
 func TestTooOldForDisplayNames(t *testing.T) {
 	d := newDoor(t, sharedSecretPath)
@@ -274,7 +292,7 @@ func TestProbe(t *testing.T) {
 func TestProbeAsksAgain(t *testing.T) {
 	d := newDoor(t, sharedSecretPath)
 	d.homeserver.failOnce(callNonce, says(502, "<html>"))
-	probeHomeserver(t.Context(), config{origin: d.homeserver.URL, apiPath: sharedSecretPath})
+	probeHomeserver(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath})
 	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
 		t.Errorf("log: %s", lines)
 	}

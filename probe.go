@@ -65,6 +65,10 @@ func probeHomeserver(ctx context.Context, c config) {
 func logProbe(ctx context.Context, c config, found apiState) {
 	server, _ := c.homeserver().software(ctx) // only to name it
 	if found == apiPresent {
+		if err := c.homeserver().checkServerName(ctx); err != nil {
+			log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.matrixURL, "err", err)
+			return
+		}
 		log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.matrixURL, "homeserver", server)
 		return
 	}
@@ -76,6 +80,9 @@ func logProbe(ctx context.Context, c config, found apiState) {
 	fix := createUserMissing
 	if c.apiPath == sharedSecretPath {
 		fix = sharedSecretMissing
+		if server.Name == "" || isOldSynapse(server) {
+			fix += "; " + createUserInstead
+		}
 	}
 	other := c
 	other.apiPath = createUserPath

@@ -19,9 +19,10 @@ const sharedSecretPath = "/_synapse/admin/v1/register"
 
 const (
 	// sharedSecretMissing is for the operator whose homeserver does not serve the path.
-	sharedSecretMissing = "Synapse serves " + sharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge; for Synapse up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
+	sharedSecretMissing = "Synapse serves " + sharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge"
+	createUserInstead   = "for Synapse up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
 	sharedSecretOff     = "set registration_shared_secret in homeserver.yaml and restart the homeserver"
-	sharedSecretTooOld  = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
+	sharedSecretTooOld  = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; " + createUserInstead
 )
 
 // A sharedSecretAPI creates accounts with the shared secret.
@@ -29,7 +30,7 @@ type sharedSecretAPI struct {
 	*homeserver
 	secret string
 
-	server     atomic.Pointer[software] // which it is, once asked; asked anew after a creation that went wrong
+	server     atomic.Pointer[software] // which it is, once asked and fit; asked anew after a creation that went wrong
 	namesShown atomic.Bool              // an account of this run has its display name, so all will
 }
 
@@ -38,9 +39,6 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 	server, err := api.knownSoftware(ctx)
 	if err != nil {
 		return "", err
-	}
-	if isOldSynapse(server) {
-		return "", &homeserverError{reason: "the homeserver is too old", cause: fmt.Errorf("it is %v: %s", server, sharedSecretTooOld)}
 	}
 	password := n.Password
 	if server.Name == dendrite {
@@ -73,13 +71,20 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 	return token, api.checkName(ctx, server, n)
 }
 
-// knownSoftware asks which homeserver this is, once.
+// knownSoftware asks once which homeserver this is, and whether accounts made there will be whole: with their display
+// names, and under the server name that every signature is over.
 func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error) {
 	if known := api.server.Load(); known != nil {
 		return *known, nil
 	}
 	server, err := api.software(ctx)
 	if err != nil {
+		return software{}, err
+	}
+	if isOldSynapse(server) {
+		return software{}, &homeserverError{reason: "the homeserver is too old", cause: fmt.Errorf("it is %v: %s", server, sharedSecretTooOld)}
+	}
+	if err := api.checkServerName(ctx); err != nil {
 		return software{}, err
 	}
 	api.server.Store(&server)

@@ -39,6 +39,7 @@ type standIn struct {
 	calls  []string                    // what was asked, in order
 	faults map[string]http.HandlerFunc // answers in place of its own, by call
 	server string                      // the body of its version; "" for none
+	name   string                      // its server_name
 }
 
 const (
@@ -47,6 +48,7 @@ const (
 	callCreateUser = "createUser"
 	callNonce      = "nonce"
 	callRegister   = "register"
+	callKey        = "key"
 )
 
 func newStandIn(t testing.TB) *standIn {
@@ -60,6 +62,7 @@ func startStandIn() *standIn {
 		users: map[string]string{}, hashed: map[string]string{}, whole: map[string]string{}, nonces: map[string]bool{},
 		faults: map[string]http.HandlerFunc{},
 		server: `{"server":{"name":"Synapse","version":"1.163.2"}}`,
+		name:   testServerName,
 	}
 	s.Server = httptest.NewServer(s)
 	return s
@@ -94,6 +97,8 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.EscapedPath(); {
 	case path == "/_matrix/federation/v1/version":
 		call, answer = callVersion, s.version
+	case path == "/_matrix/key/v2/server":
+		call, answer = callKey, says(200, fmt.Sprintf(`{"server_name":%q,"verify_keys":{}}`, s.name))
 	case strings.HasPrefix(path, "/_matrix/client/r0/profile/") && strings.HasSuffix(path, "/displayname"):
 		call, answer = callProfile, s.profile
 	case path == createUserPath:

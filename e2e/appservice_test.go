@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,7 @@ type dialect struct {
 	users        string   // where it asks for users
 	thirdParty   string   // its own client API's look-up in third-party networks
 	looksUp      bool     // whether that look-up brings our token, without which we tell it nothing
+	pings        bool     // whether it can be asked to call us
 	ping         string   // what the gateway logs of the ping at start
 	queue        []string // the command that counts what is held back for us
 	complaint    *regexp.Regexp
@@ -44,7 +46,7 @@ var dialects = map[string]dialect{
 	"synapse-1.163.2": {
 		transactions: "/regapp/1/_matrix/app/v1/transactions/", users: "/regapp/1/_matrix/app/v1/users/",
 		thirdParty: "/_matrix/client/v3/thirdparty/", looksUp: true,
-		ping: "The homeserver reaches this service", queue: synapseQueue, complaint: synapseComplaint,
+		pings: true, ping: "The homeserver reaches this service", queue: synapseQueue, complaint: synapseComplaint,
 	},
 	"synapse-0.34.0": {
 		transactions: "/regapp/1/transactions/", users: "/regapp/1/users/",
@@ -64,6 +66,63 @@ func dialectOf(t *testing.T, d *Deployment) dialect {
 
 func testPing(t *testing.T, d *Deployment) {
 	t.Log(must(d.Gateway.WaitForLog(t.Context(), dialectOf(t, d).ping))(t))
+}
+
+// What can be wrong between the two, one at a time, and what the operator is told. The gateway itself is stopped
+// meanwhile, so that another can take its place or nobody is there.
+func testPingFails(t *testing.T, d *Deployment) {
+	if !dialectOf(t, d).pings {
+		t.Skip(d.Recipe.Title + " has no ping")
+	}
+	tokens := must(d.Gateway.tokens())(t)
+	its := must(url.Parse(d.Gateway.URL))(t)
+	itsPort := must(strconv.Atoi(its.Port()))(t)
+	if code := must(d.Gateway.Stop())(t); code != 0 {
+		t.Errorf("stopped with exit code %d", code)
+	}
+	for _, wrong := range []struct {
+		name         string
+		atItsPort    bool
+		sameID       bool
+		sameASToken  bool
+		sameHSToken  bool
+		wantInTheLog string
+	}{
+		{"tokens", true, true, false, false, "it does not know the as_token"},
+		{"id", true, false, true, true, "it knows the as_token under another id"},
+		{"hs-token", true, true, true, false, "it comes with another hs_token"},
+		{"port", false, true, true, true, "it cannot reach the url of registration.yaml"},
+	} {
+		t.Run(wrong.name, func(t *testing.T) {
+			port := itsPort
+			if !wrong.atItsPort {
+				port = must(freePorts(1))(t)[0]
+			}
+			flags := []string{"--sharesecret", d.Homeserver.SharedSecret}
+			if wrong.sameASToken {
+				flags = append(flags, "--astoken", tokens["as_token"])
+			}
+			if wrong.sameHSToken {
+				flags = append(flags, "--hstoken", tokens["hs_token"])
+			}
+			g := must(d.PrepareGateway(t.Context(), "wrong-"+wrong.name, d.Homeserver.URL+d.Recipe.createPath, port, flags...))(t)
+			if wrong.sameID {
+				if err := g.SetID(d.Gateway); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := g.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			t.Log(must(g.WaitForLog(t.Context(), "The homeserver does not reach this service", wrong.wantInTheLog))(t))
+			if _, err := g.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := d.Gateway.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Nodes meet in a room and talk. Every event of it is pushed to the gateway, which has to accept it: what it

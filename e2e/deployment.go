@@ -123,19 +123,25 @@ func (d *Deployment) AddGateway(ctx context.Context, name, createURL string, fla
 	if err != nil {
 		return nil, err
 	}
+	g, err := d.PrepareGateway(ctx, name, createURL, ports[0], flags...)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.Start(ctx)
+}
+
+// PrepareGateway does all of that but the start, for a gateway at the given port.
+func (d *Deployment) PrepareGateway(ctx context.Context, name, createURL string, port int, flags ...string) (*Gateway, error) {
 	dir := filepath.Join(d.Dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	g := newGateway(d.Program, d.Domain, createURL, dir, filepath.Join(d.Dir, name+".log"), ports[0], flags...)
+	g := newGateway(d.Program, d.Domain, createURL, dir, filepath.Join(d.Dir, name+".log"), port, flags...)
 	d.extra = append(d.extra, g)
 	if _, err := g.Genconfig(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.addTokens(g); err != nil {
-		return nil, err
-	}
-	return g, g.Start(ctx)
+	return g, d.addTokens(g)
 }
 
 // AddSecret notes what no log may hold.

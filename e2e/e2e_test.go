@@ -23,6 +23,7 @@ var scenes = []struct {
 	{"sixteen at once make one account", testSixteenAtOnce},
 	{"requests that are refused", testRefused},
 	{"the homeserver is asked to ping", testPing},
+	{"a ping that fails says why", testPingFails},
 	{"nodes talk in a room", testTalk},
 	{"a stranger is invited", testInviteStranger},
 	{"a client finds a node by its address", testThirdParty},

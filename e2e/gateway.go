@@ -96,6 +96,7 @@ func (g *Gateway) RunElsewhere(ctx context.Context, port int) (Result, error) {
 var (
 	portFlag = regexp.MustCompile(`--port [0-9]+`)
 	urlFlag  = regexp.MustCompile(`--matrixurl \S+`)
+	idLine   = regexp.MustCompile(`(?m)^id: .*$`)
 )
 
 // Stop ends the gateway and returns its exit code.
@@ -110,16 +111,28 @@ func (g *Gateway) Kill() error {
 
 // StartAt starts a gateway that has ended with another --matrixurl.
 func (g *Gateway) StartAt(ctx context.Context, matrixURL string) error {
-	path := filepath.Join(g.Dir, "run.sh")
-	script, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	script = urlFlag.ReplaceAll(script, []byte("--matrixurl "+matrixURL))
-	if err := os.WriteFile(path, script, 0o700); err != nil {
+	if err := edit(filepath.Join(g.Dir, "run.sh"), urlFlag, "--matrixurl "+matrixURL); err != nil {
 		return err
 	}
 	return g.Start(ctx)
+}
+
+// SetID gives the gateway's registration.yaml the id of another's.
+func (g *Gateway) SetID(other *Gateway) error {
+	content, err := os.ReadFile(filepath.Join(other.Dir, "registration.yaml"))
+	if err != nil {
+		return err
+	}
+	return edit(filepath.Join(g.Dir, "registration.yaml"), idLine, string(idLine.Find(content)))
+}
+
+// edit replaces in a file what is of the form.
+func edit(path string, form *regexp.Regexp, by string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, form.ReplaceAllLiteral(content, []byte(by)), 0o700)
 }
 
 // Restart stops the gateway, calls the function if there is one, and starts it again.

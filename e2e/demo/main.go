@@ -100,7 +100,7 @@ func start(ctx context.Context, d *e2e.Deployment) error {
 	if err := d.Gateway.Start(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("the gateway answers at %s\n", d.RegisterURL)
+	fmt.Printf("the service answers at %s\n", d.RegisterURL)
 	return nil
 }
 
