@@ -224,7 +224,7 @@ func renderRun(c config, program string) []byte {
 		command[i] = shellQuote(word)
 	}
 	return []byte("#!/bin/sh\n" +
-		`cd -- "$(dirname -- "$(readlink -f -- "$0")")" || exit 1` + "\n" +
+		`self=$(readlink -f -- "$0") && cd -- "$(dirname -- "$self")" || exit 1` + "\n" +
 		"exec " + strings.Join(command, " ") + "\n")
 }
 
@@ -244,7 +244,7 @@ func programPath() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find this program's own file: %w", err)
 	}
-	if strings.Contains(path, "/go-build") {
+	if goRunFile.MatchString(path) {
 		return "", fmt.Errorf("this program was started by go run, whose file is gone when it ends: build it first (go build), then call ./%s genconfig", programName)
 	}
 	name := filepath.Base(path)
@@ -253,6 +253,8 @@ func programPath() (string, error) {
 	}
 	return path, nil
 }
+
+var goRunFile = regexp.MustCompile(`/go-build[0-9]+/b[0-9]+/exe/`)
 
 func isSameFile(a, b string) bool {
 	statA, errA := os.Stat(a)
@@ -304,7 +306,12 @@ func writeFiles(files []generatedFile, force bool) (kept []string, err error) {
 		if err := linkNew(name, backup); err != nil {
 			return nil, fmt.Errorf("%w: move it away first, so that no token is lost", err)
 		}
-		undo = append(undo, func() { os.Link(backup, name); os.Remove(backup) })
+		undo = append(undo, func() {
+			os.Link(backup, name) // which is there already if its removal failed
+			if isSameFile(backup, name) {
+				os.Remove(backup)
+			}
+		})
 		if err := os.Remove(name); err != nil {
 			return nil, err
 		}
@@ -390,6 +397,10 @@ What is left to do:
    1.23.0 or later, but not 1.140.0. %s
    must be its own port (8007 in the guide), not nginx's: the path must not be
    reachable from outside.
+
+   Dendrite has other names for them, in dendrite.yaml: registration.yaml under
+   app_service_api.config_files, client_api.registration_shared_secret, and
+   client_api.registration_disabled: true; user_api.bcrypt_cost: 4 is as safe as 10.
 `, c.origin)
 	}
 	fmt.Fprintf(out, `

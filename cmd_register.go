@@ -79,8 +79,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Bool(flagPrint) {
 		return json.NewEncoder(out).Encode(proof)
 	}
-	client := &nodeClient{server: server, registerURL: registerURL, serverName: c.serverName, out: out}
-	return client.enter(ctx, proof)
+	return newNodeClient(server, registerURL, c.serverName, proof, out).enter(ctx, proof)
 }
 
 // baseURL checks a URL that paths are put behind.
@@ -107,7 +106,7 @@ func nodeKey(file, generate string) (*ecdsa.PrivateKey, error) {
 	case file == "":
 		return nil, fmt.Errorf("there is no key: give --%s FILE, or --%s FILE for a new one", flagKey, flagGenerate)
 	}
-	content, err := os.ReadFile(file)
+	content, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read the key: %w", err)
 	}
@@ -139,7 +138,15 @@ type nodeClient struct {
 	server      string
 	registerURL string
 	serverName  string
+	secrets     []string // that a server may repeat and nobody should see
 	out         io.Writer
+}
+
+func newNodeClient(server, registerURL, serverName string, proof registration, out io.Writer) *nodeClient {
+	return &nodeClient{
+		server: server, registerURL: registerURL, serverName: serverName, out: out,
+		secrets: []string{proof.Password, proof.DisplayName[prefixDigits+1:]},
+	}
 }
 
 // A nodeAnswer is what a node reads of an answer.
@@ -197,7 +204,11 @@ func (c *nodeClient) step(ctx context.Context, name, to string, body any) (nodeA
 	}
 	answer := nodeAnswer{status: res.StatusCode}
 	if json.Unmarshal(content, &answer) != nil {
+		answer.UserID, answer.Errcode = "", ""
 		answer.Message = "the answer is not JSON: is this the right server, and does what is behind it run?"
+	}
+	for _, text := range []*string{&answer.UserID, &answer.Errcode, &answer.Message} {
+		*text = printable(*text, c.secrets...)
 	}
 	fmt.Fprintf(c.out, "%-9s %s (%v)\n", name, answer, time.Since(start).Round(time.Millisecond))
 	return answer, nil

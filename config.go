@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
@@ -109,9 +111,8 @@ func readConfig(cmd *cli.Command) (config, error) {
 	if err := c.readMatrixURL(); err != nil {
 		return config{}, err
 	}
-	_, notAnAddress := netip.ParseAddr(c.host)
 	switch {
-	case notAnAddress != nil && !hostForm.MatchString(c.host):
+	case !isHost(c.host):
 		return config{}, fmt.Errorf("--%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", flagHost, c.host)
 	case c.port < 1 || c.port > 65535:
 		return config{}, fmt.Errorf("--%s %d is not a port: give one from 1 to 65535", flagPort, c.port)
@@ -140,7 +141,11 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 	if err != nil {
 		return config{}, err
 	}
-	if err := c.readRegistration(cmd.String(flagRegistration), cmd.IsSet(flagRegistration)); err != nil {
+	path, required := cmd.String(flagRegistration), cmd.IsSet(flagRegistration)
+	if path == "" { // as an empty variable of the environment has it
+		path, required = registrationFile, false
+	}
+	if err := c.readRegistration(path, required); err != nil {
 		return config{}, err
 	}
 	if c.sharedSecretFile != "" {
@@ -216,7 +221,9 @@ func (c *config) readMatrixURL() error {
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return fmt.Errorf("--%s has a user, a query or a fragment: give scheme, host, port and path alone; tokens have flags of their own", flagMatrixURL)
 	case u.Path != createUserPath && u.Path != sharedSecretPath:
-		return fmt.Errorf("--%s has the path %q, which no API has: give %s (Synapse up to 0.34.0) or %s (Synapse 1.23.0 or later, Dendrite)", flagMatrixURL, u.Path, createUserPath, sharedSecretPath)
+		return fmt.Errorf("--%s has a path that no API has: give %s (Synapse up to 0.34.0) or %s (Synapse 1.23.0 or later, Dendrite)", flagMatrixURL, createUserPath, sharedSecretPath)
+	case !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()):
+		return fmt.Errorf("--%s has a host or a port that cannot be: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
 	}
 	c.apiPath = u.Path
 	c.origin = u.Scheme + "://" + u.Host
@@ -264,9 +271,31 @@ func (c *config) readRegistration(path string, required bool) error {
 	return err
 }
 
+// fileLimit bounds what is read of a file of settings or of a secret, in bytes.
+const fileLimit = 1 << 20
+
+// readFile reads a small file whole. What is not a regular file is refused: it may have no end, or no beginning.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	stat, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !stat.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	case stat.Size() > fileLimit:
+		return nil, fmt.Errorf("%s is over %d bytes", path, fileLimit)
+	}
+	return io.ReadAll(io.LimitReader(f, fileLimit))
+}
+
 // readSecret reads a file that holds one secret, as Synapse reads it: without the space around it.
 func readSecret(path string) (string, error) {
-	content, err := os.ReadFile(path)
+	content, err := readFile(path)
 	if err != nil {
 		return "", fmt.Errorf("read the shared secret: %w", err)
 	}
@@ -275,6 +304,17 @@ func readSecret(path string) (string, error) {
 		return "", fmt.Errorf("%s is empty: it should hold the homeserver's registration_shared_secret", path)
 	}
 	return secret, nil
+}
+
+// isHost tells whether the text is an address or a host name. An address with a zone is not: URLs spell it otherwise.
+func isHost(text string) bool {
+	address, err := netip.ParseAddr(text)
+	return err == nil && address.Zone() == "" || hostForm.MatchString(text)
+}
+
+func isPort(text string) bool {
+	port, err := strconv.Atoi(text)
+	return err == nil && port >= 1 && port <= 65535
 }
 
 // isToken tells whether the text can go into an HTTP header as a token. An absent one can.
@@ -291,7 +331,7 @@ type yamlFile struct {
 // readYAML reads a file of settings. The library's own errors quote what stands in the file, a token too, so
 // that only their line numbers are passed on.
 func readYAML(path string) (yamlFile, error) {
-	content, err := os.ReadFile(path)
+	content, err := readFile(path)
 	if err != nil {
 		return yamlFile{}, err
 	}

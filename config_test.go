@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -63,8 +64,11 @@ func TestReadMatrixURL(t *testing.T) {
 		{"http://x/_synapse/admin/v1/register?access_token=hunter2", "", "", "has a user, a query or a fragment"},
 		{"http://x/_synapse/admin/v1/register?", "", "", "has a user, a query or a fragment"},
 		{"http://x/_synapse/admin/v1/register#y", "", "", "has a user, a query or a fragment"},
-		{"http://x/_synapse/admin/v1/register/", "", "", "which no API has"},
+		{"http://x/_synapse/admin/v1/register/", "", "", "that no API has"},
 		{"http://x/_matrix/client/v3/register", "", "", sharedSecretPath},
+		{"http://x/_matrix/client/api/v1/createUser%3Faccess_token=hunter2", "", "", "a path that no API has"},
+		{"http://x:99999/_synapse/admin/v1/register", "", "", "a host or a port that cannot be"},
+		{"http://[fe80::1%25lo]/_synapse/admin/v1/register", "", "", "a host or a port that cannot be"},
 		{"http://x/_matrix/client/v3/register", "", "", createUserPath},
 	}
 	for _, test := range tests {
@@ -128,6 +132,21 @@ func TestReadRegistration(t *testing.T) {
 				t.Errorf("quotes the file: %v", err)
 			}
 		})
+	}
+}
+
+// What is no file, or is no small one, is not waited for.
+func TestReadFile(t *testing.T) {
+	dir := t.TempDir()
+	pipe, large := filepath.Join(dir, "pipe"), filepath.Join(dir, "large")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(large, make([]byte, fileLimit+1), 0o600)
+	for path, want := range map[string]string{pipe: "not a regular file", "/dev/zero": "not a regular file", dir: "not a regular file", large: "is over"} {
+		if _, err := readFile(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", path, err, want)
+		}
 	}
 }
 

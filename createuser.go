@@ -34,9 +34,9 @@ func (api *createUserAPI) create(ctx context.Context, n node) (string, error) {
 		return "", &homeserverError{reason: "the password cannot be hashed"}
 	}
 	return retried(func() (string, error) {
-		switch _, err := api.displayName(ctx, n.UserID); {
+		switch name, err := api.displayName(ctx, n.UserID); {
 		case err == nil:
-			return "", &homeserverError{fate: taken, reason: "the homeserver has an account of this name"}
+			return "", &homeserverError{fate: taken, shows: &name, reason: "the homeserver has an account of this name"}
 		case !errors.Is(err, errNoUser):
 			return "", err
 		}
@@ -44,7 +44,7 @@ func (api *createUserAPI) create(ctx context.Context, n node) (string, error) {
 			"localpart": n.Localpart, "displayname": n.DisplayName, "password_hash": string(hash),
 		})
 		if err != nil {
-			return "", notReached(err)
+			return "", api.notReached(err)
 		}
 		return api.createdUser(a, n.UserID, createUserHint(a))
 	})
@@ -69,11 +69,11 @@ func (api *createUserAPI) probe(ctx context.Context) (apiState, error) {
 	a, err := api.call(ctx, lookUpTime, http.MethodPost, createUserPath, "a-wrong-token-to-ask-for-the-endpoint", struct{}{})
 	switch {
 	case err != nil:
-		return apiUnknown, notReached(err)
-	case a.status/100 != 4, a.status == http.StatusTooManyRequests, a.status == http.StatusRequestTimeout:
+		return apiUnknown, api.notReached(err)
+	case a.tellsNothing():
 		return apiUnknown, api.failure(a, "")
-	case a.unknownPath():
-		return apiMissing, nil
+	case a.status/100 == 4 && !a.unknownPath():
+		return apiPresent, nil
 	}
-	return apiPresent, nil
+	return apiMissing, nil
 }

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"syscall"
 
@@ -51,6 +52,8 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Commands:  []*cli.Command{genconfigCommand(), registerCommand()},
 		Writer:    stdout,
 		ErrWriter: stderr,
+
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // the library's own would exit
 	}
 	for _, cmd := range append(root.Commands, root) { // neither of these two is inherited
 		cmd.OnUsageError = usageError
@@ -61,20 +64,25 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 
 // usageError replaces the library's, which prints the whole help and the error twice.
 func usageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
-	return fmt.Errorf("%w: see %s --help", err, programName)
+	return fmt.Errorf("%s: see %s --help", masked(err.Error()), programName)
 }
 
 // refuseArguments keeps a mistyped subcommand from starting the daemon.
 func refuseArguments(ctx context.Context, cmd *cli.Command) (context.Context, error) {
 	first := cmd.Args().First()
-	if first == "" || cmd.Command(first) != nil {
+	if cmd.Args().Len() == 0 || cmd.Command(first) != nil {
 		return ctx, nil
+	}
+	if !commandForm.MatchString(first) { // it may be a flag's value gone astray, a token too
+		first = "…"
 	}
 	if cmd.Root() == cmd {
 		return ctx, fmt.Errorf("there is no command %q: see %s --help", first, programName)
 	}
 	return ctx, fmt.Errorf("%s takes no argument %q: see %s %s --help", cmd.Name, first, programName, cmd.Name)
 }
+
+var commandForm = regexp.MustCompile(`^[a-z-]{1,20}$`)
 
 // version is the module's version and the commit, as the build recorded them.
 func version() string {
@@ -103,8 +111,11 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	log.SetDefault(newLogger(cmd.Root().ErrWriter, c))
 
 	listener, err := net.Listen("tcp", c.address())
-	if err != nil {
+	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: stop what listens there, or choose another --%s and run genconfig --%s with it, since %s and %s name it", err, flagPort, flagForce, registrationFile, runFile)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: is --%s an address of this machine?", err, flagHost)
 	}
 	defer listener.Close()
 	store, err := openBoltStore(c.dataPath)

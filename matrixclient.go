@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -121,6 +122,10 @@ func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path
 		failed.err = err
 		return answer{}, &failed
 	}
+	if res.StatusCode == http.StatusSwitchingProtocols { // its body is the connection itself, which no time limit ends
+		res.Body.Close()
+		return answer{status: res.StatusCode, cut: errors.New("it switches protocols")}, nil
+	}
 	defer res.Body.Close()
 	return readAnswer(res), nil
 }
@@ -135,19 +140,19 @@ func readAnswer(res *http.Response) answer {
 	if a.cut != nil || a.status/100 == 2 {
 		return a
 	}
-	var said struct {
-		Errcode      string  `json:"errcode"`
-		Error        string  `json:"error"`
-		Message      string  `json:"message"` // where Dendrite gives no errcode
-		RetryAfterMS float64 `json:"retry_after_ms"`
-	}
-	if json.Unmarshal(a.body, &said) == nil {
-		a.errcode, a.message = said.Errcode, said.Error+said.Message
-	}
+	var said map[string]json.RawMessage
+	json.Unmarshal(a.body, &said) // what is not an object says nothing, and a field of another type spoils no other
+	var errorText, message string
+	var ms float64
+	json.Unmarshal(said["errcode"], &a.errcode)
+	json.Unmarshal(said["error"], &errorText)
+	json.Unmarshal(said["message"], &message) // where Dendrite gives no errcode
+	json.Unmarshal(said["retry_after_ms"], &ms)
+	a.message = errorText + message
 	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && seconds > 0 {
 		a.retryAfter = time.Duration(min(seconds, 24*3600)) * time.Second
 	}
-	if ms := said.RetryAfterMS; ms > 0 {
+	if ms > 0 {
 		a.retryAfter = time.Duration(min(ms, 24*3600*1000)) * time.Millisecond
 	}
 	return a
@@ -158,9 +163,18 @@ func (a answer) unknownPath() bool {
 	return a.status == http.StatusNotFound || a.errcode == errcodeUnrecognized || a.status/100 == 4 && a.errcode == "" && a.cut == nil
 }
 
-// notReached is the failure of a call that got no answer.
-func notReached(err error) *homeserverError {
-	e := &homeserverError{reason: "the homeserver could not be reached", cause: err}
+// tellsNothing is an answer after which a question has to be asked again.
+func (a answer) tellsNothing() bool {
+	return a.status/100 == 5 || a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout
+}
+
+// notReached is the failure of a call that got no answer. net/http's error quotes what it could not read of one,
+// and where from: only the first is of use, and not as it is.
+func (h *homeserver) notReached(err error) *homeserverError {
+	e := &homeserverError{reason: "the homeserver could not be reached"}
+	if quoting := (*url.Error)(nil); errors.As(err, &quoting) {
+		e.cause = errors.New(h.scrub(quoting.Err.Error()))
+	}
 	if failed := (*callError)(nil); errors.As(err, &failed) && failed.left {
 		e.fate, e.again = unanswered, failed.keptConn
 		e.reason = "the connection to the homeserver broke before it answered"
@@ -197,7 +211,7 @@ func (h *homeserver) failure(a answer, hint string) *homeserverError {
 		causes = append(causes, fmt.Sprintf("it says %q", message))
 	}
 	if a.cut != nil {
-		causes = append(causes, "its answer could not be read: "+a.cut.Error())
+		causes = append(causes, "its answer could not be read: "+h.scrub(a.cut.Error()))
 	}
 	if hint != "" {
 		causes = append(causes, hint)
@@ -250,7 +264,7 @@ func (h *homeserver) displayName(ctx context.Context, userID string) (string, er
 	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/client/r0/profile/"+url.PathEscape(userID)+"/displayname", "", nil)
 	switch {
 	case err != nil:
-		return "", notSent(notReached(err))
+		return "", notSent(h.notReached(err))
 	case a.status == http.StatusNotFound && a.errcode == errcodeNotFound:
 		return "", errNoUser
 	}
@@ -283,8 +297,8 @@ func (h *homeserver) software(ctx context.Context) (software, error) {
 	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/federation/v1/version", "", nil)
 	switch {
 	case err != nil:
-		return software{}, notSent(notReached(err))
-	case a.status/100 == 5, a.status == http.StatusTooManyRequests:
+		return software{}, notSent(h.notReached(err))
+	case a.tellsNothing():
 		return software{}, notSent(h.failure(a, "its version cannot be read"))
 	}
 	var said struct {
@@ -302,7 +316,7 @@ func (h *homeserver) software(ctx context.Context) (software, error) {
 func (h *homeserver) checkServerName(ctx context.Context) error {
 	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/key/v2/server", "", nil)
 	if err != nil {
-		return notSent(notReached(err))
+		return notSent(h.notReached(err))
 	}
 	var said struct {
 		ServerName string `json:"server_name"`
@@ -324,29 +338,48 @@ const bcryptLength = 72
 // are 288 bits of a signature that only the key's holder can make.
 func hashedPart(password string) string { return password[:min(len(password), bcryptLength)] }
 
-// scrub makes a homeserver's words fit for a log: one line, of bounded length, without anything that is or looks
-// like a token, a password or a hash.
-func (h *homeserver) scrub(text string) string {
-	for _, secret := range h.secrets {
+// scrub makes a homeserver's words fit for a log: printable, and without anything that is or looks like a token, a
+// password or a hash.
+func (h *homeserver) scrub(text string) string { return masked(printable(text, h.secrets...)) }
+
+// printable is somebody else's text on one line of bounded length, without the secrets.
+func printable(text string, secrets ...string) string {
+	for _, secret := range secrets {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret, "…")
 		}
 	}
 	words := strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
-	var out strings.Builder
+	length := 0
 	for i, word := range words {
-		if len(word) >= 16 && strings.ContainsAny(word, "0123456789") {
-			word = "…"
-		}
-		if out.Len()+len(word) > 200 {
+		if length += len(word) + 1; length > 400 {
+			words = words[:i]
 			break
 		}
-		if i > 0 {
-			out.WriteByte(' ')
-		}
-		out.WriteString(word)
 	}
-	return out.String()
+	return strings.Join(words, " ")
+}
+
+// masked hides words that are long and hold a digit, as tokens and signatures do, but for network addresses.
+func masked(text string) string {
+	words := strings.Fields(text)
+	for i, word := range words {
+		if len(word) >= 16 && strings.ContainsAny(word, "0123456789") && !isNetworkAddress(strings.Trim(word, ":,;")) {
+			words[i] = "…"
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func isNetworkAddress(word string) bool {
+	_, notAddress := netip.ParseAddr(word)
+	_, notAddrPort := netip.ParseAddrPort(word)
+	_, _, isPair := strings.Cut(word, "->") // as in "read tcp 127.0.0.1:1->127.0.0.1:2"
+	if isPair {
+		from, to, _ := strings.Cut(word, "->")
+		return isNetworkAddress(from) && isNetworkAddress(to)
+	}
+	return notAddress == nil || notAddrPort == nil
 }
 
 // isErrcode tells a Matrix errcode from whatever else may stand in its place.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -43,6 +45,134 @@ func TestPasswordParts(t *testing.T) {
 	other[71] ^= 1
 	if checkHash(hash, string(other)) == nil {
 		t.Error("createUser: the 72nd character does not count")
+	}
+}
+
+// A homeserver that was found unfit is asked again each time, and one that was fit is after a while.
+func TestSoftwareChanges(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
+	proof, _ := newProof(t)
+	if got := d.send(proof); got.status != 502 {
+		t.Errorf("too old: got %d", got.status)
+	}
+	d.homeserver.server = `{"server":{"name":"Dendrite","version":"0.15.2"}}`
+	if got := d.send(proof); got.status != 200 {
+		t.Errorf("another in its place: got %d %s", got.status, got.body)
+	}
+	d.homeserver.server = `{"server":{"name":"Tuwunel","version":"1.7.0"}}`
+	api := d.server.registrar.accounts.(*sharedSecretAPI)
+	api.server.Load().until = time.Now()
+	proof, n := newProof(t)
+	d.send(proof)
+	if got := d.homeserver.whole[n.UserID]; got != proof.Password {
+		t.Errorf("after a while: got %d characters of the password", len(got))
+	}
+}
+
+// What net/http quotes of an answer that it cannot read stays out of the log.
+func TestTransportErrorsQuoteNothing(t *testing.T) {
+	for name, raw := range map[string]string{
+		"status line": "HTTP/1.1 xx%s\r\n\r\n",
+		"protocol":    "nonsense %s\r\n\r\n",
+		"header":      "HTTP/1.1 400 Bad\r\nbad line %s\r\n\r\n",
+		"location":    "HTTP/1.1 302 Found\r\nLocation: http://[x/?access_token=%s\r\nContent-Length: 0\r\n\r\n",
+		"trailer":     "HTTP/1.1 400 Bad\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n0\r\nbad line %s\r\n\r\n",
+		"encoding":    "HTTP/1.1 400 Bad\r\nTransfer-Encoding: %s\r\n\r\n",
+		"length":      "HTTP/1.1 400 Bad\r\nContent-Length: %s\r\n\r\n",
+	} {
+		for _, api := range apis {
+			t.Run(name+"/"+api.name, func(t *testing.T) {
+				d := newDoor(t, api.path)
+				for _, secret := range []string{map[string]string{createUserPath: testASToken, sharedSecretPath: testSecret}[api.path], ""} {
+					proof, _ := newProof(t)
+					if secret == "" {
+						secret = proof.Password
+					}
+					d.homeserver.fail(api.creates, rawly(fmt.Sprintf(raw, secret)))
+					got := d.send(proof)
+					if strings.Contains(got.body+d.log.String(), secret) {
+						t.Errorf("told: %s %s", got.body, d.log)
+					}
+				}
+			})
+		}
+	}
+}
+
+// rawly answers with these bytes and closes the connection.
+func rawly(answer string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err == nil {
+			io.WriteString(conn, answer)
+			conn.Close()
+		}
+	}
+}
+
+// An answer that switches protocols leaves a connection that no time limit ends: it is not read.
+func TestSwitchingProtocols(t *testing.T) {
+	for _, api := range apis {
+		for _, call := range []string{callVersion, callKey, callProfile, callNonce, api.creates} {
+			t.Run(api.name+"/"+call, func(t *testing.T) {
+				d := newDoor(t, api.path)
+				release := make(chan bool)
+				t.Cleanup(func() { close(release) })
+				d.homeserver.fail(call, func(w http.ResponseWriter, _ *http.Request) {
+					conn, _, err := w.(http.Hijacker).Hijack()
+					if err == nil {
+						io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+						<-release
+						conn.Close()
+					}
+				})
+				proof, n := newProof(t)
+				answered := make(chan answered, 1)
+				go func() { answered <- d.send(proof) }()
+				select {
+				case got := <-answered:
+					if call == api.creates && (got.status != 502 || d.state(n) != statePending) {
+						t.Errorf("got %d, record %q", got.status, d.state(n))
+					}
+				case <-time.After(attemptTime + 10*time.Second): // at worst a test's own limit
+					t.Fatal("the attempt does not end")
+				}
+			})
+		}
+	}
+}
+
+// An errcode counts whatever stands beside it.
+func TestOddErrors(t *testing.T) {
+	for _, api := range apis {
+		for _, body := range []string{
+			`{"errcode":"M_USER_IN_USE","error":null}`,
+			`{"errcode":"M_USER_IN_USE","error":["x"]}`,
+			`{"errcode":"M_USER_IN_USE","error":"x","retry_after_ms":"1"}`,
+			`{"errcode":"M_USER_IN_USE","error":"x","message":{}}`,
+		} {
+			d := newDoor(t, api.path)
+			proof, n := newProof(t)
+			d.homeserver.fail(api.creates, says(400, body))
+			if got := d.send(proof); got.status != 409 || d.state(n) != stateRegistered {
+				t.Errorf("%s, %s: got %d, record %q", api.name, body, got.status, d.state(n))
+			}
+		}
+	}
+}
+
+// createUser has read the display name before: it is not read twice, and the second time cannot fail.
+func TestOneLookUp(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	proof, n := newProof(t)
+	d.homeserver.users[n.UserID] = n.DisplayName
+	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+		d.homeserver.fail(callProfile, says(500, ""))
+		d.homeserver.profile(w, r)
+	})
+	if got := d.send(proof); got.status != 200 || d.homeserver.asked() != callProfile {
+		t.Errorf("got %d %s", got.status, got.body)
 	}
 }
 
@@ -175,6 +305,7 @@ func TestHints(t *testing.T) {
 		{"shared secret: off", sharedSecretPath, callNonce, says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`), "set registration_shared_secret in homeserver.yaml"},
 		{"shared secret: wrong", sharedSecretPath, callRegister, says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`), "is not the homeserver's registration_shared_secret"},
 		{"shared secret: wrong, Dendrite", sharedSecretPath, callRegister, says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "is not the homeserver's registration_shared_secret"},
+		{"Dendrite that does not say so", sharedSecretPath, callRegister, says(500, `{"errcode":"M_UNKNOWN","error":"failed to set display name: sql: no rows in result set"}`), "set global.disable_federation to false"},
 		{"another domain", sharedSecretPath, callRegister, says(200, `{"user_id":"@x:example.org"}`), "--matrixdomain must be its server_name"},
 	}
 	for _, test := range tests {
@@ -243,8 +374,10 @@ func TestScrub(t *testing.T) {
 		{"Invalid application service token.", "Invalid application service token."},
 		{"it is open sesame", "it is …"},
 		{"token " + testASToken + " is bad", "token … is bad"},
+		{"dial tcp 127.0.0.1:38273: connect: connection refused", "dial tcp 127.0.0.1:38273: connect: connection refused"},
+		{"read tcp 127.0.0.1:38273->127.0.0.1:44444: reset", "read tcp 127.0.0.1:38273->127.0.0.1:44444: reset"},
 		{"two\nlines\x00\x1b[31m", "two lines [31m"},
-		{strings.Repeat("word ", 100), strings.TrimSpace(strings.Repeat("word ", 40))},
+		{strings.Repeat("word ", 100), strings.TrimSpace(strings.Repeat("word ", 80))},
 	}
 	for _, test := range tests {
 		if got := h.scrub(test.text); got != test.want {
@@ -267,6 +400,11 @@ func TestProbe(t *testing.T) {
 		{"shared secret is not yet there", sharedSecretPath, map[string]http.HandlerFunc{callNonce: unrecognized}, "use --matrixurl ORIGIN/_matrix/client/api/v1/createUser"},
 		{"neither", createUserPath, map[string]http.HandlerFunc{callNonce: unrecognized, callCreateUser: says(404, "<html>")}, "only Synapse up to 0.34.0 has createUser"},
 		{"neither, shared secret", sharedSecretPath, map[string]http.HandlerFunc{callNonce: says(404, "<html>"), callCreateUser: unrecognized}, "own port (8007 in the guide)"},
+		{"createUser redirects", createUserPath, map[string]http.HandlerFunc{callCreateUser: says(301, "")}, "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
+		{"createUser is a web page", createUserPath, map[string]http.HandlerFunc{callCreateUser: says(200, "<html>")}, "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
+		{"Dendrite without a secret", sharedSecretPath, map[string]http.HandlerFunc{
+			callVersion: says(200, `{"server":{"name":"Dendrite","version":"0.15.2"}}`), callNonce: unrecognized, callCreateUser: unrecognized,
+		}, "set client_api.registration_shared_secret in dendrite.yaml"},
 		{"switched off", sharedSecretPath, map[string]http.HandlerFunc{callNonce: says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`)}, "set registration_shared_secret"},
 	}
 	for _, test := range tests {

@@ -80,7 +80,10 @@ func logProbe(ctx context.Context, c config, found apiState) {
 	fix := createUserMissing
 	if c.apiPath == sharedSecretPath {
 		fix = sharedSecretMissing
-		if server.Name == "" || isOldSynapse(server) {
+		switch {
+		case server.Name == dendrite:
+			fix = sharedSecretOffDendrite
+		case server.Name == "", isOldSynapse(server):
 			fix += "; " + createUserInstead
 		}
 	}
@@ -123,7 +126,7 @@ func pingHomeserver(ctx context.Context, c config) {
 			log.Info("The homeserver reaches this service", "took", took)
 			return
 		case errors.Is(err, errNoPing):
-			log.Debug("The homeserver is too old to ping", "err", err)
+			log.Debug("The homeserver does not have ping, which tells whether it reaches this service", "err", err)
 			return
 		case err.Error() != said:
 			said = err.Error()
@@ -138,7 +141,7 @@ var errNoPing = errors.New("the homeserver has no ping")
 func (h *homeserver) ping(ctx context.Context, id, asToken string) (time.Duration, error) {
 	a, err := h.call(ctx, pingTime, http.MethodPost, "/_matrix/client/v1/appservice/"+url.PathEscape(id)+"/ping", asToken, map[string]string{"transaction_id": "start"})
 	if err != nil {
-		return 0, notReached(err)
+		return 0, h.notReached(err)
 	}
 	var said struct {
 		DurationMS float64 `json:"duration_ms"`

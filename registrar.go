@@ -65,6 +65,7 @@ type homeserverError struct {
 	again      bool          // worth one more try at once: a kept connection had been closed, a nonce was stale
 	limited    bool          // it asked for fewer requests (429)
 	retryAfter time.Duration // and for how long; 0 when it did not say
+	shows      *string       // the display name that a taken account was seen to have, if somebody looked
 	reason     string        // in plain words, fit for a node to read
 	cause      error         // for the log alone: the whole of it and what the operator can do
 }
@@ -161,7 +162,8 @@ func (r *registrar) handOver(ctx context.Context, before state, n node) (accessT
 		}
 		return accessToken, outcomeCreated, nil
 	}
-	if failed := (*homeserverError)(nil); !errors.As(err, &failed) || failed.fate != taken {
+	failed := (*homeserverError)(nil)
+	if !errors.As(err, &failed) || failed.fate != taken {
 		return "", "", err
 	}
 
@@ -171,11 +173,17 @@ func (r *registrar) handOver(ctx context.Context, before state, n node) (accessT
 	case statePending:
 		return "", outcomeCompleted, nil
 	}
-	name, err := r.accounts.displayName(ctx, n.UserID)
-	if failed := (*homeserverError)(nil); errors.As(err, &failed) && failed.limited {
-		return "", "", err
+	if failed.shows == nil {
+		name, err := r.accounts.displayName(ctx, n.UserID)
+		if errors.As(err, &failed) && failed.limited {
+			return "", "", err
+		}
+		if err != nil {
+			return "", "", errForeign
+		}
+		failed.shows = &name
 	}
-	if err != nil || name != n.DisplayName {
+	if *failed.shows != n.DisplayName {
 		return "", "", errForeign
 	}
 	return "", outcomeAdopted, nil

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -64,7 +66,7 @@ func TestLife(t *testing.T) {
 		{name: "200 empty", faults: map[string]http.HandlerFunc{"create": says(200, "")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "200 HTML", faults: map[string]http.HandlerFunc{"create": says(200, "<html>hello</html>")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "200 for another user", faults: map[string]http.HandlerFunc{"create": says(200, `{"user_id":"@other:example.org"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "200 oversized", faults: map[string]http.HandlerFunc{"create": says(200, strings.Repeat(" ", answerLimit+1))}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "200 oversized", faults: map[string]http.HandlerFunc{"create": oversized}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "200 cut off", faults: map[string]http.HandlerFunc{"create": cutOff(200)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 
 		{name: "limited", faults: map[string]http.HandlerFunc{"create": limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED"},
@@ -126,6 +128,13 @@ func TestLife(t *testing.T) {
 			})
 		}
 	}
+}
+
+// oversized is the right answer for whoever is asked for, and too long.
+func oversized(w http.ResponseWriter, r *http.Request) {
+	var asked struct{ Localpart, Username string }
+	json.NewDecoder(r.Body).Decode(&asked)
+	says(200, fmt.Sprintf(`{"user_id":%q}`, userIDOf(asked.Localpart+asked.Username, testServerName))+strings.Repeat(" ", answerLimit))(w, r)
 }
 
 // cutOff promises more of a body than it sends.
@@ -207,6 +216,14 @@ func TestRetryOnKeptConnection(t *testing.T) {
 		}{
 			{"lost before it was read", func(*door) http.HandlerFunc { return breaks }, 200, stateRegistered, 2},
 			{"lost after it was done", func(d *door) http.HandlerFunc { return doesAndBreaks(right(d)) }, 200, stateRegistered, 0},
+			{"lost after it was done, and the profile cannot be read", func(d *door) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					if api.path == sharedSecretPath { // createUser asks the profile first, and cannot go on without
+						d.homeserver.fail(callProfile, says(500, ""))
+					}
+					doesAndBreaks(right(d))(w, r)
+				}
+			}, 200, stateRegistered, 0},
 			{"lost, then refused", func(d *door) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
@@ -566,8 +583,9 @@ func TestNeverLeft(t *testing.T) {
 		"no route": "http://[::1]:1",
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newHomeserver(origin, testServerName).call(t.Context(), lookUpTime, http.MethodPost, createUserPath, "", struct{}{})
-			if e := notReached(err); e.fate != notCreated {
+			h := newHomeserver(origin, testServerName)
+			_, err := h.call(t.Context(), lookUpTime, http.MethodPost, createUserPath, "", struct{}{})
+			if e := h.notReached(err); e.fate != notCreated {
 				t.Errorf("got %v (%v), want that nothing left", e.fate, err)
 			}
 		})

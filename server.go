@@ -168,13 +168,15 @@ func asMatrixErrors(next rest.HandlerFunc) rest.HandlerFunc {
 			case broken != nil:
 				logPanic(broken)
 				if !writer.begun {
-					toMatrixError(errors.New("panic")).write(writer)
+					toMatrixError(errPanic).write(writer)
 				}
 			}
 		}()
 		next(writer, r)
 	}
 }
+
+var errPanic = errors.New("the request panicked")
 
 // logPanic logs where it happened. Of the value only the runtime's own are printed: others may hold anything.
 func logPanic(broken any) {
@@ -207,13 +209,16 @@ func (w *matrixWriter) WriteJson(v any) error {
 // register is POST /regapp/1/register.
 func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	start := time.Now()
+	var n node
 	var did outcome
 	var accessToken string
-	n, err := s.readNode(r.Request)
+	err := errPanic // until something else came of it
+	defer func() { audit(r.Request, n, did, err, time.Since(start)) }()
+	n, err = s.readNode(r.Request)
 	if err == nil {
+		err = errPanic
 		accessToken, did, err = s.registrar.register(r.Context(), n)
 	}
-	audit(r.Request, n, did, err, time.Since(start))
 	if err != nil {
 		toMatrixError(err).write(w)
 		return

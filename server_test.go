@@ -200,6 +200,17 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// A panic leaves its line, too.
+func TestAuditOfPanic(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	d.server.registrar.accounts = &panicAccounts{}
+	proof, n := newProof(t)
+	d.send(proof)
+	if lines := d.log.String(); strings.Count(lines, "Refused registration") != 1 || !strings.Contains(lines, n.UserID) {
+		t.Errorf("log: %s", lines)
+	}
+}
+
 func TestClientAddress(t *testing.T) {
 	tests := []struct{ name, peer, forwarded, want string }{
 		{"direct", "203.0.113.9:5", "", "203.0.113.9"},

@@ -13,16 +13,19 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 const sharedSecretPath = "/_synapse/admin/v1/register"
 
 const (
 	// sharedSecretMissing is for the operator whose homeserver does not serve the path.
-	sharedSecretMissing = "Synapse serves " + sharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge"
-	createUserInstead   = "for Synapse up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
-	sharedSecretOff     = "set registration_shared_secret in homeserver.yaml and restart the homeserver"
-	sharedSecretTooOld  = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; " + createUserInstead
+	sharedSecretMissing     = "Synapse serves " + sharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge"
+	createUserInstead       = "for Synapse up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
+	sharedSecretOff         = "set registration_shared_secret in homeserver.yaml and restart the homeserver"
+	sharedSecretOffDendrite = "set client_api.registration_shared_secret in dendrite.yaml and restart the homeserver"
+	dendriteUnnamed         = "if it is Dendrite it has to say so, since it takes only 72 characters of a password: set global.disable_federation to false in dendrite.yaml, so that it answers /_matrix/federation/v1/version"
+	sharedSecretTooOld      = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; " + createUserInstead
 )
 
 // A sharedSecretAPI creates accounts with the shared secret.
@@ -30,9 +33,19 @@ type sharedSecretAPI struct {
 	*homeserver
 	secret string
 
-	server     atomic.Pointer[software] // which it is, once asked and fit; asked anew after a creation that went wrong
-	namesShown atomic.Bool              // an account of this run has its display name, so all will
+	server     atomic.Pointer[knownServer] // which it is; asked anew after a while, and after a creation that went wrong
+	namesShown atomic.Bool                 // an account of this run has its display name, so all will
 }
+
+// A knownServer is a homeserver that was found fit.
+type knownServer struct {
+	software
+	until time.Time
+}
+
+// knownTime is for how long a homeserver is taken for what it was. Another may be put in its place, and what it gets
+// of the password depends on which it is.
+const knownTime = time.Minute
 
 // create asks for a nonce and registers the node with it.
 func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) {
@@ -56,7 +69,7 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 		})
 		switch {
 		case err != nil:
-			return "", notReached(err)
+			return "", api.notReached(err)
 		case isStaleNonce(a):
 			stale := api.failure(a, "its nonce was used up or forgotten")
 			stale.fate, stale.again = notCreated, true
@@ -71,11 +84,11 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 	return token, api.checkName(ctx, server, n)
 }
 
-// knownSoftware asks once which homeserver this is, and whether accounts made there will be whole: with their display
+// knownSoftware asks now and then which homeserver this is, and whether accounts made there will be whole: with their display
 // names, and under the server name that every signature is over.
 func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error) {
-	if known := api.server.Load(); known != nil {
-		return *known, nil
+	if known := api.server.Load(); known != nil && time.Now().Before(known.until) {
+		return known.software, nil
 	}
 	server, err := api.software(ctx)
 	if err != nil {
@@ -87,7 +100,7 @@ func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error)
 	if err := api.checkServerName(ctx); err != nil {
 		return software{}, err
 	}
-	api.server.Store(&server)
+	api.server.Store(&knownServer{server, time.Now().Add(knownTime)})
 	return server, nil
 }
 
@@ -95,7 +108,7 @@ func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error)
 func (api *sharedSecretAPI) nonce(ctx context.Context) (string, error) {
 	a, err := api.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
 	if err != nil {
-		return "", notSent(notReached(err))
+		return "", notSent(api.notReached(err))
 	}
 	var given struct {
 		Nonce string `json:"nonce"`
@@ -148,6 +161,8 @@ func sharedSecretHint(a answer) string {
 		return ""
 	case isSharedSecretOff(a):
 		return sharedSecretOff
+	case strings.Contains(a.message, "failed to set display name"): // Dendrite's answer to the whole password
+		return dendriteUnnamed
 	case a.unknownPath():
 		return sharedSecretMissing
 	case a.status == http.StatusForbidden:
@@ -165,12 +180,12 @@ func (api *sharedSecretAPI) probe(ctx context.Context) (apiState, error) {
 	a, err := api.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
 	switch {
 	case err != nil:
-		return apiUnknown, notReached(err)
+		return apiUnknown, api.notReached(err)
 	case a.status == http.StatusOK && strings.Contains(string(a.body), `"nonce"`):
 		return apiPresent, nil
 	case isSharedSecretOff(a):
 		return apiDisabled, nil
-	case a.status/100 == 5, a.status == http.StatusTooManyRequests, a.status == http.StatusRequestTimeout:
+	case a.tellsNothing():
 		return apiUnknown, api.failure(a, "")
 	}
 	return apiMissing, nil

@@ -14,9 +14,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,7 +67,7 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 			err = fmt.Errorf("open the store %s: %w", path, err)
 		}
 	}()
-	defer asDamage(&err)
+	defer asDamage(&err, debug.SetPanicOnFault(true))
 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -84,8 +87,14 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 	return s, syncDir(dir)
 }
 
-// asDamage turns a panic into an error: bbolt panics on pages that are not what they should be.
-func asDamage(err *error) {
+// asDamage turns a panic into an error: bbolt panics on pages that are not what they should be, and follows numbers in
+// them out of the mapped file. Such a fault is a panic only where the goroutine asked for that; deferred with
+//
+//	defer asDamage(&err, debug.SetPanicOnFault(true))
+//
+// it asks, and puts back what was before.
+func asDamage(err *error, before bool) {
+	debug.SetPanicOnFault(before)
 	if recover() != nil {
 		*err = errDamaged
 	}
@@ -93,10 +102,18 @@ func asDamage(err *error) {
 
 // inspect tells, without writing to it, whether the file may be opened as a store: it is one, or is not there yet.
 func inspect(path string) error {
-	head, err := readHead(path, len(sqliteMagic))
+	stat, err := os.Stat(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist), err == nil && len(head) == 0:
+	case errors.Is(err, os.ErrNotExist):
 		return nil
+	case err != nil:
+		return err
+	case !stat.Mode().IsRegular():
+		return errors.New("it is not a regular file: give another --datapath")
+	case stat.Size() == 0: // the making of it was interrupted
+		return nil
+	}
+	switch head, err := readHead(path, len(sqliteMagic)); {
 	case err != nil:
 		return err
 	case string(head) == sqliteMagic:
@@ -109,10 +126,6 @@ func inspect(path string) error {
 	}
 	defer db.Close()
 	return db.View(func(tx *bolt.Tx) error {
-		stat, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
 		if stat.Size() < tx.Size() { // reading behind the end of a mapped file would kill the process
 			return fmt.Errorf("it is cut short: %d bytes of at least %d are there; put a backup in its place", stat.Size(), tx.Size())
 		}
@@ -146,16 +159,7 @@ func readHead(path string, size int) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	head := make([]byte, size)
-	n, err := f.Read(head)
-	if n == 0 && err != nil {
-		stat, statErr := f.Stat()
-		if statErr == nil && stat.Mode().IsRegular() && stat.Size() == 0 {
-			return nil, nil
-		}
-		return nil, err
-	}
-	return head[:n], nil
+	return io.ReadAll(io.LimitReader(f, int64(size)))
 }
 
 // openError puts bbolt's errors in words that say what to do.
@@ -163,7 +167,7 @@ func openError(err error) error {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return errStoreLocked
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
+	case strings.Contains(err.Error(), "file size too small"), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
 		return errors.New("it is not a store of matrix-regservice, or it is damaged: move it away, put a backup in its place, or give another --datapath")
 	}
 	return err
@@ -195,14 +199,14 @@ func syncDir(dir string) error {
 func (s *boltStore) Close() error { return s.db.Close() }
 
 // counts returns the number of records in each state.
-func (s *boltStore) counts() (storeCounts, error) {
-	var c storeCounts
-	err := s.db.Get(metaBucket, countsKey, &c)
+func (s *boltStore) counts() (c storeCounts, err error) {
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+	err = s.db.Get(metaBucket, countsKey, &c)
 	return c, err
 }
 
 func (s *boltStore) Load(_ context.Context, a address) (_ record, err error) {
-	defer asDamage(&err)
+	defer asDamage(&err, debug.SetPanicOnFault(true))
 	return load(s.db, a.Bytes())
 }
 
@@ -218,7 +222,7 @@ func (s *boltStore) Claim(ctx context.Context, a address) (claim, error) {
 // ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave, so
 // that records which stay pending do not keep it from the others.
 func (s *boltStore) ClaimPending(ctx context.Context, before time.Time) (_ claim, _ record, err error) {
-	defer asDamage(&err)
+	defer asDamage(&err, debug.SetPanicOnFault(true))
 	s.walk.Lock()
 	defer s.walk.Unlock()
 	for {
@@ -280,7 +284,7 @@ func (s *boltStore) nextPending(after []byte, before time.Time) (next []byte, er
 
 // update runs the function in one transaction, on disk when it returns nil.
 func (s *boltStore) update(change func(tx storm.Node) error) (err error) {
-	defer asDamage(&err)
+	defer asDamage(&err, debug.SetPanicOnFault(true))
 	tx, err := s.db.Begin(true)
 	if err != nil {
 		return err

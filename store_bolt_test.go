@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -137,14 +138,20 @@ func TestStoreRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "cut short"},
-		{"a directory", func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, "is a directory"},
+		{"a directory", func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, "not a regular file"},
+		{"a pipe", func(t *testing.T, path string) { syscall.Mkfifo(path, 0o600) }, "not a regular file"},
+		{"a device", func(t *testing.T, path string) { os.Symlink("/dev/zero", path) }, "not a regular file"},
+		{"one page", func(t *testing.T, path string) { makeStore(t, path); os.Truncate(path, 4096) }, "or it is damaged"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, storeFile)
 			test.make(t, path)
-			before, _ := os.ReadFile(path)
+			var before []byte
+			if stat, err := os.Stat(path); err == nil && stat.Mode().IsRegular() {
+				before, _ = os.ReadFile(path)
+			}
 			s, err := openBoltStore(dir)
 			if err == nil {
 				s.Close()
@@ -152,6 +159,9 @@ func TestStoreRefuses(t *testing.T) {
 			}
 			if !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %q, want one line with %q", err, test.want)
+			}
+			if before == nil {
+				return
 			}
 			if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
 				t.Error("the file was changed")
@@ -196,6 +206,51 @@ func TestStoreDamaged(t *testing.T) {
 	}
 	if refused == 0 {
 		t.Error("no damage was noticed")
+	}
+}
+
+// A page that leads out of the file is an error, not the end of the process.
+func TestStoreLeadsAstray(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, storeFile)
+	makeStore(t, path)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A bucket's root page, 8 bytes, stands behind the bucket's name in its parent's page.
+	name := []byte(buckets[stateRegistered])
+	changed := false
+	for at := 0; ; {
+		i := bytes.Index(content[at:], name)
+		if i < 0 {
+			break
+		}
+		at += i + len(name)
+		if content[at] == '"' { // a record's state, or the counts
+			continue
+		}
+		copy(content[at:], []byte{0xa0, 0x86, 1, 0, 0, 0, 0, 0}) // page 100,000
+		changed = true
+	}
+	if !changed {
+		t.Fatal("the bucket was not found")
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Load(t.Context(), address{1}); !errors.Is(err, errDamaged) {
+		t.Errorf("load: got %v", err)
+	}
+	held := claimed(t, s, address{1})
+	defer held.Release()
+	if err := save(held, record{}, node{}, statePending); !errors.Is(err, errDamaged) {
+		t.Errorf("save: got %v", err)
 	}
 }
 

@@ -73,7 +73,7 @@ func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
 	if plan.Recipe.createByNginx {
 		createURL = d.NodeURL
 	}
-	d.Gateway = newGateway(d.Program, plan.Domain, createURL+plan.Recipe.createPath, dir, filepath.Join(plan.Dir, "gateway.log"), ports[1])
+	d.Gateway = newGateway(d.Program, plan.Domain, createURL+plan.Recipe.createPath, dir, filepath.Join(plan.Dir, "gateway.log"), ports[1], plan.Recipe.genconfig...)
 	d.RegisterURL = d.Gateway.RegisterURL
 	if plan.Nginx {
 		d.RegisterURL = d.NodeURL + registerPath

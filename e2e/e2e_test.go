@@ -38,8 +38,19 @@ var scenes = []struct {
 	{"no log holds a secret", testNoSecretLogged}, // the last: it reads what all others left
 }
 
-func TestHomeservers(t *testing.T) {
-	for _, recipe := range Recipes {
+func TestHomeservers(t *testing.T) { playAll(t, Recipes) }
+
+func TestDendrite(t *testing.T) {
+	if os.Getenv("E2E_DENDRITE") != "1" {
+		t.Skip("make test-dendrite runs it")
+	}
+	playAll(t, Dendrites)
+}
+
+// playAll plays every scene on every one of the homeservers.
+func playAll(t *testing.T, recipes []Recipe) {
+	t.Helper()
+	for _, recipe := range recipes {
 		t.Run(recipe.Name, func(t *testing.T) {
 			t.Parallel() // one waits for a minute to pass while another works
 			d := deploy(t, recipe)

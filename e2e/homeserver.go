@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -24,21 +26,26 @@ const (
 
 // A Recipe is how one homeserver is set up.
 type Recipe struct {
-	Name  string // and the name of its directory under testdata
+	Name  string // and the name of its directory under testdata, if dir is empty
 	Title string // as it calls itself
+	dir   string // under testdata, where recipes share one
 
 	bin       string   // where its programs are, under the package's directory
 	installed string   // the file there that says that they are all there
 	install   string   // what to type if they are not
 	files     []string // of its directory under testdata: templates, written before anything runs
 	keys      []string // the command that makes its keys; none where it needs none
-	start     []string // the command that runs it
+	start     []string // the command that runs it; {{.Port}} stands for the port
+	legacy    bool     // whether it is to speak its old dialect to application services
 	database  string   // pattern of its database's files
 	count     []string // the command that counts the accounts of the user ID that is appended to it
 
-	createPath    string // of --matrixurl
-	createByNginx bool   // the guide of 2018 reaches even createUser by nginx
-	nginxLocation string // of the gateway, as its guide has it
+	createPath    string   // of --matrixurl
+	genconfig     []string // further flags of genconfig, which reads the settings of Synapse alone
+	opensSession  bool     // it answers a creation with an access token
+	createByNginx bool     // the guide of 2018 reaches even createUser by nginx
+	nginxLocation string   // of the gateway, as its guide has it
+	noDirectory   string   // why its user directory does not find every node, if it does not
 }
 
 // synapseCount asks Synapse's database, which is SQLite. Python is there; a client of SQLite need not be.
@@ -46,7 +53,12 @@ var synapseCount = []string{"python", "-c", `import sqlite3, sys
 db = sqlite3.connect("file:homeserver.db?mode=ro", uri=True, timeout=30)
 print(*db.execute("SELECT count(*) FROM users WHERE name = ?", sys.argv[1:]).fetchone())`}
 
-// Recipes are all homeservers, the newest first.
+// dendriteCount asks that of Dendrite's databases which has the accounts.
+var dendriteCount = []string{"python", "-c", `import sqlite3, sys
+db = sqlite3.connect("file:homeserver_userapi.db?mode=ro", uri=True, timeout=30)
+print(*db.execute("SELECT count(*) FROM userapi_accounts WHERE '@' || localpart || ':' || server_name = ?", sys.argv[1:]).fetchone())`}
+
+// Recipes are the homeservers that every test run starts, the newest first.
 var Recipes = []Recipe{
 	{
 		Name: "synapse-1.163.2", Title: "Synapse 1.163.2",
@@ -66,15 +78,36 @@ var Recipes = []Recipe{
 		start:      []string{"python", "createuser.py", "--config-path", "homeserver.yaml"},
 		database:   "homeserver.db*",
 		count:      synapseCount,
-		createPath: CreateUserPath, createByNginx: true, nginxLocation: "/regapp/1",
+		createPath: CreateUserPath, opensSession: true, createByNginx: true, nginxLocation: "/regapp/1",
 	},
 }
 
-// RecipeNamed finds a recipe.
+// Dendrites are Dendrite in either dialect. It takes minutes to build, so that tests start it only where told to.
+var Dendrites = []Recipe{
+	dendrite("dendrite-0.15.2", "Dendrite 0.15.2", false),
+	dendrite("dendrite-0.15.2-legacy", "Dendrite 0.15.2 with legacy_paths and legacy_auth", true),
+}
+
+func dendrite(name, title string, legacy bool) Recipe {
+	return Recipe{
+		Name: name, Title: title, dir: "dendrite", legacy: legacy,
+		bin: ".venv/dendrite-0.15.2/bin", installed: "../.installed", install: "make dendrite",
+		files:      []string{"dendrite.yaml", "registration_shared_secret"},
+		keys:       []string{"generate-keys", "--private-key", "matrix_key.pem"},
+		start:      []string{"dendrite", "--config", "dendrite.yaml", "--http-bind-address", "127.0.0.1:{{.Port}}"},
+		database:   "homeserver_*.db*",
+		count:      dendriteCount,
+		createPath: SharedSecretPath, opensSession: true, nginxLocation: "= /regapp/1/register",
+		genconfig:   []string{"--sharesecret-file", "registration_shared_secret"},
+		noDirectory: "its directory finds only users that share a room; nodes are found by the third-party look-up",
+	}
+}
+
+// RecipeNamed finds a recipe. A name without its version is the first that begins so.
 func RecipeNamed(name string) (Recipe, error) {
 	var names []string
-	for _, r := range Recipes {
-		if r.Name == name {
+	for _, r := range slices.Concat(Recipes, Dendrites) {
+		if r.Name == name || strings.HasPrefix(r.Name, name+"-") {
 			return r, nil
 		}
 		names = append(names, r.Name)
@@ -125,9 +158,14 @@ func newHomeserver(ctx context.Context, r Recipe, domain, dir, log string, port 
 	values := struct {
 		Domain, SharedSecret string
 		Port                 int
-	}{domain, h.SharedSecret, port}
+		Legacy               bool
+	}{domain, h.SharedSecret, port, r.legacy}
+	h.start = slices.Clone(r.start)
+	for i, word := range h.start {
+		h.start[i] = strings.ReplaceAll(word, "{{.Port}}", strconv.Itoa(port))
+	}
 	for _, name := range r.files {
-		if err := render(filepath.Join(root, "e2e", "testdata", r.Name, name), filepath.Join(dir, name), values); err != nil {
+		if err := render(filepath.Join(root, "e2e", "testdata", cmp.Or(r.dir, r.Name), name), filepath.Join(dir, name), values); err != nil {
 			return nil, err
 		}
 	}
