@@ -4,11 +4,15 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 HOMESERVER  := synapse-1.163.2
 PYTHON      := python3
 
+ifeq ($(HOMESERVER),dendrite)
+override HOMESERVER := dendrite-0.15.2
+endif
+
 RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test check venvs bench clean
+.PHONY: build demo test test-dendrite check venvs dendrite bench clean
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -18,6 +22,9 @@ demo: $(VENVS)/$(HOMESERVER)/.installed
 
 test: check venvs
 	go test -race -count=1 -timeout 30m ./...
+
+test-dendrite: dendrite
+	E2E_DENDRITE=1 go test -race -count=1 -timeout 15m -run TestDendrite ./e2e
 
 check:
 	@unformatted=$$(gofmt -l *.go e2e); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
@@ -46,6 +53,16 @@ $(VENVS)/synapse-0.34.0/.installed: $(RECIPES)/synapse-0.34.0/requirements.txt
 	$(@D)/$(PIP) setuptools==65.5.0 wheel
 	$(@D)/$(PIP) --requirement $<
 	PYTHONPATH=$(CURDIR)/$(RECIPES)/synapse-0.34.0/build $(@D)/$(PIP) --no-build-isolation --no-deps matrix-synapse==0.34.0
+	@touch $@
+
+dendrite: $(VENVS)/dendrite-0.15.2/.installed
+
+# Its module is apart from the product's. Python is for the tests, which count accounts with it.
+$(VENVS)/dendrite-0.15.2/.installed: e2e/dendrite/go.mod e2e/dendrite/go.sum
+	@echo "building Dendrite 0.15.2 (once, some minutes)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv --without-pip $(@D)
+	go build -C e2e/dendrite -o $(abspath $(@D))/bin/ $(addprefix github.com/element-hq/dendrite/cmd/,dendrite generate-keys generate-config)
 	@touch $@
 
 clean:
