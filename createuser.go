@@ -29,7 +29,7 @@ type createUserAPI struct {
 // create asks for the profile before every call: createUser answers 200 for a user that is there too, and then
 // throws its sessions out, or revives it when it was deactivated.
 func (api *createUserAPI) create(ctx context.Context, n node) (string, error) {
-	hash, err := bcrypt.GenerateFromPassword([]byte(hashedPart(n.Password)), createUserCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(passwordPart(createUserPath, software{}, n.Password)), createUserCost)
 	if err != nil {
 		return "", &homeserverError{reason: "the password cannot be hashed"}
 	}

@@ -311,6 +311,8 @@ func (h *homeserver) software(ctx context.Context) (software, error) {
 	return software{Name: h.scrub(said.Server.Name), Version: h.scrub(version)}, nil
 }
 
+var errOtherServerName = errors.New("its server_name")
+
 // checkServerName asks for the homeserver's server_name, and refuses one that is not ours: an account there would
 // have another user ID than the one that was proven. A listener without the federation resource does not tell.
 func (h *homeserver) checkServerName(ctx context.Context) error {
@@ -324,19 +326,24 @@ func (h *homeserver) checkServerName(ctx context.Context) error {
 	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil || checkServerName(said.ServerName) != nil || said.ServerName == h.serverName {
 		return nil
 	}
-	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("its server_name is %q and --%s is %q: give the homeserver's", said.ServerName, flagMatrixDomain, h.serverName)}
+	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("%w is %q and --%s is %q: give the homeserver's", errOtherServerName, said.ServerName, flagMatrixDomain, h.serverName)}
 }
 
 // bcryptLength is how many bytes of a password bcrypt reads.
 const bcryptLength = 72
 
-// hashedPart is what of a node's password goes to a homeserver that hashes with bcrypt and refuses, or has this
-// service hash, more than bcrypt reads: createUser and Dendrite. Every other one gets the whole password, since
-// it may hash with something that reads all of it.
+// passwordPart is the one rule for how much of a node's password goes to which homeserver. What ends in bcrypt gets
+// as much as bcrypt reads: createUser, for which this service hashes and Go's bcrypt refuses more, and Dendrite, which
+// refuses more itself. Every other gets the whole password, since it may hash with something that reads all of it.
 //
-// It is sound because these homeservers log in by the same first 72 bytes, whatever follows, and because those
-// are 288 bits of a signature that only the key's holder can make.
-func hashedPart(password string) string { return password[:min(len(password), bcryptLength)] }
+// It is sound because those two log in by the same first 72 bytes, whatever follows them, and because these are 288
+// bits of a signature that only the key's holder can make.
+func passwordPart(path string, server software, password string) string {
+	if path == createUserPath || server.Name == dendrite {
+		return password[:bcryptLength]
+	}
+	return password
+}
 
 // scrub makes a homeserver's words fit for a log: printable, and without anything that is or looks like a token, a
 // password or a hash.

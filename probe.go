@@ -65,7 +65,7 @@ func probeHomeserver(ctx context.Context, c config) {
 func logProbe(ctx context.Context, c config, found apiState) {
 	server, _ := c.homeserver().software(ctx) // only to name it
 	if found == apiPresent {
-		if err := c.homeserver().checkServerName(ctx); err != nil {
+		if err := c.homeserver().checkServerName(ctx); errors.Is(err, errOtherServerName) {
 			log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.matrixURL, "err", err)
 			return
 		}

@@ -301,6 +301,7 @@ func TestRawRequests(t *testing.T) {
 	defer func() { stop(); <-served }()
 
 	for name, test := range map[string]struct{ request, want string }{
+		"a bare é":          {"GET " + appServicePath + "/users/@é:" + testServerName + "?access_token=" + testHSToken + " HTTP/1.1\r\nHost: x\r\n\r\n", "404"},
 		"OPTIONS *":         {"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "404"},
 		"HTTP/1.0":          {"POST " + registerPath + " HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}", "400"},
 		"absolute form":     {"POST http://x" + registerPath + " HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "400"},

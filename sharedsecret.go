@@ -9,6 +9,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -53,11 +54,7 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	password := n.Password
-	if server.Name == dendrite {
-		password = hashedPart(password)
-	}
-
+	password := passwordPart(sharedSecretPath, server, n.Password)
 	token, err := retried(func() (string, error) {
 		nonce, err := api.nonce(ctx)
 		if err != nil {
@@ -77,15 +74,17 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 		}
 		return api.createdUser(a, n.UserID, sharedSecretHint(a))
 	})
-	if err != nil {
+	if failed := (*homeserverError)(nil); errors.As(err, &failed) && failed.fate == unanswered {
 		api.server.Store(nil)
+	}
+	if err != nil {
 		return "", err
 	}
 	return token, api.checkName(ctx, server, n)
 }
 
-// knownSoftware asks now and then which homeserver this is, and whether accounts made there will be whole: with their display
-// names, and under the server name that every signature is over.
+// knownSoftware asks now and then which homeserver this is, and whether accounts made there will be whole: with
+// their display names, and under the server name that every signature is over.
 func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error) {
 	if known := api.server.Load(); known != nil && time.Now().Before(known.until) {
 		return known.software, nil
