@@ -18,18 +18,24 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ethereum/go-ethereum/accounts/keystore"
 	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/google/uuid"
 	"github.com/urfave/cli/v3"
 )
 
 const (
-	flagServer      = "server"
-	flagRegisterURL = "register-url"
-	flagKey         = "key"
-	flagGenerate    = "generate"
-	flagPrint       = "print"
+	flagServer       = "server"
+	flagRegisterURL  = "register-url"
+	flagKey          = "key"
+	flagKeystore     = "keystore"
+	flagPasswordFile = "password-file"
+	flagGenerate     = "generate"
+	flagPrint        = "print"
+	flagJSON         = "json"
 
-	loginPath = "/_matrix/client/r0/login"
+	loginPath  = "/_matrix/client/r0/login"
+	logoutPath = "/_matrix/client/r0/logout"
 
 	nodeCallTime = waitTime + attemptTime + 5*time.Second // longer than the service may take over an answer
 )
@@ -37,16 +43,19 @@ const (
 func registerCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "register",
-		Usage:     "be a node: log in, register if need be, log in again",
+		Usage:     "be a node: log in, register if need be, log in again, log out",
 		UsageText: programName + " --matrixdomain NAME register --generate FILE",
-		Description: "Exits with 0 when the last login succeeded, and with 1 and the step that failed otherwise.\n" +
-			"The key is 64 hex digits in a file; whoever has it has the account.",
+		Description: "Exits with 0 when every step succeeded, and with 1 and the step that failed otherwise.\n" +
+			"The key is 64 hex digits in a file, or an Ethereum V3 keystore with its password in another; whoever has it has the account.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: flagServer, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach the homeserver"},
 			&cli.StringFlag{Name: flagRegisterURL, Usage: "`URL` to register at (default: " + registerPath + " at --" + flagServer + ")"},
-			&cli.StringFlag{Name: flagKey, Usage: "`FILE` of the node's private key"},
-			&cli.StringFlag{Name: flagGenerate, Usage: "`FILE` to write a new private key to; it must not exist"},
+			&cli.StringFlag{Name: flagKey, Usage: "`FILE` of the node's private key, 64 hex digits"},
+			&cli.StringFlag{Name: flagKeystore, Usage: "`FILE` of the node's private key, an Ethereum V3 keystore"},
+			&cli.StringFlag{Name: flagPasswordFile, Usage: "`FILE` whose first line is the keystore's password"},
+			&cli.StringFlag{Name: flagGenerate, Usage: "`FILE` to write a new private key to, a keystore where --" + flagPasswordFile + " is given; it must not exist"},
 			&cli.BoolFlag{Name: flagPrint, Usage: "only print the signed body, password included, and send nothing"},
+			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object at the end instead of a line a step"},
 		},
 		Action: registerAction,
 	}
@@ -67,7 +76,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 			return err
 		}
 	}
-	key, err := nodeKey(cmd.String(flagKey), cmd.String(flagGenerate))
+	key, err := nodeKey(cmd)
 	if err != nil {
 		return err
 	}
@@ -79,7 +88,14 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Bool(flagPrint) {
 		return json.NewEncoder(out).Encode(proof)
 	}
-	return newNodeClient(server, registerURL, c.serverName, proof, out).enter(ctx, proof)
+	client := newNodeClient(server, registerURL, c.serverName, proof)
+	if !cmd.Bool(flagJSON) {
+		client.out = out
+		return client.enter(ctx, proof)
+	}
+	client.out = io.Discard
+	failed := client.enter(ctx, proof)
+	return errors.Join(failed, client.writeReport(out, userIDOf(proof.Localpart, c.serverName), failed))
 }
 
 // baseURL checks a URL that paths are put behind.
@@ -93,28 +109,93 @@ func baseURL(flag, given string) (string, error) {
 
 // nodeKey reads the private key, or makes one and writes it before it is used: an account whose key is lost is
 // lost for good.
-func nodeKey(file, generate string) (*ecdsa.PrivateKey, error) {
-	switch {
-	case file != "" && generate != "":
-		return nil, fmt.Errorf("--%s and --%s are both given: --%s makes a new key", flagKey, flagGenerate, flagGenerate)
-	case generate != "":
-		key, err := crypto.GenerateKey()
-		if err != nil {
-			return nil, fmt.Errorf("generate a key: %w", err)
+func nodeKey(cmd *cli.Command) (*ecdsa.PrivateKey, error) {
+	file, store, generate := cmd.String(flagKey), cmd.String(flagKeystore), cmd.String(flagGenerate)
+	given := 0
+	for _, name := range []string{file, store, generate} {
+		if name != "" {
+			given++
 		}
-		return key, writeNewFile(generate, []byte(hex.EncodeToString(crypto.FromECDSA(key))+"\n"))
-	case file == "":
-		return nil, fmt.Errorf("there is no key: give --%s FILE, or --%s FILE for a new one", flagKey, flagGenerate)
 	}
-	content, err := readFile(file)
+	switch {
+	case given > 1:
+		return nil, fmt.Errorf("--%s, --%s and --%s exclude each other: the last makes a new key", flagKey, flagKeystore, flagGenerate)
+	case given == 0:
+		return nil, fmt.Errorf("there is no key: give --%s FILE or --%s FILE, or --%s FILE for a new one", flagKey, flagKeystore, flagGenerate)
+	case file != "":
+		return readKey(file)
+	}
+	password, err := keystorePassword(cmd.String(flagPasswordFile), store != "")
+	if err != nil {
+		return nil, err
+	}
+	if generate != "" {
+		return generateKey(generate, password)
+	}
+	content, err := readFile(store)
+	if err != nil {
+		return nil, fmt.Errorf("read the keystore: %w", err)
+	}
+	key, err := keystore.DecryptKey(content, password)
+	if errors.Is(err, keystore.ErrDecrypt) {
+		return nil, fmt.Errorf("%s cannot be decrypted: is the first line of --%s its password?", store, flagPasswordFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s is not an Ethereum V3 keystore", store)
+	}
+	return key.PrivateKey, nil
+}
+
+// keystorePassword is the first line of the file, as geth reads it.
+func keystorePassword(path string, required bool) (string, error) {
+	if path == "" && !required {
+		return "", nil
+	}
+	if path == "" {
+		return "", fmt.Errorf("--%s is missing: name the file that holds the keystore's password", flagPasswordFile)
+	}
+	content, err := readFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the keystore's password: %w", err)
+	}
+	line, _, _ := strings.Cut(string(content), "\n")
+	if line = strings.TrimSuffix(line, "\r"); line == "" {
+		return "", fmt.Errorf("%s has an empty first line: it should be the keystore's password", path)
+	}
+	return line, nil
+}
+
+// readKey reads a key in hex.
+func readKey(path string) (*ecdsa.PrivateKey, error) {
+	content, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the key: %w", err)
 	}
 	key, err := crypto.HexToECDSA(strings.TrimPrefix(strings.TrimSpace(string(content)), "0x"))
 	if err != nil { // which is not wrapped: it quotes from the file
-		return nil, fmt.Errorf("%s does not hold a private key: it should be 64 hex digits", file)
+		return nil, fmt.Errorf("%s does not hold a private key: it should be 64 hex digits", path)
 	}
 	return key, nil
+}
+
+// generateKey makes a key and writes it, as a keystore where there is a password for it.
+func generateKey(path, password string) (*ecdsa.PrivateKey, error) {
+	key, err := crypto.GenerateKey()
+	if err != nil {
+		return nil, fmt.Errorf("generate a key: %w", err)
+	}
+	content := []byte(hex.EncodeToString(crypto.FromECDSA(key)) + "\n")
+	if password != "" {
+		id, err := uuid.NewRandom()
+		if err != nil {
+			return nil, fmt.Errorf("generate a key: %w", err)
+		}
+		whole := &keystore.Key{Id: id, Address: crypto.PubkeyToAddress(key.PublicKey), PrivateKey: key}
+		if content, err = keystore.EncryptKey(whole, password, keystore.StandardScryptN, keystore.StandardScryptP); err != nil {
+			return nil, fmt.Errorf("encrypt the key: %w", err)
+		}
+	}
+	return key, writeNewFile(path, content)
 }
 
 // writeNewFile writes a secret to a file that must not exist, and leaves none behind when it cannot.
@@ -140,45 +221,78 @@ type nodeClient struct {
 	serverName  string
 	secrets     []string // that a server may repeat and nobody should see
 	out         io.Writer
+	steps       []nodeStep
 }
 
-func newNodeClient(server, registerURL, serverName string, proof registration, out io.Writer) *nodeClient {
+// A nodeStep is one call that was made, as --json tells of it.
+type nodeStep struct {
+	Step       string `json:"step"`
+	Status     int    `json:"status"`
+	Errcode    string `json:"errcode,omitempty"`
+	Error      string `json:"error,omitempty"`
+	DurationMS int64  `json:"duration_ms"`
+}
+
+func newNodeClient(server, registerURL, serverName string, proof registration) *nodeClient {
 	return &nodeClient{
-		server: server, registerURL: registerURL, serverName: serverName, out: out,
+		server: server, registerURL: registerURL, serverName: serverName, out: io.Discard,
 		secrets: []string{proof.Password, proof.DisplayName[prefixDigits+1:]},
 	}
+}
+
+// writeReport prints all steps as one JSON object.
+func (c *nodeClient) writeReport(out io.Writer, userID string, failed error) error {
+	report := struct {
+		OK     bool       `json:"ok"`
+		UserID string     `json:"user_id"`
+		Steps  []nodeStep `json:"steps"`
+		Error  string     `json:"error,omitempty"`
+	}{OK: failed == nil, UserID: userID, Steps: c.steps}
+	if failed != nil {
+		report.Error = failed.Error()
+	}
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(report)
 }
 
 // A nodeAnswer is what a node reads of an answer.
 type nodeAnswer struct {
 	status  int
 	UserID  string `json:"user_id"`
+	Token   string `json:"access_token"`
 	Errcode string `json:"errcode"`
 	Message string `json:"error"`
 }
 
-// enter does what a node does at start: it registers only when its login is refused, and then logs in again.
+// enter does what a node does at start: it registers only when its login is refused, and then logs in again. At the
+// end it logs out, so that a check leaves no session behind.
 func (c *nodeClient) enter(ctx context.Context, proof registration) error {
 	userID := userIDOf(proof.Localpart, c.serverName)
 	fmt.Fprintf(c.out, "%-9s %s\n", "node", userID)
 
 	login := map[string]string{"type": "m.login.password", "user": proof.Localpart, "password": proof.Password}
-	answer, err := c.step(ctx, "login", c.server+loginPath, login)
+	answer, err := c.step(ctx, "login", c.server+loginPath, "", login)
 	if err != nil {
 		return err
 	}
 	if answer.status == http.StatusForbidden {
-		answer, err = c.step(ctx, "register", c.registerURL, proof)
+		answer, err = c.step(ctx, "register", c.registerURL, "", proof)
 		if err := stepResult("register", answer, err, userID); err != nil {
 			return err
 		}
-		answer, err = c.step(ctx, "login", c.server+loginPath, login)
+		answer, err = c.step(ctx, "login", c.server+loginPath, "", login)
 	}
-	return stepResult("login", answer, err, userID)
+	if err := stepResult("login", answer, err, userID); err != nil {
+		return err
+	}
+	answer, err = c.step(ctx, "logout", c.server+logoutPath, answer.Token, struct{}{})
+	answer.UserID = userID // which it does not name
+	return stepResult("logout", answer, err, userID)
 }
 
 // step makes one call and prints what came of it.
-func (c *nodeClient) step(ctx context.Context, name, to string, body any) (nodeAnswer, error) {
+func (c *nodeClient) step(ctx context.Context, name, to, token string, body any) (nodeAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, nodeCallTime)
 	defer cancel()
 	payload, err := json.Marshal(body)
@@ -190,6 +304,9 @@ func (c *nodeClient) step(ctx context.Context, name, to string, body any) (nodeA
 		return nodeAnswer{}, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	req.Close = true // nodes send Connection: close
 
 	start := time.Now()
@@ -202,15 +319,16 @@ func (c *nodeClient) step(ctx context.Context, name, to string, body any) (nodeA
 	if err != nil {
 		return nodeAnswer{}, fmt.Errorf("%s failed: the answer broke off: %w", name, err)
 	}
+	took := time.Since(start)
 	answer := nodeAnswer{status: res.StatusCode}
 	if json.Unmarshal(content, &answer) != nil {
-		answer.UserID, answer.Errcode = "", ""
-		answer.Message = "the answer is not JSON: is this the right server, and does what is behind it run?"
+		answer = nodeAnswer{status: res.StatusCode, Message: "the answer is not JSON: is this the right server, and does what is behind it run?"}
 	}
 	for _, text := range []*string{&answer.UserID, &answer.Errcode, &answer.Message} {
 		*text = printable(*text, c.secrets...)
 	}
-	fmt.Fprintf(c.out, "%-9s %s (%v)\n", name, answer, time.Since(start).Round(time.Millisecond))
+	c.steps = append(c.steps, nodeStep{name, answer.status, answer.Errcode, answer.Message, took.Milliseconds()})
+	fmt.Fprintf(c.out, "%-9s %s (%v)\n", name, answer, took.Round(time.Millisecond))
 	return answer, nil
 }
 

@@ -19,7 +19,8 @@ func TestNodeClientPrintsNoSecret(t *testing.T) {
 	}))
 	defer server.Close()
 	var out strings.Builder
-	client := newNodeClient(server.URL, server.URL+registerPath, testServerName, proof, &out)
+	client := newNodeClient(server.URL, server.URL+registerPath, testServerName, proof)
+	client.out = &out
 	err := client.enter(t.Context(), proof)
 	if err == nil || !strings.Contains(err.Error(), "register failed: 403") {
 		t.Errorf("got %v", err)

@@ -114,6 +114,13 @@ func withLogin(homeserver *standIn, service http.Handler) http.Handler {
 		}
 		says(200, fmt.Sprintf(`{"user_id":%q,"access_token":"syt_x"}`, userID))(w, r)
 	})
+	mux.HandleFunc(logoutPath, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer syt_x" {
+			says(401, `{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}`)(w, r)
+			return
+		}
+		says(200, `{}`)(w, r)
+	})
 	return mux
 }
 

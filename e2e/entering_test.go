@@ -69,8 +69,8 @@ func testRegisterCommand(t *testing.T, d *Deployment) {
 		flag  string
 		steps []string
 	}{
-		{"--generate", []string{"node", "login 403", "register 200", "login 200"}},
-		{"--key", []string{"node", "login 200"}},
+		{"--generate", []string{"node", "login 403", "register 200", "login 200", "logout 200"}},
+		{"--key", []string{"node", "login 200", "logout 200"}},
 	} {
 		r := must(d.Program.Run(t.Context(), d.Dir, "register", "--matrixdomain", d.Domain, "--server", d.NodeURL, run.flag, key))(t)
 		if r.Code != 0 || r.Stderr != "" {
