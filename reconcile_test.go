@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -270,4 +271,41 @@ func TestPingNeedsTheFile(t *testing.T) {
 	if !strings.Contains(lines.String(), "needs the id") {
 		t.Errorf("log: %s", lines)
 	}
+}
+
+// A stubbornAccounts homeserver answers a look-up when it is told to, whatever the context says.
+type stubbornAccounts struct {
+	slowAccounts
+	asked, answer chan bool
+}
+
+func (s *stubbornAccounts) displayName(context.Context, string) (string, error) {
+	s.asked <- true
+	<-s.answer
+	return "", nil
+}
+
+// The service does not end, and have its store closed, while a record is being settled.
+func TestServeWaitsForSettling(t *testing.T) {
+	d := newDoor(t, createUserPath)
+	_, n := newProof(t)
+	d.setOld(n, statePending, time.Hour)
+	stubborn := &stubbornAccounts{asked: make(chan bool), answer: make(chan bool)}
+	d.server.registrar.accounts = stubborn
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- d.server.serve(ctx, listener) }()
+	<-stubborn.asked
+	stop()
+	select {
+	case <-served:
+		t.Error("it ended while a record was being settled")
+	case <-time.After(300 * time.Millisecond):
+		defer func() { <-served }()
+	}
+	stubborn.answer <- true
 }
