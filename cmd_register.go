@@ -14,7 +14,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -196,22 +195,6 @@ func generateKey(path, password string) (*ecdsa.PrivateKey, error) {
 		}
 	}
 	return key, writeNewFile(path, content)
-}
-
-// writeNewFile writes a secret to a file that must not exist, and leaves none behind when it cannot.
-func writeNewFile(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%w: use it with --%s, or give another name", err, flagKey)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(path)
-	}
-	return err
 }
 
 // A nodeClient makes a node's calls and prints each step.

@@ -13,13 +13,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
 )
 
 // Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
@@ -348,51 +346,6 @@ func passwordPart(path string, server software, password string) string {
 // scrub makes a homeserver's words fit for a log: printable, and without anything that is or looks like a token, a
 // password or a hash.
 func (h *homeserver) scrub(text string) string { return masked(printable(text, h.secrets...)) }
-
-// printable is somebody else's text on one line of bounded length, without the secrets.
-func printable(text string, secrets ...string) string {
-	for _, secret := range secrets {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "…")
-		}
-	}
-	words := strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
-	length := 0
-	for i, word := range words {
-		if length += len(word) + 1; length > 400 {
-			words = words[:i]
-			break
-		}
-	}
-	return strings.Join(words, " ")
-}
-
-// masked hides words that are long and hold a digit, as tokens and signatures do, but for network addresses.
-func masked(text string) string {
-	words := strings.Fields(text)
-	for i, word := range words {
-		if len(word) >= 16 && strings.ContainsAny(word, "0123456789") && !isNetworkAddress(strings.Trim(word, ":,;")) {
-			words[i] = "…"
-		}
-	}
-	return strings.Join(words, " ")
-}
-
-func isNetworkAddress(word string) bool {
-	_, notAddress := netip.ParseAddr(word)
-	_, notAddrPort := netip.ParseAddrPort(word)
-	_, _, isPair := strings.Cut(word, "->") // as in "read tcp 127.0.0.1:1->127.0.0.1:2"
-	if isPair {
-		from, to, _ := strings.Cut(word, "->")
-		return isNetworkAddress(from) && isNetworkAddress(to)
-	}
-	return notAddress == nil || notAddrPort == nil
-}
-
-// isErrcode tells a Matrix errcode from whatever else may stand in its place.
-func isErrcode(text string) bool {
-	return len(text) <= 64 && strings.HasPrefix(text, "M_") && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
-}
 
 func isObject(body []byte) bool {
 	return bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{"))

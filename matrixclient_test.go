@@ -368,24 +368,6 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func TestScrub(t *testing.T) {
-	h := newHomeserver("http://x", testServerName, "open sesame")
-	tests := []struct{ text, want string }{
-		{"Invalid application service token.", "Invalid application service token."},
-		{"it is open sesame", "it is …"},
-		{"token " + testASToken + " is bad", "token … is bad"},
-		{"dial tcp 127.0.0.1:38273: connect: connection refused", "dial tcp 127.0.0.1:38273: connect: connection refused"},
-		{"read tcp 127.0.0.1:38273->127.0.0.1:44444: reset", "read tcp 127.0.0.1:38273->127.0.0.1:44444: reset"},
-		{"two\nlines\x00\x1b[31m", "two lines [31m"},
-		{strings.Repeat("word ", 100), strings.TrimSpace(strings.Repeat("word ", 80))},
-	}
-	for _, test := range tests {
-		if got := h.scrub(test.text); got != test.want {
-			t.Errorf("%q: got %q, want %q", test.text, got, test.want)
-		}
-	}
-}
-
 // The probe tells what the homeserver has and what to type instead.
 func TestProbe(t *testing.T) {
 	unrecognized := says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)

@@ -186,16 +186,6 @@ func (s *boltStore) initialize() error {
 	})
 }
 
-// syncDir makes sure that a file made in the directory survives a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 func (s *boltStore) Close() error { return s.db.Close() }
 
 // counts returns the number of records in each state.
@@ -368,64 +358,4 @@ func decodeRecord(value []byte) (record, error) {
 		return record{}, errors.New("decode the record: unknown state")
 	}
 	return r, nil
-}
-
-// claims are the addresses in hand in this process, each with those who wait for it.
-type claims struct {
-	mu   sync.Mutex
-	held map[address]*turn
-}
-
-// A turn is one address's lock: a token that is in the channel while somebody holds the address.
-type turn struct {
-	token chan struct{}
-	users int // who holds it or waits for it; the last to leave takes it out of the map
-}
-
-// acquire waits for the address until the context ends.
-func (c *claims) acquire(ctx context.Context, a address) (release func(), err error) {
-	t := c.join(a)
-	select {
-	case t.token <- struct{}{}:
-		return func() { <-t.token; c.leave(a, t) }, nil
-	case <-ctx.Done():
-		c.leave(a, t)
-		return nil, ctx.Err()
-	}
-}
-
-// tryAcquire takes the address if nobody has it.
-func (c *claims) tryAcquire(a address) (release func(), free bool) {
-	t := c.join(a)
-	select {
-	case t.token <- struct{}{}:
-		return func() { <-t.token; c.leave(a, t) }, true
-	default:
-		c.leave(a, t)
-		return nil, false
-	}
-}
-
-// join counts one more user of the address's turn.
-func (c *claims) join(a address) *turn {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.held == nil {
-		c.held = make(map[address]*turn)
-	}
-	t := c.held[a]
-	if t == nil {
-		t = &turn{token: make(chan struct{}, 1)}
-		c.held[a] = t
-	}
-	t.users++
-	return t
-}
-
-func (c *claims) leave(a address, t *turn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t.users--; t.users == 0 {
-		delete(c.held, a)
-	}
 }

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// All of the files or none, and the old ones where they were.
+func TestWriteFilesAllOrNothing(t *testing.T) {
+	for name, force := range map[string]bool{"new": false, "forced": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			if force {
+				os.WriteFile("a", []byte("old"), 0o600)
+			}
+			// The second cannot be put in place: a directory takes its draft away.
+			files := []generatedFile{{"a", 0o600, []byte("new")}, {"b", 0o600, []byte("new")}}
+			if force {
+				os.Mkdir("b", 0o700) // which no hard link can keep
+			} else {
+				files[1].name = "missing/b"
+			}
+			if _, err := writeFiles(files, force); err == nil {
+				t.Fatal("no error")
+			}
+			content, err := os.ReadFile("a")
+			if force && string(content) != "old" || !force && !os.IsNotExist(err) {
+				t.Errorf("a: got %q, %v", content, err)
+			}
+			left, _ := filepath.Glob(".*-*")
+			kept, _ := filepath.Glob("*" + backupTail)
+			if len(left)+len(kept) > 0 {
+				t.Errorf("left behind: %v %v", left, kept)
+			}
+		})
+	}
+}
+
+// What root writes belongs to whom homeserver.yaml belongs to.
+func TestWriteFilesOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to give files away")
+	}
+	t.Chdir(t.TempDir())
+	os.WriteFile(homeserverFile, nil, 0o600)
+	if err := os.Chown(homeserverFile, 12345, 23456); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writeFiles([]generatedFile{{"a", 0o600, nil}}, false); err != nil {
+		t.Fatal(err)
+	}
+	stat, err := os.Stat("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner := stat.Sys().(*syscall.Stat_t); owner.Uid != 12345 || owner.Gid != 23456 {
+		t.Errorf("got %d:%d", owner.Uid, owner.Gid)
+	}
+}

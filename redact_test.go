@@ -1,0 +1,24 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestScrub(t *testing.T) {
+	h := newHomeserver("http://x", testServerName, "open sesame")
+	tests := []struct{ text, want string }{
+		{"Invalid application service token.", "Invalid application service token."},
+		{"it is open sesame", "it is …"},
+		{"token " + testASToken + " is bad", "token … is bad"},
+		{"dial tcp 127.0.0.1:38273: connect: connection refused", "dial tcp 127.0.0.1:38273: connect: connection refused"},
+		{"read tcp 127.0.0.1:38273->127.0.0.1:44444: reset", "read tcp 127.0.0.1:38273->127.0.0.1:44444: reset"},
+		{"two\nlines\x00\x1b[31m", "two lines [31m"},
+		{strings.Repeat("word ", 100), strings.TrimSpace(strings.Repeat("word ", 80))},
+	}
+	for _, test := range tests {
+		if got := h.scrub(test.text); got != test.want {
+			t.Errorf("%q: got %q, want %q", test.text, got, test.want)
+		}
+	}
+}
