@@ -23,7 +23,11 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-const programName = "matrix-regservice"
+const (
+	programName = "matrix-regservice"
+
+	completionFlag = "--generate-shell-completion" // the last word of what a shell's completion script calls
+)
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
@@ -33,7 +37,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
-	if err := newCommand(stdout, stderr).Run(ctx, args); err != nil {
+	root := newCommand(stdout, stderr)
+	if args[len(args)-1] == completionFlag { // then the library runs no action: a word half typed is no argument
+		for _, cmd := range append(root.Commands, root) {
+			cmd.Before = nil
+		}
+	}
+	if err := root.Run(ctx, args); err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", programName, err)
 		return 1
 	}
@@ -52,6 +62,8 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Commands:  []*cli.Command{genconfigCommand(), registerCommand()},
 		Writer:    stdout,
 		ErrWriter: stderr,
+
+		EnableShellCompletion: true, // "completion SHELL" prints a shell's script
 
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // the library's own would exit
 	}
