@@ -31,6 +31,7 @@ var scenes = []struct {
 	{"what the crash left is settled", testSettled},
 	{"a wiped store adopts the account", testWipedStore},
 	{"a deactivated account stays out", testDeactivated},
+	{"a banned node stays out", testBanned},
 	{"a homeserver lost its database", testLostDatabase},
 	{"a gateway set up wrongly says so", testMisconfigured},
 	{"a second gateway does not start", testSecondGateway},
