@@ -1,0 +1,117 @@
+// docs_test.go owns what the documents say the program says.
+
+package main
+
+import (
+	"cmp"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"unicode"
+)
+
+var (
+	quotedLines = regexp.MustCompile("(?ms)^```log\n(.*?)^```$")
+	lineStart   = regexp.MustCompile(`^(INFO|WARN|ERROR|matrix-regservice: )`)
+	formatVerb  = regexp.MustCompile(`%[-+#0-9.]*[a-z]`)
+)
+
+// systemWords are what the operating system adds to a line.
+var systemWords = []string{"listen tcp", "bind", syscall.EADDRINUSE.Error()}
+
+// Each line that troubleshooting.md quotes is one that the program prints: but for values, which are … there, all of its
+// words are in the program's strings.
+func TestTroubleshootingQuotesTheProgram(t *testing.T) {
+	fragments := sourceFragments(t)
+	doc, err := os.ReadFile("docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, block := range quotedLines.FindAllStringSubmatch(string(doc), -1) {
+		for line := range strings.Lines(block[1]) {
+			line = strings.TrimSpace(line)
+			if !lineStart.MatchString(line) {
+				t.Errorf("that is not a line of the program: %s", line)
+			}
+			count++
+			if rest := uncovered(lineStart.ReplaceAllString(line, ""), fragments); rest != "" {
+				t.Errorf("the program does not say %q of\n%s", rest, line)
+			}
+		}
+	}
+	if count < 20 {
+		t.Errorf("only %d lines are quoted: is the form of the document another?", count)
+	}
+}
+
+// uncovered returns what of a quoted line is in none of the fragments.
+func uncovered(line string, fragments []*regexp.Regexp) string {
+	for _, fragment := range fragments {
+		line = fragment.ReplaceAllString(line, " ")
+	}
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) {
+			return r
+		}
+		return ' '
+	}, line))
+}
+
+// sourceFragments are the constant parts of all strings of the program, as whole words, the longest first.
+func sourceFragments(t *testing.T) []*regexp.Regexp {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for _, words := range systemWords {
+		seen[words] = true
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+				text, _ := strconv.Unquote(literal.Value)
+				for _, part := range formatVerb.Split(text, -1) {
+					seen[strings.TrimSpace(part)] = true
+				}
+			}
+			return true
+		})
+	}
+	texts := slices.SortedFunc(maps.Keys(seen), func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	var fragments []*regexp.Regexp
+	for _, text := range texts {
+		if strings.IndexFunc(text, unicode.IsLetter) < 0 {
+			continue
+		}
+		pattern := regexp.QuoteMeta(text)
+		if isWord(text[0]) {
+			pattern = `\b` + pattern
+		}
+		if isWord(text[len(text)-1]) {
+			pattern += `\b`
+		}
+		fragments = append(fragments, regexp.MustCompile(pattern))
+	}
+	return fragments
+}
+
+func isWord(b byte) bool { return b == '_' || b < unicode.MaxASCII && unicode.IsLetter(rune(b)) }
