@@ -12,7 +12,7 @@ RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test test-dendrite check venvs dendrite bench clean
+.PHONY: build demo test test-dendrite test-deploy release check venvs dendrite bench clean
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -25,6 +25,18 @@ test: check venvs
 
 test-dendrite: dendrite
 	E2E_DENDRITE=1 go test -race -count=1 -timeout 15m -run TestDendrite ./e2e
+
+# What operators install. It needs systemd-analyze, promtool and groff, and root to try the package.
+test-deploy: build
+	deploy/test-unit
+	deploy/test-alerts
+	deploy/test-man ./matrix-regservice
+	deploy/test-release
+	deploy/test-deb
+
+# Binaries and packages for amd64 and arm64, in dist/.
+release:
+	deploy/release
 
 check:
 	@unformatted=$$(gofmt -l *.go e2e); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
@@ -66,4 +78,4 @@ $(VENVS)/dendrite-0.15.2/.installed: e2e/dendrite/go.mod e2e/dendrite/go.sum
 	@touch $@
 
 clean:
-	rm -rf $(VENVS) matrix-regservice
+	rm -rf $(VENVS) matrix-regservice dist
