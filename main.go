@@ -43,8 +43,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 			cmd.Before = nil
 		}
 	}
-	if err := root.Run(ctx, args); err != nil {
+	err := root.Run(ctx, args)
+	if err != nil && !errors.Is(err, errProblems) { // which check has printed, each with what to do
 		fmt.Fprintf(stderr, "%s: %v\n", programName, err)
+	}
+	if err != nil {
 		return 1
 	}
 	return 0
@@ -59,7 +62,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Version:   version(),
 		Flags:     rootFlags(),
 		Action:    serveAction,
-		Commands:  []*cli.Command{genconfigCommand(), registerCommand()},
+		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand()},
 		Writer:    stdout,
 		ErrWriter: stderr,
 

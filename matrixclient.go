@@ -37,7 +37,8 @@ const (
 type homeserver struct {
 	origin     string // scheme, host and port
 	serverName string
-	secrets    []string // never to be seen in an error, even when the homeserver repeats them
+	secrets    []string    // never to be seen in an error, even when the homeserver repeats them
+	header     http.Header // sent with every call
 	http       *http.Client
 }
 
@@ -105,6 +106,9 @@ func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path
 	req, err := http.NewRequestWithContext(ctx, method, h.origin+path, reader)
 	if err != nil {
 		return answer{}, &callError{err: err}
+	}
+	for name, values := range h.header {
+		req.Header[name] = values
 	}
 	req.Header.Set("User-Agent", programName)
 	if body != nil {
@@ -286,8 +290,29 @@ type software struct{ Name, Version string }
 
 func (s software) String() string { return strings.TrimSpace(s.Name + " " + s.Version) }
 
-// dendrite is what Dendrite calls itself.
-const dendrite = "Dendrite"
+// What homeservers call themselves.
+const (
+	synapse  = "Synapse"
+	dendrite = "Dendrite"
+)
+
+// isSynapse tells whether it is a Synapse, with a version that can be compared.
+func (s software) isSynapse() bool {
+	_, _, ok := s.release()
+	return ok && s.Name == synapse
+}
+
+// before tells whether the version is older than the given one.
+func (s software) before(major, minor int) bool {
+	itsMajor, itsMinor, ok := s.release()
+	return ok && (itsMajor < major || itsMajor == major && itsMinor < minor)
+}
+
+// release is the first two numbers of the version.
+func (s software) release() (major, minor int, ok bool) {
+	n, _ := fmt.Sscanf(s.Version, "%d.%d", &major, &minor)
+	return major, minor, n == 2
+}
 
 // software asks which program the homeserver is. The zero value where it does not tell, as a listener without
 // the federation resource does not.

@@ -139,13 +139,7 @@ func (api *sharedSecretAPI) checkName(ctx context.Context, server software, n no
 }
 
 // isOldSynapse tells a Synapse that ignores the display name of this call: one before 1.23.0.
-func isOldSynapse(s software) bool {
-	var major, minor int
-	if n, _ := fmt.Sscanf(s.Version, "%d.%d", &major, &minor); s.Name != "Synapse" || n != 2 {
-		return false
-	}
-	return major < 1 || major == 1 && minor < 23
-}
+func isOldSynapse(s software) bool { return s.isSynapse() && s.before(1, 23) }
 
 // isStaleNonce knows the answers to a nonce that is no longer good: Synapse's, and Dendrite's 500 without an errcode.
 func isStaleNonce(a answer) bool {
@@ -188,4 +182,29 @@ func (api *sharedSecretAPI) probe(ctx context.Context) (apiState, error) {
 		return apiUnknown, api.failure(a, "")
 	}
 	return apiMissing, nil
+}
+
+// unregistrableName is a user name and a password that neither Synapse nor Dendrite takes; both look at the mac first.
+const unregistrableName = "!"
+
+// provesSecret tells, without creating anything, whether the homeserver takes our secret for its own: a request with
+// a good mac for a name that nobody can have is refused for the name, and one with a bad mac for the mac.
+func (api *sharedSecretAPI) provesSecret(ctx context.Context) (bool, error) {
+	nonce, err := api.nonce(ctx)
+	if err != nil {
+		return false, err
+	}
+	a, err := api.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
+		"nonce": nonce, "username": unregistrableName, "password": unregistrableName,
+		"admin": false, "mac": api.mac(nonce, unregistrableName, unregistrableName), "inhibit_login": true,
+	})
+	switch {
+	case err != nil:
+		return false, api.notReached(err)
+	case a.status == http.StatusBadRequest && a.errcode == errcodeInvalidUsername:
+		return true, nil
+	case a.status == http.StatusForbidden && (a.message == "HMAC incorrect" || a.message == "bad mac"): // Synapse's and Dendrite's
+		return false, nil
+	}
+	return false, api.failure(a, "")
 }

@@ -49,6 +49,8 @@ const (
 	callNonce      = "nonce"
 	callRegister   = "register"
 	callKey        = "key"
+	callVersions   = "versions"
+	callWhoami     = "whoami"
 )
 
 func newStandIn(t testing.TB) *standIn {
@@ -99,6 +101,10 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call, answer = callVersion, s.version
 	case path == "/_matrix/key/v2/server":
 		call, answer = callKey, says(200, fmt.Sprintf(`{"server_name":%q,"verify_keys":{}}`, s.name))
+	case path == versionsPath:
+		call, answer = callVersions, says(200, `{"versions":["r0.6.1","v1.12"]}`)
+	case path == whoamiPath:
+		call, answer = callWhoami, whoami
 	case strings.HasPrefix(path, "/_matrix/client/r0/profile/") && strings.HasSuffix(path, "/displayname"):
 		call, answer = callProfile, s.profile
 	case path == createUserPath:
@@ -128,6 +134,14 @@ func (s *standIn) version(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	says(200, s.server)(w, r)
+}
+
+func whoami(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "Bearer "+testASToken {
+		says(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed."}`)(w, r)
+		return
+	}
+	says(200, `{"user_id":"@transport02.smartmesh.cn:transport02.smartmesh.cn","is_guest":false}`)(w, r)
 }
 
 func (s *standIn) profile(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,163 @@
+// check_door.go looks at the public door as a node does: what reaches the service and the homeserver through it, and
+// what should not.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+const subjectDoor = "public door"
+
+// door asks at --public-url.
+func (l *liveCheck) door(ctx context.Context) []finding {
+	h := newHomeserver(l.public, l.config.serverName, l.config.asToken, l.config.hsToken, l.config.sharedSecret)
+	return []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorForwarded(ctx, h)}
+}
+
+// location is the nginx configuration that a path needs.
+func (l *liveCheck) location(path, to string) string {
+	return fmt.Sprintf("write in nginx, in the server of %s: location %s { proxy_pass %s; proxy_set_header X-Forwarded-For $remote_addr; }", hostOf(l.public), path, to)
+}
+
+func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " " + registerPath
+	do := l.location("= "+registerPath, l.serviceURL())
+	found := askRegister(ctx, h, nil)
+	switch {
+	case found.is == registerOurs:
+		return fine(subject, "reaches a service for %s", l.config.serverName)
+	case found.is == registerOther:
+		return problem(subject, do, "reaches a service for another server name")
+	case found.is == registerSilent:
+		return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
+	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:
+		return problem(subject, "start the service; if it runs, "+do, "nginx does not reach a service (%d)", found.status)
+	}
+	return problem(subject, do, "does not reach the service: %s answers %d", hostOf(l.public), found.status)
+}
+
+func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " /_matrix"
+	do := l.location("/_matrix", "http://127.0.0.1:8007") // the guide's port, where --matrixurl goes by nginx itself
+	if hostOf(l.config.origin) != hostOf(l.public) {
+		do = l.location("/_matrix", l.config.origin)
+	}
+	said, status := sayVersions(ctx, h, nil)
+	switch {
+	case said == "" && status == 0:
+		return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
+	case said == "" && status == http.StatusBadGateway:
+		return problem(subject, "start the homeserver; if it runs, "+do, "nginx does not reach a homeserver (%d)", status)
+	case said == "":
+		return problem(subject, do, "does not reach the homeserver: %s answers %d", hostOf(l.public), status)
+	}
+	if err := h.checkServerName(ctx); err != nil {
+		return problem(subject, do, "reaches another homeserver: %v", err)
+	}
+	if own, _ := sayVersions(ctx, l.config.homeserver(), nil); own != "" && own != said {
+		return problem(subject, do, "reaches another homeserver than %s", l.config.origin)
+	}
+	return fine(subject, "reaches the homeserver")
+}
+
+// doorAppService asks without a token, which the service refuses in words of its own: no other program has them.
+func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " application-service API"
+	for _, path := range []string{appServicePath + "/transactions/check", modernPath + "/ping"} {
+		method := http.MethodPut
+		if strings.HasSuffix(path, "/ping") {
+			method = http.MethodPost
+		}
+		if a, err := h.call(ctx, lookUpTime, method, path, "", struct{}{}); err == nil && a.errcode == errcodeMissingToken {
+			return warning(subject, "write in nginx location = "+registerPath+" in the place of location "+appServicePath,
+				"%s answers from outside; only the hs_token keeps others out", path)
+		}
+	}
+	return fine(subject, "does not answer from outside")
+}
+
+// doorAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
+func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " /_synapse/admin"
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	if err == nil && (a.errcode != "" || a.status/100 == 2 && isObject(a.body)) {
+		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+registerPath+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.status)
+	}
+	return fine(subject, "does not answer from outside")
+}
+
+// Headers that no server takes but a proxy does: more than Go's 12 KiB and Twisted's 16 in all, each line below nginx's 8.
+const (
+	fatLines     = 3
+	fatAddresses = 600 // in a line, of 11 bytes
+)
+
+// doorForwarded tells whether the proxy puts an X-Forwarded-For of its own in the place of what a client sends. Whoever
+// is behind it says nothing of what arrives; but one of a size that makes them refuse the request does so only when
+// it arrives. Where they do not refuse it when it comes straight to them, it cannot be told.
+func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " X-Forwarded-For"
+	const line = "proxy_set_header X-Forwarded-For $remote_addr;"
+	fat := http.Header{}
+	for range fatLines {
+		fat.Add("X-Forwarded-For", strings.Repeat("192.0.2.1, ", fatAddresses)+"192.0.2.1")
+	}
+	var told []string
+	switch l.forwardedToService(ctx, h, fat) {
+	case doorOpen:
+		return problem(subject, "write in nginx, in location = "+registerPath+": "+line, "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
+	case doorShut:
+		told = append(told, "service")
+	}
+	switch l.forwardedToHomeserver(ctx, h, fat) {
+	case doorOpen:
+		return problem(subject, "write in nginx, in location /_matrix: "+line, "nginx hands what a client sends as X-Forwarded-For on to the homeserver, which then limits the logins of all nodes as one's, or of nobody")
+	case doorShut:
+		told = append(told, "homeserver")
+	}
+	if len(told) == 0 {
+		return warning(subject, "look for client= in the service's log: it must be the node's address, and not nginx's; for that write in nginx, in both locations: "+line, "it cannot be told from here")
+	}
+	return fine(subject, "nginx puts its own in the place of the client's, for the %s", strings.Join(told, " and the "))
+}
+
+// A doorState is whether a client's own header comes through the door.
+type doorState int
+
+const (
+	doorUnknown doorState = iota
+	doorShut
+	doorOpen
+)
+
+func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver, fat http.Header) doorState {
+	straight := newHomeserver(l.serviceURL(), l.config.serverName)
+	switch {
+	case !l.runs || !askRegister(ctx, h, nil).is.isService() || askRegister(ctx, straight, fat).is.isService():
+		return doorUnknown
+	case askRegister(ctx, h, fat).is.isService():
+		return doorShut
+	}
+	return doorOpen
+}
+
+func (l *liveCheck) forwardedToHomeserver(ctx context.Context, h *homeserver, fat http.Header) doorState {
+	if !l.answers || hostOf(l.config.origin) == hostOf(l.public) {
+		return doorUnknown
+	}
+	says := func(h *homeserver, header http.Header) bool {
+		said, _ := sayVersions(ctx, h, header)
+		return said != ""
+	}
+	switch {
+	case !says(h, nil) || says(l.config.homeserver(), fat):
+		return doorUnknown
+	case says(h, fat):
+		return doorShut
+	}
+	return doorOpen
+}

@@ -1,0 +1,269 @@
+// check_live.go asks the homeserver and the service what only they can tell. No question of it creates, changes or
+// ends anything.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	subjectHomeserver = "homeserver"
+	subjectService    = "service"
+
+	versionsPath = "/_matrix/client/versions"
+	whoamiPath   = "/_matrix/client/r0/account/whoami" // which every version serves
+)
+
+// A liveCheck is what runs, as far as it answers.
+type liveCheck struct {
+	config  config // with the tokens and the secret
+	public  string // where nodes reach both
+	server  software
+	answers bool // the homeserver does
+	accepts bool // the homeserver does our as_token
+	runs    bool // a service does
+}
+
+// newLiveCheck begins to ask.
+func newLiveCheck(c config, public string) *liveCheck { return &liveCheck{config: c, public: public} }
+
+// homeserverItself tells whether it is there, which it is, and whether it is fit.
+func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
+	h := l.config.homeserver()
+	do := "start it; or, if it listens elsewhere, run genconfig --" + flagForce + " with --" + flagMatrixURL + " of that port"
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, versionsPath, "", nil)
+	switch {
+	case err != nil:
+		return []finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.config.origin, cmp.Or(h.notReached(err).cause, err))}
+	case a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout:
+		return []finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.config.origin, a.status)}
+	case a.status != http.StatusOK || !isObject(a.body):
+		return []finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.config.origin, a.status, versionsPath)}
+	}
+	l.answers = true
+	l.server, _ = h.software(ctx) // which tells nothing when it does not know
+	found := []finding{judgeSoftware(l.server, l.config.origin)}
+
+	if err := h.checkServerName(ctx); err != nil {
+		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+flagForce+" with that --"+flagMatrixDomain, "%v", err))
+	} else {
+		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.config.serverName))
+	}
+	return append(found, l.endpoints(ctx))
+}
+
+// judgeSoftware tells whether a homeserver can host nodes.
+func judgeSoftware(s software, at string) finding {
+	switch _, patch, _ := strings.Cut(s.Version, "."); {
+	case s.Name == "":
+		return warning(subjectHomeserver, "write in its listener: resources: [{names: [client, federation]}], then restart it", "%s does not say which homeserver it is", at)
+	case s.isSynapse() && strings.HasPrefix(s.Version, "1.140.0"):
+		return problem(subjectHomeserver, "install Synapse 1.141.0 or later", "%v at %s is unfit: its registration and login answer 500 to passwords of more than 72 bytes, and nodes have 130 (element-hq/synapse#19063)", s, at)
+	case s.isSynapse() && s.before(1, 23) && (!s.before(0, 35) || strings.HasPrefix(patch, "34.1")):
+		return problem(subjectHomeserver, "install Synapse 1.23.0 or later", "%v at %s is unfit: it has neither createUser nor display names in shared-secret registration", s, at)
+	}
+	return fine(subjectHomeserver, "%v answers at %s", s, at)
+}
+
+// endpoints tells which ways of creating a user there are, and whether ours is among them.
+func (l *liveCheck) endpoints(ctx context.Context) finding {
+	const subject = subjectHomeserver + " registration"
+	names := map[string]string{createUserPath: "createUser", sharedSecretPath: "shared-secret registration"}
+	states := map[string]apiState{}
+	var has []string
+	for _, path := range []string{createUserPath, sharedSecretPath} {
+		c := l.config
+		c.apiPath = path
+		states[path], _ = c.api().probe(ctx)
+		if states[path] == apiPresent {
+			has = append(has, names[path])
+		}
+	}
+	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
+	switch states[l.config.apiPath] {
+	case apiPresent:
+		return fine(subject, "it has %s, as --%s needs", names[l.config.apiPath], flagMatrixURL)
+	case apiDisabled:
+		return problem(subject, sharedSecretOff, "it has shared-secret registration switched off")
+	case apiUnknown:
+		return problem(subject, "see its log", "it fails when it is asked for %s", names[l.config.apiPath])
+	}
+	return problem(subject, missingFix(l.config, l.server, states), "%s, and --%s names %s", itHas, flagMatrixURL, names[l.config.apiPath])
+}
+
+// missingFix is what to type where the homeserver does not have the API of --matrixurl.
+func missingFix(c config, server software, states map[string]apiState) string {
+	switch {
+	case c.apiPath == sharedSecretPath && states[createUserPath] == apiPresent:
+		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + c.origin + createUserPath
+	case c.apiPath == createUserPath && states[sharedSecretPath] == apiPresent:
+		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + c.origin + sharedSecretPath
+	case c.apiPath == createUserPath:
+		return createUserMissing
+	case server.Name == dendrite:
+		return sharedSecretOffDendrite
+	}
+	return sharedSecretMissing
+}
+
+// homeserverAccepts tells whether it takes our token and our secret.
+func (l *liveCheck) homeserverAccepts(ctx context.Context) []finding {
+	if !l.answers {
+		return nil
+	}
+	var found []finding
+	if l.config.asToken != "" {
+		found = append(found, l.asToken(ctx))
+	}
+	if l.config.apiPath == sharedSecretPath && l.config.sharedSecret != "" {
+		found = append(found, l.sharedSecret(ctx))
+	}
+	return found
+}
+
+func (l *liveCheck) asToken(ctx context.Context) finding {
+	const subject = subjectHomeserver + " as_token"
+	h := l.config.homeserver()
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, whoamiPath, l.config.asToken, nil)
+	switch {
+	case err != nil:
+		return problem(subject, "see the homeserver's log", "%v", h.notReached(err))
+	case a.status == http.StatusOK:
+		l.accepts = true
+		return fine(subject, "accepted")
+	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
+		return problem(subject, "list this "+registrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.status)
+	}
+	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.failure(a, ""))
+}
+
+func (l *liveCheck) sharedSecret(ctx context.Context) finding {
+	const subject = subjectHomeserver + " shared secret"
+	proves, err := (&sharedSecretAPI{homeserver: l.config.homeserver(), secret: l.config.sharedSecret}).provesSecret(ctx)
+	switch {
+	case err != nil:
+		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)
+	case !proves:
+		return problem(subject, "put the homeserver's registration_shared_secret into the file of --"+flagShareSecretFile+" and restart the service; or restart the homeserver, if its settings were changed since it started",
+			"the homeserver has another")
+	}
+	return fine(subject, "accepted")
+}
+
+// serviceURL is where the service listens.
+func (l *liveCheck) serviceURL() string {
+	return "http://" + net.JoinHostPort(reachableHost(l.config.host), strconv.Itoa(l.config.port))
+}
+
+// service tells whether it runs, with this server name and these tokens, and whether the homeserver reaches it.
+func (l *liveCheck) service(ctx context.Context) []finding {
+	origin := l.serviceURL()
+	h := newHomeserver(origin, l.config.serverName, l.config.hsToken)
+	found := askRegister(ctx, h, nil)
+	do := "start it: " + "./" + runFile + "; or say where it listens with --" + flagHost + " and --" + flagPort
+	switch found.is {
+	case registerSilent:
+		return []finding{problem(subjectService, do, "nothing answers at %s", origin)}
+	case registerElse:
+		return []finding{problem(subjectService, do, "%s is another program's: it answers %d", origin, found.status)}
+	case registerOther:
+		l.runs = true
+		return []finding{problem(subjectService, "restart it with --"+flagMatrixDomain+" "+l.config.serverName, "what listens at %s serves another --%s", origin, flagMatrixDomain)}
+	}
+	l.runs = true
+	all := []finding{fine(subjectService, "it answers at %s", origin)}
+	if l.config.hsToken != "" {
+		if a, err := h.call(ctx, lookUpTime, http.MethodPost, modernPath+"/ping", l.config.hsToken, struct{}{}); err == nil && a.status == http.StatusForbidden {
+			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+registrationFile, "it was started with another than that of %s", registrationFile))
+		}
+		all = append(all, fine(subjectService+" hs_token", "the one of %s", registrationFile))
+	}
+	if l.accepts && l.config.appServiceID != "" {
+		all = append(all, l.ping(ctx))
+	}
+	return all
+}
+
+// ping has the homeserver call the service.
+func (l *liveCheck) ping(ctx context.Context) finding {
+	const subject = subjectHomeserver + " ping"
+	took, err := l.config.homeserver().ping(ctx, l.config.appServiceID, l.config.asToken)
+	switch {
+	case err == nil:
+		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
+	case errors.Is(err, errNoPing):
+		return fine(subject, "%v cannot be asked whether it reaches this service; its log says if not", cmp.Or(l.server.String(), "it"))
+	}
+	return problem(subject, "when "+registrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", err)
+}
+
+// What is behind a register path.
+type registerIs int
+
+const (
+	registerSilent registerIs = iota // nothing answers
+	registerElse                     // something else answers
+	registerOther                    // a service for another server name does
+	registerOurs
+)
+
+// isService tells whether it is a service, of whatever server name.
+func (r registerIs) isService() bool { return r == registerOther || r == registerOurs }
+
+// A registerFound is what answered at a register path, and how.
+type registerFound struct {
+	is     registerIs
+	status int
+}
+
+// askRegister sends a registration of the right form that nobody can have signed. The service refuses it after having
+// looked at the signatures, before it asks anybody, and names the user ID that should have been signed.
+func askRegister(ctx context.Context, h *homeserver, headers http.Header) registerFound {
+	asked := *h
+	asked.header = headers
+	zeros := strings.Repeat("0", signatureDigits)
+	localpart := "0x" + strings.Repeat("0", addressDigits)
+	a, err := asked.call(ctx, lookUpTime, http.MethodPost, registerPath, "", registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros})
+	switch {
+	case err != nil:
+		return registerFound{registerSilent, 0}
+	case a.errcode != errcodeInvalidSignature:
+		return registerFound{registerElse, a.status}
+	case !strings.Contains(a.message, strconv.Quote(userIDOf(localpart, h.serverName))):
+		return registerFound{registerOther, a.status}
+	}
+	return registerFound{registerOurs, a.status}
+}
+
+// sayVersions is what a homeserver answers when it is asked which versions of the API it has.
+func sayVersions(ctx context.Context, h *homeserver, headers http.Header) (body string, status int) {
+	asked := *h
+	asked.header = headers
+	a, err := asked.call(ctx, lookUpTime, http.MethodGet, versionsPath, "", nil)
+	var said struct {
+		Versions []string `json:"versions"`
+	}
+	if err != nil || a.status != http.StatusOK || json.Unmarshal(a.body, &said) != nil || len(said.Versions) == 0 {
+		return "", a.status
+	}
+	return string(a.body), a.status
+}
+
+// hostOf is the host and port of a URL that was checked before.
+func hostOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	return u.Host
+}

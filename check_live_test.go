@@ -1,0 +1,188 @@
+package main
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+func TestJudgeSoftware(t *testing.T) {
+	for _, test := range []struct {
+		server software
+		want   status
+	}{
+		{software{synapse, "0.33.9"}, statusOK}, {software{synapse, "0.34.0"}, statusOK}, {software{synapse, "0.34.1"}, statusProblem}, {software{synapse, "0.34.1.1"}, statusProblem},
+		{software{synapse, "0.99.5"}, statusProblem}, {software{synapse, "1.22.1"}, statusProblem}, {software{synapse, "1.23.0"}, statusOK}, {software{synapse, "1.139.2"}, statusOK},
+		{software{synapse, "1.140.0"}, statusProblem}, {software{synapse, "1.140.0rc1"}, statusProblem}, {software{synapse, "1.141.0"}, statusOK}, {software{synapse, "1.163.2"}, statusOK},
+		{software{dendrite, "0.15.2"}, statusOK}, {software{"Tuwunel", "1.7.0"}, statusOK}, {software{}, statusWarning},
+	} {
+		if got := judgeSoftware(test.server, "x"); got.Status != test.want {
+			t.Errorf("%v: got %+v, want %s", test.server, got, test.want)
+		}
+	}
+}
+
+// The secret is told by a request that can make no account: its name is one that nobody can have.
+func TestProvesSecret(t *testing.T) {
+	// As captured from Synapse 1.163.2 and Dendrite 0.15.2.
+	const (
+		goodSynapse  = `{"errcode":"M_INVALID_USERNAME","error":"User ID can only contain characters a-z, 0-9, or '=_-./+'"}`
+		goodDendrite = `{"errcode":"M_INVALID_USERNAME","error":"username can only contain characters a-z, 0-9, or '_+-./='"}`
+	)
+	for name, test := range map[string]struct {
+		fault  http.HandlerFunc
+		secret string
+		proves bool
+		told   bool
+	}{
+		"Synapse, right":  {says(400, goodSynapse), testSecret, true, true},
+		"Dendrite, right": {says(400, goodDendrite), testSecret, true, true},
+		"Synapse, wrong":  {nil, "another", false, true},
+		"Dendrite, wrong": {says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "another", false, true},
+		"a stale nonce":   {says(400, `{"errcode":"M_UNKNOWN","error":"unrecognised nonce"}`), testSecret, false, false},
+		"a proxy's 403":   {says(403, "<html>"), testSecret, false, false},
+		"failing":         {says(500, "{}"), testSecret, false, false},
+		"broken":          {breaks, testSecret, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newStandIn(t)
+			if test.fault != nil {
+				h.fail(callRegister, test.fault)
+			}
+			proves, err := (&sharedSecretAPI{homeserver: newHomeserver(h.URL, testServerName), secret: test.secret}).provesSecret(t.Context())
+			if proves != test.proves || (err == nil) != test.told {
+				t.Errorf("got %v, %v", proves, err)
+			}
+			if len(h.users) > 0 {
+				t.Errorf("made %v", h.users)
+			}
+		})
+	}
+}
+
+// A front is nginx as far as the checks see it: what it lets through, and whether it replaces the client's header.
+func front(t *testing.T, homeserver, service string, through func(path string) bool, replaces bool) string {
+	t.Helper()
+	proxyTo := func(to string) http.Handler {
+		target, _ := url.Parse(to)
+		return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			if replaces {
+				r.Out.Header.Set("X-Forwarded-For", "192.0.2.9")
+			} else {
+				r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
+			}
+		}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }}
+	}
+	toHomeserver, toService := proxyTo(homeserver), proxyTo(service)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !through(r.URL.Path):
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, "<html>")
+		case strings.HasPrefix(r.URL.Path, appServicePath):
+			toService.ServeHTTP(w, r)
+		default:
+			toHomeserver.ServeHTTP(w, r)
+		}
+	}))
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestDoor(t *testing.T) {
+	onlyNodes := func(path string) bool { return path == registerPath || strings.HasPrefix(path, "/_matrix/") }
+	for _, test := range []struct {
+		name     string
+		through  func(string) bool
+		replaces bool
+		want     map[string]status
+	}{
+		{"only what nodes need", onlyNodes, true, map[string]status{}},
+		{"no register path", func(p string) bool { return p != registerPath && onlyNodes(p) }, true, map[string]status{registerPath: statusProblem, "X-Forwarded-For": statusWarning}}, // the stand-in takes headers of any size
+		{"no homeserver", func(p string) bool { return p == registerPath }, true, map[string]status{"/_matrix": statusProblem}},
+		{"the whole service", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, appServicePath) }, true, map[string]status{"application-service API": statusWarning}},
+		{"the new paths alone", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, modernPath) }, true, map[string]status{"application-service API": statusWarning}},
+		{"the admin API", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, "/_synapse") }, true, map[string]status{"/_synapse/admin": statusProblem}},
+		{"the client's own header", onlyNodes, false, map[string]status{"X-Forwarded-For": statusProblem}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, sharedSecretPath)
+			service := httptest.NewUnstartedServer(d.handler)
+			service.Config.MaxHeaderBytes = 8 << 10 // as serve has it
+			service.Start()
+			t.Cleanup(service.Close)
+			c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath, host: "127.0.0.1", port: portOf(service.URL), hsToken: testHSToken}
+			l := newLiveCheck(c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
+			l.homeserverItself(t.Context())
+			if found := l.service(t.Context()); len(found) != 2 || found[0].Status != statusOK || found[1].Status != statusOK {
+				t.Errorf("service: got %+v", found)
+			}
+			got := map[string]status{}
+			for _, f := range l.door(t.Context()) {
+				if f.Status != statusOK {
+					got[strings.TrimPrefix(f.Subject, subjectDoor+" ")] = f.Status
+				}
+			}
+			if !maps.Equal(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+			if calls := d.homeserver.asked(); strings.Contains(calls, callRegister) {
+				t.Errorf("the homeserver was asked to create: %s", calls)
+			}
+		})
+	}
+}
+
+func TestAskRegister(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	ours := httptest.NewServer(d.handler)
+	defer ours.Close()
+	other := httptest.NewServer(says(404, `{"errcode":"M_UNRECOGNIZED"}`))
+	defer other.Close()
+	for _, test := range []struct {
+		origin, serverName string
+		want               registerIs
+	}{
+		{ours.URL, testServerName, registerOurs},
+		{ours.URL, "elsewhere.example", registerOther},
+		{other.URL, testServerName, registerElse},
+		{"http://127.0.0.1:" + freePort(t), testServerName, registerSilent},
+	} {
+		if got := askRegister(t.Context(), newHomeserver(test.origin, test.serverName), nil); got.is != test.want {
+			t.Errorf("%s for %s: got %+v, want %v", test.origin, test.serverName, got, test.want)
+		}
+	}
+}
+
+func TestCheckStore(t *testing.T) {
+	d := newDoor(t, sharedSecretPath) // which has another store open
+	dir := t.TempDir()
+	if got := checkStore(dir+"/nowhere", true); got.Status != statusOK || !strings.Contains(got.Found, "no such file") {
+		t.Errorf("none: got %+v", got)
+	}
+	store, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.store = store
+	_, one := newProof(t)
+	_, two := newProof(t)
+	d.setState(one, stateRegistered)
+	d.setState(two, statePending)
+	for running, want := range map[bool]status{true: statusOK, false: statusWarning} {
+		if got := checkStore(dir, running); got.Status != want {
+			t.Errorf("in use, %v: got %+v", running, got)
+		}
+	}
+	store.Close()
+	if got := checkStore(dir, false); got.Status != statusOK || !strings.Contains(got.Found, ": 1 registered, 1 pending") {
+		t.Errorf("free: got %+v", got)
+	}
+}

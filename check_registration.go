@@ -1,0 +1,270 @@
+// check_registration.go judges registration.yaml and run.sh: what genconfig wrote and people changed since. It also
+// takes from run.sh the flags that check was not given.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+)
+
+const (
+	subjectRegistration = registrationFile
+	subjectRun          = runFile
+
+	restartBoth = "; then restart both the homeserver and the service"
+)
+
+// checkRegistrationFile judges the file as such.
+func checkRegistrationFile(path string, file yamlFile, err error) []finding {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return []finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+flagRegistration+"; genconfig writes one", "there is no %s", path)}
+	case err != nil:
+		return []finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+flagForce, "%v", err)}
+	}
+	return []finding{judgeMode(subjectRegistration, file.path, 0o600)}
+}
+
+// takeRegistration judges what stands in registration.yaml, and takes the tokens and the id from it.
+func (c *config) takeRegistration(file yamlFile, err error) []finding {
+	if err != nil {
+		return nil
+	}
+	found := []finding{c.takeTokens(file), c.judgeURL(file), c.judgeNamespace(file)}
+	c.appServiceID, _ = file.text("id")
+	return found
+}
+
+// takeTokens looks for what the homeserver does not start without, and for two tokens that are the flags' own.
+func (c *config) takeTokens(file yamlFile) finding {
+	const subject = subjectRegistration + " tokens"
+	anew := "write it anew with genconfig --" + flagForce + restartBoth
+	given := map[string]*string{"as_token": &c.asToken, "hs_token": &c.hsToken}
+	flags := map[string]string{"as_token": flagASToken, "hs_token": flagHSToken}
+	var bad []finding
+	for _, key := range []string{"id", "sender_localpart", "as_token", "hs_token"} {
+		value, err := file.text(key)
+		token := given[key]
+		switch {
+		case err != nil:
+			bad = append(bad, problem(subject, anew, "%v", err))
+		case value == "":
+			bad = append(bad, problem(subject, anew, "there is no %s", key))
+		case token == nil:
+		case !isToken(value):
+			bad = append(bad, problem(subject, anew, "%s has characters that no token has", key))
+		case *token != "" && *token != value:
+			bad = append(bad, problem(subject, "leave --"+flags[key]+" out", "--%s is not its %s, which the homeserver goes by", flags[key], key))
+		default:
+			*token = value
+		}
+	}
+	if len(bad) > 0 {
+		return bad[0]
+	}
+	if c.asToken == c.hsToken {
+		return problem(subject, anew, "as_token and hs_token are the same: whoever is asked with one can act with the other")
+	}
+	return fine(subject, "id, as_token and hs_token are there")
+}
+
+// judgeURL holds the url against where the service listens.
+func (c config) judgeURL(file yamlFile) finding {
+	const subject = subjectRegistration + " url"
+	want := "http://" + net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port)) + appServicePath
+	do := "write in " + file.path + ": url: " + want + "" + thenRestart
+	value, err := file.text("url")
+	if err != nil || value == "" {
+		return problem(subject, do, "there is none, so that the homeserver asks this service nothing")
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" {
+		return problem(subject, do, "it is not an absolute URL")
+	}
+	sameHost := u.Hostname() == reachableHost(c.host) || isLoopback(u.Hostname()) && isLoopback(reachableHost(c.host))
+	switch {
+	case strings.TrimSuffix(u.Path, "/") != appServicePath:
+		return problem(subject, do, "it is %s, and must end in %s", value, appServicePath)
+	case u.Port() != strconv.Itoa(c.port):
+		return problem(subject, do, "it is %s, and the service listens on port %d", value, c.port)
+	case !sameHost:
+		return warning(subject, do+", unless a proxy or another machine is meant", "it is %s, and the service listens on %s", value, c.address())
+	}
+	return fine(subject, "%s is where the service listens", value)
+}
+
+// judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
+func (c config) judgeNamespace(file yamlFile) finding {
+	const subject = subjectRegistration + " namespace"
+	node := userIDOf("0x"+strings.Repeat("0", addressDigits), c.serverName)
+	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", addressDigits, regexp.QuoteMeta(c.serverName))
+	do := "write in " + file.path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
+
+	spaces, _ := file.keys["namespaces"].(map[any]any)
+	users, _ := spaces["users"].([]any)
+	hasNodes, wide := false, false
+	for _, user := range users {
+		space, _ := user.(map[any]any)
+		form, _ := space["regex"].(string)
+		compiled, err := regexp.Compile("^(?:" + form + ")") // as Synapse looks at it: from the start
+		if form == "" || err != nil {
+			return problem(subject, do, "a namespace of users has no regex that can be read")
+		}
+		if exclusive, _ := space["exclusive"].(bool); exclusive && compiled.MatchString(node) {
+			return problem(subject, do, "it is exclusive: the homeserver then refuses to create any user in it, nodes too")
+		}
+		hasNodes = hasNodes || compiled.MatchString(node)
+		wide = wide || compiled.MatchString(userIDOf("admin", c.serverName)) || compiled.MatchString(userIDOf("0x", c.serverName)) || compiled.MatchString("@a:example.org")
+	}
+	switch {
+	case !hasNodes:
+		return warning(subject, do, "no node is in it, so that the homeserver asks this service for none")
+	case wide:
+		return warning(subject, do, "it is wider than nodes: whoever has the as_token can act for every user, a server admin too, and the events of all of them are sent here")
+	}
+	return fine(subject, "nodes, and nobody else")
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// A runScript is what run.sh starts the service with.
+type runScript struct {
+	path  string
+	flags map[string]string
+}
+
+var errNoCommand = errors.New("no line of it starts " + programName)
+
+// readScript finds the command in run.sh and takes its flags apart.
+func readScript(path string) (runScript, error) {
+	script := runScript{path, map[string]string{}}
+	content, err := readFile(path)
+	if err != nil {
+		return script, err
+	}
+	for line := range strings.Lines(strings.ReplaceAll(string(content), "\\\n", " ")) {
+		words := shellWords(line)
+		for i, word := range words {
+			if filepath.Base(word) == programName && !strings.HasPrefix(word, "#") {
+				script.takeFlags(words[i+1:])
+				return script, nil
+			}
+		}
+	}
+	return script, errNoCommand
+}
+
+// takeFlags reads --name value and --name=value, up to what is for the shell.
+func (s runScript) takeFlags(words []string) {
+	for i := 0; i < len(words); i++ {
+		name, isFlag := strings.CutPrefix(words[i], "--")
+		if !isFlag {
+			return
+		}
+		name, value, hasValue := strings.Cut(name, "=")
+		if !hasValue && i+1 < len(words) {
+			i++
+			value = words[i]
+		}
+		s.flags[name] = value
+	}
+}
+
+// shellWords takes a line apart as a shell does that has quotes and backslashes, and expands nothing.
+func shellWords(line string) []string {
+	var words []string
+	word, inWord, quote := strings.Builder{}, false, rune(0)
+	escaped := false
+	for _, r := range strings.TrimRight(line, "\n") {
+		switch {
+		case escaped:
+			word.WriteRune(r)
+			escaped = false
+		case r == '\\' && quote != '\'':
+			escaped, inWord = true, true
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '\'' || r == '"':
+			quote, inWord = r, true
+		case r == ' ' || r == '\t':
+			if inWord {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			inWord = false
+		default:
+			word.WriteRune(r)
+			inWord = true
+		}
+	}
+	if inWord {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+// scriptFlags are the flags that check takes from run.sh. The tokens are not among them: they are compared.
+var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath}
+
+// fillIn gives the command the flags of run.sh that it was not given itself, and returns those that it was given
+// otherwise.
+func (s runScript) fillIn(cmd *cli.Command) (contradicted []string, err error) {
+	hasSecret := cmd.IsSet(flagShareSecret) || cmd.IsSet(flagShareSecretFile) ||
+		cmd.IsSet(flagMatrixURL) && !strings.HasSuffix(cmd.String(flagMatrixURL), sharedSecretPath)
+	for _, name := range scriptFlags {
+		value, ok := s.flags[name]
+		isSecret := name == flagShareSecret || name == flagShareSecretFile
+		switch {
+		case !ok:
+		case cmd.IsSet(name):
+			if given := fmt.Sprint(cmd.Value(name)); given != value {
+				contradicted = append(contradicted, "--"+name)
+			}
+		case isSecret && hasSecret:
+		default:
+			if err := cmd.Set(name, value); err != nil {
+				return nil, fmt.Errorf("%s: --%s has a value that it cannot have: repair it, or write it anew with genconfig --%s", s.path, name, flagForce)
+			}
+		}
+	}
+	return contradicted, nil
+}
+
+// findings judges run.sh beside the registration.yaml that the homeserver loads.
+func (s runScript) findings(err error, contradicted []string, registration yamlFile) []finding {
+	anew := "write it anew with genconfig --" + flagForce + restartBoth
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return []finding{fine(subjectRun, "there is none here, as where systemd starts the service")}
+	case err != nil:
+		return []finding{problem(subjectRun, anew, "%v", err)}
+	}
+	found := []finding{judgeMode(subjectRun, s.path, 0o700)}
+	for _, token := range []struct{ flag, key string }{{flagASToken, "as_token"}, {flagHSToken, "hs_token"}} {
+		itsOwn, ok := s.flags[token.flag]
+		if of, err := registration.text(token.key); ok && err == nil && of != "" && of != itsOwn {
+			return append(found, problem(subjectRun+" tokens", fmt.Sprintf("take --%s and --%s out of %s: the service reads them from %s", flagASToken, flagHSToken, s.path, registration.path),
+				"its --%s is not the %s of %s", token.flag, token.key, registration.path))
+		}
+	}
+	found = append(found, fine(subjectRun+" tokens", "none but those of %s", registrationFile))
+	if len(contradicted) > 0 {
+		found = append(found, problem(subjectRun+" flags", "leave them out, or change them in "+s.path, "%s has other values for %s than were given here", s.path, strings.Join(contradicted, ", ")))
+	}
+	return found
+}

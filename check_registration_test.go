@@ -1,0 +1,133 @@
+package main
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const goodRegistration = `id: Q7PM2E53RE-transport02.smartmesh.cn
+hs_token: RNI4CGEDTKC4WJTB4RZWRK4NOKA7M4PREUW6F2GZ
+as_token: LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD
+url: http://127.0.0.1:8009/regapp/1
+sender_localpart: transport02.smartmesh.cn
+namespaces:
+  users: [{exclusive: false, regex: '^@0x[0-9a-f]{40}:transport02\.smartmesh\.cn$'}]
+`
+
+func TestBrokenRegistration(t *testing.T) {
+	const narrow = `'^@0x[0-9a-f]{40}:transport02\.smartmesh\.cn$'`
+	for _, test := range []struct {
+		name, from, to string
+		config         config
+		subject        string
+		want           status
+	}{
+		{name: "good"},
+		{name: "no id", from: "id: Q", to: "ID: Q", subject: "tokens", want: statusProblem},
+		{name: "no sender", from: "sender_", to: "", subject: "tokens", want: statusProblem},
+		{name: "no as_token", from: "as_token", to: "token", subject: "tokens", want: statusProblem},
+		{name: "no hs_token", from: "hs_token", to: "token", subject: "tokens", want: statusProblem},
+		{name: "a number", from: testHSToken, to: "5318008", subject: "tokens", want: statusProblem},
+		{name: "a space", from: testHSToken, to: "hunter2 hunter2", subject: "tokens", want: statusProblem},
+		{name: "one token", from: testHSToken, to: testASToken, subject: "tokens", want: statusProblem},
+		{name: "another as_token given", config: config{asToken: "hunter2"}, subject: "tokens", want: statusProblem},
+		{name: "the same hs_token given", config: config{hsToken: testHSToken}},
+		{name: "no url", from: "url:", to: "URL:", subject: "url", want: statusProblem},
+		{name: "no absolute url", from: "http://", to: "", subject: "url", want: statusProblem},
+		{name: "a url with a user", from: "http://", to: "http://hunter2@", subject: "url", want: statusProblem},
+		{name: "another port", from: ":8009", to: ":8010", subject: "url", want: statusProblem},
+		{name: "another path", from: "/regapp/1", to: "", subject: "url", want: statusProblem},
+		{name: "a slash more", from: "/regapp/1", to: "/regapp/1/"},
+		{name: "localhost", from: "//127.0.0.1", to: "//localhost"},
+		{name: "another host", from: "//127.0.0.1", to: "//gateway", subject: "url", want: statusWarning},
+		{name: "everybody", from: narrow, to: "'@.*'", subject: "namespace", want: statusWarning},
+		{name: "everybody of this server", from: narrow, to: `'@.*:transport02\.smartmesh\.cn'`, subject: "namespace", want: statusWarning},
+		{name: "any text behind 0x", from: narrow, to: "'@0x.*'", subject: "namespace", want: statusWarning},
+		{name: "without anchors", from: narrow, to: `'@0x[0-9a-f]{40}:transport02\.smartmesh\.cn'`},
+		{name: "no node", from: narrow, to: "'@bot_.*'", subject: "namespace", want: statusWarning},
+		{name: "no regex", from: narrow, to: "'('", subject: "namespace", want: statusProblem},
+		{name: "no namespace", from: "users:", to: "people:", subject: "namespace", want: statusWarning},
+		{name: "exclusive", from: "exclusive: false", to: "exclusive: true", subject: "namespace", want: statusProblem},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), registrationFile)
+			if err := os.WriteFile(path, []byte(strings.Replace(goodRegistration, test.from, test.to, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c := test.config
+			c.serverName, c.host, c.port = testServerName, "127.0.0.1", 8009
+			file, err := readYAML(path)
+			found := append(checkRegistrationFile(path, file, err), c.takeRegistration(file, err)...)
+			for _, f := range found {
+				if text := f.Found + f.Do; strings.Contains(text, testHSToken) || strings.Contains(text, testASToken) || strings.Contains(text, "hunter2") || strings.Contains(text, "5318") {
+					t.Errorf("holds a token: %+v", f)
+				}
+			}
+			want := map[string]status{}
+			if test.want != "" {
+				want[test.subject] = test.want
+			}
+			if got := bad(found); !maps.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+func TestJudgeMode(t *testing.T) {
+	for _, test := range []struct {
+		mode, want os.FileMode
+		status     status
+	}{
+		{0o600, 0o600, statusOK}, {0o400, 0o600, statusProblem}, {0o640, 0o600, statusWarning}, {0o604, 0o600, statusProblem}, {0o644, 0o600, statusProblem},
+		{0o700, 0o700, statusOK}, {0o600, 0o700, statusProblem}, {0o755, 0o700, statusProblem}, {0o750, 0o700, statusWarning},
+	} {
+		path := filepath.Join(t.TempDir(), "x")
+		os.WriteFile(path, nil, 0o600)
+		os.Chmod(path, test.mode)
+		if got := judgeMode("x", path, test.want); got.Status != test.status {
+			t.Errorf("%04o for %04o: got %+v", test.mode, test.want, got)
+		}
+	}
+}
+
+// What genconfig writes, and what people make of it.
+func TestReadScript(t *testing.T) {
+	for name, content := range map[string]string{
+		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + sharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org"}, "/usr/local/bin/"+programName)),
+		"by hand":     "#!/bin/sh\n# starts the service\nnohup ./" + programName + " --port=8009 \\\n  --matrixdomain \"example.org\" --sharesecret-file it\\'s > log &\n",
+	} {
+		path := filepath.Join(t.TempDir(), runFile)
+		if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s, err := readScript(path)
+		if err != nil || s.flags[flagPort] != "8009" || s.flags[flagMatrixDomain] != "example.org" || s.flags[flagShareSecretFile] != "it's" {
+			t.Errorf("%s: got %v, %v", name, s.flags, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), runFile)
+	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(programName)+"\n"), 0o700)
+	if s, err := readScript(path); err != errNoCommand || s.findings(err, nil, yamlFile{})[0].Status != statusProblem {
+		t.Errorf("no command: got %v, %v", s.flags, err)
+	}
+}
+
+func TestShellWords(t *testing.T) {
+	for line, want := range map[string][]string{
+		"":              nil,
+		"a  b\tc\n":     {"a", "b", "c"},
+		`'a b' "c d"`:   {"a b", "c d"},
+		`'it'\''s'`:     {"it's"},
+		`a\ b '\' "\""`: {"a b", `\`, `"`},
+		`'' x`:          {"", "x"},
+	} {
+		if got := shellWords(line); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", line, got, want)
+		}
+	}
+}

@@ -1,0 +1,329 @@
+// check_settings.go judges homeserver.yaml by the Synapse that answers: the settings of the old guide, and what
+// today's Synapse needs for nodes to get in. Nothing here asks anybody.
+
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A settingsFile is the homeserver's configuration, of one file or of several.
+type settingsFile struct {
+	path string // the first, for what stands in none
+	keys map[any]any
+	from map[any]string // the file that has the last word on a key
+	err  error          // why it cannot be judged
+}
+
+// readAllSettings reads the files that were named as one configuration. Where none was named, it reads what is here,
+// but not what belongs to another program than the one that answers.
+func readAllSettings(paths []string, server software) []settingsFile {
+	if len(paths) > 0 {
+		return []settingsFile{readSettings(paths)}
+	}
+	var all []settingsFile
+	for _, its := range []struct{ file, other string }{{homeserverFile, dendrite}, {dendriteFile, synapse}} {
+		if _, err := os.Stat(its.file); err == nil && server.Name != its.other {
+			all = append(all, readSettings([]string{its.file}))
+		}
+	}
+	if len(all) == 0 {
+		return []settingsFile{{path: homeserverFile, err: fmt.Errorf("there is no %s here", homeserverFile)}}
+	}
+	return all
+}
+
+// readSettings reads the files as Synapse does: those of a directory in the order of their names, and a key of a later
+// file in the place of the whole key of an earlier one.
+func readSettings(paths []string) settingsFile {
+	s := settingsFile{path: paths[0], keys: map[any]any{}, from: map[any]string{}}
+	var files []string
+	for _, path := range paths {
+		if stat, err := os.Stat(path); err == nil && stat.IsDir() {
+			inside, _ := filepath.Glob(filepath.Join(path, "*.yaml")) // sorted; the pattern is a good one
+			files = append(files, inside...)
+			continue
+		}
+		files = append(files, path)
+	}
+	for _, path := range files {
+		file, err := readYAML(path)
+		if err != nil {
+			s.err = err
+			return s
+		}
+		for key, value := range file.keys {
+			s.keys[key], s.from[key] = value, path
+		}
+	}
+	return s
+}
+
+// at is the value under the path of keys, or nil.
+func (s settingsFile) at(path ...string) any {
+	var value any = s.keys
+	for _, key := range path {
+		mapping, _ := value.(map[any]any)
+		value = mapping[key]
+	}
+	return value
+}
+
+// isTrue tells whether the value is there and true.
+func (s settingsFile) isTrue(path ...string) bool { value, _ := s.at(path...).(bool); return value }
+
+func (s settingsFile) text(path ...string) string { text, _ := s.at(path...).(string); return text }
+
+// number is the value, or the default where there is none.
+func (s settingsFile) number(otherwise float64, path ...string) float64 {
+	switch value := s.at(path...).(type) {
+	case int:
+		return float64(value)
+	case float64:
+		return value
+	}
+	return otherwise
+}
+
+// write says which line to put where: the value under the path of keys.
+func (s settingsFile) write(value string, path ...string) string {
+	under, last := path[:len(path)-1], path[len(path)-1]
+	where := s.fileOf(path[0])
+	if len(under) > 0 {
+		where += ", under " + strings.Join(under, ".")
+	}
+	return "write in " + where + ": " + last + ": " + value + thenRestart
+}
+
+const thenRestart = "; then restart the homeserver"
+
+// fileOf is the file that a key stands in, or should.
+func (s settingsFile) fileOf(key string) string {
+	if from, ok := s.from[key]; ok {
+		return from
+	}
+	return s.path
+}
+
+// isDendrite tells Dendrite's settings from Synapse's.
+func (s settingsFile) isDendrite() bool {
+	_, hasGlobal := s.keys["global"].(map[any]any)
+	return hasGlobal || filepath.Base(s.path) == dendriteFile
+}
+
+// secrets are what the settings hold that no finding may.
+func (s settingsFile) secrets() []string {
+	return []string{s.text("registration_shared_secret"), s.text("client_api", "registration_shared_secret"), s.text("macaroon_secret_key"), s.text("form_secret")}
+}
+
+// A judging is the settings with everything that they are judged by.
+type judging struct {
+	settings     settingsFile
+	config       config
+	server       software // that answers; the zero value where none does
+	registration string   // the path of registration.yaml
+	public       string   // where nodes reach the homeserver
+}
+
+// findings judges every setting that matters.
+func (j judging) findings() []finding {
+	switch {
+	case j.settings.err != nil:
+		return []finding{problem(filepath.Base(j.settings.path), "run this in the homeserver's directory, or name the file with --"+flagHomeserverConfig, "%v", j.settings.err)}
+	case j.settings.isDendrite():
+		return j.ofDendrite()
+	}
+	return slices.Concat(
+		[]finding{j.serverName(j.subject("server_name"), "server_name"), j.enableRegistration(), j.userDirectory(), j.expireAccessToken(), j.identityServers()},
+		j.listeners(),
+		[]finding{j.registrationListed("app_service_config_files")},
+		j.sharedSecret(j.subject("registration_shared_secret")),
+		j.needsOfToday(),
+	)
+}
+
+// subject names a setting.
+func (j judging) subject(setting string) string {
+	if j.settings.isDendrite() {
+		return dendriteFile + " " + setting
+	}
+	return homeserverFile + " " + setting
+}
+
+// since picks one of two readings of a setting by the Synapse that answers. Where none does, it says both.
+func (j judging) since(major, minor int, before, since finding) finding {
+	switch {
+	case j.server.isSynapse() && j.server.before(major, minor):
+		return before
+	case j.server.isSynapse(), before == since:
+		return since
+	}
+	worse := since
+	if rank := []status{statusOK, statusWarning, statusProblem}; slices.Index(rank, before.Status) > slices.Index(rank, since.Status) {
+		worse = before
+	}
+	if before.Found != since.Found {
+		worse.Found = fmt.Sprintf("before Synapse %d.%d: %s; since then: %s", major, minor, before.Found, since.Found)
+	}
+	return worse
+}
+
+func (j judging) serverName(subject string, path ...string) finding {
+	switch name := j.settings.text(path...); {
+	case name == j.config.serverName:
+		return fine(subject, "%s, as --%s", name, flagMatrixDomain)
+	case name == "":
+		return problem(subject, j.settings.write(strconv.Quote(j.config.serverName), path...), "there is none")
+	default:
+		return problem(subject, "run genconfig --"+flagForce+" with the homeserver's own name: --"+flagMatrixDomain+" "+shellQuote(name),
+			"it is %q and --%s is %q: every signature is over that name", name, flagMatrixDomain, j.config.serverName)
+	}
+}
+
+// enableRegistration reads two settings: the older one, which every Synapse still knows, has the last word.
+func (j judging) enableRegistration() finding {
+	subject := j.subject("enable_registration")
+	switch disabled := j.settings.at("disable_registration"); {
+	case disabled != nil && !isYes(disabled):
+		return problem(subject, "delete disable_registration from "+j.settings.fileOf("disable_registration")+thenRestart, "disable_registration is false: anybody can make accounts, without a proof")
+	case disabled == nil && isYes(j.settings.at("enable_registration")):
+		return problem(subject, j.settings.write("false", "enable_registration"), "it is true: anybody can make accounts, without a proof")
+	}
+	return fine(subject, "off")
+}
+
+// isYes tells what Synapse takes for true where it reads a value as a text.
+func isYes(value any) bool {
+	return slices.Contains([]string{"true", "yes", "y", "on", "t", "1"}, strings.ToLower(fmt.Sprint(value)))
+}
+
+func (j judging) userDirectory() finding {
+	subject := j.subject("user_directory")
+	if !j.settings.isTrue("user_directory", "search_all_users") {
+		return problem(subject, j.settings.write("true", "user_directory", "search_all_users"), "search_all_users is not true: a fresh node is not found by the others")
+	}
+	if enabled, set := j.settings.at("user_directory", "enabled").(bool); set && !enabled {
+		return problem(subject, j.settings.write("true", "user_directory", "enabled"), "enabled is false: no node is found by another")
+	}
+	return fine(subject, "search_all_users is true")
+}
+
+func (j judging) expireAccessToken() finding {
+	subject := j.subject("expire_access_token")
+	before, since := fine(subject, "true"), fine(subject, "gone, and not set")
+	switch on := j.settings.isTrue("expire_access_token"); {
+	case on:
+		since = warning(subject, "delete expire_access_token; session_lifetime ends sessions", "it does nothing any more")
+	default:
+		before = warning(subject, j.settings.write("True", "expire_access_token"), "not set, and the guide has it set")
+	}
+	return j.since(1, 3, before, since)
+}
+
+func (j judging) identityServers() finding {
+	const key = "trusted_third_party_id_servers"
+	subject := j.subject(key)
+	before, since := fine(subject, "none"), fine(subject, "gone, and none set")
+	switch list, isList := j.settings.at(key).([]any); {
+	case isList && len(list) > 0:
+		before = warning(subject, j.settings.write("[]", key), "it trusts %s, and the guide has them all deleted", count(len(list), "identity server"))
+		since = warning(subject, "delete "+key, "it does nothing any more")
+	case !isList:
+		before = warning(subject, j.settings.write("[]", key), "not set: the default trusts matrix.org and vector.im, and the guide has them all deleted")
+	}
+	return j.since(1, 4, before, since)
+}
+
+// registrationListed looks for registration.yaml among the application services of the homeserver.
+func (j judging) registrationListed(path ...string) finding {
+	subject := j.subject(strings.Join(path, "."))
+	whole, err := filepath.Abs(j.registration)
+	if err != nil {
+		whole = j.registration
+	}
+	do := j.settings.write("["+strconv.Quote(whole)+"]", path...)
+	value := j.settings.at(path...)
+	list, isList := value.([]any)
+	switch {
+	case value == nil:
+		return problem(subject, do, "not set: the homeserver does not know this service")
+	case !isList:
+		return problem(subject, do, "it is not a list, and the homeserver does not start")
+	}
+	dir := filepath.Dir(j.settings.path)
+	for _, listed := range list {
+		name, isText := listed.(string)
+		if !isText {
+			return problem(subject, do, "something in it is not the name of a file, and the homeserver does not start")
+		}
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		if isSameFile(name, j.registration) {
+			return fine(subject, "%s is listed", j.registration)
+		}
+		if _, err := readFile(name); err != nil {
+			return problem(subject, do, "%v, and the homeserver does not start", err)
+		}
+	}
+	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", registrationFile)
+}
+
+// sharedSecret compares the homeserver's secret with ours, where accounts are made with it.
+func (j judging) sharedSecret(subject string) []finding {
+	if j.config.apiPath != sharedSecretPath {
+		return nil
+	}
+	const key = "registration_shared_secret"
+	inline, path := j.settings.text(key), j.settings.text(key+"_path")
+	if path != "" && inline != "" {
+		return []finding{problem(subject, "delete "+key+" from "+j.settings.fileOf(key)+thenRestart, "both %s and %s_path are set, and the homeserver does not start", key, key)}
+	}
+	secret := inline
+	if path != "" {
+		if j.server.isSynapse() && j.server.before(1, 67) {
+			return []finding{problem(subject, j.settings.write("the secret itself", key), "%s_path is not known before Synapse 1.67", key)}
+		}
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(j.settings.path), path)
+		}
+		var err error
+		if secret, err = readSecret(path); err != nil {
+			return []finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
+		}
+	}
+	return []finding{j.compareSecret(subject, secret, j.settings.write("the secret of this service's --"+flagShareSecretFile, key))}
+}
+
+func (j judging) compareSecret(subject, secret, do string) finding {
+	switch {
+	case secret == "":
+		return problem(subject, do, "not set: the homeserver makes no account for this service")
+	case j.config.sharedSecret == "":
+		return fine(subject, "set; this service has none to compare it with")
+	case secret != j.config.sharedSecret:
+		return problem(subject, do+"; or put the homeserver's into that file and restart the service", "it is another than this service has")
+	}
+	return fine(subject, "the one that this service has")
+}
+
+// portOf is the port of a URL, spelled out or its scheme's.
+func portOf(text string) int {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return 0
+	case u.Port() == "" && u.Scheme == "https":
+		return 443
+	case u.Port() == "":
+		return 80
+	}
+	port, _ := strconv.Atoi(u.Port())
+	return port
+}

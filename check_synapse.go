@@ -1,0 +1,209 @@
+// check_synapse.go judges what of homeserver.yaml takes more than a glance: where Synapse listens, how it logs nodes in.
+// And dendrite.yaml, where that says the same in other words.
+
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// A listener is one of Synapse's, of those that speak HTTP.
+type listener struct {
+	port       int
+	addresses  []string
+	forwarded  bool
+	resources  []string
+	unixSocket bool
+}
+
+// httpListeners reads them.
+func (s settingsFile) httpListeners() []listener {
+	var all []listener
+	list, _ := s.keys["listeners"].([]any)
+	for _, item := range list {
+		its := settingsFile{}
+		its.keys, _ = item.(map[any]any)
+		if its.text("type") != "http" {
+			continue
+		}
+		_, forwardedSet := its.at("x_forwarded").(bool)
+		l := listener{port: int(its.number(0, "port")), addresses: texts(its.at("bind_addresses")), unixSocket: its.text("path") != ""}
+		l.forwarded = its.isTrue("x_forwarded") || l.unixSocket && !forwardedSet
+		if one := its.text("bind_address"); one != "" {
+			l.addresses = append(l.addresses, one)
+		}
+		resources, _ := its.at("resources").([]any)
+		for _, resource := range resources {
+			names, _ := resource.(map[any]any)
+			l.resources = append(l.resources, texts(names["names"])...)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// texts are the strings of a list.
+func texts(value any) []string {
+	list, _ := value.([]any)
+	var all []string
+	for _, item := range list {
+		if text, ok := item.(string); ok {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// listeners judges where the homeserver listens: behind nginx, and for nobody else.
+func (j judging) listeners() []finding {
+	subject := func(what string) string { return j.subject("listeners " + what) }
+	example := j.settings.write("[{port: 8007, type: http, tls: false, x_forwarded: true, bind_addresses: ['127.0.0.1'], resources: [{names: [client, federation], compress: false}]}]", "listeners")
+	var clients []listener
+	hasWebClient := j.settings.isTrue("web_client")
+	for _, l := range j.settings.httpListeners() {
+		hasWebClient = hasWebClient || slices.Contains(l.resources, "webclient")
+		if slices.Contains(l.resources, "client") {
+			clients = append(clients, l)
+		}
+	}
+	webClient := fine(subject("webclient"), "not there")
+	if hasWebClient {
+		do := "take webclient out of the resources in " + j.settings.fileOf("listeners") + ", and web_client: True" + thenRestart
+		webClient = j.since(1, 53, warning(webClient.Subject, do, "it serves a web client, and the guide has it out"), problem(webClient.Subject, do, "it does not start with webclient"))
+	}
+	if len(clients) == 0 {
+		return []finding{problem(subject("port"), example, "none serves the resource client over http"), webClient}
+	}
+	return []finding{j.listenerPort(subject("port"), clients), j.listenerAddresses(subject("bind_addresses"), clients), j.listenerForwarded(subject("x_forwarded"), clients), webClient}
+}
+
+func (j judging) listenerPort(subject string, clients []listener) finding {
+	do := "write port: 8007 for it in " + j.settings.fileOf("listeners") + ", and let nginx listen on %d" + thenRestart
+	var ports []string
+	reached := false
+	for _, l := range clients {
+		if l.port == portOf(j.public) && isLocal(j.public) {
+			return problem(subject, fmt.Sprintf(do, l.port), "it listens on %d, where nodes expect nginx (--%s)", l.port, flagPublicURL)
+		}
+		reached = reached || l.unixSocket || l.port == portOf(j.config.origin)
+		ports = append(ports, fmt.Sprint(l.port))
+	}
+	if j.config.apiPath == sharedSecretPath && isLocal(j.config.origin) && !reached {
+		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, flagMatrixURL, ports[0], sharedSecretPath),
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagMatrixURL, portOf(j.config.origin))
+	}
+	return fine(subject, "%s", strings.Join(ports, ", "))
+}
+
+func (j judging) listenerAddresses(subject string, clients []listener) finding {
+	for _, l := range clients {
+		open := len(l.addresses) == 0 && !l.unixSocket
+		for _, address := range l.addresses {
+			open = open || !isLoopback(address)
+		}
+		if open {
+			return warning(subject, fmt.Sprintf("write for port %d in %s: bind_addresses: ['127.0.0.1', '::1']"+thenRestart, l.port, j.settings.fileOf("listeners")),
+				"port %d is open to other machines, which go past nginx there, to /_synapse/admin too", l.port)
+		}
+	}
+	return fine(subject, "this machine alone")
+}
+
+func (j judging) listenerForwarded(subject string, clients []listener) finding {
+	for _, l := range clients {
+		if !l.forwarded {
+			do := fmt.Sprintf("write for port %d in %s: x_forwarded: true"+thenRestart, l.port, j.settings.fileOf("listeners"))
+			return j.since(1, 0, warning(subject, do, "it takes every node for nginx"), problem(subject, do, "it takes every node for nginx, and limits the logins of all of them as one's"))
+		}
+	}
+	return fine(subject, "true")
+}
+
+// needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
+func (j judging) needsOfToday() []finding {
+	found := []finding{j.passwordLogin()}
+	if j.server.isSynapse() && j.server.before(1, 0) {
+		return found
+	}
+	return append(found, j.authenticationService(), j.loginLimit("address"), j.loginLimit("account"), j.bcryptRounds())
+}
+
+func (j judging) passwordLogin() finding {
+	subject := j.subject("password_config")
+	switch enabled := j.settings.at("password_config", "enabled"); {
+	case enabled != nil && enabled != true:
+		return problem(subject, j.settings.write("true", "password_config", "enabled"), "enabled is not true: nodes log in with a password")
+	case j.settings.at("password_config", "localdb_enabled") == false:
+		return problem(subject, j.settings.write("true", "password_config", "localdb_enabled"), "localdb_enabled is false: nodes log in with a password that is kept there")
+	}
+	return fine(subject, "nodes can log in with a password")
+}
+
+func (j judging) authenticationService() finding {
+	subject := j.subject("matrix_authentication_service")
+	do := "delete it from " + j.settings.fileOf("matrix_authentication_service") + "" + thenRestart
+	if j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled") {
+		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off, and is not supported")
+	}
+	return fine(subject, "not in charge")
+}
+
+// The least of rc_login that lets nodes in which start together, or one that starts often.
+const (
+	enoughLogins = 0.1 // a second
+	enoughBurst  = 10
+)
+
+func (j judging) loginLimit(of string) finding {
+	subject := j.subject("rc_login." + of)
+	perSecond := j.settings.number(0.003, "rc_login", of, "per_second") // Synapse's default: one in five minutes
+	burst := j.settings.number(5, "rc_login", of, "burst_count")
+	if perSecond < enoughLogins || burst < enoughBurst {
+		return problem(subject, j.settings.write(map[string]string{"address": "{per_second: 5, burst_count: 50}", "account": "{per_second: 1, burst_count: 10}"}[of], "rc_login", of),
+			"an %s has %v logins, refused ones included, and then %v a second", of, burst, perSecond)
+	}
+	return fine(subject, "%v logins, and then %v a second", burst, perSecond)
+}
+
+func (j judging) bcryptRounds() finding {
+	subject := j.subject("bcrypt_rounds")
+	if rounds := j.settings.number(12, "bcrypt_rounds"); rounds > 6 { // each one more doubles the time
+		return warning(subject, j.settings.write("4", "bcrypt_rounds"), "%v, which costs the homeserver up to 200 ms for each registration and login; the passwords are signatures, and 4 is as safe", rounds)
+	}
+	return fine(subject, "%v", j.settings.number(12, "bcrypt_rounds"))
+}
+
+// ofDendrite judges dendrite.yaml.
+func (j judging) ofDendrite() []finding {
+	s := j.settings
+	found := []finding{j.serverName(j.subject("global.server_name"), "global", "server_name")}
+	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) finding, do, reason, good string) {
+		if bad {
+			found = append(found, f(j.subject(subject), do, "%s", reason))
+			return
+		}
+		found = append(found, fine(j.subject(subject), "%s", good))
+	}
+	add("global.disable_federation", s.isTrue("global", "disable_federation"), problem, s.write("false", "global", "disable_federation"),
+		"it is true: Dendrite then does not say which homeserver it is, and gets passwords longer than it takes", "off")
+	add("client_api.registration_disabled", s.at("client_api", "registration_disabled") == false, problem, s.write("true", "client_api", "registration_disabled"),
+		"it is false: anybody can make accounts, without a proof", "registration is off")
+	found = append(found, j.compareSecret(j.subject("client_api.registration_shared_secret"), s.text("client_api", "registration_shared_secret"),
+		s.write("the secret of this service's --"+flagShareSecretFile, "client_api", "registration_shared_secret")))
+	limited := s.at("client_api", "rate_limiting", "enabled") != false && s.number(5, "client_api", "rate_limiting", "threshold") < 100
+	add("client_api.rate_limiting", limited, warning, s.write("{enabled: false}", "client_api", "rate_limiting"),
+		"few requests from one address are let through, and all nodes behind nginx may be one", "off, or raised")
+	found = append(found, j.registrationListed("app_service_api", "config_files"))
+	add("user_api.bcrypt_cost", s.number(10, "user_api", "bcrypt_cost") > 6, warning, s.write("4", "user_api", "bcrypt_cost"),
+		"a registration or login costs up to 60 ms; the passwords are signatures, and 4 is as safe", "low")
+	return found
+}
+
+// isLocal tells whether a URL is of this machine.
+func isLocal(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && isLoopback(u.Hostname())
+}
