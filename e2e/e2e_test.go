@@ -34,6 +34,9 @@ var scenes = []struct {
 	{"a banned node stays out", testBanned},
 	{"a homeserver lost its database", testLostDatabase},
 	{"a gateway set up wrongly says so", testMisconfigured},
+	{"check finds nothing wrong", testCheckAllRight},
+	{"check says what is broken in a file", testCheckFiles},
+	{"check says what is broken in what runs", testCheckLive},
 	{"a second gateway does not start", testSecondGateway},
 	{"SIGTERM ends the gateway with 0", testTerminated},
 	{"no log holds a secret", testNoSecretLogged}, // the last: it reads what all others left

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,5 +64,29 @@ func (n *nginx) start(ctx context.Context) error {
 	}
 	return n.process.ready(ctx, func(ctx context.Context) bool { return serves(ctx, n.url+versionsPath) })
 }
+
+// restart stops nginx, calls the function, and starts it again. It waits until nginx answers, whatever it is.
+func (n *nginx) restart(ctx context.Context, between func() error) error {
+	if _, err := n.process.stop(); err != nil {
+		return err
+	}
+	if err := between(); err != nil {
+		return err
+	}
+	path, err := findNginx()
+	if err != nil {
+		return err
+	}
+	if n.process, err = startProcess("nginx", n.logFile(), exec.Command(path, "-p", n.dir, "-c", "nginx.conf")); err != nil {
+		return err
+	}
+	return n.process.ready(ctx, func(ctx context.Context) bool {
+		_, err := call(ctx, http.MethodGet, n.url, "", nil)
+		return err == nil
+	})
+}
+
+// configFile is what it is told.
+func (n *nginx) configFile() string { return filepath.Join(n.dir, "nginx.conf") }
 
 func (n *nginx) logFile() string { return filepath.Join(n.dir, "error.log") }

@@ -1,0 +1,424 @@
+// check_test.go owns the check command on a whole deployment: all right, and then with one thing broken after the other.
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A checkFinding is one finding, as check --json prints it.
+type checkFinding struct{ Status, Subject, Found, Do string }
+
+// A checkRun is what the command said.
+type checkRun struct {
+	code     int
+	findings map[string]checkFinding
+}
+
+// checkDir is a copy of the files that check reads, which a test may break. Its store is the deployment's own.
+func checkDir(t *testing.T, d *Deployment) string {
+	t.Helper()
+	dir := t.TempDir()
+	files := append([]string{"registration.yaml", "run.sh", "shared_secret"}, d.Recipe.files...)
+	for _, name := range files {
+		content, err := os.ReadFile(filepath.Join(d.Gateway.Dir, name))
+		if os.IsNotExist(err) {
+			continue
+		}
+		stat := must(os.Stat(filepath.Join(d.Gateway.Dir, name)))(t)
+		if err != nil || os.WriteFile(filepath.Join(dir, name), content, stat.Mode()) != nil {
+			t.Fatalf("copy %s: %v", name, err)
+		}
+	}
+	breakFile(t, dir, "run.sh", `--datapath \S+`, "--datapath "+filepath.Join(d.Gateway.Dir, ".matrix"))
+	return dir
+}
+
+// breakFile replaces in a file what is of the form, which must be there.
+func breakFile(t *testing.T, dir, name, form, by string) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	before := must(os.ReadFile(path))(t)
+	if err := edit(path, regexp.MustCompile(form), by); err != nil {
+		t.Fatal(err)
+	}
+	if after := must(os.ReadFile(path))(t); string(after) == string(before) {
+		t.Fatalf("%s has nothing of the form %s", name, form)
+	}
+}
+
+// runCheck runs check --json, whose output must hold no secret.
+func runCheck(t *testing.T, d *Deployment, dir string, flags ...string) checkRun {
+	t.Helper()
+	r := must(d.Program.Run(t.Context(), dir, append([]string{"check", "--json", "--public-url", d.NodeURL}, flags...)...))(t)
+	for kind, secret := range d.Secrets() {
+		if strings.Contains(r.Stdout+r.Stderr, secret) {
+			t.Errorf("check prints a secret: %s", kind)
+		}
+	}
+	var said struct{ Findings []checkFinding }
+	if err := json.Unmarshal([]byte(r.Stdout), &said); err != nil || r.Stderr != "" {
+		t.Fatalf("exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	run := checkRun{r.Code, map[string]checkFinding{}}
+	for _, f := range said.Findings {
+		if f.Status == "" || f.Found == "" || (f.Do == "") != (f.Status == "ok") {
+			t.Errorf("incomplete: %+v", f)
+		}
+		if _, twice := run.findings[f.Subject]; twice {
+			t.Errorf("twice: %s", f.Subject)
+		}
+		run.findings[f.Subject] = f
+	}
+	return run
+}
+
+// differsBy is what changed from one run to another: the new statuses by subject, "" where a finding is gone.
+func (r checkRun) differsBy(other checkRun) map[string]string {
+	changed := map[string]string{}
+	for subject, before := range r.findings {
+		if now := other.findings[subject]; now.Status != before.Status {
+			changed[subject] = now.Status
+		}
+	}
+	for subject, now := range other.findings {
+		if _, ok := r.findings[subject]; !ok {
+			changed[subject] = now.Status
+		}
+	}
+	return changed
+}
+
+// wantChange holds a run against what it should say that the one before did not.
+func wantChange(t *testing.T, before, got checkRun, want map[string]string) {
+	t.Helper()
+	if changed := before.differsBy(got); !maps.Equal(changed, want) {
+		t.Errorf("changed are %v, want %v", changed, want)
+	}
+	wantCode := 0
+	for _, f := range got.findings {
+		if f.Status == "problem" {
+			wantCode = 1
+		}
+	}
+	if got.code != wantCode {
+		t.Errorf("exit %d, want %d", got.code, wantCode)
+	}
+	for subject := range want {
+		if f := got.findings[subject]; f.Subject != "" {
+			t.Logf("%s %s: %s; %s", f.Status, f.Subject, f.Found, f.Do)
+		}
+	}
+}
+
+func testCheckAllRight(t *testing.T, d *Deployment) {
+	for _, dir := range []string{d.Gateway.Dir, checkDir(t, d)} {
+		r := must(d.Program.Run(t.Context(), dir, "check", "--public-url", d.NodeURL))(t)
+		t.Log("\n" + r.Stdout)
+		if r.Code != 0 || r.Stderr != "" || strings.Contains(r.Stdout, "problem ") || !strings.Contains(r.Stdout, "\n0 problems, ") {
+			t.Errorf("exit %d\n%s", r.Code, r.Stderr)
+		}
+	}
+}
+
+// A checkBreak is one thing broken, and the findings that it changes: the new status by subject, "" where one is gone.
+type checkBreak struct {
+	name string
+	do   func(t *testing.T, dir string)
+	want map[string]string
+}
+
+// edits breaks a file by an edit.
+func edits(file, form, by string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) { t.Helper(); breakFile(t, dir, file, form, by) }
+}
+
+// adds breaks a file by lines at its end.
+func adds(file, lines string) func(*testing.T, string) { return edits(file, `$`, lines) }
+
+// both breaks two things that would else contradict each other.
+func both(one, other func(*testing.T, string)) func(*testing.T, string) {
+	return func(t *testing.T, dir string) { t.Helper(); one(t, dir); other(t, dir) }
+}
+
+func modes(file string, mode os.FileMode) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		if err := os.Chmod(filepath.Join(dir, file), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func removes(file string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		if err := os.Remove(filepath.Join(dir, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func oneProblem(subject string) map[string]string { return map[string]string{subject: "problem"} }
+func oneWarning(subject string) map[string]string { return map[string]string{subject: "warning"} }
+
+// noRegistration is what is not said without the tokens.
+func noRegistration() map[string]string {
+	return map[string]string{
+		"registration.yaml": "problem", "registration.yaml tokens": "", "registration.yaml url": "", "registration.yaml namespace": "",
+		"homeserver as_token": "", "homeserver ping": "", "service hs_token": "",
+	}
+}
+
+// commonBreaks are of the service's own files.
+var commonBreaks = []checkBreak{
+	{"registration.yaml is no YAML", edits("registration.yaml", `^id`, "\tid"), noRegistration()},
+	{"registration.yaml for everybody", modes("registration.yaml", 0o644), oneProblem("registration.yaml")},
+	{"registration.yaml for a group", modes("registration.yaml", 0o640), oneWarning("registration.yaml")},
+	{"another port in the url", edits("registration.yaml", `:\d+/regapp/1`, ":1/regapp/1"), oneProblem("registration.yaml url")},
+	{"another path in the url", edits("registration.yaml", `/regapp/1`, "/regapp"), oneProblem("registration.yaml url")},
+	{"another host in the url", edits("registration.yaml", `//127.0.0.1:`, "//192.0.2.1:"), oneWarning("registration.yaml url")},
+	{"no url", edits("registration.yaml", `(?m)^url.*$`, ""), oneProblem("registration.yaml url")},
+	{"an exclusive namespace", edits("registration.yaml", `exclusive: false`, "exclusive: true"), oneProblem("registration.yaml namespace")},
+	{"the namespace that check asks for", edits("registration.yaml", `'@\.\*'`, `'^@0x[0-9a-f]{40}:transport02\.smartmesh\.cn$'`), map[string]string{"registration.yaml namespace": "ok"}},
+	{"no sender_localpart", edits("registration.yaml", `sender_localpart`, "sender"), oneProblem("registration.yaml tokens")},
+	{"another as_token in run.sh", edits("run.sh", `--astoken \S+`, "--astoken another-as-token"), oneProblem("run.sh tokens")},
+	{"another hs_token in run.sh", edits("run.sh", `--hstoken \S+`, "--hstoken another-hs-token"), oneProblem("run.sh tokens")},
+	{"run.sh for everybody", modes("run.sh", 0o755), oneProblem("run.sh")},
+	{"run.sh cannot be run", modes("run.sh", 0o600), oneProblem("run.sh")},
+	{"an as_token that the homeserver was not told", both(
+		edits("run.sh", `--astoken \S+`, "--astoken another-as-token"), edits("registration.yaml", `as_token: \S+`, "as_token: another-as-token"),
+	), map[string]string{"homeserver as_token": "problem", "homeserver ping": ""}},
+	{"an hs_token that the service was not told", both(
+		edits("run.sh", `--hstoken \S+`, "--hstoken another-hs-token"), edits("registration.yaml", `hs_token: \S+`, "hs_token: another-hs-token"),
+	), map[string]string{"service hs_token": "problem", "homeserver ping": ""}},
+	{"another --matrixdomain", edits("run.sh", `--matrixdomain \S+`, "--matrixdomain elsewhere.example"), map[string]string{
+		"homeserver server_name": "problem", "service": "problem", "service hs_token": "", "homeserver ping": "",
+	}},
+}
+
+// settingsBreaks are of the homeserver's settings, by its recipe's directory or name.
+var settingsBreaks = map[string][]checkBreak{
+	"synapse-1.163.2": {
+		{"server_name", edits("homeserver.yaml", `server_name: \S+`, "server_name: elsewhere.example"), oneProblem("homeserver.yaml server_name")},
+		{"enable_registration", edits("homeserver.yaml", `enable_registration: false`, "enable_registration: true"), oneProblem("homeserver.yaml enable_registration")},
+		{"search_all_users", edits("homeserver.yaml", `search_all_users: true`, "search_all_users: false"), oneProblem("homeserver.yaml user_directory")},
+		{"expire_access_token", adds("homeserver.yaml", "expire_access_token: true\n"), oneWarning("homeserver.yaml expire_access_token")},
+		{"identity servers", adds("homeserver.yaml", "trusted_third_party_id_servers: [vector.im]\n"), oneWarning("homeserver.yaml trusted_third_party_id_servers")},
+		{"port", edits("homeserver.yaml", `port: \d+`, "port: 1"), oneProblem("homeserver.yaml listeners port")},
+		{"bind_addresses", edits("homeserver.yaml", `bind_addresses: .*`, "bind_addresses: ['0.0.0.0']"), oneWarning("homeserver.yaml listeners bind_addresses")},
+		{"no bind_addresses", edits("homeserver.yaml", `bind_addresses: .*`, ""), oneWarning("homeserver.yaml listeners bind_addresses")},
+		{"x_forwarded", edits("homeserver.yaml", `x_forwarded: true`, "x_forwarded: false"), oneProblem("homeserver.yaml listeners x_forwarded")},
+		{"webclient", edits("homeserver.yaml", `client, federation`, "client, federation, webclient"), oneProblem("homeserver.yaml listeners webclient")},
+		{"no list of application services", edits("homeserver.yaml", `\n  - registration.yaml`, " registration.yaml"), oneProblem("homeserver.yaml app_service_config_files")},
+		{"another application service", edits("homeserver.yaml", `- registration.yaml`, "- homeserver.yaml"), oneProblem("homeserver.yaml app_service_config_files")},
+		{"an application service that is not there", edits("homeserver.yaml", `- registration.yaml`, "- nowhere.yaml"), oneProblem("homeserver.yaml app_service_config_files")},
+		{"no application service", edits("homeserver.yaml", `app_service_config_files:\n  - registration.yaml`, ""), oneProblem("homeserver.yaml app_service_config_files")},
+		{"another secret", edits("homeserver.yaml", `registration_shared_secret: \S+`, "registration_shared_secret: "+wrongSecret), oneProblem("homeserver.yaml registration_shared_secret")},
+		{"no secret", edits("homeserver.yaml", `registration_shared_secret: \S+`, ""), oneProblem("homeserver.yaml registration_shared_secret")},
+		{"two secrets", adds("homeserver.yaml", "registration_shared_secret_path: shared_secret\n"), oneProblem("homeserver.yaml registration_shared_secret")},
+		{"the secret in its file", edits("homeserver.yaml", `registration_shared_secret: \S+`, "registration_shared_secret_path: shared_secret"), map[string]string{}},
+		{"a secret that the homeserver was not told", both(
+			edits("homeserver.yaml", `registration_shared_secret: \S+`, "registration_shared_secret: "+wrongSecret), edits("shared_secret", `\S+`, wrongSecret),
+		), oneProblem("homeserver shared secret")},
+		{"a secret for a group", modes("shared_secret", 0o640), oneWarning("shared secret")},
+		{"no file of the secret", removes("shared_secret"), map[string]string{"shared secret": "problem", "homeserver shared secret": ""}},
+		{"passwords off", adds("homeserver.yaml", "password_config: {enabled: false}\n"), oneProblem("homeserver.yaml password_config")},
+		{"no passwords of its own", adds("homeserver.yaml", "password_config: {localdb_enabled: false}\n"), oneProblem("homeserver.yaml password_config")},
+		{"authentication service", adds("homeserver.yaml", "matrix_authentication_service: {enabled: true}\n"), oneProblem("homeserver.yaml matrix_authentication_service")},
+		{"rc_login.address", edits("homeserver.yaml", `address: \{.*\}`, "address: {per_second: 0.003, burst_count: 5}"), oneProblem("homeserver.yaml rc_login.address")},
+		{"rc_login.account", edits("homeserver.yaml", `account: \{.*\}`, "account: {per_second: 50, burst_count: 5}"), oneProblem("homeserver.yaml rc_login.account")},
+		{"bcrypt_rounds", edits("homeserver.yaml", `bcrypt_rounds: 4`, ""), oneWarning("homeserver.yaml bcrypt_rounds")},
+	},
+	"synapse-0.34.0": {
+		{"server_name", edits("homeserver.yaml", `server_name: \S+`, "server_name: elsewhere.example"), oneProblem("homeserver.yaml server_name")},
+		{"enable_registration", edits("homeserver.yaml", `enable_registration: False`, "enable_registration: True"), oneProblem("homeserver.yaml enable_registration")},
+		{"search_all_users", edits("homeserver.yaml", `search_all_users: True`, ""), oneProblem("homeserver.yaml user_directory")},
+		{"expire_access_token", edits("homeserver.yaml", `expire_access_token: True`, ""), oneWarning("homeserver.yaml expire_access_token")},
+		{"identity servers", edits("homeserver.yaml", `servers: \[\]`, "servers: [vector.im]"), oneWarning("homeserver.yaml trusted_third_party_id_servers")},
+		{"bind_addresses", edits("homeserver.yaml", `bind_addresses: .*`, "bind_address: '0.0.0.0'"), oneWarning("homeserver.yaml listeners bind_addresses")},
+		{"x_forwarded", edits("homeserver.yaml", `x_forwarded: True`, ""), oneWarning("homeserver.yaml listeners x_forwarded")},
+		{"webclient", edits("homeserver.yaml", `client, federation`, "client, webclient"), oneWarning("homeserver.yaml listeners webclient")},
+		{"web_client", edits("homeserver.yaml", `web_client: False`, "web_client: True"), oneWarning("homeserver.yaml listeners webclient")},
+		{"no client", edits("homeserver.yaml", `client, federation`, "federation"), map[string]string{
+			"homeserver.yaml listeners port": "problem", "homeserver.yaml listeners bind_addresses": "", "homeserver.yaml listeners x_forwarded": "",
+		}},
+		{"no list of application services", edits("homeserver.yaml", `- registration.yaml`, "registration.yaml"), oneProblem("homeserver.yaml app_service_config_files")},
+		{"passwords off", adds("homeserver.yaml", "password_config: {enabled: False}\n"), oneProblem("homeserver.yaml password_config")},
+	},
+	"dendrite": {
+		{"server_name", edits("dendrite.yaml", `server_name: \S+`, "server_name: elsewhere.example"), oneProblem("dendrite.yaml global.server_name")},
+		{"disable_federation", edits("dendrite.yaml", `disable_federation: false`, "disable_federation: true"), oneProblem("dendrite.yaml global.disable_federation")},
+		{"registration_disabled", edits("dendrite.yaml", `registration_disabled: true`, "registration_disabled: false"), oneProblem("dendrite.yaml client_api.registration_disabled")},
+		{"another secret", edits("dendrite.yaml", `registration_shared_secret: \S+`, "registration_shared_secret: "+wrongSecret), oneProblem("dendrite.yaml client_api.registration_shared_secret")},
+		{"a secret that the homeserver was not told", both(
+			edits("dendrite.yaml", `registration_shared_secret: \S+`, "registration_shared_secret: "+wrongSecret), edits("registration_shared_secret", `\S+`, wrongSecret),
+		), oneProblem("homeserver shared secret")},
+		{"rate_limiting", edits("dendrite.yaml", `enabled: false`, "enabled: true"), oneWarning("dendrite.yaml client_api.rate_limiting")},
+		{"no list of application services", edits("dendrite.yaml", `- registration.yaml`, "registration.yaml"), oneProblem("dendrite.yaml app_service_api.config_files")},
+		{"bcrypt_cost", edits("dendrite.yaml", `bcrypt_cost: 4`, "bcrypt_cost: 10"), oneWarning("dendrite.yaml user_api.bcrypt_cost")},
+	},
+}
+
+func testCheckFiles(t *testing.T, d *Deployment) {
+	d.AddSecret("wrong shared secret", wrongSecret)
+	before := runCheck(t, d, checkDir(t, d))
+	accounts := countAll(t, d)
+	of := d.Recipe.Name
+	if d.Recipe.dir != "" {
+		of = d.Recipe.dir
+	}
+	for _, broken := range slices.Concat(commonBreaks, settingsBreaks[of]) {
+		t.Run(broken.name, func(t *testing.T) {
+			dir := checkDir(t, d)
+			broken.do(t, dir)
+			want := maps.Clone(broken.want)
+			if broken.name == "another --matrixdomain" {
+				alsoElsewhere(want, before)
+			}
+			wantChange(t, before, runCheck(t, d, dir), want)
+		})
+	}
+	if now := countAll(t, d); now != accounts {
+		t.Errorf("the homeserver has %d accounts, and had %d before", now, accounts)
+	}
+}
+
+// alsoElsewhere adds what is said of the other end of a --matrixdomain that is not the homeserver's.
+func alsoElsewhere(want map[string]string, before checkRun) {
+	for _, subject := range []string{"homeserver.yaml server_name", "dendrite.yaml global.server_name", "public door /regapp/1/register", "public door /_matrix"} {
+		if _, ok := before.findings[subject]; ok {
+			want[subject] = "problem"
+		}
+	}
+}
+
+// countAll counts all accounts of the homeserver.
+func countAll(t *testing.T, d *Deployment) int {
+	t.Helper()
+	command := slices.Clone(d.Recipe.count)
+	for i, word := range command {
+		command[i] = strings.ReplaceAll(word, " = ?", " LIKE ?")
+	}
+	accounts := must(d.Homeserver.Count(t.Context(), command, "%"))(t)
+	if accounts == 0 {
+		newMember(t, d) // so that the count is seen to count
+		return countAll(t, d)
+	}
+	return accounts
+}
+
+// nginxBreaks are of nginx. Those of one API alone have its path.
+var nginxBreaks = []struct {
+	name, createPath, form, by string
+	want                       map[string]string
+}{
+	{"the whole service", SharedSecretPath, `location = /regapp/1/register`, "location /regapp/1", oneWarning("public door application-service API")},
+	{"the register path alone", CreateUserPath, `location /regapp/1`, "location = /regapp/1/register", map[string]string{"public door application-service API": "ok"}},
+	{"no register path", SharedSecretPath, `/regapp/1`, "/elsewhere", map[string]string{"public door /regapp/1/register": "problem"}},
+	{"no /_matrix", SharedSecretPath, `location /_matrix`, "location /elsewhere", oneProblem("public door /_matrix")},
+	{"the admin API", SharedSecretPath, `location /_matrix`, "location /_", oneProblem("public door /_synapse/admin")},
+	{"the client's own X-Forwarded-For for the service", "", `(?s)(location [^{]*/regapp[^{]*\{[^;]*;)[^;]*;`, "$1", oneProblem("public door X-Forwarded-For")},
+}
+
+func testCheckLive(t *testing.T, d *Deployment) {
+	dir := checkDir(t, d)
+	before := runCheck(t, d, dir)
+	isDendrite := d.Recipe.dir == "dendrite"
+	for _, broken := range nginxBreaks {
+		if broken.createPath != "" && broken.createPath != d.Recipe.createPath {
+			continue
+		}
+		t.Run("nginx: "+broken.name, func(t *testing.T) {
+			want := maps.Clone(broken.want)
+			if isDendrite && broken.name == "no register path" {
+				want["public door X-Forwarded-For"] = "warning"
+			}
+			withNginx(t, d, broken.form, broken.by)
+			wantChange(t, before, runCheck(t, d, dir), want)
+		})
+	}
+	if d.Recipe.Name == "synapse-1.163.2" {
+		t.Run("nginx: the client's own X-Forwarded-For for the homeserver", func(t *testing.T) {
+			withNginx(t, d, `(?s)(location /_matrix \{[^;]*;)[^;]*;`, "$1")
+			wantChange(t, before, runCheck(t, d, dir), oneProblem("public door X-Forwarded-For"))
+		})
+	}
+	t.Run("the service is stopped", func(t *testing.T) { testCheckNoService(t, d, dir, before) })
+	t.Run("the homeserver is stopped", func(t *testing.T) { testCheckNoHomeserver(t, d, dir, before) })
+	wantChange(t, before, runCheck(t, d, dir), map[string]string{}) // all is well again
+}
+
+// withNginx breaks nginx's configuration until the test ends.
+func withNginx(t *testing.T, d *Deployment, form, by string) {
+	t.Helper()
+	path := d.nginx.configFile()
+	whole := must(os.ReadFile(path))(t)
+	broken := regexp.MustCompile(form).ReplaceAll(whole, []byte(by))
+	if string(broken) == string(whole) {
+		t.Fatalf("nginx.conf has nothing of the form %s", form)
+	}
+	put := func(content []byte) error {
+		return d.nginx.restart(context.WithoutCancel(t.Context()), func() error { return os.WriteFile(path, content, 0o600) })
+	}
+	t.Cleanup(func() {
+		if err := put(whole); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := put(broken); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testCheckNoService(t *testing.T, d *Deployment, dir string, before checkRun) {
+	if _, err := d.Gateway.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	got := runCheck(t, d, dir)
+	if err := d.Gateway.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"service": "problem", "service hs_token": "", "homeserver ping": "", "public door /regapp/1/register": "problem"}
+	if before.findings["public door application-service API"].Status == "warning" {
+		want["public door application-service API"] = "ok"
+	}
+	if d.Recipe.Name != "synapse-1.163.2" { // of the others it is the service alone that can be asked
+		want["public door X-Forwarded-For"] = "warning"
+	}
+	wantChange(t, before, got, want)
+	if store := got.findings["store"]; !strings.Contains(store.Found, " registered, ") {
+		t.Errorf("the store is not counted: %+v", store)
+	}
+}
+
+func testCheckNoHomeserver(t *testing.T, d *Deployment, dir string, before checkRun) {
+	want := map[string]string{"homeserver": "problem", "public door /_matrix": "problem"}
+	for _, gone := range []string{"server_name", "registration", "as_token", "shared secret", "ping"} {
+		if _, ok := before.findings["homeserver "+gone]; ok {
+			want["homeserver "+gone] = ""
+		}
+	}
+	switch d.Recipe.Name { // nobody says which it is: both readings
+	case "synapse-1.163.2":
+		want["homeserver.yaml expire_access_token"], want["homeserver.yaml trusted_third_party_id_servers"] = "warning", "warning"
+	case "synapse-0.34.0":
+		want["homeserver.yaml expire_access_token"] = "warning"
+		want["homeserver.yaml rc_login.address"], want["homeserver.yaml rc_login.account"] = "problem", "problem"
+		want["homeserver.yaml bcrypt_rounds"], want["homeserver.yaml matrix_authentication_service"] = "warning", "ok"
+	}
+	if err := d.Homeserver.Restart(t.Context(), func() error {
+		wantChange(t, before, runCheck(t, d, dir), want)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
