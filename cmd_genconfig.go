@@ -244,7 +244,8 @@ func programPath() (string, error) {
 	return path, nil
 }
 
-var goRunFile = regexp.MustCompile(`/go-build[0-9]+/b[0-9]+/exe/`)
+// goRunFile is where go run has the program: a temporary directory, and from the second time on its cache.
+var goRunFile = regexp.MustCompile(`/go-build[0-9]+/b[0-9]+/exe/|/[0-9a-f]{2}/[0-9a-f]{64}-d/`)
 
 func isSameFile(a, b string) bool {
 	statA, errA := os.Stat(a)

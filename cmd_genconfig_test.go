@@ -86,10 +86,12 @@ func TestRandomText(t *testing.T) {
 
 // The file that go run makes is gone when it ends: run.sh may not name it.
 func TestGoRunIsRefused(t *testing.T) {
-	cmd := exec.Command("go", "run", ".", "--matrixdomain", "example.org", "genconfig")
-	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "build it first (go build)") {
-		t.Errorf("got %s, %v", out, err)
+	for range 2 { // the second time it comes from Go's cache
+		cmd := exec.Command("go", "run", ".", "--matrixdomain", "example.org", "genconfig")
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "build it first (go build)") {
+			t.Errorf("got %s, %v", out, err)
+		}
 	}
 	if _, err := os.Lstat(registrationFile); err == nil {
 		os.Remove(registrationFile)

@@ -155,7 +155,6 @@ func serveNodes(ctx context.Context, c config, listener net.Listener, store *bol
 	go pingHomeserver(ctx, c)
 
 	daemon.SdNotify(false, daemon.SdNotifyReady) // does nothing unless systemd asks for it
-	context.AfterFunc(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyStopping) })
 	return newServer(c, store).serve(ctx, listener)
 }
 

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/ant0ine/go-json-rest/rest"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -315,6 +316,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.registrar.stop()
+	daemon.SdNotify(false, daemon.SdNotifyStopping)
 	log.Info("Stopping", "for_requests_in_flight", drainTime)
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
