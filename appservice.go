@@ -33,6 +33,7 @@ type appServiceAPI struct {
 	serverName string
 	hsToken    string
 	store      store
+	metrics    *metrics
 }
 
 // protocolID names the third-party network, as registration.yaml does.
@@ -43,21 +44,21 @@ func (a *appServiceAPI) routes() []*rest.Route {
 	var routes []*rest.Route
 	for _, base := range []string{appServicePath, modernPath} {
 		routes = append(routes,
-			rest.Put(base+"/transactions/*id", a.authorized(a.transaction)),
-			rest.Get(base+"/users/*id", a.authorized(a.user)),
-			rest.Get(base+"/rooms/*id", a.authorized(a.alias)),
+			rest.Put(base+"/transactions/*id", a.authorized(kindTransaction, a.transaction)),
+			rest.Get(base+"/users/*id", a.authorized(kindUser, a.user)),
+			rest.Get(base+"/rooms/*id", a.authorized(kindAlias, a.alias)),
 		)
 	}
 	for _, base := range []string{unstablePath, modernPath} {
 		routes = append(routes,
-			rest.Get(base+"/thirdparty/protocol/*id", a.unlessWrong(a.protocol)),
-			rest.Get(base+"/thirdparty/user/*id", a.authorized(a.thirdPartyUser)),
-			rest.Get(base+"/thirdparty/user", a.authorized(a.thirdPartyByUserID)),
-			rest.Get(base+"/thirdparty/location/*id", a.authorized(a.thirdPartyLocation)),
-			rest.Get(base+"/thirdparty/location", a.authorized(a.thirdPartyByAlias)),
+			rest.Get(base+"/thirdparty/protocol/*id", a.unlessWrong(kindProtocol, a.protocol)),
+			rest.Get(base+"/thirdparty/user/*id", a.authorized(kindThirdParty, a.thirdPartyUser)),
+			rest.Get(base+"/thirdparty/user", a.authorized(kindThirdParty, a.thirdPartyByUserID)),
+			rest.Get(base+"/thirdparty/location/*id", a.authorized(kindThirdParty, a.thirdPartyLocation)),
+			rest.Get(base+"/thirdparty/location", a.authorized(kindThirdParty, a.thirdPartyByAlias)),
 		)
 	}
-	return append(routes, rest.Post(modernPath+"/ping", a.authorized(a.ping)))
+	return append(routes, rest.Post(modernPath+"/ping", a.authorized(kindPing, a.ping)))
 }
 
 var (
@@ -72,23 +73,25 @@ type asked struct {
 }
 
 // authorized answers who has the hs_token.
-func (a *appServiceAPI) authorized(handle func(asked) (any, error)) rest.HandlerFunc {
-	return a.answered(handle, true)
+func (a *appServiceAPI) authorized(kind string, handle func(asked) (any, error)) rest.HandlerFunc {
+	return a.answered(kind, handle, true)
 }
 
 // unlessWrong answers who has no token, too: Synapse up to 1.80 sends none with its question for the protocol.
-func (a *appServiceAPI) unlessWrong(handle func(asked) (any, error)) rest.HandlerFunc {
-	return a.answered(handle, false)
+func (a *appServiceAPI) unlessWrong(kind string, handle func(asked) (any, error)) rest.HandlerFunc {
+	return a.answered(kind, handle, false)
 }
 
-func (a *appServiceAPI) answered(handle func(asked) (any, error), needToken bool) rest.HandlerFunc {
+func (a *appServiceAPI) answered(kind string, handle func(asked) (any, error), needToken bool) rest.HandlerFunc {
 	return func(w rest.ResponseWriter, r *rest.Request) {
 		answer, err := a.answer(handle, needToken, r)
 		if err != nil {
+			a.metrics.asked(kind, toMatrixError(err).status)
 			log.Debug("Refused the homeserver", "path", r.URL.Path, "client", clientAddress(r.Request), "reason", err)
 			toMatrixError(err).write(w)
 			return
 		}
+		a.metrics.asked(kind, http.StatusOK)
 		log.Trace("Answered the homeserver", "method", r.Method, "path", r.URL.Path)
 		w.WriteJson(answer)
 	}

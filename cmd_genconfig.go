@@ -207,6 +207,12 @@ func renderRun(c config, program string) []byte {
 	if c.sharedSecretFile != "" {
 		command = append(command, "--"+flagShareSecretFile, c.sharedSecretFile)
 	}
+	if c.opsListen != "" {
+		command = append(command, "--"+flagOpsListen, c.opsListen)
+	}
+	if c.opsListenPublic {
+		command = append(command, "--"+flagOpsListenPublic)
+	}
 	if c.logFormat != "terminal" {
 		command = append(command, "--"+flagLogFormat, c.logFormat)
 	}

@@ -33,6 +33,8 @@ const (
 	flagDataPath        = "datapath"
 	flagVerbosity       = "verbosity"
 	flagLogFormat       = "log-format"
+	flagOpsListen       = "ops-listen"
+	flagOpsListenPublic = "ops-listen-public"
 
 	registrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
 	homeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
@@ -58,6 +60,10 @@ type config struct {
 	dataPath  string
 	verbosity int
 	logFormat string
+
+	opsListen       string // address of health and metrics; empty for none
+	opsListenPublic bool
+	metrics         *metrics // of whoever runs with this config; nil where nothing is measured
 
 	verbositySet bool // for run.sh, whose own default is another
 }
@@ -86,6 +92,8 @@ func rootFlags() []cli.Flag {
 		text(flagDataPath, ".matrix", "`DIRECTORY` of the store"),
 		number(flagVerbosity, 3, "what is logged: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace"),
 		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
+		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty"),
+		&cli.BoolFlag{Name: flagOpsListenPublic, Usage: "allow an address for --" + flagOpsListen + " that other machines reach", Sources: fromEnvironment(flagOpsListenPublic)},
 	}
 }
 
@@ -103,6 +111,8 @@ func readConfig(cmd *cli.Command) (config, error) {
 		dataPath:         cmd.String(flagDataPath),
 		verbosity:        cmd.Int(flagVerbosity),
 		logFormat:        cmd.String(flagLogFormat),
+		opsListen:        cmd.String(flagOpsListen),
+		opsListenPublic:  cmd.Bool(flagOpsListenPublic),
 		verbositySet:     cmd.IsSet(flagVerbosity),
 	}
 	if err := checkServerName(c.serverName); err != nil {
@@ -111,13 +121,17 @@ func readConfig(cmd *cli.Command) (config, error) {
 	if err := c.readMatrixURL(); err != nil {
 		return config{}, err
 	}
+	if err := c.checkOpsListen(); err != nil {
+		return config{}, err
+	}
+	if _, err := readDataPath(cmd); err != nil {
+		return config{}, err
+	}
 	switch {
 	case !isHost(c.host):
 		return config{}, fmt.Errorf("--%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", flagHost, c.host)
 	case c.port < 1 || c.port > 65535:
 		return config{}, fmt.Errorf("--%s %d is not a port: give one from 1 to 65535", flagPort, c.port)
-	case c.dataPath == "":
-		return config{}, fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
 	case c.verbosity < 0 || c.verbosity > 5:
 		return config{}, fmt.Errorf("--%s %d is not a level: give one from 0 (silent but for crashes) to 5 (everything)", flagVerbosity, c.verbosity)
 	case c.logFormat != "terminal" && c.logFormat != "logfmt" && c.logFormat != "json":
@@ -133,6 +147,30 @@ func readConfig(cmd *cli.Command) (config, error) {
 		}
 	}
 	return c, nil
+}
+
+// readDataPath is all that a command needs which only looks into the store.
+func readDataPath(cmd *cli.Command) (string, error) {
+	dataPath := cmd.String(flagDataPath)
+	if dataPath == "" {
+		return "", fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
+	}
+	return dataPath, nil
+}
+
+// checkOpsListen keeps the metrics from other machines unless that was said twice: they tell what a homeserver does.
+func (c *config) checkOpsListen() error {
+	if c.opsListen == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(c.opsListen)
+	if err != nil || !isPort(port) || host != "" && !isHost(host) {
+		return fmt.Errorf("--%s %q is not an address and a port: give such as 127.0.0.1:8010", flagOpsListen, c.opsListen)
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) && !c.opsListenPublic {
+		return fmt.Errorf("--%s %q can be reached from other machines: give an address such as 127.0.0.1:8010, or --%s if that is meant", flagOpsListen, c.opsListen, flagOpsListenPublic)
+	}
+	return nil
 }
 
 // readServeConfig is the config of the daemon, secrets included.
@@ -170,7 +208,9 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 
 // homeserver is the client to the homeserver that --matrixurl is of.
 func (c config) homeserver() *homeserver {
-	return newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret)
+	h := newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret)
+	h.metrics = c.metrics
+	return h
 }
 
 // api is the way of creating accounts that --matrixurl names.

@@ -62,7 +62,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Version:   version(),
 		Flags:     rootFlags(),
 		Action:    serveAction,
-		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand()},
+		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), backupCommand(), restoreCommand()},
 		Writer:    stdout,
 		ErrWriter: stderr,
 
@@ -72,7 +72,9 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 	}
 	for _, cmd := range append(root.Commands, root) { // neither of these two is inherited
 		cmd.OnUsageError = usageError
-		cmd.Before = refuseArguments
+		if cmd.Before == nil {
+			cmd.Before = refuseArguments
+		}
 	}
 	return root
 }
@@ -99,22 +101,33 @@ func refuseArguments(ctx context.Context, cmd *cli.Command) (context.Context, er
 
 var commandForm = regexp.MustCompile(`^[a-z-]{1,20}$`)
 
-// version is the module's version and the commit, as the build recorded them.
-func version() string {
+// A build is the module's version and the commit.
+type build struct{ version, commit string }
+
+// readBuild returns what the build recorded of itself.
+func readBuild() build {
+	b := build{"unknown", "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
+		return b
 	}
-	v, commit, dirty := info.Main.Version, "commit unknown", ""
+	dirty := ""
+	b.version = info.Main.Version
 	for _, setting := range info.Settings {
 		switch {
 		case setting.Key == "vcs.revision":
-			commit = "commit " + setting.Value
+			b.commit = setting.Value
 		case setting.Key == "vcs.modified" && setting.Value == "true":
 			dirty = ", modified"
 		}
 	}
-	return fmt.Sprintf("%s (%s%s)", v, commit, dirty)
+	b.commit += dirty
+	return b
+}
+
+func version() string {
+	b := readBuild()
+	return fmt.Sprintf("%s (commit %s)", b.version, b.commit)
 }
 
 // serveAction is the daemon.
@@ -133,19 +146,44 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("%w: is --%s an address of this machine?", err, flagHost)
 	}
 	defer listener.Close()
+	opsListener, err := listenOps(&c)
+	if err != nil {
+		return err
+	}
+	if opsListener != nil {
+		defer opsListener.Close()
+	}
 	store, err := openBoltStore(c.dataPath)
 	if err != nil {
 		return err
 	}
-	return errors.Join(serveNodes(ctx, c, listener, store), store.Close())
+	return errors.Join(serveNodes(ctx, c, listener, opsListener, store), store.Close())
 }
 
-// serveNodes runs until the context ends.
-func serveNodes(ctx context.Context, c config, listener net.Listener, store *boltStore) error {
+// listenOps opens the listener of --ops-listen, if there is to be one; only then is anything measured.
+func listenOps(c *config) (net.Listener, error) {
+	if c.opsListen == "" {
+		return nil, nil
+	}
+	listener, err := net.Listen("tcp", c.opsListen)
+	if err != nil {
+		return nil, fmt.Errorf("%w: give --%s an address of this machine where nothing else listens", err, flagOpsListen)
+	}
+	c.metrics = newMetrics(*c)
+	return listener, nil
+}
+
+// serveNodes runs until the context ends. The operator is served a little longer.
+func serveNodes(ctx context.Context, c config, listener, opsListener net.Listener, store *boltStore) error {
 	counts, err := store.counts()
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
+	stopOps, err := startOps(ctx, c, store, opsListener)
+	if err != nil {
+		return err
+	}
+	defer stopOps()
 	if c.isPlainRemote() {
 		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.matrixURL)
 	}

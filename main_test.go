@@ -10,11 +10,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -30,6 +33,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("FREEPORT", freePort(t))
+			env.Values["daemon"] = &scriptedDaemon{stop: func() {}}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -38,6 +42,11 @@ func TestScript(t *testing.T) {
 			"listen":    scriptListen,
 			"lockstore": scriptLockStore,
 			"standin":   scriptStandIn,
+			"fill":      scriptFill,
+			"daemon":    scriptDaemon,
+			"stopdaemon": func(ts *testscript.TestScript, _ bool, _ []string) {
+				ts.Value("daemon").(*scriptedDaemon).stop()
+			},
 		},
 	})
 }
@@ -81,6 +90,39 @@ func scriptLockStore(ts *testscript.TestScript, _ bool, args []string) {
 	s, err := openBoltStore(ts.MkAbs(args[0]))
 	ts.Check(err)
 	ts.Defer(func() { s.Close() })
+}
+
+// fill DIR N: a store with so many records.
+func scriptFill(ts *testscript.TestScript, _ bool, args []string) {
+	s, err := openBoltStore(ts.MkAbs(args[0]))
+	ts.Check(err)
+	count, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for i := range count {
+		r := testRecord(i, stateRegistered)
+		if i%10 == 9 {
+			r.State = statePending
+		}
+		held, err := s.Claim(context.Background(), common.HexToAddress(r.Localpart))
+		ts.Check(err)
+		ts.Check(held.Save(r))
+		held.Release()
+	}
+	ts.Check(s.Close())
+}
+
+type scriptedDaemon struct{ stop func() }
+
+// daemon DIR: this store is served to its operator, until stopdaemon or the script's end.
+func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	s, err := openBoltStore(dir)
+	ts.Check(err)
+	stop, err := startOps(context.Background(), config{dataPath: dir, serverName: testServerName}, s, nil)
+	ts.Check(err)
+	running := ts.Value("daemon").(*scriptedDaemon)
+	running.stop = sync.OnceFunc(func() { stop(); s.Close() })
+	ts.Defer(func() { running.stop() })
 }
 
 // standin: a homeserver's stand-in with a login, behind it the service: $SERVER is where nodes reach both.

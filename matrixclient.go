@@ -20,6 +20,13 @@ import (
 	"time"
 )
 
+// Paths of the questions that are not about creating accounts.
+const (
+	profilePath = "/_matrix/client/r0/profile/"
+	versionPath = "/_matrix/federation/v1/version"
+	keyPath     = "/_matrix/key/v2/server"
+)
+
 // Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
 const (
 	dialTime   = 2 * time.Second
@@ -40,6 +47,7 @@ type homeserver struct {
 	secrets    []string    // never to be seen in an error, even when the homeserver repeats them
 	header     http.Header // sent with every call
 	http       *http.Client
+	metrics    *metrics
 }
 
 func newHomeserver(origin, serverName string, secrets ...string) *homeserver {
@@ -85,7 +93,8 @@ func (e *callError) Error() string { return e.err.Error() }
 func (e *callError) Unwrap() error { return e.err }
 
 // call makes one call. Its error is a *callError.
-func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path, token string, body any) (answer, error) {
+func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path, token string, body any) (a answer, err error) {
+	defer func(start time.Time) { h.metrics.called(method, path, a, err, start) }(time.Now())
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 
@@ -263,7 +272,7 @@ func retried(try func() (accessToken string, err error)) (string, error) {
 // displayName asks for the display name of a user, which tells whether there is one. The whole profile would
 // not do: for a user without a name today's Synapse answers 404 to it.
 func (h *homeserver) displayName(ctx context.Context, userID string) (string, error) {
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/client/r0/profile/"+url.PathEscape(userID)+"/displayname", "", nil)
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, profilePath+url.PathEscape(userID)+"/displayname", "", nil)
 	switch {
 	case err != nil:
 		return "", notSent(h.notReached(err))
@@ -317,7 +326,7 @@ func (s software) release() (major, minor int, ok bool) {
 // software asks which program the homeserver is. The zero value where it does not tell, as a listener without
 // the federation resource does not.
 func (h *homeserver) software(ctx context.Context) (software, error) {
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/federation/v1/version", "", nil)
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, versionPath, "", nil)
 	switch {
 	case err != nil:
 		return software{}, notSent(h.notReached(err))
@@ -339,7 +348,7 @@ var errOtherServerName = errors.New("its server_name")
 // checkServerName asks for the homeserver's server_name, and refuses one that is not ours: an account there would
 // have another user ID than the one that was proven. A listener without the federation resource does not tell.
 func (h *homeserver) checkServerName(ctx context.Context) error {
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, "/_matrix/key/v2/server", "", nil)
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, keyPath, "", nil)
 	if err != nil {
 		return notSent(h.notReached(err))
 	}

@@ -20,6 +20,8 @@ const (
 	probeLastPause  = time.Minute
 	pingAfter       = 3 * time.Second  // of listening: beside a homeserver that starts at the same time
 	pingTime        = 15 * time.Second // for the homeserver's own try to reach us
+
+	pingPath = "/_matrix/client/v1/appservice/" // and the id
 )
 
 // An apiState is what a probe found of one API.
@@ -139,7 +141,7 @@ var errNoPing = errors.New("the homeserver has no ping")
 
 // ping asks the homeserver to call this service, and tells how long that took it, or exactly what is wrong.
 func (h *homeserver) ping(ctx context.Context, id, asToken string) (time.Duration, error) {
-	a, err := h.call(ctx, pingTime, http.MethodPost, "/_matrix/client/v1/appservice/"+url.PathEscape(id)+"/ping", asToken, map[string]string{"transaction_id": "start"})
+	a, err := h.call(ctx, pingTime, http.MethodPost, pingPath+url.PathEscape(id)+"/ping", asToken, map[string]string{"transaction_id": "start"})
 	if err != nil {
 		return 0, h.notReached(err)
 	}

@@ -121,13 +121,16 @@ type server struct {
 	serverName string
 	registrar  *registrar
 	appService *appServiceAPI
+	metrics    *metrics
 }
 
 func newServer(c config, s store) *server {
+	s = c.metrics.metered(s)
 	return &server{
 		serverName: c.serverName,
 		registrar:  newRegistrar(c.api(), s),
-		appService: &appServiceAPI{serverName: c.serverName, hsToken: c.hsToken, store: s},
+		appService: &appServiceAPI{serverName: c.serverName, hsToken: c.hsToken, store: s, metrics: c.metrics},
+		metrics:    c.metrics,
 	}
 }
 
@@ -214,7 +217,8 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	var did outcome
 	var accessToken string
 	err := errPanic // until something else came of it
-	defer func() { audit(r.Request, n, did, err, time.Since(start)) }()
+	done := s.metrics.registering()
+	defer func() { done(did, err); audit(r.Request, n, did, err, time.Since(start)) }()
 	n, err = s.readNode(r.Request)
 	if err == nil {
 		err = errPanic
@@ -250,6 +254,7 @@ func (s *server) readNode(r *http.Request) (node, error) {
 	if !isObject(body) || json.Unmarshal(body, &sent) != nil {
 		return node{}, badRequest(errcodeBadJSON, "the body must be a JSON object with the strings localpart, displayname and password")
 	}
+	defer s.metrics.verified(time.Now())
 	return sent.verify(s.serverName)
 }
 

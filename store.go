@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"io"
 	"time"
 )
 
@@ -15,6 +17,9 @@ const (
 	stateRegistered state = "registered" // the account is there
 )
 
+// storeCounts is the number of records in each state.
+type storeCounts map[state]int
+
 // A record is what is kept of a node: never its password, a hash or a token.
 type record struct {
 	Localpart   string    `json:"localpart"`
@@ -25,7 +30,43 @@ type record struct {
 	Updated     time.Time `json:"updated"` // when the record was last written
 }
 
+// operatedStore is the store, as far as its operator looks into it.
+type operatedStore interface {
+	// List returns the next records of the state, or of every state for "", in the order of their addresses and
+	// behind the one that an earlier call gave as last. A page is read at once and holds up nobody after that; an
+	// empty one says that there is no more.
+	List(ctx context.Context, of state, after string) (page []record, last string, err error)
+
+	// Backup writes a copy of the whole store as it is at one moment. Where the writer is slow, whoever writes to
+	// the store may have to wait for it.
+	Backup(ctx context.Context, w io.Writer) error
+
+	// CheckWritable writes to the store, as a registration does, and changes nothing.
+	CheckWritable() error
+
+	counts() (storeCounts, error)
+	size() (int64, error) // in bytes
+}
+
+// eachRecord visits every record of the state, a page at a time.
+func eachRecord(ctx context.Context, s operatedStore, of state, visit func(record) error) error {
+	for after := ""; ctx.Err() == nil; {
+		page, last, err := s.List(ctx, of, after)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, r := range page {
+			if err := visit(r); err != nil {
+				return err
+			}
+		}
+		after = last
+	}
+	return ctx.Err()
+}
+
 var (
 	errNoRecord    = errors.New("no record")
+	errNoStore     = errors.New("there is no store yet")
 	errStoreLocked = errors.New("the store is in use by another matrix-regservice: stop that one, or give this one a --datapath of its own")
 )

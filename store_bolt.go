@@ -21,9 +21,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/asdine/storm/v3"
+	"github.com/ethereum/go-ethereum/common"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
@@ -40,12 +42,11 @@ const (
 	sqliteMagic = "SQLite format 3" // that program's store from November 2018 on begins so
 )
 
+// listPage is how many records a listing reads in one transaction: while one is open, the file may not grow.
+const listPage = 500
+
 // buckets names where records of each state are.
 var buckets = map[state]string{statePending: "pending", stateRegistered: "registered"}
-
-// storeCounts is the number of records in each state, kept in the transaction that changes it: counting a
-// bucket of a million records takes seconds.
-type storeCounts map[state]int
 
 var errDamaged = errors.New("the file is damaged: stop the service and put a backup in its place")
 
@@ -87,6 +88,46 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 	return s, syncDir(dir)
 }
 
+// An unfitError says of a file that it cannot be the store: what it is, and what to do where it is to be one.
+type unfitError struct{ is, todo string }
+
+func (e *unfitError) Error() string { return e.is + ": " + e.todo }
+
+var errForeignFile = &unfitError{"it is a BoltDB file of another program", "give another --datapath"}
+
+// readBoltStore opens the store in the file to read it and never writes to it: errNoStore where there is none, or
+// one whose making was interrupted.
+func readBoltStore(path string) (_ *boltStore, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store %s: %w", path, err)
+		}
+	}()
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+
+	if stat, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && stat.Mode().IsRegular() && stat.Size() == 0 {
+		return nil, errNoStore
+	}
+	if err := inspect(path); err != nil {
+		return nil, err
+	}
+	db, err := storm.Open(path, storm.BoltOptions(0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true}))
+	if errors.Is(err, bolterrors.ErrDatabaseReadOnly) { // storm would have to write its own version first
+		return nil, errNoStore
+	}
+	if err != nil {
+		return nil, openError(err)
+	}
+	if _, err := db.GetBytes(metaBucket, formatKey); err != nil {
+		db.Close()
+		if errors.Is(err, storm.ErrNotFound) {
+			return nil, errNoStore
+		}
+		return nil, err
+	}
+	return &boltStore{db: db}, nil
+}
+
 // asDamage turns a panic into an error: bbolt panics on pages that are not what they should be, and follows numbers in
 // them out of the mapped file. Such a fault is a panic only where the goroutine asked for that; deferred with
 //
@@ -109,7 +150,7 @@ func inspect(path string) error {
 	case err != nil:
 		return err
 	case !stat.Mode().IsRegular():
-		return errors.New("it is not a regular file: give another --datapath")
+		return &unfitError{"it is not a regular file", "give another --datapath"}
 	case stat.Size() == 0: // the making of it was interrupted
 		return nil
 	}
@@ -117,7 +158,7 @@ func inspect(path string) error {
 	case err != nil:
 		return err
 	case string(head) == sqliteMagic:
-		return errors.New("it is an SQLite file, as the 2018 program kept its users and their passwords in: move it away, or give another --datapath; nodes register again by themselves")
+		return &unfitError{"it is an SQLite file, as the 2018 program kept its users and their passwords in", "move it away, or give another --datapath; nodes register again by themselves"}
 	}
 
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true})
@@ -127,16 +168,16 @@ func inspect(path string) error {
 	defer db.Close()
 	return db.View(func(tx *bolt.Tx) error {
 		if stat.Size() < tx.Size() { // reading behind the end of a mapped file would kill the process
-			return fmt.Errorf("it is cut short: %d bytes of at least %d are there; put a backup in its place", stat.Size(), tx.Size())
+			return &unfitError{fmt.Sprintf("it is cut short: %d bytes of at least %d are there", stat.Size(), tx.Size()), "put a backup in its place"}
 		}
 		if tx.Bucket([]byte(bucket2018)) != nil {
-			return errors.New("it is the store of the 2018 program, which holds passwords: move it away, or give another --datapath; nodes register again by themselves")
+			return &unfitError{"it is the store of the 2018 program, which holds passwords", "move it away, or give another --datapath; nodes register again by themselves"}
 		}
 		meta := tx.Bucket([]byte(metaBucket))
 		if meta == nil {
 			return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
 				if string(name) != stormBucket { // which alone is a store whose making was interrupted
-					return errors.New("it is a BoltDB file of another program: give another --datapath")
+					return errForeignFile
 				}
 				return nil
 			})
@@ -144,9 +185,9 @@ func inspect(path string) error {
 		format, err := strconv.Atoi(string(meta.Get([]byte(formatKey))))
 		switch {
 		case err != nil:
-			return errors.New("it is a BoltDB file of another program: give another --datapath")
+			return errForeignFile
 		case format > storeFormat:
-			return fmt.Errorf("it has format %d and this version knows up to %d: start the newer matrix-regservice that wrote it", format, storeFormat)
+			return &unfitError{fmt.Sprintf("it has format %d and this version knows up to %d", format, storeFormat), "start the newer matrix-regservice that wrote it"}
 		}
 		return nil
 	})
@@ -201,7 +242,7 @@ func openError(err error) error {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return errStoreLocked
 	case strings.Contains(err.Error(), "file size too small"), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
-		return errors.New("it is not a store of matrix-regservice, or it is damaged: move it away, put a backup in its place, or give another --datapath")
+		return &unfitError{"it is not a store of matrix-regservice, or it is damaged", "move it away, put a backup in its place, or give another --datapath"}
 	}
 	return err
 }
@@ -221,7 +262,8 @@ func (s *boltStore) initialize() error {
 
 func (s *boltStore) Close() error { return s.db.Close() }
 
-// counts returns the number of records in each state.
+// counts returns the number of records in each state. It is kept in the transaction that changes it: counting a
+// bucket of a million records takes seconds.
 func (s *boltStore) counts() (c storeCounts, err error) {
 	defer asDamage(&err, debug.SetPanicOnFault(true))
 	err = s.db.Get(metaBucket, countsKey, &c)
@@ -231,6 +273,153 @@ func (s *boltStore) counts() (c storeCounts, err error) {
 func (s *boltStore) Load(_ context.Context, a address) (_ record, err error) {
 	defer asDamage(&err, debug.SetPanicOnFault(true))
 	return load(s.db, a.Bytes())
+}
+
+func (s *boltStore) size() (int64, error) {
+	stat, err := os.Stat(s.db.Bolt.Path())
+	if err != nil {
+		return 0, err
+	}
+	return stat.Size(), nil
+}
+
+// CheckWritable commits a transaction without a change, for which bbolt writes its free list and its meta page and
+// waits for the disk twice.
+func (s *boltStore) CheckWritable() error {
+	return s.update(func(storm.Node) error { return nil })
+}
+
+// Backup copies the file within one reading transaction.
+func (s *boltStore) Backup(_ context.Context, w io.Writer) (err error) {
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+	return s.db.Bolt.View(func(tx *bolt.Tx) error {
+		_, err := tx.WriteTo(w)
+		return err
+	})
+}
+
+// List merges the buckets by their keys, so that a record is listed once whatever becomes of it meanwhile.
+func (s *boltStore) List(_ context.Context, of state, after string) (page []record, last string, err error) {
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+	err = s.db.Bolt.View(func(tx *bolt.Tx) error {
+		var walks []*bucketWalk
+		for state, name := range buckets {
+			if bucket := tx.Bucket([]byte(name)); bucket != nil && (of == "" || of == state) {
+				walks = append(walks, walkFrom(bucket, []byte(after)))
+			}
+		}
+		for len(page) < listPage {
+			var next *bucketWalk
+			for _, w := range walks {
+				if w.key != nil && (next == nil || bytes.Compare(w.key, next.key) < 0) {
+					next = w
+				}
+			}
+			if next == nil {
+				return nil
+			}
+			r, err := decodeRecord(next.value)
+			if err != nil {
+				return err
+			}
+			page, last = append(page, r), string(next.key)
+			next.step(next.cursor.Next())
+		}
+		return nil
+	})
+	return page, last, err
+}
+
+// A bucketWalk goes through a bucket's records in the order of their keys. The key is nil behind the last.
+type bucketWalk struct {
+	cursor     *bolt.Cursor
+	key, value []byte
+}
+
+// walkFrom begins with the first key behind the given one.
+func walkFrom(bucket *bolt.Bucket, after []byte) *bucketWalk {
+	w := &bucketWalk{cursor: bucket.Cursor()}
+	w.step(w.cursor.Seek(after))
+	if w.key != nil && bytes.Equal(w.key, after) {
+		w.step(w.cursor.Next())
+	}
+	return w
+}
+
+// step takes the key, or the next one where it is storm's own bucket inside, which has no value.
+func (w *bucketWalk) step(key, value []byte) {
+	for key != nil && value == nil {
+		key, value = w.cursor.Next()
+	}
+	w.key, w.value = key, value
+}
+
+// verify reads the whole file: every record must be what it should, where Load looks for it, and counted; and every
+// page of the file must be in use once or free.
+func (s *boltStore) verify(ctx context.Context) (_ storeCounts, err error) {
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+	kept, err := s.counts()
+	if err != nil {
+		return nil, err
+	}
+	found, damage := storeCounts{}, error(nil)
+	err = s.db.Bolt.View(func(tx *bolt.Tx) error {
+		for state, name := range buckets {
+			bucket := tx.Bucket([]byte(name))
+			if bucket == nil {
+				continue
+			}
+			for w := walkFrom(bucket, nil); w.key != nil; w.step(w.cursor.Next()) {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				r, err := decodeRecord(w.value)
+				if err != nil {
+					return err
+				}
+				if r.State != state || !isLocalpart(r.Localpart) || !bytes.Equal(common.HexToAddress(r.Localpart).Bytes(), w.key) || !bytes.Equal(bucket.Get(w.key), w.value) {
+					return fmt.Errorf("the record of %x is not in its place", w.key)
+				}
+				found[state]++
+			}
+		}
+		for err := range tx.Check() { // it goes on until its channel is read to the end
+			if damage == nil {
+				damage = err
+			}
+		}
+		return damage
+	})
+	if err != nil {
+		return nil, err
+	}
+	for state := range buckets {
+		if found[state] != kept[state] {
+			return nil, fmt.Errorf("it has %d %s records and says that it has %d", found[state], state, kept[state])
+		}
+	}
+	return found, nil
+}
+
+// lockStoreFile takes bbolt's lock of the file, whatever is in the file: errStoreLocked where a daemon has it.
+func lockStoreFile(path string) (release func(), err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for start := time.Now(); ; time.Sleep(lockWait / 10) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if time.Since(start) > lockWait {
+			f.Close()
+			if errors.Is(err, syscall.EWOULDBLOCK) {
+				err = errStoreLocked
+			}
+			return nil, err
+		}
+	}
 }
 
 // Claim is a lock in this process: the file's own lock keeps every other process out.

@@ -1,0 +1,277 @@
+// cmd_backup.go owns the copy of the store: making one, beside a daemon too, and putting one back.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v3"
+)
+
+func backupCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "backup",
+		Usage:     "write a copy of the store to a new file, while it is served or not",
+		UsageText: programName + " [--datapath DIRECTORY] backup FILE",
+		Before:    oneFile,
+		Action:    backupAction,
+	}
+}
+
+func restoreCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "restore",
+		Usage:     "put a copy of the store in the store's place, while no daemon runs",
+		UsageText: programName + " [--datapath DIRECTORY] restore FILE [--" + flagForce + "]",
+		Description: "The copy is checked, record by record, before anything is touched. The store that was there is kept as\n" +
+			storeFile + backupTail + ".",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: flagForce, Usage: "replace a store that has records, or that cannot be read"},
+		},
+		Before: oneFile,
+		Action: restoreAction,
+	}
+}
+
+// oneFile holds the arguments of a command that takes the name of one file.
+func oneFile(ctx context.Context, cmd *cli.Command) (context.Context, error) {
+	if cmd.Args().Len() != 1 || cmd.Args().First() == "" {
+		return ctx, fmt.Errorf("%s takes the name of one file: see %s %s --help", cmd.Name, programName, cmd.Name)
+	}
+	return ctx, nil
+}
+
+func backupAction(ctx context.Context, cmd *cli.Command) error {
+	dataPath, err := readDataPath(cmd)
+	if err != nil {
+		return err
+	}
+	file := cmd.Args().First()
+	if _, err := os.Lstat(file); err == nil {
+		return fmt.Errorf("%s exists already: give another name", file)
+	}
+	dir, name := filepath.Split(file)
+	draft, err := draftIn(filepath.Clean(dir), name, func(w io.Writer) error { return copyStore(ctx, dataPath, w) })
+	if err != nil {
+		return fmt.Errorf("back up the store in %s: %w", dataPath, err)
+	}
+	defer os.Remove(draft)
+	counts, err := verifyCopy(ctx, draft)
+	if err != nil {
+		return fmt.Errorf("the copy is not whole, and was not kept: %w", err)
+	}
+	if err := linkNew(draft, file); err != nil {
+		return fmt.Errorf("%w: give another name", err)
+	}
+	if err := syncDir(filepath.Clean(dir)); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.Root().Writer, "wrote %s: %s\n", file, inWords(counts))
+	return nil
+}
+
+// copyStore writes the copy that the daemon gives, or that is made here where none runs.
+func copyStore(ctx context.Context, dataPath string, w io.Writer) error {
+	res, err := askDaemon(ctx, dataPath, backupPath, nil)
+	if errors.Is(err, errNoDaemon) {
+		s, err := readBoltStore(filepath.Join(dataPath, storeFile))
+		if err != nil {
+			return withoutSocket(err)
+		}
+		defer s.Close()
+		return s.Backup(ctx, w)
+	}
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(w, res.Body) // which knows the length: what is cut off is an error
+	return err
+}
+
+// draftIn writes a file under a temporary name beside the one it is to have, readable for its owner alone and safe on
+// the disk.
+func draftIn(dir, name string, write func(io.Writer) error) (draft string, err error) {
+	f, err := os.CreateTemp(dir, "."+name+"-") // with mode 0600
+	if err != nil {
+		return "", err
+	}
+	err = write(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		os.Remove(f.Name())
+		return "", err
+	}
+	return f.Name(), nil
+}
+
+// verifyCopy reads a copy of the store from end to end.
+func verifyCopy(ctx context.Context, path string) (storeCounts, error) {
+	s, err := readBoltStore(path)
+	if unfit := (*unfitError)(nil); errors.As(err, &unfit) {
+		return nil, errors.New(unfit.is) // what to do is meant for a store in its place
+	}
+	if err != nil {
+		return nil, errors.Unwrap(err) // without the temporary name
+	}
+	defer s.Close()
+	counts, err := s.verify(ctx)
+	if errors.Is(err, errDamaged) {
+		return nil, errors.New("it is damaged")
+	}
+	return counts, err
+}
+
+func inWords(counts storeCounts) string {
+	return fmt.Sprintf("%d registered, %d pending", counts[stateRegistered], counts[statePending])
+}
+
+func restoreAction(ctx context.Context, cmd *cli.Command) error {
+	dataPath, err := readDataPath(cmd)
+	if err != nil {
+		return err
+	}
+	kept, counts, err := restoreStore(ctx, cmd.Args().First(), dataPath, cmd.Bool(flagForce))
+	if err != nil {
+		return err
+	}
+	out := cmd.Root().Writer
+	if kept != "" {
+		fmt.Fprintf(out, "kept the store that was there as %s\n", kept)
+	}
+	fmt.Fprintf(out, "restored %s: %s\n", filepath.Join(dataPath, storeFile), inWords(counts))
+	return nil
+}
+
+// restoreStore puts the copy in the store's place. The file is copied first and what was copied is checked, so that
+// nothing else than that can come to be the store.
+func restoreStore(ctx context.Context, file, dataPath string, force bool) (kept string, counts storeCounts, err error) {
+	release, err := holdStore(ctx, dataPath, force)
+	if err != nil {
+		return "", nil, err
+	}
+	defer release()
+	draft, err := draftIn(dataPath, storeFile, func(w io.Writer) error { return copyFile(file, w) })
+	if err != nil {
+		return "", nil, fmt.Errorf("copy %s: %w", file, err)
+	}
+	defer os.Remove(draft)
+	if counts, err = verifyCopy(ctx, draft); err != nil {
+		return "", nil, fmt.Errorf("%s cannot be restored: %w", file, err)
+	}
+	if err := ownedAs(draft, dataPath); err != nil {
+		return "", nil, err
+	}
+	kept, err = replaceStore(draft, filepath.Join(dataPath, storeFile))
+	if kept != "" {
+		time.Sleep(lockWait + lockWait/5) // a daemon may have opened the old file and wait for its lock: let it give up
+	}
+	return kept, counts, err
+}
+
+// holdStore keeps daemons from the store, and refuses one that a daemon has or that has records.
+func holdStore(ctx context.Context, dataPath string, force bool) (release func(), err error) {
+	if res, err := askDaemon(ctx, dataPath, statusPath, nil); !errors.Is(err, errNoDaemon) {
+		if err == nil {
+			res.Body.Close()
+		}
+		return nil, fmt.Errorf("a daemon serves the store in %s: stop it first", dataPath)
+	}
+	if err := os.MkdirAll(dataPath, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dataPath, storeFile)
+	stat, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err == nil && !stat.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file: move it away first", path)
+	}
+	if err == nil && !force {
+		err = checkEmpty(path)
+	}
+	if err == nil {
+		release, err = lockStoreFile(path)
+	}
+	if errors.Is(err, errStoreLocked) {
+		return nil, fmt.Errorf("a daemon serves the store in %s: stop it first", dataPath)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return release, nil
+}
+
+// checkEmpty returns nil where the store has no record.
+func checkEmpty(path string) error {
+	s, err := readBoltStore(path)
+	if errors.Is(err, errNoStore) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w; or use --%s, which keeps it as %s", err, flagForce, storeFile+backupTail)
+	}
+	defer s.Close()
+	counts, err := s.counts()
+	if err == nil && counts[stateRegistered]+counts[statePending] > 0 {
+		err = fmt.Errorf("%s has records, %s: use --%s, which keeps it as %s", path, inWords(counts), flagForce, storeFile+backupTail)
+	}
+	return err
+}
+
+// replaceStore gives the store's name to the draft. The old file gets its second name first and the draft takes the
+// first in one step: whenever the power fails, the store's name has the old file or the new one, whole, and the old
+// one has a name.
+func replaceStore(draft, path string) (kept string, err error) {
+	dir := filepath.Dir(path)
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		return "", errors.Join(linkNew(draft, path), syncDir(dir)) // a daemon may have made one meanwhile
+	}
+	kept = path + backupTail
+	if err := linkNew(path, kept); err != nil && !isSameFile(path, kept) { // as it is when this was interrupted before
+		return "", fmt.Errorf("%w: move it away first, so that it is not lost", err)
+	}
+	if err := syncDir(dir); err != nil {
+		return "", err
+	}
+	if err := os.Rename(draft, path); err != nil {
+		return "", err
+	}
+	return kept, syncDir(dir)
+}
+
+// copyFile writes what is in the file.
+func copyFile(path string, w io.Writer) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if stat, err := f.Stat(); err != nil || !stat.Mode().IsRegular() {
+		return errors.Join(err, errors.New("it is not a regular file"))
+	}
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// ownedAs gives the file to the owner of the directory, where root has made it.
+func ownedAs(path, dir string) error {
+	stat, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if owner, ok := stat.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		return os.Chown(path, int(owner.Uid), int(owner.Gid))
+	}
+	return nil
+}

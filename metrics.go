@@ -1,0 +1,286 @@
+// metrics.go owns what is counted and timed for Prometheus. No label holds anything that a node or a homeserver
+// chose. Who has no metrics has a nil one, which counts nothing.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	metricsPrefix  = "matrix_regservice_"
+	outcomeRefused = "refused" // of whoever was not registered
+)
+
+// Upper bounds of the histograms, in seconds, around what is usual: a homeserver's call from 1 ms to its time
+// limit, a verification from 50 µs for a bad form to a machine without cgo that is busy, the store from a look-up in
+// memory to a slow disk's fsync.
+var (
+	callBuckets         = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	verificationBuckets = []float64{.00005, .0001, .00015, .0002, .0003, .0005, .001, .0025, .005, .01, .05}
+	storeBuckets        = []float64{.00001, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 1, 5}
+)
+
+// Operations of the store that are timed.
+const (
+	storeLoad = "load"
+	storeSave = "save"
+	storeDrop = "drop"
+	storeList = "list" // one page
+)
+
+// A metrics is everything that is measured of one daemon.
+type metrics struct {
+	registry      *prometheus.Registry
+	registrations *prometheus.CounterVec
+	inFlight      prometheus.Gauge
+	calls         prometheus.ObserverVec
+	verification  prometheus.Histogram
+	storeSeconds  *prometheus.HistogramVec
+	asRequests    *prometheus.CounterVec
+}
+
+func newMetrics(c config) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry()}
+	histogram := func(name, help string, buckets []float64) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{Name: metricsPrefix + name, Help: help, Buckets: buckets}
+	}
+	m.registrations = prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + "registrations_total",
+		Help: "Requests to register, by what came of them, and for those refused the errcode they were answered."}, []string{"outcome", "errcode"})
+	m.inFlight = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricsPrefix + "registrations_in_flight",
+		Help: "Requests to register that are not answered yet."})
+	calls := prometheus.NewHistogramVec(histogram("homeserver_call_seconds", "Calls to the homeserver until the answer was read.", callBuckets), []string{"api", "call", "result"})
+	m.verification = prometheus.NewHistogram(histogram("verification_seconds", "Checks of a node's proof.", verificationBuckets))
+	m.storeSeconds = prometheus.NewHistogramVec(histogram("store_seconds", "Operations of the store, until they are on disk where they write.", storeBuckets), []string{"operation"})
+	m.asRequests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + "appservice_requests_total",
+		Help: "Requests of the homeserver to its application service, by the status they were answered."}, []string{"kind", "status"})
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: metricsPrefix + "build_info",
+		Help: "1, with what this program was built from."}, []string{"version", "commit", "goversion"})
+
+	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	api := "createuser"
+	if c.apiPath == sharedSecretPath {
+		api = "sharedsecret"
+	}
+	m.calls = calls.MustCurryWith(prometheus.Labels{"api": api})
+	info := readBuild()
+	build.WithLabelValues(info.version, info.commit, runtime.Version()).Set(1)
+	m.beginAtZero()
+	return m
+}
+
+// beginAtZero makes the series that alerts are on, since a rate does not see a series' first step from nothing.
+func (m *metrics) beginAtZero() {
+	for _, did := range []outcome{outcomeCreated, outcomeCompleted, outcomeAdopted, outcomeRecreated} {
+		m.registrations.WithLabelValues(string(did), "")
+	}
+	for _, errcode := range []string{errcodeUnknown, errcodeLimitExceeded, errcodeInvalidSignature, errcodeUserInUse} {
+		m.registrations.WithLabelValues(outcomeRefused, errcode)
+	}
+	for _, operation := range []string{storeLoad, storeSave, storeDrop, storeList} {
+		m.storeSeconds.WithLabelValues(operation)
+	}
+	m.asRequests.WithLabelValues(kindTransaction, "200")
+}
+
+// handler answers a scrape.
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: scrapeLog{}, ErrorHandling: promhttp.ContinueOnError, CoalesceGather: true})
+}
+
+// watch adds what is asked of the store at each scrape.
+func (m *metrics) watch(s operatedStore) { m.registry.MustRegister(&storeCollector{store: s}) }
+
+// A storeCollector asks the store how much it holds.
+type storeCollector struct{ store operatedStore }
+
+var (
+	storeBytes   = prometheus.NewDesc(metricsPrefix+"store_bytes", "Size of the store on disk.", nil, nil)
+	storeRecords = prometheus.NewDesc(metricsPrefix+"records", "Nodes that the store knows, by state.", []string{"state"}, nil)
+)
+
+func (c *storeCollector) Describe(to chan<- *prometheus.Desc) { to <- storeBytes; to <- storeRecords }
+
+func (c *storeCollector) Collect(to chan<- prometheus.Metric) {
+	size, err := c.store.size()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(storeBytes, err)
+	} else {
+		to <- prometheus.MustNewConstMetric(storeBytes, prometheus.GaugeValue, float64(size))
+	}
+	counts, err := c.store.counts()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(storeRecords, err)
+		return
+	}
+	for _, s := range []state{statePending, stateRegistered} {
+		to <- prometheus.MustNewConstMetric(storeRecords, prometheus.GaugeValue, float64(counts[s]), string(s))
+	}
+}
+
+// registering counts a request to register from here to the call of the function it returns.
+func (m *metrics) registering() (done func(outcome, error)) {
+	if m == nil {
+		return func(outcome, error) {}
+	}
+	m.inFlight.Inc()
+	return func(did outcome, err error) {
+		m.inFlight.Dec()
+		if err != nil {
+			m.registrations.WithLabelValues(outcomeRefused, toMatrixError(err).Errcode).Inc()
+			return
+		}
+		m.registrations.WithLabelValues(string(did), "").Inc()
+	}
+}
+
+// verified times a check of a proof that began then.
+func (m *metrics) verified(start time.Time) {
+	if m != nil {
+		m.verification.Observe(time.Since(start).Seconds())
+	}
+}
+
+// called times a call to the homeserver that began then.
+func (m *metrics) called(method, path string, a answer, err error, start time.Time) {
+	if m == nil {
+		return
+	}
+	if name := callName(method, path); name != "" {
+		m.calls.WithLabelValues(name, callResult(name, a, err)).Observe(time.Since(start).Seconds())
+	}
+}
+
+// callName names a call by what it is for.
+func callName(method, path string) string {
+	switch {
+	case path == sharedSecretPath && method == http.MethodGet:
+		return "nonce"
+	case path == sharedSecretPath, path == createUserPath:
+		return "create"
+	case strings.HasPrefix(path, profilePath):
+		return "profile"
+	case path == versionPath:
+		return "version"
+	case path == keyPath:
+		return "key"
+	case strings.HasPrefix(path, pingPath):
+		return "ping"
+	}
+	return ""
+}
+
+// callResult is what came of a call. That there is no such user is an answer like any other.
+func callResult(name string, a answer, err error) string {
+	switch {
+	case err != nil:
+		return "unanswered"
+	case a.status == http.StatusTooManyRequests:
+		return "limited"
+	case a.cut != nil:
+		return "failed"
+	case a.status/100 == 2, name == "profile" && a.status == http.StatusNotFound && a.errcode == errcodeNotFound:
+		return "ok"
+	case a.status/100 == 4 && a.status != http.StatusRequestTimeout:
+		return "refused"
+	}
+	return "failed"
+}
+
+// Kinds of requests of the homeserver.
+const (
+	kindTransaction = "transaction"
+	kindUser        = "user"
+	kindAlias       = "alias"
+	kindProtocol    = "protocol"
+	kindThirdParty  = "thirdparty"
+	kindPing        = "ping"
+)
+
+// asked counts a request of the homeserver.
+func (m *metrics) asked(kind string, status int) {
+	if m != nil {
+		m.asRequests.WithLabelValues(kind, strconv.Itoa(status)).Inc()
+	}
+}
+
+// storeTook times an operation of the store that began then.
+func (m *metrics) storeTook(operation string, start time.Time) {
+	if m != nil {
+		m.storeSeconds.WithLabelValues(operation).Observe(time.Since(start).Seconds())
+	}
+}
+
+// metered is the store with its operations timed.
+func (m *metrics) metered(s store) store {
+	if m == nil {
+		return s
+	}
+	return &meteredStore{store: s, metrics: m}
+}
+
+type meteredStore struct {
+	store
+	metrics *metrics
+}
+
+func (s *meteredStore) Load(ctx context.Context, a address) (record, error) {
+	defer s.metrics.storeTook(storeLoad, time.Now())
+	return s.store.Load(ctx, a)
+}
+
+func (s *meteredStore) Claim(ctx context.Context, a address) (claim, error) {
+	held, err := s.store.Claim(ctx, a)
+	return s.meter(held), err
+}
+
+func (s *meteredStore) ClaimPending(ctx context.Context, before time.Time) (claim, record, error) {
+	held, pending, err := s.store.ClaimPending(ctx, before)
+	return s.meter(held), pending, err
+}
+
+// meter leaves nil, of a claim that was not to be had, what it is.
+func (s *meteredStore) meter(held claim) claim {
+	if held == nil {
+		return nil
+	}
+	return &meteredClaim{held, s.metrics}
+}
+
+type meteredClaim struct {
+	claim
+	metrics *metrics
+}
+
+func (c *meteredClaim) Save(r record) error {
+	defer c.metrics.storeTook(storeSave, time.Now())
+	return c.claim.Save(r)
+}
+
+func (c *meteredClaim) Drop() error {
+	defer c.metrics.storeTook(storeDrop, time.Now())
+	return c.claim.Drop()
+}
+
+// A scrapeLog is where a scrape's errors go: the daemon's log.
+type scrapeLog struct{}
+
+func (scrapeLog) Println(v ...any) {
+	for _, what := range v {
+		if err, ok := what.(error); ok && !errors.Is(err, context.Canceled) {
+			log.Warn("A scrape of the metrics is incomplete", "err", err)
+		}
+	}
+}

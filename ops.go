@@ -1,0 +1,356 @@
+// ops.go owns what only the operator reaches: the unix socket in the data directory, which lists and copies the
+// store while the daemon serves it, and the listener of --ops-listen for health and metrics. Neither takes the daemon
+// down when it fails.
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ethereum/go-ethereum/log"
+)
+
+const (
+	socketFile = "ops.sock"
+	socketDial = 2 * time.Second
+
+	usersPath  = "/users"
+	backupPath = "/backup"
+	statusPath = "/status"
+
+	opsAnswerTime = 10 * time.Second // for an answer that is not a stream
+	opsPatience   = 10 * time.Minute // without a byte of a stream taken: somebody may page through it by hand
+	opsDrainTime  = time.Second      // for the operator's requests at shutdown, behind those of nodes
+)
+
+// An ops answers the operator.
+type ops struct {
+	config
+	store  operatedStore
+	health *health
+	copies sync.Mutex // one at a time: each takes the store's size on disk while it is sent
+}
+
+// startOps serves the operator until the function it returns is called. The context ends when shutdown begins.
+func startOps(ctx context.Context, c config, s operatedStore, listener net.Listener) (stop func(), err error) {
+	o := &ops{config: c, store: s, health: newHealth(ctx, c, s)}
+	socket, remove, err := listenSocket(c.dataPath)
+	switch {
+	case errors.Is(err, errSocketTaken):
+		return nil, err
+	case err != nil: // some file systems have no sockets: nodes are served all the same
+		log.Warn("The commands users and backup cannot reach this daemon", "err", err)
+		remove = func() {}
+	}
+	var servers []*http.Server
+	if socket != nil {
+		servers = append(servers, serveOps(socket, o.socketHandler()))
+	}
+	if listener != nil {
+		c.metrics.watch(s)
+		servers = append(servers, serveOps(listener, o.healthHandler()))
+		log.Info("Health and metrics are served", "address", listener.Addr())
+	}
+	return func() {
+		remove()
+		drain, cancel := context.WithTimeout(context.Background(), opsDrainTime)
+		defer cancel()
+		for _, server := range servers {
+			if server.Shutdown(drain) != nil {
+				server.Close()
+			}
+		}
+	}, nil
+}
+
+// serveOps serves on the listener, with time limits for the same reason as server.go's.
+func serveOps(listener net.Listener, handler http.Handler) *http.Server {
+	server := &http.Server{
+		Handler:           http.MaxBytesHandler(handler, 0), // no request here has a body
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      opsAnswerTime, // a stream puts it off as long as somebody reads
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Root().Handler(), slog.LevelWarn),
+	}
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("The operator is no longer served; nodes are", "address", listener.Addr(), "err", err)
+		}
+	}()
+	return server
+}
+
+func (o *ops) socketHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+usersPath, o.users)
+	mux.HandleFunc("GET "+backupPath, o.backup)
+	mux.HandleFunc("GET "+statusPath, o.status)
+	return mux
+}
+
+func (o *ops) healthHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", o.health.live)
+	mux.HandleFunc("GET /readyz", o.health.ready)
+	mux.Handle("GET /metrics", o.metrics.handler())
+	return mux
+}
+
+// A listedUser is a record as it is listed. The display name is left out: it is half of what a node proves itself with.
+type listedUser struct {
+	Localpart string    `json:"localpart"`
+	UserID    string    `json:"user_id"`
+	State     state     `json:"state"`
+	Created   time.Time `json:"created"`
+	Updated   time.Time `json:"updated"`
+}
+
+func listed(r record) listedUser {
+	return listedUser{r.Localpart, r.UserID, r.State, r.Created, r.Updated}
+}
+
+// users streams the records, one JSON object a line. A stream that is cut off is no whole HTTP answer, so that
+// nobody takes it for the whole list.
+func (o *ops) users(w http.ResponseWriter, r *http.Request) {
+	of := state(r.URL.Query().Get("state"))
+	if of != "" && of != statePending && of != stateRegistered {
+		http.Error(w, "state must be pending or registered", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	patient := &patientWriter{ResponseWriter: w}
+	buffer := bufio.NewWriterSize(patient, 64<<10)
+	lines := json.NewEncoder(buffer)
+	err := eachRecord(r.Context(), timedList{o.store, o.metrics}, of, func(r record) error { return lines.Encode(listed(r)) })
+	if err == nil {
+		err = buffer.Flush()
+	}
+	if err != nil {
+		patient.fail(r, err)
+	}
+}
+
+// backup copies the store to a file without a name and sends that: however slow the reader is, the store's
+// transaction is as short as the disk allows, and the length is known.
+func (o *ops) backup(w http.ResponseWriter, r *http.Request) {
+	if !o.copies.TryLock() {
+		http.Error(w, "another backup is being made", http.StatusConflict)
+		return
+	}
+	defer o.copies.Unlock()
+	patient := &patientWriter{ResponseWriter: w}
+	if err := o.sendCopy(patient, r); err != nil {
+		patient.fail(r, err)
+	}
+}
+
+func (o *ops) sendCopy(w *patientWriter, r *http.Request) error {
+	spool, err := os.CreateTemp(o.dataPath, ".backup-")
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	if err := os.Remove(spool.Name()); err != nil {
+		return err
+	}
+	if err := o.store.Backup(r.Context(), spool); err != nil {
+		return err
+	}
+	size, err := spool.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = spool.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	_, err = io.Copy(w, spool)
+	return err
+}
+
+// A daemonStatus is what a daemon says of itself.
+type daemonStatus struct {
+	Version    string      `json:"version"`
+	ServerName string      `json:"server_name"`
+	Records    storeCounts `json:"records"`
+	StoreBytes int64       `json:"store_bytes"`
+}
+
+func (o *ops) status(w http.ResponseWriter, r *http.Request) {
+	counts, countsErr := o.store.counts()
+	size, sizeErr := o.store.size()
+	if err := errors.Join(countsErr, sizeErr); err != nil {
+		(&patientWriter{ResponseWriter: w}).fail(r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	records := storeCounts{statePending: counts[statePending], stateRegistered: counts[stateRegistered]}
+	json.NewEncoder(w).Encode(daemonStatus{version(), o.serverName, records, size})
+}
+
+// timedList is the store with its listing timed.
+type timedList struct {
+	operatedStore
+	metrics *metrics
+}
+
+func (s timedList) List(ctx context.Context, of state, after string) ([]record, string, error) {
+	defer s.metrics.storeTook(storeList, time.Now())
+	return s.operatedStore.List(ctx, of, after)
+}
+
+// A patientWriter gives a reader time for each piece of a stream instead of the whole.
+type patientWriter struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *patientWriter) Write(p []byte) (int, error) {
+	w.begun = true
+	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(opsPatience))
+	return w.ResponseWriter.Write(p)
+}
+
+// fail tells the operator why there is no answer, or breaks the connection off where a part of it is sent.
+func (w *patientWriter) fail(r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		log.Warn("The operator could not be answered", "path", r.URL.Path, "err", err)
+	}
+	if w.begun {
+		panic(http.ErrAbortHandler)
+	}
+	http.Error(w.ResponseWriter, err.Error(), http.StatusServiceUnavailable)
+}
+
+var errSocketTaken = errors.New("it is not this daemon's to replace: see what listens there or what it is, and move it away")
+
+// listenSocket makes the socket in the directory, with the function that removes it again. It is made where only its
+// owner gets and moved when it has its mode, so that there is no moment in which others can connect to it.
+func listenSocket(dir string) (listener net.Listener, remove func(), err error) {
+	err = withShortName(dir, func(dir string) error {
+		path := filepath.Join(dir, socketFile)
+		if err := checkStale(path); err != nil {
+			return err
+		}
+		private, err := os.MkdirTemp(dir, ".ops-") // with mode 0700
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(private)
+		made := filepath.Join(private, socketFile)
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+		if err != nil {
+			return err
+		}
+		l.SetUnlinkOnClose(false) // by then the name may be another's
+		if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
+			l.Close()
+			return err
+		}
+		listener = l
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make %s: %w", filepath.Join(dir, socketFile), err)
+	}
+	path := filepath.Join(dir, socketFile)
+	ours, err := os.Lstat(path)
+	if err != nil {
+		listener.Close()
+		return nil, nil, err
+	}
+	return listener, func() {
+		if there, err := os.Lstat(path); err == nil && os.SameFile(ours, there) {
+			os.Remove(path)
+		}
+	}, nil
+}
+
+// checkStale tells whether the socket's name may be taken: nothing is there, or a socket that nobody listens on.
+func checkStale(path string) error {
+	stat, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case stat.Mode().Type() != os.ModeSocket:
+		return errSocketTaken
+	}
+	conn, err := net.DialTimeout("unix", path, socketDial)
+	if err == nil {
+		conn.Close()
+		return errSocketTaken
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%w: %w", errSocketTaken, err)
+	}
+	return nil
+}
+
+// withShortName calls the function with a name of the directory that is short enough: a socket's name has room for
+// 107 bytes.
+func withShortName(dir string, use func(dir string) error) error {
+	const longest = 107 - len("/.ops-0123456789/"+socketFile)
+	if len(dir) <= longest {
+		return use(dir)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return use(fmt.Sprintf("/proc/self/fd/%d", d.Fd())) // where there is no /proc, what uses it says so
+}
+
+var errNoDaemon = errors.New("no daemon answers")
+
+// askDaemon asks the daemon that serves the store in the directory: errNoDaemon where none does.
+func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.Response, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+			err = withShortName(dir, func(dir string) (err error) {
+				dialer := net.Dialer{Timeout: socketDial}
+				conn, err = dialer.DialContext(ctx, "unix", filepath.Join(dir, socketFile))
+				return err
+			})
+			return conn, err
+		},
+	}}
+	u := url.URL{Scheme: "http", Host: socketFile, Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, errNoDaemon
+	case err != nil:
+		return nil, fmt.Errorf("ask the daemon at %s: %w", filepath.Join(dir, socketFile), errors.Unwrap(err))
+	case res.StatusCode != http.StatusOK:
+		defer res.Body.Close()
+		said, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+		return nil, fmt.Errorf("the daemon answers %d: %s", res.StatusCode, printable(string(said)))
+	}
+	return res, nil
+}

@@ -1,0 +1,437 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/log"
+	bolt "go.etcd.io/bbolt"
+)
+
+// testRecord is the i-th record of a store that is filled by a test.
+func testRecord(i int, s state) record {
+	var a address
+	for j := range 8 { // spread, as addresses are
+		a[j] = byte(uint64(i) * 0x9E3779B97F4A7C15 >> (56 - 8*j))
+	}
+	localpart := "0x" + common.Bytes2Hex(a.Bytes())
+	when := time.Date(2018, 9, 1, 12, 0, 0, 0, time.UTC).Add(time.Duration(i) * time.Second)
+	return record{localpart, userIDOf(localpart, testServerName), localpart[2:6] + "-" + strings.Repeat("ab", signatureDigits/2), s, when, when}
+}
+
+// fillStore puts so many records into the store as fast as that goes, one in ten pending.
+func fillStore(t testing.TB, s *boltStore, count int) {
+	t.Helper()
+	const batch = 10_000
+	for from := 0; from < count; from += batch {
+		if err := s.db.Bolt.Update(func(tx *bolt.Tx) error {
+			counts := storeCounts{}
+			meta := tx.Bucket([]byte(metaBucket))
+			json.Unmarshal(meta.Get([]byte(countsKey)), &counts)
+			for i := from; i < min(from+batch, count); i++ {
+				r := testRecord(i, stateRegistered)
+				if i%10 == 9 {
+					r.State = statePending
+				}
+				counts[r.State]++
+				bucket, err := tx.CreateBucketIfNotExists([]byte(buckets[r.State]))
+				if err != nil {
+					return err
+				}
+				value, _ := json.Marshal(r)
+				if err := bucket.Put(common.HexToAddress(r.Localpart).Bytes(), value); err != nil {
+					return err
+				}
+			}
+			value, _ := json.Marshal(counts)
+			return meta.Put([]byte(countsKey), value)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// keepRecord writes a record as a registration does.
+func keepRecord(t testing.TB, s store, r record) {
+	t.Helper()
+	held := claimed(t, s, common.HexToAddress(r.Localpart))
+	defer held.Release()
+	if err := held.Save(r); err != nil {
+		t.Error(err)
+	}
+}
+
+// startTestOps serves the operator of a store in a directory of its own.
+func startTestOps(t testing.TB) (dir string, s *boltStore) {
+	t.Helper()
+	captureLog(t)
+	dir = t.TempDir()
+	s, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(); s.Close() })
+	return dir, s
+}
+
+// The socket is its owner's alone from the first moment, with any umask, however long its path, and is gone after.
+func TestSocket(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0))
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 40))
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan string, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { // whoever looks meanwhile never finds it open wider
+		wider := ""
+		for ctx.Err() == nil {
+			filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+				if err == nil && path != dir {
+					if stat, err := os.Lstat(path); err == nil && stat.Mode().Perm()&0o077 != 0 && filepath.Dir(path) == dir {
+						wider = fmt.Sprintf("%s has mode %v", path, stat.Mode())
+					}
+				}
+				return nil
+			})
+		}
+		seen <- wider
+	}()
+	for range 200 {
+		listener, remove, err := listenSocket(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stat, err := os.Lstat(filepath.Join(dir, socketFile)); err != nil || stat.Mode() != os.ModeSocket|0o600 {
+			t.Fatalf("got %v, %v", stat.Mode(), err)
+		}
+		remove()
+		listener.Close()
+	}
+	stop()
+	if wider := <-seen; wider != "" {
+		t.Error(wider)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A socket that a crash left is replaced; one that somebody listens on, or what is no socket, never.
+func TestSocketReplaces(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, socketFile)
+	other, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.SetUnlinkOnClose(false)
+	if _, _, err := listenSocket(dir); !errors.Is(err, errSocketTaken) {
+		t.Errorf("a live one: got %v", err)
+	}
+	other.Close() // as a crash does
+	listener, remove, err := listenSocket(dir)
+	if err != nil {
+		t.Fatalf("a stale one: %v", err)
+	}
+	listener.Close()
+	os.Remove(path)
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	remove() // which is not ours any more
+	if _, _, err := listenSocket(dir); !errors.Is(err, errSocketTaken) {
+		t.Errorf("a file: got %v", err)
+	}
+	if content, _ := os.ReadFile(path); string(content) != "mine" {
+		t.Error("the file was touched")
+	}
+}
+
+// Every record is listed once, in order, whatever is registered meanwhile.
+func TestListWhileWriting(t *testing.T) {
+	_, s := startTestOps(t)
+	const count = 3*listPage + 7
+	fillStore(t, s, count)
+	var all sync.WaitGroup
+	all.Go(func() { // every pending one becomes registered while it is listed
+		for i := 9; i < count; i += 10 {
+			keepRecord(t, s, testRecord(i, stateRegistered))
+		}
+	})
+	listed, last := 0, ""
+	if err := eachRecord(t.Context(), s, "", func(r record) error {
+		if r.Localpart <= last {
+			t.Errorf("%s comes behind %s", r.Localpart, last)
+		}
+		last = r.Localpart
+		listed++
+		time.Sleep(time.Duration(listed%100/99) * time.Millisecond)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+	if listed != count {
+		t.Errorf("listed %d, want %d", listed, count)
+	}
+	for of, want := range map[state]int{statePending: 0, stateRegistered: count} {
+		got := 0
+		if err := eachRecord(t.Context(), s, of, func(record) error { got++; return nil }); err != nil || got != want {
+			t.Errorf("%s: got %d, %v, want %d", of, got, err, want)
+		}
+	}
+}
+
+// What the socket answers: a list, of a state too, without what a node proves itself with; and how much there is.
+func TestOpsAnswers(t *testing.T) {
+	dir, s := startTestOps(t)
+	fillStore(t, s, 20)
+	for query, want := range map[string]int{"": 20, "registered": 18, "pending": 2} {
+		got := 0
+		err := eachUser(t.Context(), dir, state(query), func(u listedUser) error {
+			got++
+			if !isLocalpart(u.Localpart) || u.UserID != userIDOf(u.Localpart, testServerName) || u.Created.IsZero() || u.Updated.IsZero() || query != "" && u.State != state(query) {
+				t.Errorf("got %+v", u)
+			}
+			return nil
+		})
+		if err != nil || got != want {
+			t.Errorf("%q: got %d, %v, want %d", query, got, err, want)
+		}
+	}
+	res, err := askDaemon(t.Context(), dir, usersPath, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(res.Body)
+	res.Body.Close()
+	if bytes.Contains(body, []byte("abab")) || bytes.Contains(body, []byte("displayname")) {
+		t.Error("the list holds display names")
+	}
+	if _, err := askDaemon(t.Context(), dir, usersPath, map[string][]string{"state": {"banned"}}); err == nil || !strings.Contains(err.Error(), "400") {
+		t.Errorf("another state: got %v", err)
+	}
+	res, err = askDaemon(t.Context(), dir, statusPath, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var got daemonStatus
+	if err := json.NewDecoder(res.Body).Decode(&got); err != nil || got.Records[stateRegistered] != 18 || got.Records[statePending] != 2 || got.StoreBytes == 0 || got.ServerName != testServerName || got.Version == "" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// A list that breaks off in the middle is not taken for the whole.
+func TestListBreaksOff(t *testing.T) {
+	dir, s := startTestOps(t)
+	fillStore(t, s, 20*listPage)
+	last := testRecord(0, stateRegistered)
+	for i := range 20 * listPage {
+		if r := testRecord(i, stateRegistered); i%10 != 9 && r.Localpart > last.Localpart {
+			last = r
+		}
+	}
+	if err := s.db.Bolt.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte(buckets[stateRegistered])).Put(common.HexToAddress(last.Localpart).Bytes(), []byte("{"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	err := eachUser(t.Context(), dir, "", func(listedUser) error { got++; return nil })
+	if err == nil || !strings.Contains(err.Error(), "the list broke off") || got == 0 {
+		t.Errorf("got %d users and %v", got, err)
+	}
+}
+
+// A backup that sixteen writers write beside is whole, and has all that was written before it was asked for. Its
+// reader takes its time, which holds up nobody.
+func TestBackupWhileWriting(t *testing.T) {
+	dir, s := startTestOps(t)
+	const before = 2000
+	fillStore(t, s, before)
+	ctx, stop := context.WithCancel(t.Context())
+	var written atomic.Int64
+	var all sync.WaitGroup
+	for w := range 16 {
+		all.Go(func() {
+			for i := before + w; ctx.Err() == nil; i += 16 {
+				keepRecord(t, s, testRecord(i, statePending))
+				keepRecord(t, s, testRecord(i, stateRegistered))
+				written.Add(1)
+			}
+		})
+	}
+	for round := range 3 {
+		atLeast := int(written.Load())
+		res, err := askDaemon(t.Context(), dir, backupPath, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := make([]byte, 4096)
+		if _, err := io.ReadFull(res.Body, first); err != nil {
+			t.Fatal(err)
+		}
+		paused := written.Load()
+		for deadline := time.Now().Add(10 * time.Second); written.Load() < paused+200; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("a reader that pauses holds up the writers")
+			}
+		}
+		rest, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "copy.db")
+		if err := os.WriteFile(path, append(first, rest...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		counts, err := verifyCopy(t.Context(), path)
+		if err != nil || counts[statePending]+counts[stateRegistered] < before+atLeast {
+			t.Errorf("round %d: got %v, %v, want at least %d", round, counts, err, before+atLeast)
+		}
+		restored := filepath.Join(t.TempDir(), "restored")
+		if _, got, err := restoreStore(t.Context(), path, restored, false); err != nil || fmt.Sprint(got) != fmt.Sprint(counts) {
+			t.Errorf("round %d: restored %v, %v, want %v", round, got, err, counts)
+		}
+	}
+	stop()
+	all.Wait()
+	if left, _ := filepath.Glob(filepath.Join(dir, ".backup-*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// The operator's own listener failing is logged and is no end of anything; what it cannot do at start is one line.
+func TestOpsListenerFails(t *testing.T) {
+	captureLog(t)
+	lines := make(lineWriter, 100)
+	log.SetDefault(log.NewLogger(log.JSONHandler(lines)))
+	dir := t.TempDir()
+	s := openTestStore(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config{dataPath: dir, opsListen: listener.Addr().String()}
+	c.metrics = newMetrics(c)
+	stop, err := startOps(t.Context(), c, s, listener)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if _, err := listenOps(&config{opsListen: listener.Addr().String()}); err == nil || !strings.Contains(err.Error(), "--ops-listen") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("an address in use: got %v", err)
+	}
+	res, err := http.Get("http://" + listener.Addr().String() + "/livez")
+	if err != nil || res.StatusCode != 200 {
+		t.Fatalf("got %v", err)
+	}
+	res.Body.Close()
+	listener.Close()
+	for deadline := time.After(5 * time.Second); ; {
+		select {
+		case line := <-lines:
+			if !strings.Contains(line, "The operator is no longer served") {
+				continue
+			}
+		case <-deadline:
+			t.Fatal("nothing was logged")
+		}
+		break
+	}
+	if res, err := askDaemon(t.Context(), dir, statusPath, nil); err != nil {
+		t.Errorf("the socket: %v", err)
+	} else {
+		res.Body.Close()
+	}
+}
+
+// A lineWriter passes on what is logged.
+type lineWriter chan string
+
+func (w lineWriter) Write(p []byte) (int, error) {
+	select {
+	case w <- string(p):
+	default:
+	}
+	return len(p), nil
+}
+
+// A list of 100,000 users while nodes register: what the whole costs in anonymous memory is logged.
+func BenchmarkUsersStream(b *testing.B) {
+	dir, s := startTestOps(b)
+	const count = 100_000
+	fillStore(b, s, count)
+	ctx, stop := context.WithCancel(b.Context())
+	var all sync.WaitGroup
+	var written atomic.Int64
+	all.Go(func() {
+		for i := count; ctx.Err() == nil; i++ {
+			keepRecord(b, s, testRecord(i, stateRegistered))
+			written.Add(1)
+		}
+	})
+	before, most := anonymousMemory(b), int64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		res, err := askDaemon(b.Context(), dir, usersPath, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		lines := bufio.NewScanner(res.Body)
+		got := 0
+		for lines.Scan() {
+			if got++; got%10_000 == 0 {
+				most = max(most, anonymousMemory(b))
+			}
+		}
+		res.Body.Close()
+		if got < count {
+			b.Fatalf("%d lines", got)
+		}
+	}
+	b.StopTimer()
+	stop()
+	all.Wait()
+	b.ReportMetric(float64(most-before)/1024, "MiB-anon-more")
+	b.ReportMetric(float64(written.Load())/b.Elapsed().Seconds(), "writes/s")
+}
+
+// anonymousMemory is the process's RssAnon in KiB: what is its own, and not the kernel's to drop.
+func anonymousMemory(t testing.TB) (kib int64) {
+	t.Helper()
+	content, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Skip(err)
+	}
+	for line := range strings.Lines(string(content)) {
+		if _, err := fmt.Sscanf(line, "RssAnon: %d kB", &kib); err == nil {
+			return kib
+		}
+	}
+	t.Skip("the system does not tell")
+	return 0
+}
