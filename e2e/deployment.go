@@ -16,6 +16,7 @@ type Plan struct {
 	Recipe Recipe
 	Domain string
 	Nginx  bool
+	Ops    bool   // whether the gateway serves health and metrics
 	Dir    string // empty, and stays when the deployment is closed
 }
 
@@ -27,6 +28,7 @@ type Deployment struct {
 	Gateway     *Gateway
 	NodeURL     string // where nodes reach the homeserver
 	RegisterURL string // and the gateway
+	OpsAddress  string // where the gateway serves health and metrics
 
 	nginx *nginx
 	extra []*Gateway
@@ -41,7 +43,7 @@ type Deployment struct {
 
 // Prepare builds the program and writes the configuration of homeserver and nginx. Nothing runs yet.
 func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
-	ports, err := freePorts(3)
+	ports, err := freePorts(4)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +75,12 @@ func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
 	if plan.Recipe.createByNginx {
 		createURL = d.NodeURL
 	}
-	d.Gateway = newGateway(d.Program, plan.Domain, createURL+plan.Recipe.createPath, dir, filepath.Join(plan.Dir, "gateway.log"), ports[1], plan.Recipe.genconfig...)
+	flags := plan.Recipe.genconfig
+	if plan.Ops {
+		d.OpsAddress = fmt.Sprintf("127.0.0.1:%d", ports[3])
+		flags = append(flags[:len(flags):len(flags)], "--ops-listen", d.OpsAddress)
+	}
+	d.Gateway = newGateway(d.Program, plan.Domain, createURL+plan.Recipe.createPath, dir, filepath.Join(plan.Dir, "gateway.log"), ports[1], flags...)
 	d.RegisterURL = d.Gateway.RegisterURL
 	if plan.Nginx {
 		d.RegisterURL = d.NodeURL + registerPath

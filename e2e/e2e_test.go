@@ -27,6 +27,8 @@ var scenes = []struct {
 	{"nodes talk in a room", testTalk},
 	{"a stranger is invited", testInviteStranger},
 	{"a client finds a node by its address", testThirdParty},
+	{"Prometheus scrapes the gateway", testMetrics},
+	{"the operator lists and copies the store", testOperator},
 	{"the gateway was down while nodes talked", testBacklog},
 	{"what the crash left is settled", testSettled},
 	{"a wiped store adopts the account", testWipedStore},
@@ -74,7 +76,7 @@ func deploy(t *testing.T, recipe Recipe) *Deployment {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	d, err := Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Nginx: true, Dir: t.TempDir()})
+	d, err := Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Nginx: true, Ops: true, Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func (g *Gateway) RunAgain(ctx context.Context) (Result, error) {
 	return runToEnd(g.run(ctx))
 }
 
-// RunElsewhere does so for the same store at another port.
+// RunElsewhere does so for the same store at another port, without health and metrics.
 func (g *Gateway) RunElsewhere(ctx context.Context, port int) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -84,7 +84,7 @@ func (g *Gateway) RunElsewhere(ctx context.Context, port int) (Result, error) {
 		return Result{}, err
 	}
 	other := filepath.Join(g.Dir, "run-elsewhere.sh")
-	changed := portFlag.ReplaceAll(script, []byte("--port "+strconv.Itoa(port)))
+	changed := opsFlag.ReplaceAll(portFlag.ReplaceAll(script, []byte("--port "+strconv.Itoa(port))), nil)
 	if err := os.WriteFile(other, changed, 0o700); err != nil {
 		return Result{}, err
 	}
@@ -95,6 +95,7 @@ func (g *Gateway) RunElsewhere(ctx context.Context, port int) (Result, error) {
 
 var (
 	portFlag = regexp.MustCompile(`--port [0-9]+`)
+	opsFlag  = regexp.MustCompile(` --ops-listen \S+`)
 	urlFlag  = regexp.MustCompile(`--matrixurl \S+`)
 	idLine   = regexp.MustCompile(`(?m)^id: .*$`)
 )
