@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -135,6 +136,11 @@ func TestRestoreRefuses(t *testing.T) {
 			key := firstKey(tx)
 			value := bytes.Replace(tx.Bucket(registered).Get(key), []byte(`"registered"`), []byte(`"pending"`), 1)
 			return tx.Bucket(registered).Put(key, value)
+		}), "is not in its place"},
+		{"a record whose localpart has another form", changed(func(tx *bolt.Tx) error {
+			w := walkFrom(tx.Bucket(registered), firstKey(tx)) // the first has only zeros
+			key := bytes.Clone(w.key)
+			return tx.Bucket(registered).Put(key, fmt.Appendf(nil, `{"localpart":"0x%X","state":"registered"}`, key))
 		}), "is not in its place"},
 		{"a record that is lost", changed(func(tx *bolt.Tx) error { return tx.Bucket(registered).Delete(firstKey(tx)) }), "it has 89 registered records and says that it has 90"},
 	}

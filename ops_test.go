@@ -258,8 +258,16 @@ func TestListBreaksOff(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	res, err := askDaemon(t.Context(), dir, usersPath, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(res.Body); err == nil {
+		t.Error("the answer is a whole one")
+	}
+	res.Body.Close()
 	got := 0
-	err := eachUser(t.Context(), dir, "", func(listedUser) error { got++; return nil })
+	err = eachUser(t.Context(), dir, "", func(listedUser) error { got++; return nil })
 	if err == nil || !strings.Contains(err.Error(), "the list broke off") || got == 0 {
 		t.Errorf("got %d users and %v", got, err)
 	}
