@@ -61,7 +61,7 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	server := startPrometheus(t, prometheus, d.Dir, ops, fmt.Sprintf("127.0.0.1:%d", ports[1]))
+	server := startScraper(t, prometheus, d.Dir, ops, fmt.Sprintf("127.0.0.1:%d", ports[1]))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	waiting := dashboardQueries(t)
@@ -128,11 +128,11 @@ func playForMetrics(t *testing.T, d *Deployment) {
 	alice.says(t, alice.meets(t, bob), "hello")
 }
 
-// A prometheusServer answers queries.
-type prometheusServer struct{ url string }
+// A scraper is a Prometheus that answers queries.
+type scraper struct{ url string }
 
-// startPrometheus starts one that scrapes the target every second, with its data below the directory.
-func startPrometheus(t *testing.T, path, dir, target, listen string) prometheusServer {
+// startScraper starts one that scrapes the target every second, with its data below the directory.
+func startScraper(t *testing.T, path, dir, target, listen string) scraper {
 	t.Helper()
 	config := filepath.Join(dir, "prometheus.yml")
 	content := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: %s\n    static_configs: [{targets: ['%s']}]\n", scrapeJob, target)
@@ -149,7 +149,7 @@ func startPrometheus(t *testing.T, path, dir, target, listen string) prometheusS
 			t.Error(err)
 		}
 	})
-	server := prometheusServer{"http://" + listen}
+	server := scraper{"http://" + listen}
 	if err := p.ready(t.Context(), func(ctx context.Context) bool { return serves(ctx, server.url+"/-/ready") }); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func startPrometheus(t *testing.T, path, dir, target, listen string) prometheusS
 }
 
 // hasData tells whether a query has an answer, and one that is a number.
-func (s prometheusServer) hasData(ctx context.Context, query string) (bool, error) {
+func (s scraper) hasData(ctx context.Context, query string) (bool, error) {
 	a, err := call(ctx, http.MethodGet, s.url+"/api/v1/query?query="+url.QueryEscape(query), "", nil)
 	if err != nil {
 		return false, err
