@@ -164,7 +164,7 @@ func TestAskRegister(t *testing.T) {
 func TestCheckStore(t *testing.T) {
 	d := newDoor(t, sharedSecretPath) // which has another store open
 	dir := t.TempDir()
-	if got := checkStore(dir+"/nowhere", true); got.Status != statusOK || !strings.Contains(got.Found, "no such file") {
+	if got := checkStore(t.Context(), dir+"/nowhere", true); got.Status != statusOK || !strings.Contains(got.Found, "not there yet") {
 		t.Errorf("none: got %+v", got)
 	}
 	store, err := openBoltStore(dir)
@@ -177,12 +177,20 @@ func TestCheckStore(t *testing.T) {
 	d.setState(one, stateRegistered)
 	d.setState(two, statePending)
 	for running, want := range map[bool]status{true: statusOK, false: statusWarning} {
-		if got := checkStore(dir, running); got.Status != want {
+		if got := checkStore(t.Context(), dir, running); got.Status != want {
 			t.Errorf("in use, %v: got %+v", running, got)
 		}
 	}
+	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, store, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := checkStore(t.Context(), dir, true); got.Status != statusOK || !strings.Contains(got.Found, "in use by a running service: 1 registered, 1 pending") {
+		t.Errorf("asked: got %+v", got)
+	}
+	stop()
 	store.Close()
-	if got := checkStore(dir, false); got.Status != statusOK || !strings.Contains(got.Found, ": 1 registered, 1 pending") {
+	if got := checkStore(t.Context(), dir, false); got.Status != statusOK || !strings.Contains(got.Found, ": 1 registered, 1 pending") {
 		t.Errorf("free: got %+v", got)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
+	"path/filepath"
 
 	"github.com/urfave/cli/v3"
 )
@@ -163,7 +163,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	report.add(live.homeserverAccepts(ctx)...)
 	report.add(live.service(ctx)...)
 	report.add(live.door(ctx)...)
-	report.add(checkStore(c.dataPath, live.runs))
+	report.add(checkStore(ctx, c.dataPath, live.runs))
 
 	if err := report.write(cmd.Root().Writer, cmd.Bool(flagJSON)); err != nil {
 		return err
@@ -223,19 +223,52 @@ func judgeMode(subject, path string, want os.FileMode) finding {
 	}
 }
 
-// checkStore tells what is in the store, which a running service keeps for itself.
-func checkStore(dir string, serviceRuns bool) finding {
+// checkStore opens the store to read it, or asks the daemon that has it open.
+func checkStore(ctx context.Context, dir string, serviceRuns bool) finding {
 	const subject = "store"
-	size, counts, err := lookAtStore(dir)
+	path := filepath.Join(dir, storeFile)
+	is := func(size int64, counts storeCounts, by string) finding {
+		return fine(subject, "%s, %s%s: %d registered, %d pending", path, count(int(size), "byte"), by, counts[stateRegistered], counts[statePending])
+	}
+	size, counts, err := readCounts(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return fine(subject, "%v; the service makes it when it starts", err)
-	case errors.Is(err, errStoreLocked) && serviceRuns:
-		return fine(subject, "%s/%s, %s, is in use by the running service", strings.TrimSuffix(dir, "/"), storeFile, count(int(size), "byte"))
-	case errors.Is(err, errStoreLocked):
-		return warning(subject, "stop whatever holds it, or start the service with the --"+flagHost+" and --"+flagPort+" that are checked here", "another process has it, and no service answers")
-	case err != nil:
+	case err == nil:
+		return is(size, counts, "")
+	case errors.Is(err, errNoStore):
+		return fine(subject, "%s is not there yet; the service makes it when it starts", path)
+	case !errors.Is(err, errStoreLocked):
 		return problem(subject, "see what is said of it, and put a backup in its place if it is damaged", "%v", err)
 	}
-	return fine(subject, "%s/%s, %s: %d registered, %d pending", strings.TrimSuffix(dir, "/"), storeFile, count(int(size), "byte"), counts[stateRegistered], counts[statePending])
+	if said, err := askStatus(ctx, dir); err == nil {
+		return is(said.StoreBytes, said.Records, ", in use by a running service")
+	}
+	if serviceRuns {
+		return fine(subject, "%s is in use by the running service", path)
+	}
+	return warning(subject, "stop whatever holds it, or start the service with the --"+flagHost+" and --"+flagPort+" that are checked here", "another process has it, and no service answers")
+}
+
+// readCounts returns the size in bytes of the store in the file, and the number of records in each state.
+func readCounts(path string) (size int64, counts storeCounts, err error) {
+	store, err := readBoltStore(path)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer store.Close()
+	if counts, err = store.counts(); err != nil {
+		return 0, nil, err
+	}
+	size, err = store.size()
+	return size, counts, err
+}
+
+// askStatus asks the daemon that serves the store in the directory what it has.
+func askStatus(ctx context.Context, dir string) (said daemonStatus, err error) {
+	res, err := askDaemon(ctx, dir, statusPath, nil)
+	if err != nil {
+		return daemonStatus{}, err
+	}
+	defer res.Body.Close()
+	err = json.NewDecoder(io.LimitReader(res.Body, answerLimit)).Decode(&said)
+	return said, err
 }

@@ -193,39 +193,6 @@ func inspect(path string) error {
 	})
 }
 
-// lookAtStore returns the size in bytes of the store in the directory, and the number of records in each state. It
-// writes nothing.
-func lookAtStore(dir string) (size int64, counts storeCounts, err error) {
-	path := filepath.Join(dir, storeFile)
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("open the store %s: %w", path, err)
-		}
-	}()
-	defer asDamage(&err, debug.SetPanicOnFault(true))
-
-	stat, err := os.Stat(path)
-	if err != nil {
-		return 0, nil, errors.Unwrap(err)
-	}
-	if err := inspect(path); err != nil || stat.Size() == 0 { // of no bytes is one whose making was interrupted
-		return stat.Size(), nil, err
-	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true})
-	if err != nil {
-		return stat.Size(), nil, openError(err)
-	}
-	defer db.Close()
-	err = db.View(func(tx *bolt.Tx) error {
-		meta := tx.Bucket([]byte(metaBucket))
-		if meta == nil { // likewise
-			return nil
-		}
-		return json.Unmarshal(meta.Get([]byte(countsKey)), &counts)
-	})
-	return stat.Size(), counts, err
-}
-
 // readHead returns the file's first bytes, at most so many.
 func readHead(path string, size int) ([]byte, error) {
 	f, err := os.Open(path)
