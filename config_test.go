@@ -128,7 +128,7 @@ func TestReadRegistration(t *testing.T) {
 			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path)) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
-			if err != nil && (strings.Contains(err.Error(), "sekrit") || strings.Contains(err.Error(), "5318")) {
+			if err != nil && (strings.Contains(err.Error(), "sekrit") || strings.Contains(err.Error(), "5318008")) {
 				t.Errorf("quotes the file: %v", err)
 			}
 		})

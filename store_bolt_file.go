@@ -1,0 +1,260 @@
+// store_bolt_file.go owns the store's file as a whole: which file may be opened as a store and what is said of any
+// other, a new store's first contents, the check of a copy from end to end, and the lock.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/asdine/storm/v3"
+	"github.com/ethereum/go-ethereum/common"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// openBoltStore opens the store in the directory, which it makes if need be. A file that is not such a store is
+// refused before anything is written to it.
+func openBoltStore(dir string) (_ *boltStore, err error) {
+	path := filepath.Join(dir, storeFile)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store %s: %w", path, err)
+		}
+	}()
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := inspect(path); err != nil {
+		return nil, err
+	}
+	db, err := storm.Open(path, storm.BoltOptions(0o600, &bolt.Options{Timeout: lockWait}))
+	if err != nil {
+		return nil, openError(err)
+	}
+	s := &boltStore{db: db}
+	if err := s.initialize(); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return s, syncDir(dir)
+}
+
+// An unfitError says of a file that it cannot be the store: what it is, and what to do where it is to be one.
+type unfitError struct{ is, todo string }
+
+func (e *unfitError) Error() string { return e.is + ": " + e.todo }
+
+var errForeignFile = &unfitError{"it is a BoltDB file of another program", "give another --datapath"}
+
+// readBoltStore opens the store in the file to read it and never writes to it: errNoStore where there is none, or
+// one whose making was interrupted.
+func readBoltStore(path string) (_ *boltStore, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store %s: %w", path, err)
+		}
+	}()
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+
+	if stat, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && stat.Mode().IsRegular() && stat.Size() == 0 {
+		return nil, errNoStore
+	}
+	if err := inspect(path); err != nil {
+		return nil, err
+	}
+	db, err := storm.Open(path, storm.BoltOptions(0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true}))
+	if errors.Is(err, bolterrors.ErrDatabaseReadOnly) { // storm would have to write its own version first
+		return nil, errNoStore
+	}
+	if err != nil {
+		return nil, openError(err)
+	}
+	if _, err := db.GetBytes(metaBucket, formatKey); err != nil {
+		db.Close()
+		if errors.Is(err, storm.ErrNotFound) {
+			return nil, errNoStore
+		}
+		return nil, err
+	}
+	return &boltStore{db: db}, nil
+}
+
+// asDamage turns a panic into an error: bbolt panics on pages that are not what they should be, and follows numbers in
+// them out of the mapped file. Such a fault is a panic only where the goroutine asked for that; deferred with
+//
+//	defer asDamage(&err, debug.SetPanicOnFault(true))
+//
+// it asks, and puts back what was before.
+func asDamage(err *error, before bool) {
+	debug.SetPanicOnFault(before)
+	if recover() != nil {
+		*err = errDamaged
+	}
+}
+
+// inspect tells, without writing to it, whether the file may be opened as a store: it is one, or is not there yet.
+func inspect(path string) error {
+	stat, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !stat.Mode().IsRegular():
+		return &unfitError{"it is not a regular file", "give another --datapath"}
+	case stat.Size() == 0: // the making of it was interrupted
+		return nil
+	}
+	switch head, err := readHead(path, len(sqliteMagic)); {
+	case err != nil:
+		return err
+	case string(head) == sqliteMagic:
+		return &unfitError{"it is an SQLite file, as the 2018 program kept its users and their passwords in", "move it away, or give another --datapath; nodes register again by themselves"}
+	}
+
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true})
+	if err != nil {
+		return openError(err)
+	}
+	defer db.Close()
+	return db.View(func(tx *bolt.Tx) error {
+		if stat.Size() < tx.Size() { // reading behind the end of a mapped file would kill the process
+			return &unfitError{fmt.Sprintf("it is cut short: %d bytes of at least %d are there", stat.Size(), tx.Size()), "put a backup in its place"}
+		}
+		if tx.Bucket([]byte(bucket2018)) != nil {
+			return &unfitError{"it is the store of the 2018 program, which holds passwords", "move it away, or give another --datapath; nodes register again by themselves"}
+		}
+		meta := tx.Bucket([]byte(metaBucket))
+		if meta == nil {
+			return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
+				if string(name) != stormBucket { // which alone is a store whose making was interrupted
+					return errForeignFile
+				}
+				return nil
+			})
+		}
+		format, err := strconv.Atoi(string(meta.Get([]byte(formatKey))))
+		switch {
+		case err != nil:
+			return errForeignFile
+		case format > storeFormat:
+			return &unfitError{fmt.Sprintf("it has format %d and this version knows up to %d", format, storeFormat), "start the newer matrix-regservice that wrote it"}
+		}
+		return nil
+	})
+}
+
+// readHead returns the file's first bytes, at most so many.
+func readHead(path string, size int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, int64(size)))
+}
+
+// openError puts bbolt's errors in words that say what to do.
+func openError(err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return errStoreLocked
+	case strings.Contains(err.Error(), "file size too small"), errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
+		return &unfitError{"it is not a store of matrix-regservice, or it is damaged", "move it away, put a backup in its place, or give another --datapath"}
+	}
+	return err
+}
+
+// initialize writes what a new store holds from the first.
+func (s *boltStore) initialize() error {
+	return s.update(func(tx storm.Node) error {
+		if _, err := tx.GetBytes(metaBucket, formatKey); !errors.Is(err, storm.ErrNotFound) {
+			return err
+		}
+		if err := tx.SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
+			return err
+		}
+		return tx.Set(metaBucket, countsKey, storeCounts{})
+	})
+}
+
+// verify reads the whole file: every record must be what it should, where Load looks for it, and counted; and every
+// page of the file must be in use once or free.
+func (s *boltStore) verify(ctx context.Context) (_ storeCounts, err error) {
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+	kept, err := s.counts()
+	if err != nil {
+		return nil, err
+	}
+	found, damage := storeCounts{}, error(nil)
+	err = s.db.Bolt.View(func(tx *bolt.Tx) error {
+		for state, name := range buckets {
+			bucket := tx.Bucket([]byte(name))
+			if bucket == nil {
+				continue
+			}
+			for w := walkFrom(bucket, nil); w.key != nil; w.step(w.cursor.Next()) {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				r, err := decodeRecord(w.value)
+				if err != nil {
+					return err
+				}
+				if r.State != state || !isLocalpart(r.Localpart) || !bytes.Equal(common.HexToAddress(r.Localpart).Bytes(), w.key) || !bytes.Equal(bucket.Get(w.key), w.value) {
+					return fmt.Errorf("the record of %x is not in its place", w.key)
+				}
+				found[state]++
+			}
+		}
+		for err := range tx.Check() { // it goes on until its channel is read to the end
+			if damage == nil {
+				damage = err
+			}
+		}
+		return damage
+	})
+	if err != nil {
+		return nil, err
+	}
+	for state := range buckets {
+		if found[state] != kept[state] {
+			return nil, fmt.Errorf("it has %d %s records and says that it has %d", found[state], state, kept[state])
+		}
+	}
+	return found, nil
+}
+
+// lockStoreFile takes bbolt's lock of the file, whatever is in the file: errStoreLocked where a daemon has it.
+func lockStoreFile(path string) (release func(), err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for start := time.Now(); ; time.Sleep(lockWait / 10) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if time.Since(start) > lockWait {
+			f.Close()
+			if errors.Is(err, syscall.EWOULDBLOCK) {
+				err = errStoreLocked
+			}
+			return nil, err
+		}
+	}
+}
