@@ -264,6 +264,8 @@ func readCounts(path string) (size int64, counts storeCounts, err error) {
 
 // askStatus asks the daemon that serves the store in the directory what it has.
 func askStatus(ctx context.Context, dir string) (said daemonStatus, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookUpTime) // a daemon that hangs takes the connection and does not answer
+	defer cancel()
 	res, err := askDaemon(ctx, dir, statusPath, nil)
 	if err != nil {
 		return daemonStatus{}, err

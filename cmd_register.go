@@ -135,7 +135,7 @@ func nodeKey(cmd *cli.Command) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the keystore: %w", err)
 	}
-	key, err := keystore.DecryptKey(content, password)
+	key, err := decryptKey(content, password)
 	if errors.Is(err, keystore.ErrDecrypt) {
 		return nil, fmt.Errorf("%s cannot be decrypted: is the first line of --%s its password?", store, flagPasswordFile)
 	}
@@ -143,6 +143,16 @@ func nodeKey(cmd *cli.Command) (*ecdsa.PrivateKey, error) {
 		return nil, fmt.Errorf("%s is not an Ethereum V3 keystore", store)
 	}
 	return key.PrivateKey, nil
+}
+
+// decryptKey is the library's, which panics on a keystore that lacks a field.
+func decryptKey(content []byte, password string) (key *keystore.Key, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("a field is missing or of another type")
+		}
+	}()
+	return keystore.DecryptKey(content, password)
 }
 
 // keystorePassword is the first line of the file, as geth reads it.

@@ -325,8 +325,13 @@ var errNoDaemon = errors.New("no daemon answers")
 
 // askDaemon asks the daemon that serves the store in the directory: errNoDaemon where none does.
 func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.Response, error) {
+	headerTime := opsAnswerTime // a daemon that hangs takes the connection and does not answer
+	if path == backupPath {
+		headerTime = opsPatience // its answer begins when the copy is made
+	}
 	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
+		DisableKeepAlives:     true,
+		ResponseHeaderTimeout: headerTime,
 		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 			err = withShortName(dir, func(dir string) (err error) {
 				dialer := net.Dialer{Timeout: socketDial}

@@ -443,3 +443,13 @@ func anonymousMemory(t testing.TB) (kib int64) {
 	t.Skip("the system does not tell")
 	return 0
 }
+
+// A copy ends with the context, so that it does not hold up the store's closing.
+func TestBackupEndsWithContext(t *testing.T) {
+	s := openTestStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Backup(ctx, io.Discard); err == nil || !strings.Contains(err.Error(), "context canceled") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -48,6 +48,7 @@ var errDamaged = errors.New("the file is damaged: stop the service and put a bac
 // A boltStore is the record in one BoltDB file.
 type boltStore struct {
 	db     *storm.DB
+	path   string
 	claims claims
 
 	walk   sync.Mutex
@@ -70,7 +71,7 @@ func (s *boltStore) Load(_ context.Context, a address) (_ record, err error) {
 }
 
 func (s *boltStore) size() (int64, error) {
-	stat, err := os.Stat(s.db.Bolt.Path())
+	stat, err := os.Stat(s.path) // bbolt forgets its own when it is closed, perhaps meanwhile
 	if err != nil {
 		return 0, err
 	}
@@ -83,11 +84,24 @@ func (s *boltStore) CheckWritable() error {
 	return s.update(func(storm.Node) error { return nil })
 }
 
+// An untilDone is a writer that gives up when the context ends: a long copy would hold up the store's closing.
+type untilDone struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (w untilDone) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(p)
+}
+
 // Backup copies the file within one reading transaction.
-func (s *boltStore) Backup(_ context.Context, w io.Writer) (err error) {
+func (s *boltStore) Backup(ctx context.Context, w io.Writer) (err error) {
 	defer asDamage(&err, debug.SetPanicOnFault(true))
 	return s.db.Bolt.View(func(tx *bolt.Tx) error {
-		_, err := tx.WriteTo(w)
+		_, err := tx.WriteTo(untilDone{ctx, w})
 		return err
 	})
 }

@@ -44,7 +44,7 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 	if err != nil {
 		return nil, openError(err)
 	}
-	s := &boltStore{db: db}
+	s := &boltStore{db: db, path: path}
 	if err := s.initialize(); err != nil {
 		db.Close()
 		return nil, err
@@ -75,8 +75,8 @@ func readBoltStore(path string) (_ *boltStore, err error) {
 	if err := inspect(path); err != nil {
 		return nil, err
 	}
-	db, err := storm.Open(path, storm.BoltOptions(0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true}))
-	if errors.Is(err, bolterrors.ErrDatabaseReadOnly) { // storm would have to write its own version first
+	db, err := storm.Open(path, storm.BoltOptions(0o600, &bolt.Options{Timeout: lockWait, ReadOnly: true, PreLoadFreelist: true})) // here, where a damaged one is an error
+	if errors.Is(err, bolterrors.ErrDatabaseReadOnly) {                                                                            // storm would have to write its own version first
 		return nil, errNoStore
 	}
 	if err != nil {
@@ -89,7 +89,7 @@ func readBoltStore(path string) (_ *boltStore, err error) {
 		}
 		return nil, err
 	}
-	return &boltStore{db: db}, nil
+	return &boltStore{db: db, path: path}, nil
 }
 
 // asDamage turns a panic into an error: bbolt panics on pages that are not what they should be, and follows numbers in
