@@ -58,7 +58,7 @@ func backupAction(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("%s exists already: give another name", file)
 	}
 	dir, name := filepath.Split(file)
-	draft, err := draftIn(filepath.Clean(dir), name, func(w io.Writer) error { return copyStore(ctx, dataPath, w) })
+	draft, err := draftIn(filepath.Clean(dir), name, func(f *os.File) error { return copyStore(ctx, dataPath, f) })
 	if err != nil {
 		return fmt.Errorf("back up the store in %s: %w", dataPath, err)
 	}
@@ -94,24 +94,6 @@ func copyStore(ctx context.Context, dataPath string, w io.Writer) error {
 	defer res.Body.Close()
 	_, err = io.Copy(w, res.Body) // which knows the length: what is cut off is an error
 	return err
-}
-
-// draftIn writes a file under a temporary name beside the one it is to have, readable for its owner alone and safe on
-// the disk.
-func draftIn(dir, name string, write func(io.Writer) error) (draft string, err error) {
-	f, err := os.CreateTemp(dir, "."+name+"-") // with mode 0600
-	if err != nil {
-		return "", err
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		os.Remove(f.Name())
-		return "", err
-	}
-	return f.Name(), nil
 }
 
 // verifyCopy reads a copy of the store from end to end.
@@ -160,7 +142,7 @@ func restoreStore(ctx context.Context, file, dataPath string, force bool) (kept 
 		return "", nil, err
 	}
 	defer release()
-	draft, err := draftIn(dataPath, storeFile, func(w io.Writer) error { return copyFile(file, w) })
+	draft, err := draftIn(dataPath, storeFile, func(f *os.File) error { return copyFile(file, f) })
 	if err != nil {
 		return "", nil, fmt.Errorf("copy %s: %w", file, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -268,7 +267,7 @@ func TestRestoreNeverLoses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		draft, err := draftIn(filepath.Dir(store), storeFile, func(io.Writer) error { return nil })
+		draft, err := draftIn(filepath.Dir(store), storeFile, func(*os.File) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

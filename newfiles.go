@@ -3,10 +3,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -90,33 +88,42 @@ func linkNew(from, to string) error {
 
 // writeDraft writes the content under a temporary name, with the mode and the owner of the file to be.
 func writeDraft(file generatedFile) (name string, err error) {
-	draft, err := os.CreateTemp(".", "."+file.name+"-")
+	name, err = draftIn(".", file.name, func(draft *os.File) error {
+		if err := draft.Chmod(file.mode); err != nil {
+			return err
+		}
+		if stat, err := os.Stat(homeserverFile); err == nil && os.Geteuid() == 0 {
+			if owner, ok := stat.Sys().(*syscall.Stat_t); ok { // the homeserver must be able to read what root makes
+				if err := draft.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+					return err
+				}
+			}
+		}
+		_, err := draft.Write(file.content)
+		return err
+	})
 	if failed := (*os.PathError)(nil); errors.As(err, &failed) {
 		return "", fmt.Errorf("write %s: %w", file.name, failed.Err) // the temporary name would only puzzle
 	}
+	return name, err
+}
+
+// draftIn writes a file under a temporary name beside the one it is to have, readable for its owner alone and safe on
+// the disk.
+func draftIn(dir, name string, write func(*os.File) error) (draft string, err error) {
+	f, err := os.CreateTemp(dir, "."+name+"-") // with mode 0600
 	if err != nil {
 		return "", err
 	}
-	defer func() {
-		err = errors.Join(err, draft.Close())
-		if err != nil {
-			os.Remove(draft.Name())
-		}
-	}()
-	if err := draft.Chmod(file.mode); err != nil {
+	err = write(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		os.Remove(f.Name())
 		return "", err
 	}
-	if stat, err := os.Stat(homeserverFile); err == nil && os.Geteuid() == 0 {
-		if owner, ok := stat.Sys().(*syscall.Stat_t); ok { // the homeserver must be able to read what root makes
-			if err := draft.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
-				return "", err
-			}
-		}
-	}
-	if _, err := io.Copy(draft, bytes.NewReader(file.content)); err != nil {
-		return "", err
-	}
-	return draft.Name(), draft.Sync()
+	return f.Name(), nil
 }
 
 // writeNewFile writes a secret to a file that must not exist, and leaves none behind when it cannot.
