@@ -1,0 +1,118 @@
+// config_files.go owns the files that a config is made of: registration.yaml, the file of a secret, and how any YAML is
+// read without quoting what stands in it.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"gopkg.in/yaml.v2"
+)
+
+// readRegistration takes the tokens from registration.yaml, which a flag may repeat but not contradict.
+func (c *config) readRegistration(path string, required bool) error {
+	file, err := readYAML(path)
+	if errors.Is(err, os.ErrNotExist) && !required {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, token := range []struct {
+		key, flag string
+		given     *string
+	}{{"as_token", flagASToken, &c.asToken}, {"hs_token", flagHSToken, &c.hsToken}} {
+		value, err := file.text(token.key)
+		switch {
+		case err != nil:
+			return err
+		case value == "":
+			return fmt.Errorf("%s has no %s: write it anew with genconfig, or repair it", path, token.key)
+		case !isToken(value):
+			return fmt.Errorf("%s: %s has characters that no token has: write visible ASCII without spaces", path, token.key)
+		case *token.given != "" && *token.given != value:
+			return fmt.Errorf("--%s is not the %s of %s, which the homeserver goes by: leave the flag out, or give the same", token.flag, token.key, path)
+		}
+		*token.given = value
+	}
+	c.appServiceID, err = file.text("id")
+	return err
+}
+
+// fileLimit bounds what is read of a file of settings or of a secret, in bytes.
+const fileLimit = 1 << 20
+
+// readFile reads a small file whole. What is not a regular file is refused: it may have no end, or no beginning.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	stat, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !stat.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	case stat.Size() > fileLimit:
+		return nil, fmt.Errorf("%s is over %d bytes", path, fileLimit)
+	}
+	return io.ReadAll(io.LimitReader(f, fileLimit))
+}
+
+// readSecret reads a file that holds one secret, as Synapse reads it: without the space around it.
+func readSecret(path string) (string, error) {
+	content, err := readFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the shared secret: %w", err)
+	}
+	secret := strings.TrimSpace(string(content))
+	if secret == "" {
+		return "", fmt.Errorf("%s is empty: it should hold the homeserver's registration_shared_secret", path)
+	}
+	return secret, nil
+}
+
+var yamlLineForm = regexp.MustCompile(`line [0-9]+`)
+
+// A yamlFile is a YAML mapping and where it came from, for errors that name the key but never quote a value.
+type yamlFile struct {
+	path string
+	keys map[any]any
+}
+
+// readYAML reads a file of settings. The library's own errors quote what stands in the file, a token too, so
+// that only their line numbers are passed on.
+func readYAML(path string) (yamlFile, error) {
+	content, err := readFile(path)
+	if err != nil {
+		return yamlFile{}, err
+	}
+	file := yamlFile{path: path}
+	if err := yaml.Unmarshal(content, &file.keys); err != nil {
+		where := yamlLineForm.FindString(err.Error())
+		if where == "" {
+			where = "it"
+		}
+		return yamlFile{}, fmt.Errorf("%s is not a YAML mapping of settings: %s cannot be read", path, where)
+	}
+	return file, nil
+}
+
+// text returns the string under the key, or "" where there is none.
+func (f yamlFile) text(key string) (string, error) {
+	switch value := f.keys[key].(type) {
+	case nil:
+		return "", nil
+	case string:
+		return value, nil
+	}
+	return "", fmt.Errorf("%s: %s must be a string: put it in quotes", f.path, key)
+}
