@@ -34,6 +34,7 @@ type appServiceAPI struct {
 	hsToken    string
 	store      store
 	metrics    *metrics
+	proxies    proxies
 }
 
 // protocolID names the third-party network, as registration.yaml does.
@@ -87,7 +88,8 @@ func (a *appServiceAPI) answered(kind string, handle func(asked) (any, error), n
 		answer, err := a.answer(handle, needToken, r)
 		if err != nil {
 			a.metrics.asked(kind, toMatrixError(err).status)
-			log.Debug("Refused the homeserver", "path", r.URL.Path, "client", clientAddress(r.Request), "reason", err)
+			client, _ := a.proxies.client(r.Request)
+			log.Debug("Refused the homeserver", "path", r.URL.Path, "client", client, "reason", err)
 			toMatrixError(err).write(w)
 			return
 		}

@@ -216,6 +216,7 @@ func renderRun(c config, program string) []byte {
 	if c.logFormat != "terminal" {
 		command = append(command, "--"+flagLogFormat, c.logFormat)
 	}
+	command = append(command, c.unusual...)
 	for i, word := range command {
 		command[i] = shellQuote(word)
 	}

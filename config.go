@@ -59,6 +59,8 @@ type config struct {
 	opsListenPublic bool
 	metrics         *metrics // of whoever runs with this config; nil where nothing is measured
 
+	limits
+
 	verbositySet bool // for run.sh, whose own default is another
 }
 
@@ -73,7 +75,7 @@ func rootFlags() []cli.Flag {
 	number := func(name string, value int, usage string) cli.Flag {
 		return &cli.IntFlag{Name: name, Value: value, Usage: usage, Sources: fromEnvironment(name)}
 	}
-	return []cli.Flag{
+	return append([]cli.Flag{
 		text(flagMatrixDomain, "", "the homeserver's server_name, which every signature is over (required)"),
 		text(flagMatrixURL, "http://127.0.0.1:8008"+createUserPath, "`URL` that creates users; its path says which API: "+createUserPath+" (Synapse up to 0.34.0) or "+sharedSecretPath+" (Synapse 1.23.0 or later, Dendrite)"),
 		text(flagASToken, "", "as_token of registration.yaml; better left to the file"),
@@ -88,7 +90,7 @@ func rootFlags() []cli.Flag {
 		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
 		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty"),
 		&cli.BoolFlag{Name: flagOpsListenPublic, Usage: "allow an address for --" + flagOpsListen + " that other machines reach", Sources: fromEnvironment(flagOpsListenPublic)},
-	}
+	}, rootLimitFlags(fromEnvironment)...)
 }
 
 // readConfig checks what every command takes; the secrets are up to the command.
@@ -119,6 +121,10 @@ func readConfig(cmd *cli.Command) (config, error) {
 		return config{}, err
 	}
 	if _, err := readDataPath(cmd); err != nil {
+		return config{}, err
+	}
+	var err error
+	if c.limits, err = readLimits(cmd); err != nil {
 		return config{}, err
 	}
 	switch {
@@ -204,6 +210,9 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 func (c config) homeserver() *homeserver {
 	h := newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret)
 	h.metrics = c.metrics
+	if c.maxInflight > 0 {
+		h.keep(c.maxInflight)
+	}
 	return h
 }
 

@@ -36,7 +36,7 @@ const (
 	createTime = 6 * time.Second // a whole call that creates
 
 	answerLimit   = 1 << 20 // bytes of an answer that are read
-	keptConns     = 64      // connections kept open between calls
+	keptConns     = 64      // connections kept open between calls, where --max-inflight does not say how many calls there may be
 	keptConnsTime = 30 * time.Second
 )
 
@@ -62,7 +62,6 @@ func newHomeserver(origin, serverName string, secrets ...string) *homeserver {
 				DialContext:           (&net.Dialer{Timeout: dialTime}).DialContext,
 				TLSHandshakeTimeout:   tlsTime,
 				ResponseHeaderTimeout: headerTime,
-				MaxIdleConns:          keptConns,
 				MaxIdleConnsPerHost:   keptConns,
 				IdleConnTimeout:       keptConnsTime,
 				DisableCompression:    true, // a small answer may not grow behind the limit
@@ -70,6 +69,12 @@ func newHomeserver(origin, serverName string, secrets ...string) *homeserver {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+}
+
+// keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
+// call alone.
+func (h *homeserver) keep(most int) {
+	h.http.Transport.(*http.Transport).MaxIdleConnsPerHost = most
 }
 
 // An answer is what the homeserver said to a call: a status at least.

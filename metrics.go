@@ -49,6 +49,8 @@ type metrics struct {
 	verification  prometheus.Histogram
 	storeSeconds  *prometheus.HistogramVec
 	asRequests    *prometheus.CounterVec
+	connections   prometheus.Gauge
+	crowded       prometheus.Counter
 }
 
 func newMetrics(c config) *metrics {
@@ -65,10 +67,14 @@ func newMetrics(c config) *metrics {
 	m.storeSeconds = prometheus.NewHistogramVec(histogram("store_seconds", "Operations of the store, until they are on disk where they write.", storeBuckets), []string{"operation"})
 	m.asRequests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + "appservice_requests_total",
 		Help: "Requests of the homeserver to its application service, by the status they were answered."}, []string{"kind", "status"})
+	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricsPrefix + "connections",
+		Help: "Connections that are held."})
+	m.crowded = prometheus.NewCounter(prometheus.CounterOpts{Name: metricsPrefix + "connections_crowded_out_total",
+		Help: "Connections that were closed because there were too many."})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: metricsPrefix + "build_info",
 		Help: "1, with what this program was built from."}, []string{"version", "commit", "goversion"})
 
-	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, build,
+	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, m.connections, m.crowded, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	api := "createuser"
 	if c.apiPath == sharedSecretPath {
@@ -213,6 +219,20 @@ const (
 func (m *metrics) asked(kind string, status int) {
 	if m != nil {
 		m.asRequests.WithLabelValues(kind, strconv.Itoa(status)).Inc()
+	}
+}
+
+// holding says how many connections are held.
+func (m *metrics) holding(connections int) {
+	if m != nil {
+		m.connections.Set(float64(connections))
+	}
+}
+
+// crowdedOut counts a connection that was closed because there were too many.
+func (m *metrics) crowdedOut() {
+	if m != nil {
+		m.crowded.Inc()
 	}
 }
 

@@ -15,6 +15,7 @@ const (
 	attemptTime  = 12 * time.Second // all that one attempt may take once it holds the address
 	waitTime     = 13 * time.Second // how long another request for the same address waits: longer than an attempt
 	lookUpPeriod = time.Minute      // a registered address costs the homeserver at most one look-up in this time
+	lookUpsKept  = 1 << 16          // look-ups remembered, in 6 MiB: beyond 1,000 a second there are none for a while
 )
 
 // accounts is the homeserver, as far as registering needs it.
@@ -104,6 +105,8 @@ type registrar struct {
 	store    store
 	stopping context.Context // ended when shutdown begins: no attempt starts after it
 	stop     context.CancelFunc
+	newNodes *limiter // addresses without a record, all together
+	slots    slots    // of attempts that ask the homeserver
 
 	mu        sync.Mutex
 	lookUps   map[address]time.Time // when a registered address was last looked up, and not found gone
@@ -131,6 +134,19 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return "", "", fmt.Errorf("%w: %w", errStore, err)
 	}
+	if before.State == stateRegistered && r.lookedUp(n.Address) {
+		return "", "", errRegistered
+	}
+	if before.State == "" {
+		if err := r.newNodes.take(limitKey{}); err != nil {
+			return "", "", err
+		}
+	}
+	leave, err := r.slots.take(ctx, r.stopping)
+	if err != nil {
+		return "", "", err
+	}
+	defer leave()
 	if before.State == stateRegistered {
 		if err := r.confirmGone(ctx, n); err != nil {
 			return "", "", err
@@ -226,9 +242,6 @@ func (r *registrar) claim(ctx context.Context, a address) (claim, error) {
 // confirmGone returns nil only when the homeserver itself says that a registered node's account is not there.
 // Any other look-up is remembered, so that a node that restarts in a loop costs at most one a minute.
 func (r *registrar) confirmGone(ctx context.Context, n node) error {
-	if r.lookedUp(n.Address) {
-		return errRegistered
-	}
 	_, err := r.accounts.displayName(ctx, n.UserID)
 	if errors.Is(err, errNoUser) {
 		return nil
@@ -240,15 +253,9 @@ func (r *registrar) confirmGone(ctx context.Context, n node) error {
 	return errRegistered
 }
 
+// lookedUp tells whether the address may not be looked up now: because it was, or because so many were that no more
+// can be remembered. It forgets once a period those that no longer count.
 func (r *registrar) lookedUp(a address) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	at, ok := r.lookUps[a]
-	return ok && time.Since(at) < lookUpPeriod
-}
-
-// remember notes a look-up, and once a period forgets those that no longer count.
-func (r *registrar) remember(a address) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -260,5 +267,13 @@ func (r *registrar) remember(a address) {
 			}
 		}
 	}
-	r.lookUps[a] = now
+	at, ok := r.lookUps[a]
+	return ok && now.Sub(at) < lookUpPeriod || len(r.lookUps) >= lookUpsKept
+}
+
+// remember notes a look-up.
+func (r *registrar) remember(a address) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lookUps[a] = time.Now()
 }

@@ -303,7 +303,11 @@ func TestLookUpsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistrar(nil, nil)
 		for i := range 1000 {
-			r.remember(address{byte(i), byte(i >> 8)})
+			a := address{byte(i), byte(i >> 8)}
+			if r.lookedUp(a) {
+				t.Fatalf("%v was not looked up", a)
+			}
+			r.remember(a)
 			time.Sleep(time.Second)
 		}
 		if len(r.lookUps) > 130 {

@@ -77,7 +77,8 @@ func tooManyRequests(message string, retryAfter time.Duration, cause error) *mat
 	if retryAfter <= 0 {
 		retryAfter = retryLater
 	}
-	return &matrixError{status: http.StatusTooManyRequests, Errcode: errcodeLimitExceeded, Message: message, RetryAfterMS: retryAfter.Milliseconds(), cause: cause}
+	ms := (retryAfter + time.Millisecond - 1).Milliseconds() // not a moment too early
+	return &matrixError{status: http.StatusTooManyRequests, Errcode: errcodeLimitExceeded, Message: message, RetryAfterMS: ms, cause: cause}
 }
 
 func bodyTooLarge(limit int64) error {
@@ -88,13 +89,18 @@ func bodyTooLarge(limit int64) error {
 func toMatrixError(err error) *matrixError {
 	failed := (*homeserverError)(nil)
 	known := (*matrixError)(nil)
+	early := (*limitError)(nil)
 	switch {
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, errRegistered):
 		return &matrixError{status: http.StatusConflict, Errcode: errcodeUserInUse, Message: errRegistered.Error(), cause: err}
+	case errors.As(err, &early):
+		return tooManyRequests(early.reason, early.wait, nil)
 	case errors.Is(err, errBusy):
 		return tooManyRequests(errBusy.Error(), 0, nil)
+	case errors.Is(err, errCrowded):
+		return tooManyRequests(errCrowded.Error(), 0, nil)
 	case errors.Is(err, errStopping):
 		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
 	case errors.Is(err, errStore):
@@ -122,15 +128,26 @@ type server struct {
 	registrar  *registrar
 	appService *appServiceAPI
 	metrics    *metrics
+
+	proxies        proxies
+	perClient      *limiter
+	unnamed        sync.Once // whether the log says that a proxy does not name its clients
+	maxConnections int
 }
 
 func newServer(c config, s store) *server {
 	s = c.metrics.metered(s)
+	r := newRegistrar(c.api(), s)
+	r.newNodes = newLimiter(c.totalRate, c.totalBurst, 1, "too many new nodes at once")
+	r.slots = newSlots(c.maxInflight)
 	return &server{
-		serverName: c.serverName,
-		registrar:  newRegistrar(c.api(), s),
-		appService: &appServiceAPI{serverName: c.serverName, hsToken: c.hsToken, store: s, metrics: c.metrics},
-		metrics:    c.metrics,
+		serverName:     c.serverName,
+		registrar:      r,
+		appService:     &appServiceAPI{serverName: c.serverName, hsToken: c.hsToken, store: s, metrics: c.metrics, proxies: c.trustedProxies},
+		metrics:        c.metrics,
+		proxies:        c.trustedProxies,
+		perClient:      newLimiter(c.rate, c.burst, clientsKept, "too many requests from this address"),
+		maxConnections: c.maxConnections,
 	}
 }
 
@@ -148,14 +165,14 @@ func (s *server) handler() http.Handler {
 
 // limitBodies bounds what a body may hold and how long it may take: a transaction more than everything else.
 func limitBodies(next http.Handler) http.Handler {
-	small, large := http.MaxBytesHandler(next, bodyLimit), http.MaxBytesHandler(next, transactionLimit)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit := int64(bodyLimit)
 		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/transactions/") {
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(transactionTime)) // a test's recorder has none
-			large.ServeHTTP(w, r)
-			return
+			limit = transactionLimit
 		}
-		small.ServeHTTP(w, r)
+		r.Body = watchBody(r, http.MaxBytesReader(w, r.Body, limit))
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -218,8 +235,9 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	var accessToken string
 	err := errPanic // until something else came of it
 	done := s.metrics.registering()
-	defer func() { done(did, err); audit(r.Request, n, did, err, time.Since(start)) }()
-	n, err = s.readNode(r.Request)
+	client, known := s.proxies.client(r.Request)
+	defer func() { done(did, err); audit(client, n, did, err, time.Since(start)) }()
+	n, err = s.readNode(r.Request, client, known)
 	if err == nil {
 		err = errPanic
 		accessToken, did, err = s.registrar.register(r.Context(), n)
@@ -236,12 +254,28 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	w.WriteJson(answer)
 }
 
-// readNode reads the body, in the order of the contract, and returns the node whose proof it is.
-func (s *server) readNode(r *http.Request) (node, error) {
+// admitClient limits each client by its address. Where a proxy does not say whose request it is, all clients would
+// have one bucket, and whoever empties it locks every node out: then there is no limit, and the log says so.
+func (s *server) admitClient(client netip.Addr, known bool) error {
+	if known {
+		return s.perClient.take(keyOf(client))
+	}
+	s.unnamed.Do(func() {
+		log.Warn("A proxy does not name its client: registrations that come through it are not limited by address",
+			"proxy", client, "nginx", "proxy_set_header X-Forwarded-For $remote_addr;")
+	})
+	return nil
+}
+
+// readNode checks a request in the order of the contract, and returns the node whose proof it is.
+func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node, error) {
 	if given := r.Header.Get("Content-Type"); given != "" {
 		if media, _, _ := mime.ParseMediaType(given); media != "application/json" {
 			return node{}, &matrixError{status: http.StatusUnsupportedMediaType, Errcode: errcodeNotJSON, Message: "Content-Type must be application/json"}
 		}
+	}
+	if err := s.admitClient(client, known); err != nil {
+		return node{}, err
 	}
 	body, err := io.ReadAll(r.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
@@ -260,8 +294,8 @@ func (s *server) readNode(r *http.Request) (node, error) {
 
 // audit writes the one line that each registration and each refusal leaves. A user ID is named only once its
 // proof holds: what an unproven localpart holds may be anything, a password too.
-func audit(r *http.Request, n node, did outcome, err error, took time.Duration) {
-	fields := []any{"client", clientAddress(r), "took", took.Round(time.Microsecond)}
+func audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
+	fields := []any{"client", client, "took", took.Round(time.Microsecond)}
 	if n.UserID != "" {
 		fields = append([]any{"user_id", n.UserID}, fields...)
 	}
@@ -279,25 +313,10 @@ func audit(r *http.Request, n node, did outcome, err error, took time.Duration) 
 	log.Info("Refused registration", fields...)
 }
 
-// clientAddress is who asks: behind a proxy on this machine, whom the proxy names last.
-func clientAddress(r *http.Request) string {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	if named := r.Header.Values("X-Forwarded-For"); len(named) > 0 && peer.Addr().Unmap().IsLoopback() {
-		last := named[len(named)-1]
-		last = strings.TrimSpace(last[strings.LastIndex(last, ",")+1:])
-		if client, err := netip.ParseAddr(last); err == nil {
-			return client.Unmap().String()
-		}
-	}
-	return peer.Addr().Unmap().String()
-}
-
 // serve answers on the listener until the context ends, then lets requests in flight finish. Each time limit
 // is there so that no client can hold a connection for nothing.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
+	held := &connections{Listener: listener, most: s.maxConnections, metrics: s.metrics}
 	httpServer := &http.Server{
 		Handler:                      s.handler(),
 		ReadHeaderTimeout:            5 * time.Second,
@@ -305,6 +324,8 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		WriteTimeout:                 waitTime + attemptTime + 10*time.Second, // an answer may wait for an earlier attempt and then for its own
 		IdleTimeout:                  time.Minute,
 		MaxHeaderBytes:               8 << 10,
+		ConnState:                    held.answered,
+		ConnContext:                  inContext,
 		DisableGeneralOptionsHandler: true, // it would answer without a body
 		ErrorLog:                     slog.NewLogLogger(log.Root().Handler(), slog.LevelWarn),
 	}
@@ -312,7 +333,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	settling.Go(s.registrar.settleAll)
 	defer settling.Wait()
 	failed := make(chan error, 1)
-	go func() { failed <- httpServer.Serve(listener) }()
+	go func() { failed <- httpServer.Serve(held) }()
 
 	select {
 	case err := <-failed:

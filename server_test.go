@@ -211,29 +211,6 @@ func TestAuditOfPanic(t *testing.T) {
 	}
 }
 
-func TestClientAddress(t *testing.T) {
-	tests := []struct{ name, peer, forwarded, want string }{
-		{"direct", "203.0.113.9:5", "", "203.0.113.9"},
-		{"behind nginx", "127.0.0.1:5", "203.0.113.9", "203.0.113.9"},
-		{"behind nginx, IPv6", "[::1]:5", "2001:db8::1", "2001:db8::1"},
-		{"behind nginx, forged", "127.0.0.1:5", "198.51.100.1, 203.0.113.9", "203.0.113.9"},
-		{"forged from outside", "203.0.113.9:5", "198.51.100.1", "203.0.113.9"},
-		{"behind nginx, nonsense", "127.0.0.1:5", "who knows", "127.0.0.1"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			r := httptest.NewRequest("POST", registerPath, nil)
-			r.RemoteAddr = test.peer
-			if test.forwarded != "" {
-				r.Header.Set("X-Forwarded-For", test.forwarded)
-			}
-			if got := clientAddress(r); got != test.want {
-				t.Errorf("got %s, want %s", got, test.want)
-			}
-		})
-	}
-}
-
 // serve finishes what is in flight when its context ends, and takes nothing new.
 func TestServeStops(t *testing.T) {
 	d := newDoor(t, createUserPath)
