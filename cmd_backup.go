@@ -67,8 +67,10 @@ func backupAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return fmt.Errorf("the copy is not whole, and was not kept: %w", err)
 	}
-	if err := linkNew(draft, file); err != nil {
+	if err := nameNew(draft, file); errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("%w: give another name", err)
+	} else if err != nil {
+		return err
 	}
 	if err := syncDir(filepath.Clean(dir)); err != nil {
 		return err
@@ -217,11 +219,15 @@ func checkEmpty(path string) error {
 func replaceStore(draft, path string) (kept string, err error) {
 	dir := filepath.Dir(path)
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-		return "", errors.Join(linkNew(draft, path), syncDir(dir)) // a daemon may have made one meanwhile
+		return "", errors.Join(nameNew(draft, path), syncDir(dir)) // a daemon may have made one meanwhile
 	}
 	kept = path + backupTail
-	if err := linkNew(path, kept); err != nil && !isSameFile(path, kept) { // as it is when this was interrupted before
+	switch err := keepNew(path, kept); {
+	case err == nil, isSameFile(path, kept): // as it is when this was interrupted before
+	case errors.Is(err, os.ErrExist):
 		return "", fmt.Errorf("%w: move it away first, so that it is not lost", err)
+	default:
+		return "", err
 	}
 	if err := syncDir(dir); err != nil {
 		return "", err

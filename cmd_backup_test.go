@@ -235,7 +235,7 @@ func TestRestoreDamaged(t *testing.T) {
 func TestRestoreInterrupted(t *testing.T) {
 	backup := makeCopy(t, 100)
 	store := makeCopy(t, 30)
-	if err := linkNew(store, store+backupTail); err != nil { // the first step was taken, the second not
+	if err := keepNew(store, store+backupTail); err != nil { // the first step was taken, the second not
 		t.Fatal(err)
 	}
 	dir := filepath.Dir(store)

@@ -83,13 +83,23 @@ func eachUser(ctx context.Context, dataPath string, of state, visit func(listedU
 	}
 }
 
+// eachUserInFile opens the store for each page anew: who reads the list may take his time, and a daemon that is started
+// meanwhile has to find the store free.
 func eachUserInFile(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
-	s, err := readBoltStore(filepath.Join(dataPath, storeFile))
-	if err != nil {
-		return withoutSocket(err)
+	begun := false
+	list := func(ctx context.Context, of state, after string) ([]record, string, error) {
+		s, err := readBoltStore(filepath.Join(dataPath, storeFile))
+		if begun && errors.Is(err, errStoreLocked) {
+			return nil, "", errors.New("the list broke off, since a daemon was started: ask again, and it answers")
+		}
+		if err != nil {
+			return nil, "", withoutSocket(err)
+		}
+		defer s.Close()
+		begun = true
+		return s.List(ctx, of, after)
 	}
-	defer s.Close()
-	return eachRecord(ctx, s, of, func(r record) error { return visit(listed(r)) })
+	return eachRecord(ctx, list, of, func(r record) error { return visit(listed(r)) })
 }
 
 // withoutSocket says what it means that a store is in use while no daemon answers for it.

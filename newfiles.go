@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -53,12 +54,13 @@ func writeFiles(files []generatedFile, force bool) (kept []string, err error) {
 	}
 	for _, name := range existing {
 		backup := name + backupTail
-		if err := linkNew(name, backup); err != nil {
+		if err := keepNew(name, backup); errors.Is(err, os.ErrExist) {
 			return nil, fmt.Errorf("%w: move it away first, so that no token is lost", err)
+		} else if err != nil {
+			return nil, err
 		}
 		undo = append(undo, func() {
-			os.Link(backup, name) // which is there already if its removal failed
-			if isSameFile(backup, name) {
+			if nameNew(backup, name) != nil && isSameFile(backup, name) { // it is there if its removal failed
 				os.Remove(backup)
 			}
 		})
@@ -68,7 +70,7 @@ func writeFiles(files []generatedFile, force bool) (kept []string, err error) {
 		kept = append(kept, backup)
 	}
 	for i, file := range files {
-		if err := linkNew(drafts[i], file.name); err != nil {
+		if err := nameNew(drafts[i], file.name); err != nil {
 			return nil, err
 		}
 		undo = append(undo, func() { os.Remove(file.name) })
@@ -76,14 +78,52 @@ func writeFiles(files []generatedFile, force bool) (kept []string, err error) {
 	return kept, syncDir(".")
 }
 
-// linkNew gives a file a second name, which must be new: the one way of naming a file that is atomic and never
-// replaces another.
-func linkNew(from, to string) error {
-	err := os.Link(from, to)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%s exists already", to)
+// A takenError says that a name which must be new is not.
+type takenError struct{ name string }
+
+func (e takenError) Error() string { return e.name + " exists already" }
+func (e takenError) Unwrap() error { return os.ErrExist }
+
+// nameNew gives a draft its name, which must be new: to link it is the one way that is atomic and never replaces another.
+// Where there are no hard links, an empty file holds the name until the draft takes its place.
+func nameNew(draft, name string) error {
+	err := os.Link(draft, name)
+	if err == nil {
+		os.Remove(draft)
+		return nil
 	}
-	return err
+	if errors.Is(err, os.ErrExist) {
+		return takenError{name}
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return takenError{name}
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Close(), os.Rename(draft, name)); err != nil {
+		os.Remove(name)
+		return err
+	}
+	return nil
+}
+
+// keepNew gives a file a second name, which must be new. Where there are no hard links, a copy gets it.
+func keepNew(file, second string) error {
+	err := os.Link(file, second)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, os.ErrExist) {
+		return takenError{second}
+	}
+	draft, err := draftIn(filepath.Dir(second), filepath.Base(second), func(f *os.File) error { return copyFile(file, f) })
+	if err != nil {
+		return err
+	}
+	defer os.Remove(draft)
+	return nameNew(draft, second)
 }
 
 // writeDraft writes the content under a temporary name, with the mode and the owner of the file to be.

@@ -180,7 +180,7 @@ func TestListWhileWriting(t *testing.T) {
 		}
 	})
 	listed, last := 0, ""
-	if err := eachRecord(t.Context(), s, "", func(r record) error {
+	if err := eachRecord(t.Context(), s.List, "", func(r record) error {
 		if r.Localpart <= last {
 			t.Errorf("%s comes behind %s", r.Localpart, last)
 		}
@@ -197,7 +197,7 @@ func TestListWhileWriting(t *testing.T) {
 	}
 	for of, want := range map[state]int{statePending: 0, stateRegistered: count} {
 		got := 0
-		if err := eachRecord(t.Context(), s, of, func(record) error { got++; return nil }); err != nil || got != want {
+		if err := eachRecord(t.Context(), s.List, of, func(record) error { got++; return nil }); err != nil || got != want {
 			t.Errorf("%s: got %d, %v, want %d", of, got, err, want)
 		}
 	}

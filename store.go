@@ -30,6 +30,9 @@ type record struct {
 	Updated     time.Time `json:"updated"` // when the record was last written
 }
 
+// A listing is a store's List.
+type listing func(ctx context.Context, of state, after string) (page []record, last string, err error)
+
 // operatedStore is the store, as far as its operator looks into it.
 type operatedStore interface {
 	// List returns the next records of the state, or of every state for "", in the order of their addresses and
@@ -48,10 +51,10 @@ type operatedStore interface {
 	size() (int64, error) // in bytes
 }
 
-// eachRecord visits every record of the state, a page at a time.
-func eachRecord(ctx context.Context, s operatedStore, of state, visit func(record) error) error {
+// eachRecord visits every record of the state that a store's List gives, a page at a time.
+func eachRecord(ctx context.Context, list listing, of state, visit func(record) error) error {
 	for after := ""; ctx.Err() == nil; {
-		page, last, err := s.List(ctx, of, after)
+		page, last, err := list(ctx, of, after)
 		if err != nil || len(page) == 0 {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/asdine/storm/v3"
@@ -40,34 +41,116 @@ const (
 // listPage is how many records a listing reads in one transaction: while one is open, the file may not grow.
 const listPage = 500
 
+// reserve is how much room a store needs that can be written: a registration adds at most some pages of 4 KiB.
+const reserve = 64 << 10
+
 // buckets names where records of each state are.
 var buckets = map[state]string{statePending: "pending", stateRegistered: "registered"}
 
-var errDamaged = errors.New("the file is damaged: stop the service and put a backup in its place")
+var (
+	errDamaged  = errors.New("the file is damaged: stop the service and put a backup in its place")
+	errReplaced = errors.New("the file was moved or removed under the running service: stop the service, put the file back, and start it again")
+)
 
 // A boltStore is the record in one BoltDB file.
 type boltStore struct {
 	db     *storm.DB
 	path   string
+	file   os.FileInfo // the one that is open, as it was then
+	broken atomic.Bool // for good: see breakingIfPanics
 	claims claims
 
 	walk   sync.Mutex
 	walked []byte // the key that ClaimPending gave last; nil at the beginning
 }
 
-func (s *boltStore) Close() error { return s.db.Close() }
+// Close leaves a broken store to the end of the process, which frees what bbolt holds.
+func (s *boltStore) Close() error {
+	if s.broken.Load() {
+		return errDamaged
+	}
+	return s.db.Close()
+}
+
+// begin starts a transaction on the file that is the store's.
+func (s *boltStore) begin(writable bool) (tx *bolt.Tx, err error) {
+	stat, err := s.look()
+	if err != nil {
+		return nil, err
+	}
+	if stat.Size() < s.file.Size() { // it never gets smaller, and bbolt would run into its end with locks in hand
+		return nil, errDamaged
+	}
+	err = s.breakingIfPanics(func() error {
+		tx, err = s.db.Bolt.Begin(writable)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if stat.Size() < tx.Size() { // another may have made it grow meanwhile
+		stat, err = s.look()
+		if err == nil && stat.Size() < tx.Size() {
+			err = errDamaged
+		}
+		if err != nil {
+			tx.Rollback()
+			return nil, err
+		}
+	}
+	return tx, nil
+}
+
+// breakingIfPanics does what leaves bbolt unusable when it panics: it would keep its locks, or go on with a list of free
+// pages that is no longer the file's.
+func (s *boltStore) breakingIfPanics(do func() error) error {
+	done := false
+	defer func() {
+		if !done {
+			s.broken.Store(true)
+		}
+	}()
+	err := do()
+	done = true
+	return err
+}
+
+// look tells of the store's file, as long as it is the one that was opened: what is written to another is lost.
+func (s *boltStore) look() (os.FileInfo, error) {
+	if s.broken.Load() {
+		return nil, errDamaged
+	}
+	stat, err := os.Stat(s.path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(stat, s.file) {
+		return nil, errReplaced
+	}
+	return stat, err
+}
+
+// view runs the function in a transaction that reads.
+func (s *boltStore) view(read func(tx *bolt.Tx) error) (err error) {
+	defer asDamage(&err, debug.SetPanicOnFault(true))
+	tx, err := s.begin(false)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	return read(tx)
+}
 
 // counts returns the number of records in each state. It is kept in the transaction that changes it: counting a
 // bucket of a million records takes seconds.
 func (s *boltStore) counts() (c storeCounts, err error) {
-	defer asDamage(&err, debug.SetPanicOnFault(true))
-	err = s.db.Get(metaBucket, countsKey, &c)
+	err = s.view(func(tx *bolt.Tx) error { return s.db.WithTransaction(tx).Get(metaBucket, countsKey, &c) })
 	return c, err
 }
 
-func (s *boltStore) Load(_ context.Context, a address) (_ record, err error) {
-	defer asDamage(&err, debug.SetPanicOnFault(true))
-	return load(s.db, a.Bytes())
+func (s *boltStore) Load(_ context.Context, a address) (r record, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		r, err = load(s.db.WithTransaction(tx), a.Bytes())
+		return err
+	})
+	return r, err
 }
 
 func (s *boltStore) size() (int64, error) {
@@ -79,9 +162,17 @@ func (s *boltStore) size() (int64, error) {
 }
 
 // CheckWritable commits a transaction without a change, for which bbolt writes its free list and its meta page and
-// waits for the disk twice.
+// waits for the disk twice. That takes a page that was written before, as most registrations do; so it also writes, to
+// pages behind all others, what the next one that does not may need.
 func (s *boltStore) CheckWritable() error {
-	return s.update(func(storm.Node) error { return nil })
+	return s.updateBolt(func(tx *bolt.Tx) error {
+		f, err := os.OpenFile(s.path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt(make([]byte, reserve), tx.Size())
+		return errors.Join(err, f.Close())
+	})
 }
 
 // An untilDone is a writer that gives up when the context ends: a long copy would hold up the store's closing.
@@ -98,9 +189,8 @@ func (w untilDone) Write(p []byte) (int, error) {
 }
 
 // Backup copies the file within one reading transaction.
-func (s *boltStore) Backup(ctx context.Context, w io.Writer) (err error) {
-	defer asDamage(&err, debug.SetPanicOnFault(true))
-	return s.db.Bolt.View(func(tx *bolt.Tx) error {
+func (s *boltStore) Backup(ctx context.Context, w io.Writer) error {
+	return s.view(func(tx *bolt.Tx) error {
 		_, err := tx.WriteTo(untilDone{ctx, w})
 		return err
 	})
@@ -108,8 +198,7 @@ func (s *boltStore) Backup(ctx context.Context, w io.Writer) (err error) {
 
 // List merges the buckets by their keys, so that a record is listed once whatever becomes of it meanwhile.
 func (s *boltStore) List(_ context.Context, of state, after string) (page []record, last string, err error) {
-	defer asDamage(&err, debug.SetPanicOnFault(true))
-	err = s.db.Bolt.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		var walks []*bucketWalk
 		for state, name := range buckets {
 			if bucket := tx.Bucket([]byte(name)); bucket != nil && (of == "" || of == state) {
@@ -173,8 +262,7 @@ func (s *boltStore) Claim(ctx context.Context, a address) (claim, error) {
 
 // ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave, so
 // that records which stay pending do not keep it from the others.
-func (s *boltStore) ClaimPending(ctx context.Context, before time.Time) (_ claim, _ record, err error) {
-	defer asDamage(&err, debug.SetPanicOnFault(true))
+func (s *boltStore) ClaimPending(ctx context.Context, before time.Time) (claim, record, error) {
 	s.walk.Lock()
 	defer s.walk.Unlock()
 	for {
@@ -210,7 +298,7 @@ func (s *boltStore) claimIfPending(ctx context.Context, a address, before time.T
 
 // nextPending returns the first key behind the given one of a pending record last written before the time.
 func (s *boltStore) nextPending(after []byte, before time.Time) (next []byte, err error) {
-	err = s.db.Bolt.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket([]byte(buckets[statePending]))
 		if bucket == nil { // storm makes it with the first record
 			return errNoRecord
@@ -235,9 +323,13 @@ func (s *boltStore) nextPending(after []byte, before time.Time) (next []byte, er
 }
 
 // update runs the function in one transaction, on disk when it returns nil.
-func (s *boltStore) update(change func(tx storm.Node) error) (err error) {
+func (s *boltStore) update(change func(tx storm.Node) error) error {
+	return s.updateBolt(func(tx *bolt.Tx) error { return change(s.db.WithTransaction(tx)) })
+}
+
+func (s *boltStore) updateBolt(change func(tx *bolt.Tx) error) (err error) {
 	defer asDamage(&err, debug.SetPanicOnFault(true))
-	tx, err := s.db.Begin(true)
+	tx, err := s.begin(true)
 	if err != nil {
 		return err
 	}
@@ -245,7 +337,7 @@ func (s *boltStore) update(change func(tx storm.Node) error) (err error) {
 	if err := change(tx); err != nil {
 		return err
 	}
-	return tx.Commit()
+	return s.breakingIfPanics(tx.Commit) // where it only fails, as on a full disk, all is as before
 }
 
 // A boltClaim is an address in hand in a boltStore.

@@ -37,19 +37,61 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	if err := makeBoltStore(path); err != nil {
+		return nil, err
+	}
 	if err := inspect(path); err != nil {
 		return nil, err
 	}
+	s, err := openToWrite(path)
+	if err != nil {
+		return nil, err
+	}
+	return s, syncDir(dir)
+}
+
+// makeBoltStore makes a store where there is none. It gets its name when it is whole: a part of one, as a full disk
+// leaves it, would be refused from then on.
+func makeBoltStore(path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	draft, err := draftIn(filepath.Dir(path), storeFile, func(f *os.File) error {
+		s, err := openToWrite(f.Name())
+		if err != nil {
+			return err
+		}
+		return s.Close()
+	})
+	if failed := (*os.PathError)(nil); errors.As(err, &failed) {
+		return failed.Err // the temporary name would only puzzle
+	}
+	if err != nil {
+		return err
+	}
+	defer os.Remove(draft)
+	if err := nameNew(draft, path); !errors.Is(err, os.ErrExist) { // as when another makes one too
+		return err
+	}
+	return nil
+}
+
+// openToWrite opens the file, and writes what a new store holds where that is not there. Any other needs no room on the
+// disk to be opened.
+func openToWrite(path string) (*boltStore, error) {
 	db, err := storm.Open(path, storm.BoltOptions(0o600, &bolt.Options{Timeout: lockWait}))
 	if err != nil {
 		return nil, openError(err)
 	}
 	s := &boltStore{db: db, path: path}
-	if err := s.initialize(); err != nil {
-		db.Close()
+	if s.file, err = os.Stat(path); err == nil {
+		err = s.initialize()
+	}
+	if err != nil {
+		s.Close()
 		return nil, err
 	}
-	return s, syncDir(dir)
+	return s, nil
 }
 
 // An unfitError says of a file that it cannot be the store: what it is, and what to do where it is to be one.
@@ -82,14 +124,19 @@ func readBoltStore(path string) (_ *boltStore, err error) {
 	if err != nil {
 		return nil, openError(err)
 	}
-	if _, err := db.GetBytes(metaBucket, formatKey); err != nil {
-		db.Close()
-		if errors.Is(err, storm.ErrNotFound) {
-			return nil, errNoStore
-		}
+	s := &boltStore{db: db, path: path}
+	made := false
+	if s.file, err = os.Stat(path); err == nil {
+		made, err = s.isMade()
+	}
+	if err == nil && !made {
+		err = errNoStore
+	}
+	if err != nil {
+		s.Close()
 		return nil, err
 	}
-	return &boltStore{db: db, path: path}, nil
+	return s, nil
 }
 
 // asDamage turns a panic into an error: bbolt panics on pages that are not what they should be, and follows numbers in
@@ -130,9 +177,21 @@ func inspect(path string) error {
 		return openError(err)
 	}
 	defer db.Close()
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
 	return db.View(func(tx *bolt.Tx) error {
 		if stat.Size() < tx.Size() { // reading behind the end of a mapped file would kill the process
 			return &unfitError{fmt.Sprintf("it is cut short: %d bytes of at least %d are there", stat.Size(), tx.Size()), "put a backup in its place"}
+		}
+		pages, err := pagesOf(tx, file)
+		if err == nil {
+			err = pages.checkFreelist()
+		}
+		if err != nil {
+			return &unfitError{"it is damaged: " + err.Error(), "put a backup in its place"}
 		}
 		if tx.Bucket([]byte(bucket2018)) != nil {
 			return &unfitError{"it is the store of the 2018 program, which holds passwords", "move it away, or give another --datapath; nodes register again by themselves"}
@@ -178,12 +237,24 @@ func openError(err error) error {
 	return err
 }
 
-// initialize writes what a new store holds from the first.
+// isMade tells whether the file has what a store holds from the first.
+func (s *boltStore) isMade() (bool, error) {
+	err := s.view(func(tx *bolt.Tx) error {
+		_, err := s.db.WithTransaction(tx).GetBytes(metaBucket, formatKey)
+		return err
+	})
+	if errors.Is(err, storm.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// initialize writes what a store holds from the first, unless it is there.
 func (s *boltStore) initialize() error {
+	if made, err := s.isMade(); made || err != nil {
+		return err
+	}
 	return s.update(func(tx storm.Node) error {
-		if _, err := tx.GetBytes(metaBucket, formatKey); !errors.Is(err, storm.ErrNotFound) {
-			return err
-		}
 		if err := tx.SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
 			return err
 		}
@@ -200,7 +271,19 @@ func (s *boltStore) verify(ctx context.Context) (_ storeCounts, err error) {
 		return nil, err
 	}
 	found, damage := storeCounts{}, error(nil)
-	err = s.db.Bolt.View(func(tx *bolt.Tx) error {
+	file, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	err = s.view(func(tx *bolt.Tx) error {
+		pages, err := pagesOf(tx, file)
+		if err == nil {
+			err = pages.check() // before a cursor follows them
+		}
+		if err != nil {
+			return err
+		}
 		for state, name := range buckets {
 			bucket := tx.Bucket([]byte(name))
 			if bucket == nil {

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A daemonProcess is the daemon as a process of its own, which a test may kill.
+type daemonProcess struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	done   chan struct{} // closed when it has ended
+	url    string        // where nodes register
+	opsURL string
+	dir    string // its --datapath
+	stderr lockedWriter
+}
+
+// startDaemon runs one of this test binary's commands as the daemon of a homeserver, with the store in the directory,
+// and waits until it serves.
+func startDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *daemonProcess {
+	t.Helper()
+	d := launchDaemon(t, command, dir, matrixURL, env...)
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		res, err := http.Get(d.opsURL + "/livez")
+		if err == nil {
+			res.Body.Close()
+			return d
+		}
+		select {
+		case <-d.done:
+			t.Fatalf("the daemon ended at its start: %s", d.log())
+		default:
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatalf("the daemon does not answer: %v", err)
+		}
+	}
+}
+
+// launchDaemon runs the daemon, and does not wait.
+func launchDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *daemonProcess {
+	t.Helper()
+	path, err := exec.LookPath(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, opsPort := freePort(t), freePort(t)
+	d := &daemonProcess{t: t, done: make(chan struct{}), url: "http://127.0.0.1:" + port + registerPath, opsURL: "http://127.0.0.1:" + opsPort, dir: dir}
+	d.cmd = exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", matrixURL, "--port", port, "--ops-listen", "127.0.0.1:"+opsPort, "--datapath", dir)
+	d.cmd.Dir = t.TempDir()
+	d.cmd.Env = append(os.Environ(), append(env, "MATRIX_REGSERVICE_HSTOKEN="+testHSToken)...)
+	if strings.HasSuffix(matrixURL, sharedSecretPath) {
+		secret := filepath.Join(d.cmd.Dir, "secret")
+		if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_SHARESECRET_FILE="+secret)
+	} else {
+		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_ASTOKEN="+testASToken)
+	}
+	d.stderr.w = new(bytes.Buffer)
+	d.cmd.Stderr = &d.stderr
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { d.cmd.Wait(); close(d.done) }()
+	t.Cleanup(d.kill)
+	return d
+}
+
+func (d *daemonProcess) log() string {
+	d.stderr.mu.Lock()
+	defer d.stderr.mu.Unlock()
+	return d.stderr.w.(*bytes.Buffer).String()
+}
+
+// kill ends it as a power failure would, but for what the system has of its writes.
+func (d *daemonProcess) kill() {
+	d.cmd.Process.Kill()
+	<-d.done
+}
+
+// stop ends it as the operator does, and returns its exit code: -1 where it did not end and was killed.
+func (d *daemonProcess) stop() int {
+	d.t.Helper()
+	d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.done:
+	case <-time.After(drainTime + 15*time.Second):
+		d.kill()
+	}
+	return d.cmd.ProcessState.ExitCode()
+}
+
+// send registers with the proof. The error is a connection without an answer.
+func (d *daemonProcess) send(proof registration) (answered, error) {
+	body, err := json.Marshal(proof)
+	if err != nil {
+		return answered{}, err
+	}
+	ctx, cancel := context.WithTimeout(d.t.Context(), waitTime+attemptTime+10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url, bytes.NewReader(body))
+	if err != nil {
+		return answered{}, err
+	}
+	req.Close = true // as nodes do
+	req.Header.Set("Content-Type", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return answered{}, err
+	}
+	defer res.Body.Close()
+	content, err := io.ReadAll(res.Body)
+	if err != nil {
+		return answered{}, err
+	}
+	a := answered{status: res.StatusCode, header: res.Header, body: string(content)}
+	return a, json.Unmarshal(content, &a)
+}
+
+// mustSend fails the test where there is no answer.
+func (d *daemonProcess) mustSend(proof registration) answered {
+	d.t.Helper()
+	a, err := d.send(proof)
+	if err != nil {
+		d.t.Fatalf("%v\n%s", err, d.log())
+	}
+	return a
+}
+
+// readiness is what /readyz answers, once it is what is wanted or its look at the store is certainly a new one.
+func (d *daemonProcess) readiness(want int) int {
+	d.t.Helper()
+	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		res, err := http.Get(d.opsURL + "/readyz")
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode == want || time.Since(start) > 4*storeHealthTime {
+			return res.StatusCode
+		}
+	}
+}
