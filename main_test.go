@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){programName: main})
+	testscript.Main(m, map[string]func(){programName: main, crashingName: crashing})
 }
 
 // The command line, as it is typed: testdata/script.

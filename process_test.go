@@ -57,7 +57,7 @@ func launchDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *
 	}
 	port, opsPort := freePort(t), freePort(t)
 	d := &daemonProcess{t: t, done: make(chan struct{}), url: "http://127.0.0.1:" + port + registerPath, opsURL: "http://127.0.0.1:" + opsPort, dir: dir}
-	d.cmd = exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", matrixURL, "--port", port, "--ops-listen", "127.0.0.1:"+opsPort, "--datapath", dir)
+	d.cmd = exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", matrixURL, "--port", port, "--ops-listen", "127.0.0.1:"+opsPort, "--datapath", dir, "--rate-limit", "0", "--total-rate-limit", "0")
 	d.cmd.Dir = t.TempDir()
 	d.cmd.Env = append(os.Environ(), append(env, "MATRIX_REGSERVICE_HSTOKEN="+testHSToken)...)
 	if strings.HasSuffix(matrixURL, sharedSecretPath) {

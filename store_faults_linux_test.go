@@ -184,7 +184,7 @@ func TestDiskFullAnywhere(t *testing.T) {
 // commands that write files leave none.
 func TestDiskFullNothingHalfWritten(t *testing.T) {
 	dir := mountSmall(t, 1<<20)
-	backup := makeCopy(t, 2000)
+	backup := makeCopy(t, 500)
 	t.Run("a new store", func(t *testing.T) {
 		for free := range 10 {
 			sub := filepath.Join(dir, "store")

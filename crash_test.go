@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/urfave/cli/v3"
+)
+
+// A crashStep is a moment of a registration.
+type crashStep string
+
+const (
+	afterVerify   crashStep = "after the proof was verified"
+	beforePending crashStep = "before the pending record is written"
+	afterPending  crashStep = "after the pending record was written"
+	beforeCall    crashStep = "before the homeserver is called"
+	duringCall    crashStep = "during the call" // the test kills the daemon, when the homeserver has been asked
+	afterCall     crashStep = "after the call"
+	beforeFinal   crashStep = "before the final write"
+	afterFinal    crashStep = "after the final write"
+	atAnswer      crashStep = "when the answer is written"
+)
+
+const (
+	crashingName = "crashing-regservice" // this test binary as a daemon that kills itself
+	crashAtEnv   = "CRASH_AT"            // the step where it does
+)
+
+// crashing is the daemon, with the parts of a registration wrapped so that it kills itself at one step.
+func crashing() {
+	root := newCommand(os.Stdout, os.Stderr)
+	root.Action = crashingAction
+	if err := root.Run(context.Background(), os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(1)
+}
+
+func crashingAction(ctx context.Context, cmd *cli.Command) error {
+	c, err := readServeConfig(cmd)
+	if err != nil {
+		return err
+	}
+	log.SetDefault(newLogger(cmd.Root().ErrWriter, c))
+	listener, err := net.Listen("tcp", c.address())
+	if err != nil {
+		return err
+	}
+	opsListener, err := listenOps(&c)
+	if err != nil {
+		return err
+	}
+	store, err := openBoltStore(c.dataPath)
+	if err != nil {
+		return err
+	}
+	if _, err := startOps(ctx, c, store, opsListener); err != nil {
+		return err
+	}
+	s := newServer(c, store)
+	s.registrar.store = crashingStore{s.registrar.store}
+	s.registrar.accounts = crashingAccounts{s.registrar.accounts}
+	return s.serve(ctx, crashingListener{listener})
+}
+
+// reach ends this process, as a power failure would, where it is to end.
+func (step crashStep) reach() {
+	if os.Getenv(crashAtEnv) == string(step) {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+}
+
+type (
+	crashingStore    struct{ store }
+	crashingClaim    struct{ claim }
+	crashingAccounts struct{ accounts }
+	crashingListener struct{ net.Listener }
+	crashingConn     struct{ net.Conn }
+)
+
+func (s crashingStore) Claim(ctx context.Context, a address) (claim, error) {
+	afterVerify.reach()
+	held, err := s.store.Claim(ctx, a)
+	return crashingClaim{held}, err
+}
+
+func (c crashingClaim) Save(r record) error {
+	before, after := beforeFinal, afterFinal
+	if r.State == statePending {
+		before, after = beforePending, afterPending
+	}
+	before.reach()
+	err := c.claim.Save(r)
+	after.reach()
+	return err
+}
+
+func (c crashingClaim) Drop() error {
+	beforeFinal.reach()
+	err := c.claim.Drop()
+	afterFinal.reach()
+	return err
+}
+
+func (a crashingAccounts) create(ctx context.Context, n node) (string, error) {
+	beforeCall.reach()
+	token, err := a.accounts.create(ctx, n)
+	afterCall.reach()
+	return token, err
+}
+
+func (l crashingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return crashingConn{conn}, err
+}
+
+func (c crashingConn) Write(p []byte) (int, error) {
+	atAnswer.reach()
+	return c.Conn.Write(p)
+}
+
+// Wherever the daemon is killed, with a homeserver that made the account or did not: the store opens, the node tries again
+// and is registered, with one account.
+func TestCrash(t *testing.T) {
+	tests := []struct {
+		at         crashStep
+		made       bool // by the homeserver, before the daemon died
+		wantAfter  state
+		wantAnswer int // to the next try
+	}{
+		{afterVerify, false, "", 200},
+		{beforePending, false, "", 200},
+		{afterPending, false, statePending, 200},
+		{beforeCall, false, statePending, 200},
+		{duringCall, false, statePending, 200},
+		{duringCall, true, statePending, 200},
+		{afterCall, false, statePending, 200},
+		{afterCall, true, statePending, 200},
+		{beforeFinal, false, statePending, 200},
+		{beforeFinal, true, statePending, 200},
+		{afterFinal, false, "", 200},
+		{afterFinal, true, stateRegistered, 409},
+		{atAnswer, false, "", 200},
+		{atAnswer, true, stateRegistered, 409},
+	}
+	for _, api := range apis {
+		for _, test := range tests {
+			t.Run(fmt.Sprintf("%s/%s/made %v", api.name, test.at, test.made), func(t *testing.T) {
+				t.Parallel()
+				dir, homeserver := t.TempDir(), newCountingStandIn(t, api.creates)
+				d := startDaemon(t, crashingName, dir, homeserver.URL+api.path, crashAtEnv+"="+string(test.at))
+				if !test.made {
+					homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"no"}`))
+				}
+				if test.at == duringCall {
+					right := homeserver.counted
+					if !test.made {
+						right = says(403, "{}")
+					}
+					homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
+						right(httptest.NewRecorder(), r)
+						d.cmd.Process.Kill()
+						<-d.done
+					})
+				}
+
+				proof, n := newProof(t)
+				if got, err := d.send(proof); err == nil {
+					t.Fatalf("answered %d %s", got.status, got.body)
+				}
+				select {
+				case <-d.done:
+				case <-time.After(time.Minute):
+					t.Fatal("it did not die")
+				}
+				if d.cmd.ProcessState.ExitCode() != -1 {
+					t.Fatalf("it was not killed: %s", d.log())
+				}
+				if counts := checkWhole(t, filepath.Join(dir, storeFile)); counts[test.wantAfter] != min(1, len(test.wantAfter)) || counts[statePending]+counts[stateRegistered] != min(1, len(test.wantAfter)) {
+					t.Errorf("killed: the store has %v, want one record if any, %q", counts, test.wantAfter)
+				}
+
+				homeserver.fail(api.creates, homeserver.counted)
+				d = startDaemon(t, programName, dir, homeserver.URL+api.path)
+				if got := d.mustSend(proof); got.status != test.wantAnswer {
+					t.Errorf("next try: got %d %s, want %d", got.status, got.body, test.wantAnswer)
+				}
+				if got := d.mustSend(proof); got.status != 409 {
+					t.Errorf("and again: got %d %s, want 409", got.status, got.body)
+				}
+				if code := d.stop(); code != 0 {
+					t.Errorf("exit %d: %s", code, d.log())
+				}
+				if counts := checkWhole(t, filepath.Join(dir, storeFile)); counts[stateRegistered] != 1 || counts[statePending] != 0 {
+					t.Errorf("in the end the store has %v", counts)
+				}
+				homeserver.mu.Lock()
+				defer homeserver.mu.Unlock()
+				if name, ok := homeserver.users[n.UserID]; !ok || name != n.DisplayName || len(homeserver.users) != 1 || homeserver.made != 1 {
+					t.Errorf("the homeserver has %v, made by %d calls, want one by one", homeserver.users, homeserver.made)
+				}
+			})
+		}
+	}
+}
+
+// A countingStandIn counts the calls that made an account, or would have: createUser does something to one that is there.
+type countingStandIn struct {
+	*standIn
+	counted http.HandlerFunc // its creating call
+
+	count sync.Mutex
+	made  int
+}
+
+func newCountingStandIn(t *testing.T, creates string) *countingStandIn {
+	s := &countingStandIn{standIn: newStandIn(t)}
+	right := map[string]http.HandlerFunc{callCreateUser: s.createUser, callRegister: s.register}[creates]
+	s.counted = func(w http.ResponseWriter, r *http.Request) {
+		answer := httptest.NewRecorder()
+		right(answer, r)
+		if answer.Code == http.StatusOK {
+			s.count.Lock()
+			s.made++
+			s.count.Unlock()
+		}
+		w.WriteHeader(answer.Code)
+		w.Write(answer.Body.Bytes())
+	}
+	s.fail(creates, s.counted)
+	return s
+}
+
+// A restore that is killed leaves the old store or the new one, whole, and the old one has a name.
+func TestRestoreKilled(t *testing.T) {
+	backup := makeCopy(t, 500)
+	replaced := 0
+	for i := range 24 {
+		store := makeCopy(t, 30)
+		old, err := os.Stat(store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(programForTest(t), "--datapath", filepath.Dir(store), "restore", backup, "--force")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 15 * time.Millisecond) // no moment is wrong: these are spread over all that it does
+		cmd.Process.Kill()
+		cmd.Wait()
+		counts := checkWhole(t, store)
+		if counts[stateRegistered] == 450 {
+			replaced++
+			if kept, err := os.Stat(store + backupTail); err != nil || !os.SameFile(kept, old) {
+				t.Errorf("the old store has no name: %v", err)
+			}
+		} else if counts[stateRegistered] != 27 {
+			t.Errorf("the store has %v", counts)
+		}
+	}
+	t.Logf("%d of 24 were killed when the new store was in place", replaced)
+}
