@@ -219,23 +219,26 @@ func shellWords(line string) []string {
 }
 
 // scriptFlags are the flags that check takes from run.sh. The tokens are not among them: they are compared.
-var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath}
+var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath,
+	flagAdmitFile, flagEthRPC, flagEthRPCFile, flagMinBalance}
 
 // fillIn gives the command the flags of run.sh that it was not given itself, and returns those that it was given
 // otherwise.
 func (s runScript) fillIn(cmd *cli.Command) (contradicted []string, err error) {
 	hasSecret := cmd.IsSet(flagShareSecret) || cmd.IsSet(flagShareSecretFile) ||
 		cmd.IsSet(flagMatrixURL) && !strings.HasSuffix(cmd.String(flagMatrixURL), sharedSecretPath)
+	hasRPC := cmd.IsSet(flagEthRPC) || cmd.IsSet(flagEthRPCFile)
 	for _, name := range scriptFlags {
 		value, ok := s.flags[name]
 		isSecret := name == flagShareSecret || name == flagShareSecretFile
+		isRPC := name == flagEthRPC || name == flagEthRPCFile
 		switch {
 		case !ok:
 		case cmd.IsSet(name):
 			if given := fmt.Sprint(cmd.Value(name)); given != value {
 				contradicted = append(contradicted, "--"+name)
 			}
-		case isSecret && hasSecret:
+		case isSecret && hasSecret, isRPC && hasRPC:
 		default:
 			if err := cmd.Set(name, value); err != nil {
 				return nil, fmt.Errorf("%s: --%s has a value that it cannot have: repair it, or write it anew with genconfig --%s", s.path, name, flagForce)

@@ -164,6 +164,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	report.add(live.service(ctx)...)
 	report.add(live.door(ctx)...)
 	report.add(checkStore(ctx, c.dataPath, live.runs))
+	report.add(checkAdmission(ctx, c)...)
 
 	if err := report.write(cmd.Root().Writer, cmd.Bool(flagJSON)); err != nil {
 		return err

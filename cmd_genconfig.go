@@ -26,6 +26,7 @@ import (
 const (
 	runFile    = "run.sh"
 	secretFile = "shared_secret" // made where homeserver.yaml or a flag has the secret itself
+	ethRPCFile = "eth_rpc"       // made where a flag has a URL that may hold a key
 
 	idLength     = 10 // random characters of an id
 	tokenLength  = 40 // and of a token: 200 bits
@@ -87,6 +88,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if c.hsToken == "" {
 		c.hsToken = randomText(tokenLength)
 	}
+	files = append(files, c.keepEthRPC()...)
 	registration, err := renderRegistration(c, randomText(idLength))
 	if err != nil {
 		return err
@@ -159,6 +161,17 @@ func (c *config) readHomeserverFile() ([]generatedFile, error) {
 	return []generatedFile{{secretFile, 0o600, []byte(c.sharedSecret + "\n")}}, nil
 }
 
+// keepEthRPC returns the file of the Ethereum node's URL where that may hold a key, which no command line should.
+func (c *config) keepEthRPC() []generatedFile {
+	u, err := parseEthRPC(c.ethRPC)
+	if err != nil || !isKeyed(u) {
+		return nil
+	}
+	file := generatedFile{ethRPCFile, 0o600, []byte(c.ethRPC + "\n")}
+	c.ethRPC, c.ethRPCFile = "", ethRPCFile
+	return []generatedFile{file}
+}
+
 // renderRegistration is registration.yaml.
 func renderRegistration(c config, id string) ([]byte, error) {
 	return yaml.Marshal(appService{
@@ -215,6 +228,14 @@ func renderRun(c config, program string) []byte {
 	}
 	if c.logFormat != "terminal" {
 		command = append(command, "--"+flagLogFormat, c.logFormat)
+	}
+	for _, flag := range []struct{ name, value string }{{flagAdmitFile, c.admitFile}, {flagEthRPC, c.ethRPC}, {flagEthRPCFile, c.ethRPCFile}} {
+		if flag.value != "" {
+			command = append(command, "--"+flag.name, flag.value)
+		}
+	}
+	if c.minBalance != nil {
+		command = append(command, "--"+flagMinBalance, c.minBalance.String())
 	}
 	command = append(command, c.unusual...)
 	for i, word := range command {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math/big"
 	"net"
 	"net/netip"
 	"net/url"
@@ -29,6 +30,11 @@ const (
 	flagLogFormat       = "log-format"
 	flagOpsListen       = "ops-listen"
 	flagOpsListenPublic = "ops-listen-public"
+
+	flagAdmitFile  = "admit-file"
+	flagEthRPC     = "eth-rpc"
+	flagEthRPCFile = "eth-rpc-file"
+	flagMinBalance = "min-balance"
 
 	registrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
 	homeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
@@ -61,6 +67,12 @@ type config struct {
 
 	limits
 
+	admitFile  string     // the list of who may register; empty for everybody
+	ethRPC     string     // the URL of an Ethereum node, which may hold a key; empty where no balance is asked for
+	ethRPCFile string     // where ethRPC came from; empty when it was given itself
+	minBalance *big.Int   // in wei; nil where no balance is asked for
+	admission  *admission // of whoever runs with this config; nil where everybody is admitted
+
 	verbositySet bool // for run.sh, whose own default is another
 }
 
@@ -90,6 +102,10 @@ func rootFlags() []cli.Flag {
 		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
 		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty"),
 		&cli.BoolFlag{Name: flagOpsListenPublic, Usage: "allow an address for --" + flagOpsListen + " that other machines reach", Sources: fromEnvironment(flagOpsListenPublic)},
+		text(flagAdmitFile, "", "`FILE` of the addresses that may register, one a line; read again on SIGHUP; everybody may when empty"),
+		text(flagEthRPC, "", "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
+		text(flagEthRPCFile, "", "`FILE` that holds that URL"),
+		text(flagMinBalance, "", "`WEI` that an address must hold on chain to register"),
 	}, rootLimitFlags(fromEnvironment)...)
 }
 
@@ -109,6 +125,9 @@ func readConfig(cmd *cli.Command) (config, error) {
 		logFormat:        cmd.String(flagLogFormat),
 		opsListen:        cmd.String(flagOpsListen),
 		opsListenPublic:  cmd.Bool(flagOpsListenPublic),
+		admitFile:        cmd.String(flagAdmitFile),
+		ethRPC:           cmd.String(flagEthRPC),
+		ethRPCFile:       cmd.String(flagEthRPCFile),
 		verbositySet:     cmd.IsSet(flagVerbosity),
 	}
 	if err := checkServerName(c.serverName); err != nil {
@@ -121,6 +140,9 @@ func readConfig(cmd *cli.Command) (config, error) {
 		return config{}, err
 	}
 	if _, err := readDataPath(cmd); err != nil {
+		return config{}, err
+	}
+	if err := c.readMinBalance(cmd.String(flagMinBalance)); err != nil {
 		return config{}, err
 	}
 	var err error
@@ -173,6 +195,36 @@ func (c *config) checkOpsListen() error {
 	return nil
 }
 
+// readMinBalance checks the balance that is asked for, and that there is a node to ask for it.
+func (c *config) readMinBalance(wei string) error {
+	if c.ethRPC != "" {
+		if _, err := parseEthRPC(c.ethRPC); err != nil {
+			return err
+		}
+	}
+	given := flagEthRPC
+	if c.ethRPCFile != "" {
+		given = flagEthRPCFile
+	}
+	switch {
+	case c.ethRPC != "" && c.ethRPCFile != "":
+		return fmt.Errorf("--%s and --%s are both given: keep the file", flagEthRPC, flagEthRPCFile)
+	case c.ethRPC+c.ethRPCFile != "" && wei == "":
+		return fmt.Errorf("--%s is missing: give the wei that an address must hold to register, or leave --%s out", flagMinBalance, given)
+	case c.ethRPC+c.ethRPCFile == "" && wei != "":
+		return fmt.Errorf("--%s is given without an Ethereum node that could tell balances: give --%s, or --%s where its URL holds a key", flagMinBalance, flagEthRPC, flagEthRPCFile)
+	case wei == "":
+		return nil
+	}
+	const longest = 78 // digits, of what an address could hold: 256 bits
+	least, ok := new(big.Int).SetString(wei, 10)
+	if !ok || len(wei) > longest || strings.Trim(wei, "0123456789") != "" || least.Sign() == 0 || least.BitLen() > 256 {
+		return fmt.Errorf("--%s is not an amount: give whole wei in decimal and more than 0, such as 1000000000000000000 for one ether", flagMinBalance)
+	}
+	c.minBalance = least
+	return nil
+}
+
 // readServeConfig is the config of the daemon, secrets included.
 func readServeConfig(cmd *cli.Command) (config, error) {
 	c, err := readConfig(cmd)
@@ -188,6 +240,11 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 	}
 	if c.sharedSecretFile != "" {
 		if c.sharedSecret, err = readSecret(c.sharedSecretFile); err != nil {
+			return config{}, err
+		}
+	}
+	if c.ethRPCFile != "" {
+		if err := c.readEthRPC(); err != nil {
 			return config{}, err
 		}
 	}
@@ -276,11 +333,13 @@ func (c *config) readMatrixURL() error {
 // isPlainRemote tells whether tokens and passwords would cross a network in the clear.
 func (c config) isPlainRemote() bool {
 	u, err := url.Parse(c.origin)
-	if err != nil || u.Scheme == "https" {
-		return false
-	}
+	return err == nil && isPlainRemote(u)
+}
+
+// isPlainRemote tells whether what is sent to the URL, and what comes back, would cross a network in the clear.
+func isPlainRemote(u *url.URL) bool {
 	ip, err := netip.ParseAddr(u.Hostname())
-	return u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback())
+	return u.Scheme != "https" && u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback())
 }
 
 // isHost tells whether the text is an address or a host name. An address with a zone is not: URLs spell it otherwise.

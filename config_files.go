@@ -48,23 +48,35 @@ func (c *config) readRegistration(path string, required bool) error {
 // fileLimit bounds what is read of a file of settings or of a secret, in bytes.
 const fileLimit = 1 << 20
 
-// readFile reads a small file whole. What is not a regular file is refused: it may have no end, or no beginning.
+// readFile reads a small file whole.
 func readFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
+	f, _, err := openRegular(path, fileLimit)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, fileLimit))
+}
+
+// openRegular opens a file of at most so many bytes. What is not a regular file is refused: it may have no end, or no
+// beginning.
+func openRegular(path string, limit int64) (f *os.File, size int64, err error) {
+	f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
+	if err != nil {
+		return nil, 0, err
+	}
 	stat, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, err
 	case !stat.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	case stat.Size() > fileLimit:
-		return nil, fmt.Errorf("%s is over %d bytes", path, fileLimit)
+		err = fmt.Errorf("%s is not a regular file", path)
+	case stat.Size() > limit:
+		err = fmt.Errorf("%s is over %d bytes", path, limit)
+	default:
+		return f, stat.Size(), nil
 	}
-	return io.ReadAll(io.LimitReader(f, fileLimit))
+	f.Close()
+	return nil, 0, err
 }
 
 // readSecret reads a file that holds one secret, as Synapse reads it: without the space around it.
@@ -78,6 +90,19 @@ func readSecret(path string) (string, error) {
 		return "", fmt.Errorf("%s is empty: it should hold the homeserver's registration_shared_secret", path)
 	}
 	return secret, nil
+}
+
+// readEthRPC reads the URL of the Ethereum node from its file.
+func (c *config) readEthRPC() error {
+	content, err := readFile(c.ethRPCFile)
+	if err != nil {
+		return fmt.Errorf("read the URL of the Ethereum node: %w", err)
+	}
+	c.ethRPC = strings.TrimSpace(string(content))
+	if _, err := parseEthRPC(c.ethRPC); err != nil {
+		return fmt.Errorf("%s does not hold the http or https URL of an Ethereum node: write one into it, such as http://127.0.0.1:8545", c.ethRPCFile)
+	}
+	return nil
 }
 
 var yamlLineForm = regexp.MustCompile(`line [0-9]+`)

@@ -17,7 +17,8 @@ import (
 const (
 	storeHealthTime      = 2 * time.Second // for how long a look at the store counts: each writes to the disk
 	homeserverHealthTime = 5 * time.Second
-	healthLimit          = 2 * time.Second // for a look
+	chainHealthTime      = 15 * time.Second // providers count calls
+	healthLimit          = 2 * time.Second  // for a look
 )
 
 // A health tells what is fit.
@@ -25,6 +26,7 @@ type health struct {
 	stopping   context.Context
 	store      lookedAt
 	homeserver lookedAt
+	chain      lookedAt
 
 	mu    sync.Mutex
 	wrong string // what was last found wrong, so that the log has each change once
@@ -39,6 +41,7 @@ func newHealth(stopping context.Context, c config, s operatedStore) *health {
 			_, err := homeserver.software(ctx) // whatever it is: it answers
 			return err
 		}},
+		chain: lookedAt{lasts: chainHealthTime, look: c.admission.look},
 	}
 }
 
@@ -61,6 +64,9 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 			reason = failed.reason
 		}
 		wrong, causes = append(wrong, reason), append(causes, err)
+	}
+	if err := h.chain.at(r.Context()); err != nil {
+		wrong, causes = append(wrong, "the Ethereum node does not tell balances"), append(causes, err)
 	}
 	if r.Context().Err() != nil { // whoever asked did not wait: nothing was learned
 		return

@@ -137,6 +137,13 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	log.SetDefault(newLogger(cmd.Root().ErrWriter, c))
+	hangups := make(chan os.Signal, 1) // also of a terminal that is closed: nodes are served on
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	if c.admission, err = newAdmission(c); err != nil {
+		return err
+	}
+	go c.admission.reloadOn(ctx, hangups)
 
 	listener, err := net.Listen("tcp", c.address())
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -189,6 +196,7 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	}
 	log.Info("Listening", "address", c.address(), "server_name", c.serverName, "datapath", c.dataPath,
 		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version())
+	c.admission.logStart(ctx)
 	go probeHomeserver(ctx, c)
 	go pingHomeserver(ctx, c)
 

@@ -42,6 +42,7 @@ func TestScript(t *testing.T) {
 			"listen":    scriptListen,
 			"lockstore": scriptLockStore,
 			"standin":   scriptStandIn,
+			"ethnode":   scriptEthNode,
 			"fill":      scriptFill,
 			"daemon":    scriptDaemon,
 			"stopdaemon": func(ts *testscript.TestScript, _ bool, _ []string) {
@@ -136,6 +137,13 @@ func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
 	front := httptest.NewServer(withLogin(homeserver, newServer(c, store).handler()))
 	ts.Defer(front.Close)
 	ts.Setenv("SERVER", front.URL)
+}
+
+// ethnode: an Ethereum node's stand-in at $ETHNODE.
+func scriptEthNode(ts *testscript.TestScript, _ bool, _ []string) {
+	node := httptest.NewServer(&ethNode{balances: map[string]string{}})
+	ts.Defer(node.Close)
+	ts.Setenv("ETHNODE", node.URL)
 }
 
 // withLogin puts a login and the service before the stand-in: who has an account logs in with the password it

@@ -55,19 +55,7 @@ func newHomeserver(origin, serverName string, secrets ...string) *homeserver {
 		origin:     origin,
 		serverName: serverName,
 		secrets:    secrets,
-		http: &http.Client{
-			Timeout: createTime,
-			Transport: &http.Transport{
-				Proxy:                 nil, // tokens go to the homeserver and nowhere else
-				DialContext:           (&net.Dialer{Timeout: dialTime}).DialContext,
-				TLSHandshakeTimeout:   tlsTime,
-				ResponseHeaderTimeout: headerTime,
-				MaxIdleConnsPerHost:   keptConns,
-				IdleConnTimeout:       keptConnsTime,
-				DisableCompression:    true, // a small answer may not grow behind the limit
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		http:       &http.Client{Timeout: createTime, Transport: newTransport(), CheckRedirect: noRedirects},
 	}
 }
 
@@ -76,6 +64,22 @@ func newHomeserver(origin, serverName string, secrets ...string) *homeserver {
 func (h *homeserver) keep(most int) {
 	h.http.Transport.(*http.Transport).MaxIdleConnsPerHost = most
 }
+
+// newTransport is how any server is called: with HTTP/1.1, a time limit on each step, and no way around.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 nil, // tokens go to the server they are for and nowhere else
+		DialContext:           (&net.Dialer{Timeout: dialTime}).DialContext,
+		TLSHandshakeTimeout:   tlsTime,
+		ResponseHeaderTimeout: headerTime,
+		MaxIdleConnsPerHost:   keptConns,
+		IdleConnTimeout:       keptConnsTime,
+		DisableCompression:    true, // a small answer may not grow behind the limit
+	}
+}
+
+// noRedirects takes a redirect for the answer.
+func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // An answer is what the homeserver said to a call: a status at least.
 type answer struct {

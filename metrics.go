@@ -92,7 +92,7 @@ func (m *metrics) beginAtZero() {
 	for _, did := range []outcome{outcomeCreated, outcomeCompleted, outcomeAdopted, outcomeRecreated} {
 		m.registrations.WithLabelValues(string(did), "")
 	}
-	for _, errcode := range []string{errcodeUnknown, errcodeLimitExceeded, errcodeInvalidSignature, errcodeUserInUse} {
+	for _, errcode := range []string{errcodeUnknown, errcodeLimitExceeded, errcodeInvalidSignature, errcodeForbidden, errcodeUserInUse} {
 		m.registrations.WithLabelValues(outcomeRefused, errcode)
 	}
 	for _, operation := range []string{storeLoad, storeSave, storeDrop, storeList} {

@@ -128,6 +128,7 @@ type server struct {
 	registrar  *registrar
 	appService *appServiceAPI
 	metrics    *metrics
+	admission  *admission
 
 	proxies        proxies
 	perClient      *limiter
@@ -145,6 +146,7 @@ func newServer(c config, s store) *server {
 		registrar:      r,
 		appService:     &appServiceAPI{serverName: c.serverName, hsToken: c.hsToken, store: s, metrics: c.metrics, proxies: c.trustedProxies},
 		metrics:        c.metrics,
+		admission:      c.admission,
 		proxies:        c.trustedProxies,
 		perClient:      newLimiter(c.rate, c.burst, clientsKept, "too many requests from this address"),
 		maxConnections: c.maxConnections,
@@ -238,6 +240,10 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	client, known := s.proxies.client(r.Request)
 	defer func() { done(did, err); audit(client, n, did, err, time.Since(start)) }()
 	n, err = s.readNode(r.Request, client, known)
+	if err == nil {
+		err = errPanic
+		err = s.admission.admit(n.Address)
+	}
 	if err == nil {
 		err = errPanic
 		accessToken, did, err = s.registrar.register(r.Context(), n)

@@ -1,0 +1,57 @@
+// check_admission.go judges who may register, where the operator limits that: the admit file, and the Ethereum node that
+// balances are asked of.
+
+package main
+
+import "context"
+
+// checkAdmission finds nothing where everybody is admitted.
+func checkAdmission(ctx context.Context, c config) []finding {
+	var found []finding
+	if c.admitFile != "" {
+		found = append(found, judgeAdmitFile(c.admitFile))
+	}
+	if c.ethRPC+c.ethRPCFile != "" {
+		found = append(found, c.judgeEthRPC(ctx)...)
+	}
+	return found
+}
+
+func judgeAdmitFile(path string) finding {
+	const subject = "admit file"
+	list, err := readAdmitFile(path)
+	switch {
+	case err != nil:
+		return problem(subject, "repair it; then restart the service, or have it read the file again with SIGHUP", "%v", err)
+	case len(list) == 0:
+		return warning(subject, "write the addresses that may register into it, one a line", "%s lists no address: nobody can register", path)
+	}
+	return fine(subject, "%s admits %s", path, count(len(list), "node"))
+}
+
+// judgeEthRPC asks the Ethereum node what the service asks it.
+func (c config) judgeEthRPC(ctx context.Context) []finding {
+	const subject = "Ethereum node"
+	var found []finding
+	if c.ethRPCFile != "" {
+		if err := c.readEthRPC(); err != nil {
+			return []finding{problem(subject, "write its URL into the file of --"+flagEthRPCFile, "%v", err)}
+		}
+		found = append(found, judgeMode(subject+" URL", c.ethRPCFile, 0o600))
+	}
+	asked, err := newChain(c.ethRPC, c.minBalance)
+	if err != nil {
+		return append(found, problem(subject, "give its URL", "%v", err))
+	}
+	if c.ethRPCFile == "" && isKeyed(asked.url) {
+		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+flagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
+	}
+	if isPlainRemote(asked.url) {
+		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", asked.where()))
+	}
+	id, err := asked.chainID(ctx)
+	if err != nil {
+		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", asked.where(), err))
+	}
+	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", asked.where(), id, c.minBalance))
+}
