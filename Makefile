@@ -12,7 +12,7 @@ RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test test-dendrite test-deploy release check venvs dendrite bench clean
+.PHONY: build demo test test-dendrite test-chain test-deploy release check venvs dendrite bench clean
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -25,6 +25,11 @@ test: check venvs
 
 test-dendrite: dendrite
 	E2E_DENDRITE=1 go test -race -count=1 -timeout 15m -run TestDendrite ./e2e
+
+# Admission by balance, on a real Ethereum chain, which takes a minute to build the first time.
+test-chain: $(VENVS)/synapse-1.163.2/.installed
+	cd e2e/chain && go vet . && go mod tidy -diff && go run $(STATICCHECK) .
+	E2E_CHAIN=1 go test -race -count=1 -timeout 15m -run TestAdmission ./e2e
 
 # What operators install. It needs systemd-analyze, promtool and groff, and root to try the package.
 test-deploy: build

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -102,6 +103,9 @@ var (
 
 // Stop ends the gateway and returns its exit code.
 func (g *Gateway) Stop() (code int, err error) { return g.process.stop() }
+
+// Hangup has the gateway read its admit file again.
+func (g *Gateway) Hangup() error { return g.process.cmd.Process.Signal(syscall.SIGHUP) }
 
 // Kill ends the gateway as a crash would.
 func (g *Gateway) Kill() error {
