@@ -1,6 +1,7 @@
 # What a newcomer types: make demo, make test. Both install the homeservers that they start, once, below e2e/.venv.
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    := 30s
 HOMESERVER  := synapse-1.163.2
 PYTHON      := python3
 
@@ -12,7 +13,7 @@ RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test test-dendrite test-chain test-deploy release check venvs dendrite bench clean
+.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz venvs dendrite bench clean
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -48,6 +49,13 @@ check:
 	go vet ./...
 	go mod tidy -diff
 	go run $(STATICCHECK) ./...
+
+# Every fuzz target, one after another: make fuzz FUZZTIME=10m for longer. What fails is kept below testdata/fuzz.
+fuzz:
+	@targets=$$(go test -list '^Fuzz' . | grep '^Fuzz') || exit 1; for target in $$targets; do \
+		echo "fuzzing $$target for $(FUZZTIME)"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 . || exit 1; \
+	done
 
 bench:
 	go test -run '^$$' -bench . -benchmem .

@@ -46,7 +46,8 @@ func userIDOf(localpart, serverName string) string {
 }
 
 // verify holds the registration against the contract, forms first and signatures last, and returns the
-// node that it proves. Its errors are matrixErrors; none of them quotes what was sent.
+// node that it proves. Its errors are matrixErrors; none of them quotes what was sent but an address, once its form is
+// right.
 func (r registration) verify(serverName string) (node, error) {
 	for _, field := range []struct{ name, value string }{
 		{"localpart", r.Localpart}, {"displayname", r.DisplayName}, {"password", r.Password},
