@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -19,10 +20,27 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){programName: main, crashingName: crashing})
+	testscript.Main(leakChecked{m}, map[string]func(){programName: main, crashingName: crashing})
+}
+
+// A leakChecked runs the tests, and fails where a goroutine of theirs still runs when all are over.
+type leakChecked struct{ *testing.M }
+
+func (m leakChecked) Run() int {
+	code := m.M.Run()
+	if fuzzing := flag.Lookup("test.fuzz"); code != 0 || fuzzing != nil && fuzzing.Value.String() != "" { // which goes on in goroutines of its own
+		return code
+	}
+	http.DefaultClient.CloseIdleConnections() // of the tests' own requests
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, "the tests leave goroutines behind:", err)
+		return 1
+	}
+	return code
 }
 
 // The command line, as it is typed: testdata/script.
