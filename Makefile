@@ -1,6 +1,8 @@
 # What a newcomer types: make demo, make test. Both install the homeservers that they start, once, below e2e/.venv.
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+VULNDB      := https://vuln.go.dev
 FUZZTIME    := 30s
 HOMESERVER  := synapse-1.163.2
 PYTHON      := python3
@@ -13,7 +15,7 @@ RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz venvs dendrite bench clean
+.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench clean
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -56,6 +58,12 @@ fuzz:
 		echo "fuzzing $$target for $(FUZZTIME)"; \
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 . || exit 1; \
 	done
+
+# Known vulnerabilities of what is linked in.
+vuln:
+	@curl --silent --fail --location --max-time 20 --output /dev/null $(VULNDB)/index/db.json || { \
+		echo "nothing was checked: the vulnerability database $(VULNDB) cannot be reached; run this where it can, or give VULNDB= a copy of it"; exit 1; }
+	go run $(GOVULNCHECK) -db $(VULNDB) ./...
 
 bench:
 	go test -run '^$$' -bench . -benchmem .
