@@ -115,3 +115,41 @@ func sourceFragments(t *testing.T) []*regexp.Regexp {
 }
 
 func isWord(b byte) bool { return b == '_' || b < unicode.MaxASCII && unicode.IsLetter(rune(b)) }
+
+var (
+	testName   = regexp.MustCompile("`((?:Test|Fuzz|test)[A-Z][A-Za-z0-9]*)`")
+	testMaking = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|test)[A-Z][A-Za-z0-9]*)\(\w+ \*testing\.[TF]\b`)
+)
+
+// Each test that SECURITY.md names is there.
+func TestSecurityNamesTests(t *testing.T) {
+	there := make(map[string]bool)
+	for _, pattern := range []string{"*_test.go", "e2e/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, match := range testMaking.FindAllStringSubmatch(string(source), -1) {
+				there[match[1]] = true
+			}
+		}
+	}
+	doc, err := os.ReadFile("SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := testName.FindAllStringSubmatch(string(doc), -1)
+	if len(named) < 30 {
+		t.Errorf("only %d tests are named: is the form of the document another?", len(named))
+	}
+	for _, match := range named {
+		if !there[match[1]] {
+			t.Errorf("there is no %s", match[1])
+		}
+	}
+}
