@@ -190,6 +190,9 @@ func inspect(path string) error {
 		if err == nil {
 			err = pages.checkFreelist()
 		}
+		if err == nil {
+			err = pages.checkRoot()
+		}
 		if err != nil {
 			return &unfitError{"it is damaged: " + err.Error(), "put a backup in its place"}
 		}

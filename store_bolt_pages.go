@@ -123,6 +123,15 @@ func (p *filePages) checkFreelist() error {
 	return nil
 }
 
+// checkRoot reads the page that the buckets are named on: bbolt takes what stands there for a bucket, however short it is.
+func (p *filePages) checkRoot() error {
+	head, content, err := p.page(p.meta.Root)
+	if err == nil {
+		_, err = pagesBelow(head, content)
+	}
+	return err
+}
+
 // check follows every page from the root.
 func (p *filePages) check() error {
 	p.seen = make([]bool, p.meta.Count)
