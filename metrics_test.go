@@ -185,7 +185,9 @@ func TestReadyIsCheap(t *testing.T) {
 	if asked := strings.Count(homeserver.asked(), callVersion); asked != 1 {
 		t.Errorf("asked %d times", asked)
 	}
-	hangs := lookedAt{look: func(context.Context) error { select {} }}
+	end := make(chan error)
+	defer close(end)
+	hangs := lookedAt{look: func(context.Context) error { return <-end }}
 	start := time.Now()
 	if err := hangs.at(t.Context()); !errors.Is(err, errLookHangs) || time.Since(start) > 2*healthLimit {
 		t.Errorf("got %v after %v", err, time.Since(start))
