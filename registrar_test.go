@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -14,7 +11,8 @@ import (
 	"time"
 )
 
-// The life of a registration, as the contract's table has it. Every row runs with both APIs but where it names one.
+// The life of a registration, as the contract's table has it. Every row runs with both APIs but where it names one. What a
+// homeserver does wrong is in homeserver_faults_test.go.
 func TestLife(t *testing.T) {
 	const (
 		same  = "same"  // the account shows this node's display name
@@ -53,24 +51,6 @@ func TestLife(t *testing.T) {
 		{name: "nonce broke", api: "shared secret", faults: map[string]http.HandlerFunc{callNonce: breaks}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
 		{name: "no secret configured", api: "shared secret", faults: map[string]http.HandlerFunc{callNonce: says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
 
-		{name: "refused", faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN","error":"no"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
-		{name: "refused, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN","error":"no"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "refused as HTML", faults: map[string]http.HandlerFunc{"create": html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
-		{name: "refused, body cut off", faults: map[string]http.HandlerFunc{"create": cutOff(403)}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
-
-		{name: "500", faults: map[string]http.HandlerFunc{"create": says(500, `{"errcode":"M_UNKNOWN","error":"Internal"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "408", faults: map[string]http.HandlerFunc{"create": says(408, `{"errcode":"M_UNKNOWN"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "redirected", faults: map[string]http.HandlerFunc{"create": func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
-		}}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "200 empty", faults: map[string]http.HandlerFunc{"create": says(200, "")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "200 HTML", faults: map[string]http.HandlerFunc{"create": says(200, "<html>hello</html>")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "200 for another user", faults: map[string]http.HandlerFunc{"create": says(200, `{"user_id":"@other:example.org"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "200 oversized", faults: map[string]http.HandlerFunc{"create": oversized}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-		{name: "200 cut off", faults: map[string]http.HandlerFunc{"create": cutOff(200)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
-
-		{name: "limited", faults: map[string]http.HandlerFunc{"create": limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED"},
-		{name: "limited, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED", wantAfter: statePending},
 		{name: "limited, registered", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED", wantAfter: stateRegistered, wantAsked: "profile"},
 
 		{name: "registered", before: stateRegistered, account: same, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered, wantAsked: "profile"},
@@ -124,46 +104,6 @@ func TestLife(t *testing.T) {
 				foreign := test.wantStatus == 409 && test.before == ""
 				if warned := strings.Contains(d.log.String(), `"lvl":"warn"`) && strings.Contains(d.log.String(), "did not make"); warned != foreign {
 					t.Errorf("warned of a foreign account: got %v, want %v", warned, foreign)
-				}
-			})
-		}
-	}
-}
-
-// oversized is the right answer for whoever is asked for, and too long.
-func oversized(w http.ResponseWriter, r *http.Request) {
-	var asked struct{ Localpart, Username string }
-	json.NewDecoder(r.Body).Decode(&asked)
-	says(200, fmt.Sprintf(`{"user_id":%q}`, userIDOf(asked.Localpart+asked.Username, testServerName))+strings.Repeat(" ", answerLimit))(w, r)
-}
-
-// cutOff promises more of a body than it sends.
-func cutOff(status int) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", "1000")
-		says(status, `{"user_id":`)(w, r)
-	}
-}
-
-// A homeserver that is not there gets no request, and no record stays.
-func TestLifeUnreachable(t *testing.T) {
-	for _, api := range apis {
-		for _, test := range []struct{ before, want state }{{"", ""}, {statePending, statePending}, {stateRegistered, stateRegistered}} {
-			t.Run(api.name+"/"+string(test.before), func(t *testing.T) {
-				d := newDoor(t, api.path)
-				proof, n := newProof(t)
-				d.setState(n, test.before)
-				d.homeserver.Close()
-				want := 502
-				if test.before == stateRegistered {
-					want = 409
-				}
-				got := d.send(proof)
-				if got.status != want {
-					t.Errorf("got %d %s, want %d", got.status, got.body, want)
-				}
-				if after := d.state(n); after != test.want {
-					t.Errorf("record: got %q, want %q", after, test.want)
 				}
 			})
 		}
@@ -568,29 +508,6 @@ func TestSixteenAtOnce(t *testing.T) {
 			}
 			if asked := d.homeserver.asked(); strings.Count(" "+asked+" ", " "+api.creates+" ") != 1 {
 				t.Errorf("asked: %q", asked)
-			}
-		})
-	}
-}
-
-// A dial that fails never left, even where the name does not resolve.
-func TestNeverLeft(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener.Close()
-	for name, origin := range map[string]string{
-		"refused":  "http://" + listener.Addr().String(),
-		"no name":  "http://does-not-exist.invalid",
-		"no TLS":   strings.Replace(newStandIn(t).URL, "http:", "https:", 1),
-		"no route": "http://[::1]:1",
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := newHomeserver(origin, testServerName)
-			_, err := h.call(t.Context(), lookUpTime, http.MethodPost, createUserPath, "", struct{}{})
-			if e := h.notReached(err); e.fate != notCreated {
-				t.Errorf("got %v (%v), want that nothing left", e.fate, err)
 			}
 		})
 	}

@@ -257,14 +257,24 @@ type door struct {
 
 func newDoor(t testing.TB, apiPath string) *door {
 	t.Helper()
-	d := &door{t: t, homeserver: newStandIn(t), log: captureLog(t)}
+	lines := captureLog(t)
+	homeserver := newStandIn(t)
+	d := newDoorTo(t, homeserver.URL, apiPath)
+	d.homeserver, d.log = homeserver, lines
+	return d
+}
+
+// newDoorTo makes one in front of whatever is there, whose log is nobody's: it may be one of several at a time.
+func newDoorTo(t testing.TB, origin, apiPath string) *door {
+	t.Helper()
+	d := &door{t: t}
 	store, err := openBoltStore(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
 	d.store = store
-	c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: apiPath, asToken: testASToken, hsToken: testHSToken}
+	c := config{serverName: testServerName, origin: origin, apiPath: apiPath, asToken: testASToken, hsToken: testHSToken}
 	if apiPath == sharedSecretPath {
 		c.sharedSecret = testSecret
 	}

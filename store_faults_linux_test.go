@@ -226,12 +226,11 @@ func TestDiskFullNothingHalfWritten(t *testing.T) {
 		"genconfig": {"genconfig", "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:8007" + createUserPath},
 	} {
 		t.Run(name, func(t *testing.T) {
-			empty := fillDisk(t, dir, 4096) // a page: a part of each could be written
-			defer empty()
-			if name == "genconfig" { // its files have less than a page
-				empty()
-				empty = fillDisk(t, dir, 0)
+			free := int64(4096) // a page: a part could be written
+			if name == "genconfig" {
+				free = 0 // its files have less than a page
 			}
+			defer fillDisk(t, dir, free)()
 			before := tree(t, dir)
 			out, err := runProgram(t, dir, append([]string{"--datapath", store}, args...)...)
 			if err == nil || !strings.Contains(out, syscall.ENOSPC.Error()) || strings.Count(out, "\n") != 1 {

@@ -57,10 +57,15 @@ func (g *Gateway) run(ctx context.Context) *exec.Cmd {
 	return cmd
 }
 
-// Start runs run.sh and waits until it answers.
-func (g *Gateway) Start(ctx context.Context) (err error) {
+// Launch runs run.sh, and does not wait.
+func (g *Gateway) Launch(ctx context.Context) (err error) {
 	g.process, err = startProcess("the gateway", g.LogFile, g.run(context.WithoutCancel(ctx)))
-	if err != nil {
+	return err
+}
+
+// Start runs run.sh and waits until it answers.
+func (g *Gateway) Start(ctx context.Context) error {
+	if err := g.Launch(ctx); err != nil {
 		return err
 	}
 	return g.process.ready(ctx, func(ctx context.Context) bool {

@@ -19,18 +19,7 @@ func testMetrics(t *testing.T, d *Deployment) {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	p, err := startPrometheus(t.Context(), t.TempDir(), d.OpsAddress)
-	t.Cleanup(func() {
-		if p == nil {
-			return
-		}
-		if _, err := p.process.stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := startTestPrometheus(t, d.OpsAddress)
 	alice, bob := newTalker(t, d), newTalker(t, d)
 	alice.meets(t, bob)
 	refused := newNode(t, d)
@@ -75,6 +64,28 @@ func testMetrics(t *testing.T, d *Deployment) {
 	if health := must(call(t.Context(), http.MethodGet, "http://"+d.OpsAddress+"/readyz", "", nil))(t); health.Status != http.StatusOK {
 		t.Errorf("readyz: %d %s", health.Status, health.Body)
 	}
+}
+
+// startTestPrometheus starts a Prometheus that scrapes the address, until the test ends.
+func startTestPrometheus(t *testing.T, address string) *prometheus {
+	t.Helper()
+	dir := t.TempDir()
+	p, err := startPrometheus(t.Context(), dir, address)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(logTail(filepath.Join(dir, "prometheus.log")))
+		}
+		if p == nil {
+			return
+		}
+		if _, err := p.process.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // The operator's commands, beside the gateway that serves.

@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// scrapeJob is what it calls the gateway.
+const scrapeJob = "matrix-regservice"
+
 // A prometheus is one Prometheus, which needs no more than its own directory.
 type prometheus struct {
 	url     string
@@ -38,9 +41,9 @@ func startPrometheus(ctx context.Context, dir, address string) (*prometheus, err
 	config := filepath.Join(dir, "prometheus.yml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `global: {scrape_interval: 1s}
 scrape_configs:
-- job_name: matrix-regservice
+- job_name: %s
   static_configs: [{targets: ['%s']}]
-`, address), 0o600); err != nil {
+`, scrapeJob, address), 0o600); err != nil {
 		return nil, err
 	}
 	p := &prometheus{url: "http://" + listen}

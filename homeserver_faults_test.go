@@ -1,0 +1,288 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/log"
+)
+
+// A faultOutcome is what one kind of fault leads to, by what is known of the node before. A registered node here is one
+// whose account is gone, since only for that anything is created.
+type faultOutcome struct {
+	status  int
+	errcode string
+	after   map[state]state
+}
+
+var (
+	// nobody knows whether the account is there
+	unread = faultOutcome{502, "M_UNKNOWN", map[state]state{"": statePending, statePending: statePending, stateRegistered: stateRegistered}}
+	// it is not, by this attempt
+	refused = faultOutcome{502, "M_UNKNOWN", map[state]state{"": "", statePending: statePending, stateRegistered: stateRegistered}}
+	limited = faultOutcome{429, "M_LIMIT_EXCEEDED", refused.after}
+	created = faultOutcome{200, "", map[state]state{"": stateRegistered, statePending: stateRegistered, stateRegistered: stateRegistered}}
+	// nothing was sent; of a registered node it is not even known that the account is gone
+	unsent = faultOutcome{502, "M_UNKNOWN", map[state]state{"": "", statePending: statePending}}
+)
+
+// Each fault of a homeserver in the creating call, or in the question before it, with both APIs. An answer lost to a kept
+// connection is TestRetryOnKeptConnection's, and one lost for which the token was rotated is TestLifeCompleted's.
+func TestHomeserverFaults(t *testing.T) {
+	captureLog(t)
+	tests := []struct {
+		name     string
+		fault    http.HandlerFunc
+		want     faultOutcome
+		slow     bool // it lasts as long as a time limit
+		question bool // it is tried with the question before the creating call, too
+	}{
+		{"no fault", nil, created, false, false},
+		{"a wrong content type", withRightAnswer(func(w http.ResponseWriter, answer string) {
+			w.Header().Set("Content-Type", "text/html")
+			io.WriteString(w, answer)
+		}), created, false, false},
+
+		{"closed without an answer", breaks, unread, false, true},
+		{"reset without an answer", resets(""), unread, false, false},
+		{"reset within the head", resets("HTTP/1.1 200 OK\r\nContent-Le"), unread, false, false},
+		{"reset within the body", resets("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{\"user_id\":"), unread, false, false},
+		{"closed within the body", cutOff(200), unread, false, false},
+		{"hangs before the head", hangs, unread, true, true},
+		{"stalls within the body", func(w http.ResponseWriter, r *http.Request) { cutOff(200)(w, r); flushAndHang(w, r) }, unread, true, false},
+		{"drips", drips, unread, true, true},
+		{"not HTTP", rawly("SSH-2.0-OpenSSH_9.2\r\n"), unread, false, false},
+
+		{"500 JSON", says(500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`), unread, false, true},
+		{"500 HTML", says(500, "<html>Internal Server Error</html>"), unread, false, false},
+		{"502 HTML of a proxy", says(502, "<html>nginx</html>"), unread, false, false},
+		{"408", says(408, `{"errcode":"M_UNKNOWN"}`), unread, false, false},
+		{"200 HTML", says(200, "<html>hello</html>"), unread, false, true},
+		{"200 empty", says(200, ""), unread, false, true},
+		{"200 an empty object", says(200, "{}"), unread, false, false},
+		{"200 for another user", says(200, `{"user_id":"@other:example.org"}`), unread, false, false},
+		{"200 a user_id of another type", says(200, `{"user_id":1}`), unread, false, false},
+		{"201 without a body", says(201, ""), unread, false, false},
+		{"204", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, unread, false, false},
+		{"1 MiB and a little", withRightAnswer(func(w http.ResponseWriter, answer string) {
+			io.WriteString(w, answer+strings.Repeat(" ", answerLimit))
+		}), unread, false, false},
+		{"redirected, 301", redirects(301), unread, false, false},
+		{"redirected, 307", redirects(307), unread, false, true},
+
+		{"400 JSON", says(400, `{"errcode":"M_INVALID_USERNAME","error":"no"}`), refused, false, false},
+		{"401 JSON", says(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"no"}`), refused, false, false},
+		{"403 JSON", says(403, `{"errcode":"M_UNKNOWN","error":"no"}`), refused, false, false},
+		{"403 within the body", cutOff(403), refused, false, false},
+		{"404 JSON", says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), refused, false, false},
+		{"404 HTML", says(404, "<html>nginx</html>"), refused, false, true},
+		{"413 empty", says(413, ""), refused, false, false},
+		{"429 JSON", says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":1234}`), limited, false, false},
+		{"429 HTML", says(429, "<html>nginx</html>"), limited, false, false},
+	}
+	runs := slowAtOnce{T: t}
+	for _, api := range apis {
+		for _, test := range tests {
+			for before, after := range test.want.after {
+				runs.run(fmt.Sprintf("%s/%s/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
+					homeserver := newStandIn(t)
+					d := newDoorTo(t, homeserver.URL, api.path)
+					homeserver.fail(api.creates, test.fault)
+					d.checkFault(before, test.want, after)
+				})
+			}
+		}
+	}
+
+	questions := map[string]string{createUserPath: callProfile, sharedSecretPath: callNonce}
+	for _, test := range tests {
+		if !test.question {
+			continue
+		}
+		for _, api := range apis {
+			for before, after := range unsent.after {
+				runs.run(fmt.Sprintf("%s/%s, to the question before/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
+					homeserver := newStandIn(t)
+					d := newDoorTo(t, homeserver.URL, api.path)
+					homeserver.fail(questions[api.path], test.fault)
+					d.checkFault(before, unsent, after)
+					if asked := homeserver.asked(); strings.Contains(asked+" ", api.creates+" ") {
+						t.Errorf("asked: %s", asked)
+					}
+				})
+			}
+		}
+	}
+	runs.all.Wait()
+}
+
+// slowAtOnce runs the slow ones of its subtests all at once: they wait for time limits, and t.Parallel would run only as
+// many as there are processors.
+type slowAtOnce struct {
+	*testing.T
+	all sync.WaitGroup
+}
+
+func (s *slowAtOnce) run(name string, slow bool, test func(*testing.T)) {
+	if !slow {
+		s.Run(name, test)
+		return
+	}
+	s.all.Go(func() { s.Run(name, test) })
+}
+
+func orUnknown(s state) string {
+	if s == "" {
+		return "unknown"
+	}
+	return string(s)
+}
+
+// checkFault sends a registration of a node of which this is known, and looks what came of it.
+func (d *door) checkFault(before state, want faultOutcome, after state) {
+	d.t.Helper()
+	proof, n := newProof(d.t)
+	d.setState(n, before)
+	start := time.Now()
+	got := d.send(proof)
+	if got.status != want.status || got.Errcode != want.errcode {
+		d.t.Errorf("answer: got %d %s, want %d %s", got.status, got.body, want.status, want.errcode)
+	}
+	if strings.Contains(got.body, "nginx") || strings.Contains(got.body, "127.0.0.1") {
+		d.t.Errorf("a node is told %s", got.body)
+	}
+	if is := d.state(n); is != after {
+		d.t.Errorf("record: got %q, want %q", is, after)
+	}
+	if took := time.Since(start); took > attemptTime+10*time.Second { // for a busy machine
+		d.t.Errorf("took %v", took)
+	}
+}
+
+// A homeserver that is not there gets no request: of a registered node nobody knows then that its account is gone.
+func TestHomeserverUnreachable(t *testing.T) {
+	captureLog(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	plain, untrusted := newStandIn(t), httptest.NewUnstartedServer(http.NotFoundHandler())
+	untrusted.Config.ErrorLog = slog.NewLogLogger(log.Root().Handler(), slog.LevelDebug)
+	untrusted.StartTLS()
+	t.Cleanup(untrusted.Close)
+	for name, origin := range map[string]string{
+		"refused":                       "http://" + listener.Addr().String(),
+		"no route":                      "http://[::1]:1",
+		"no such name":                  "http://does-not-exist.invalid",
+		"no TLS there":                  strings.Replace(plain.URL, "http:", "https:", 1),
+		"a certificate of nobody known": untrusted.URL,
+	} {
+		for _, api := range apis {
+			for _, before := range []state{"", statePending, stateRegistered} {
+				t.Run(fmt.Sprintf("%s/%s/%s", api.name, name, orUnknown(before)), func(t *testing.T) {
+					want := unsent
+					if before == stateRegistered {
+						want = faultOutcome{status: 409, errcode: "M_USER_IN_USE"}
+					}
+					newDoorTo(t, origin, api.path).checkFault(before, want, before)
+				})
+			}
+		}
+	}
+}
+
+// A hundred MB are not read to their end.
+func TestHomeserverFloods(t *testing.T) {
+	for _, api := range apis {
+		t.Run(api.name, func(t *testing.T) {
+			d := newDoor(t, api.path)
+			const size = 100 << 20
+			var sent atomic.Int64
+			done := make(chan bool)
+			d.homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
+				defer close(done)
+				for block := make([]byte, 64<<10); sent.Load() < size; sent.Add(int64(len(block))) {
+					if _, err := w.Write(block); err != nil {
+						return
+					}
+				}
+			})
+			d.checkFault("", unread, statePending)
+			<-done
+			if sent.Load() >= size/2 { // what is on its way fits into the buffers of the connection
+				t.Errorf("%d bytes of it were taken", sent.Load())
+			}
+		})
+	}
+}
+
+// hangs answers nothing until the client gives up.
+func hangs(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body) // only then it is noticed that the client went
+	<-r.Context().Done()
+}
+
+func flushAndHang(w http.ResponseWriter, r *http.Request) {
+	http.NewResponseController(w).Flush()
+	hangs(w, r)
+}
+
+// drips sends a byte now and then of an answer that never ends.
+func drips(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	w.Header().Set("Content-Type", "application/json")
+	for {
+		if _, err := io.WriteString(w, " "); err != nil || http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// resets sends a part of an answer and resets the connection.
+func resets(part string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err == nil {
+			io.WriteString(conn, part)
+			conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		}
+	}
+}
+
+func redirects(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", status) }
+}
+
+// cutOff promises more of a body than it sends.
+func cutOff(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		says(status, `{"user_id":`)(w, r)
+	}
+}
+
+// withRightAnswer gives the function the right answer to whoever is asked for.
+func withRightAnswer(write func(w http.ResponseWriter, answer string)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var asked struct{ Localpart, Username string }
+		json.NewDecoder(r.Body).Decode(&asked)
+		write(w, fmt.Sprintf(`{"user_id":%q}`, userIDOf(asked.Localpart+asked.Username, testServerName)))
+	}
+}
