@@ -15,7 +15,7 @@ RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench clean
+.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench clean soak
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -33,6 +33,13 @@ test-dendrite: dendrite
 test-chain: $(VENVS)/synapse-1.163.2/.installed
 	cd e2e/chain && go vet . && go mod tidy -diff && go run $(STATICCHECK) .
 	E2E_CHAIN=1 go test -race -count=1 -timeout 15m -run TestAdmission ./e2e
+
+# Kill after kill under load, in front of a real Synapse. A run is repeated with the SOAK_SEED that it prints; only the
+# clients and the moments come from it, not what the machine makes of them.
+SOAK_KILLS := 5000
+
+soak: $(VENVS)/synapse-1.163.2/.installed
+	E2E_REQUIRED=1 SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -v -timeout 6h -run '^TestSoak$$' ./e2e
 
 # What operators install. It needs systemd-analyze, promtool and groff, and root to try the package.
 test-deploy: build

@@ -26,7 +26,7 @@ var (
 )
 
 // systemWords are what the operating system adds to a line.
-var systemWords = []string{"listen tcp", "bind", syscall.EADDRINUSE.Error()}
+var systemWords = []string{"listen tcp", "bind", syscall.EADDRINUSE.Error(), syscall.ENOSPC.Error(), syscall.EROFS.Error()}
 
 // Each line that troubleshooting.md quotes is one that the program prints: but for values, which are … there, all of its
 // words are in the program's strings.

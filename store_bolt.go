@@ -49,7 +49,7 @@ var buckets = map[state]string{statePending: "pending", stateRegistered: "regist
 
 var (
 	errDamaged  = errors.New("the file is damaged: stop the service and put a backup in its place")
-	errReplaced = errors.New("the file was moved or removed under the running service: stop the service, put the file back, and start it again")
+	errReplaced = errors.New("the file was moved or removed under the running service: put it back, or restart the service with what is there now")
 )
 
 // A boltStore is the record in one BoltDB file.
