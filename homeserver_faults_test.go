@@ -37,7 +37,7 @@ var (
 )
 
 // Each fault of a homeserver in the creating call, or in the question before it, with both APIs. An answer lost to a kept
-// connection is TestRetryOnKeptConnection's, and one lost for which the token was rotated is TestLifeCompleted's.
+// connection is TestRetryOnKeptConnection's, and one lost before the token was rotated is TestAnswerLostThenRefused's.
 func TestHomeserverFaults(t *testing.T) {
 	captureLog(t)
 	tests := []struct {
@@ -166,6 +166,54 @@ func (d *door) checkFault(before state, want faultOutcome, after state) {
 	}
 	if took := time.Since(start); took > attemptTime+10*time.Second { // for a busy machine
 		d.t.Errorf("took %v", took)
+	}
+}
+
+// The account is made and the answer lost; then the token or the secret is another, and all is refused; then it is right
+// again. The refusal proves nothing of the first attempt: the record stays until the account is seen.
+func TestAnswerLostThenRefused(t *testing.T) {
+	type step struct {
+		status int
+		after  state
+	}
+	lost, kept, completed, known := step{502, statePending}, step{502, statePending}, step{200, stateRegistered}, step{409, stateRegistered}
+	tests := []struct {
+		name, api string
+		profile   http.HandlerFunc // while it refuses
+		want      [4]step          // lost, refused, right again, once more
+	}{
+		{"createUser sees the account in the profile", createUserPath, nil, [4]step{lost, completed, known, known}},
+		{"createUser cannot see it", createUserPath, says(502, "<html>nginx</html>"), [4]step{lost, kept, completed, known}},
+		{"shared secret", sharedSecretPath, nil, [4]step{lost, kept, completed, known}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, test.api)
+			creates, right := callCreateUser, d.homeserver.createUser
+			if test.api == sharedSecretPath {
+				creates, right = callRegister, d.homeserver.register
+			}
+			faults := [4]map[string]http.HandlerFunc{
+				{creates: func(w http.ResponseWriter, r *http.Request) {
+					right(httptest.NewRecorder(), r)
+					resets("HTTP/1.1 200 OK\r\n")(w, r) // as far as this: then it is not tried again at once
+				}},
+				{creates: says(403, `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`), callProfile: test.profile},
+				{creates: nil, callProfile: nil},
+			}
+			proof, n := newProof(t)
+			for i, want := range test.want {
+				for call, fault := range faults[i] {
+					d.homeserver.fail(call, fault)
+				}
+				if got := d.send(proof); got.status != want.status || d.state(n) != want.after {
+					t.Errorf("step %d: got %d %s, record %q, want %d and %q", i, got.status, got.body, d.state(n), want.status, want.after)
+				}
+			}
+			if len(d.homeserver.users) != 1 {
+				t.Errorf("accounts: %v", d.homeserver.users)
+			}
+		})
 	}
 }
 

@@ -110,37 +110,6 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// An answer lost is completed by the node's next try, whatever happens between.
-func TestLifeCompleted(t *testing.T) {
-	for _, api := range apis {
-		t.Run(api.name, func(t *testing.T) {
-			d := newDoor(t, api.path)
-			proof, n := newProof(t)
-			right := map[string]http.HandlerFunc{callCreateUser: d.homeserver.createUser, callRegister: d.homeserver.register}[api.creates]
-			d.homeserver.fail(api.creates, doesAndBreaks(right))
-			// The connection may have been a kept one: then the retry finds its own account at once.
-			d.homeserver.CloseClientConnections()
-			if got := d.send(proof); got.status != 502 && got.status != 200 {
-				t.Fatalf("lost answer: got %d", got.status)
-			}
-			d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"token rotated"}`))
-			d.homeserver.fail(callProfile, says(502, "<html>"))
-			d.send(proof)
-			if after := d.state(n); after == "" {
-				t.Fatal("record dropped although the account may be there")
-			}
-			d.homeserver.fail(api.creates, nil)
-			d.homeserver.fail(callProfile, nil)
-			if got := d.send(proof); got.status != 200 && got.status != 409 {
-				t.Errorf("next try: got %d %s", got.status, got.body)
-			}
-			if after := d.state(n); after != stateRegistered {
-				t.Errorf("record: got %q", after)
-			}
-		})
-	}
-}
-
 // A kept connection that the homeserver had closed is tried once more, and an account found then is our own.
 func TestRetryOnKeptConnection(t *testing.T) {
 	for _, api := range apis {

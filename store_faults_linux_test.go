@@ -90,6 +90,10 @@ func TestDiskFull(t *testing.T) {
 		if got := d.readiness(503); got != 503 {
 			t.Errorf("full: /readyz answers %d", got)
 		}
+		elsewhere := t.TempDir() // the daemon makes its copy beside the store
+		if out, err := runProgram(t, elsewhere, "--datapath", dir, "backup", "copy.db"); err == nil || !strings.Contains(out, syscall.ENOSPC.Error()) || strings.Count(out, "\n") != 1 || tree(t, elsewhere) != "" {
+			t.Errorf("full: backup: %v %s", err, out)
+		}
 		if !strings.Contains(d.log(), syscall.ENOSPC.Error()) {
 			t.Errorf("the log does not say why:\n%s", d.log())
 		}
