@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// clientsKept bounds the table of client addresses, which takes 7 MiB when it is full. The one longest unseen
+	// clientsKept bounds the table of client addresses, which takes 3 MiB when it is full. The one longest unseen
 	// makes room, and has a whole burst when it comes back. To have that on purpose somebody needs more addresses
-	// than there is room for, each asking at least once, and those alone entitle him to 65,536 requests a second:
+	// than there is room for, each asking at least once, and those alone entitle him to 32,768 requests a second:
 	// more than are served.
-	clientsKept = 1 << 16
+	clientsKept = 1 << 15
 
 	slotTime = 2 * time.Second // how long an attempt waits for a slot, of the time that it has in all
 )

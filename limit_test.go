@@ -64,9 +64,9 @@ func TestLimiter(t *testing.T) {
 		takes(one, time.Second/2)
 		takes(one, time.Second/2) // having asked costs nothing
 		takes(other, 0)
-		time.Sleep(time.Second/2 - 1)
-		takes(one, 1)
-		time.Sleep(1)
+		time.Sleep(time.Second/2 - time.Nanosecond)
+		takes(one, time.Nanosecond)
+		time.Sleep(time.Nanosecond)
 		takes(one, 0)
 		takes(one, time.Second/2)
 		time.Sleep(time.Hour)

@@ -26,6 +26,10 @@ import (
 const (
 	programName = "matrix-regservice"
 
+	// memoryLimit is where Go collects its garbage however little it is, in bytes, and no end of what it may have. 2,000
+	// connections take 36 MB, and as much again lay in garbage before it was collected: 94 MB were measured.
+	memoryLimit = 44 << 20
+
 	completionFlag = "--generate-shell-completion" // the last word of what a shell's completion script calls
 )
 
@@ -137,6 +141,9 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	log.SetDefault(newLogger(cmd.Root().ErrWriter, c))
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	hangups := make(chan os.Signal, 1) // also of a terminal that is closed: nodes are served on
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

@@ -15,7 +15,7 @@ const (
 	attemptTime  = 12 * time.Second // all that one attempt may take once it holds the address
 	waitTime     = 13 * time.Second // how long another request for the same address waits: longer than an attempt
 	lookUpPeriod = time.Minute      // a registered address costs the homeserver at most one look-up in this time
-	lookUpsKept  = 1 << 16          // look-ups remembered, in 6 MiB: beyond 1,000 a second there are none for a while
+	lookUpsKept  = 1 << 15          // look-ups remembered, in 2 MiB: beyond 500 a second there are none for a while
 )
 
 // accounts is the homeserver, as far as registering needs it.

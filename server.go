@@ -31,9 +31,10 @@ const (
 	appServicePath = "/regapp/1" // registration.yaml's url ends in it
 	registerPath   = appServicePath + "/register"
 
-	bodyLimit  = 8 << 10          // bytes; a registration has 340
-	retryLater = 10 * time.Second // what a client is told to wait where nobody named a time
-	drainTime  = 15 * time.Second // for requests in flight at shutdown: longer than an attempt
+	bodyLimit   = 8 << 10          // bytes; a registration has 340
+	headerLimit = 8 << 10          // bytes of the request line and the header
+	retryLater  = 10 * time.Second // what a client is told to wait where nobody named a time
+	drainTime   = 15 * time.Second // for requests in flight at shutdown: longer than an attempt
 
 	transactionTime = time.Minute // for a whole transaction's body to arrive
 )
@@ -173,7 +174,7 @@ func limitBodies(next http.Handler) http.Handler {
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(transactionTime)) // a test's recorder has none
 			limit = transactionLimit
 		}
-		r.Body = watchBody(r, http.MaxBytesReader(w, r.Body, limit))
+		r.Body = watchBody(r, http.MaxBytesReader(w, r.Body, limit), limit == bodyLimit)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -329,7 +330,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		ReadTimeout:                  10 * time.Second,
 		WriteTimeout:                 waitTime + attemptTime + 10*time.Second, // an answer may wait for an earlier attempt and then for its own
 		IdleTimeout:                  time.Minute,
-		MaxHeaderBytes:               8 << 10,
+		MaxHeaderBytes:               headerLimit - 4<<10, // to which net/http adds 4 KiB
 		ConnState:                    held.answered,
 		ConnContext:                  inContext,
 		DisableGeneralOptionsHandler: true, // it would answer without a body

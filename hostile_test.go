@@ -1,0 +1,442 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	anonLimit   = 64 << 20         // bytes of anonymous memory, whatever is done to the service
+	healthyTime = 3 * time.Second  // in which a healthy client is served meanwhile
+	endTime     = 40 * time.Second // by which the service has ended what is done to it; the longest of its time limits is 10 s
+)
+
+// A victim is the program as it is built, serving on TCP, with everybody's limits.
+type victim struct {
+	*testing.T
+	address    string
+	ops        string
+	pid        int
+	homeserver *standIn
+	peak       atomic.Int64 // of its anonymous memory, in bytes
+	served     atomic.Int64 // healthy clients
+}
+
+func startVictim(t *testing.T) *victim {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("memory is read from /proc")
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, programName)
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil { // not this test binary, whose memory the race detector multiplies
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.WriteFile(dir+"/secret", []byte(testSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := &victim{T: t, homeserver: newStandIn(t), address: "127.0.0.1:" + freePort(t), ops: "127.0.0.1:" + freePort(t)}
+	_, port, _ := net.SplitHostPort(v.address)
+	cmd := exec.Command(program, "--matrixdomain", testServerName, "--matrixurl", v.homeserver.URL+sharedSecretPath, "--hstoken", testHSToken,
+		"--sharesecret-file", "secret", "--port", port, "--ops-listen", v.ops, "--verbosity", "2")
+	cmd.Dir = dir
+	stderr, err := os.Create(dir + "/stderr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	v.pid = cmd.Process.Pid
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := <-ended; err != nil {
+			said, _ := os.ReadFile(stderr.Name())
+			t.Errorf("the service: %v\n%.2000s", err, said)
+		}
+	})
+	for deadline := time.Now().Add(endTime); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("tcp", v.address)
+		if err == nil {
+			conn.Close()
+			return v
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+var anonLine = regexp.MustCompile(`RssAnon:\s+(\d+) kB`)
+
+// anon is the anonymous memory that the service has now, in bytes.
+func (v *victim) anon() int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", v.pid))
+	found := anonLine.FindSubmatch(status)
+	if err != nil || found == nil {
+		v.Errorf("the service's memory cannot be read: %v", err)
+		return 0
+	}
+	kib, _ := strconv.ParseInt(string(found[1]), 10, 64)
+	return kib << 10
+}
+
+// watch measures, and serves healthy clients, until the function that it returns is called.
+func (v *victim) watch() (stop func()) {
+	done := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		for ; ; time.Sleep(20 * time.Millisecond) {
+			v.peak.Store(max(v.peak.Load(), v.anon()))
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	all.Go(func() {
+		for ; ; time.Sleep(200 * time.Millisecond) {
+			v.healthy()
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	return func() { close(done); all.Wait() }
+}
+
+// healthy is a node that comes for the first time.
+func (v *victim) healthy() {
+	proof, _ := newProof(v.T)
+	body, _ := json.Marshal(proof)
+	client := &http.Client{Timeout: healthyTime, Transport: &http.Transport{DisableKeepAlives: true}}
+	req, _ := http.NewRequest(http.MethodPost, "http://"+v.address+registerPath, bytes.NewReader(body))
+	req.Header.Set("X-Forwarded-For", fmt.Sprintf("192.0.2.%d", v.served.Add(1)%256))
+	res, err := client.Do(req)
+	if err != nil {
+		v.Errorf("a healthy client: %v", err)
+		return
+	}
+	defer res.Body.Close()
+	if said, err := io.ReadAll(res.Body); err != nil || res.StatusCode != 200 {
+		v.Errorf("a healthy client: got %d %s, %v", res.StatusCode, said, err)
+	}
+}
+
+// metric is a number that the service tells its operator.
+func (v *victim) metric(name string) int {
+	v.Helper()
+	client := &http.Client{Timeout: endTime}
+	res, err := client.Get("http://" + v.ops + "/metrics")
+	if err != nil {
+		v.Error(err)
+		return 0
+	}
+	defer res.Body.Close()
+	for scanner := bufio.NewScanner(res.Body); scanner.Scan(); {
+		if value, ok := strings.CutPrefix(scanner.Text(), metricsPrefix+name+" "); ok {
+			number, _ := strconv.ParseFloat(value, 64)
+			return int(number)
+		}
+	}
+	v.Errorf("there is no metric %s", name)
+	return 0
+}
+
+func (v *victim) dial() *net.TCPConn {
+	v.Helper()
+	conn, err := net.DialTimeout("tcp", v.address, endTime)
+	if err != nil {
+		v.Fatal(err)
+	}
+	v.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(endTime))
+	return conn.(*net.TCPConn)
+}
+
+// many does it so many times at once.
+func many(count int, do func(i int)) {
+	var all sync.WaitGroup
+	for i := range count {
+		all.Go(func() { do(i) })
+	}
+	all.Wait()
+}
+
+// trickles sends a start and then a piece again and again, and wants the service to end it.
+func (v *victim) trickles(start, piece string) {
+	conn := v.dial()
+	go func() {
+		_, err := io.WriteString(conn, start)
+		for ; err == nil; time.Sleep(100 * time.Millisecond) {
+			_, err = io.WriteString(conn, piece)
+		}
+	}()
+	v.ends(conn)
+}
+
+// ends wants the service to close the connection.
+func (v *victim) ends(conn net.Conn) {
+	v.Helper()
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		v.Errorf("after %v the connection is still open", endTime)
+	}
+	conn.Close()
+}
+
+// says sends a request, and wants this status.
+func (v *victim) says(request string, want int) {
+	v.Helper()
+	conn := v.dial()
+	defer conn.Close()
+	go io.WriteString(conn, request) // the answer may come before it is taken
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		v.Errorf("got %v, want %d", err, want)
+		return
+	}
+	defer res.Body.Close()
+	if res.StatusCode != want {
+		v.Errorf("got %d, want %d", res.StatusCode, want)
+	}
+	io.Copy(io.Discard, res.Body)
+}
+
+const (
+	hostileHead = "POST " + registerPath + " HTTP/1.1\r\nHost: x\r\n"
+	transaction = "PUT " + modernPath + "/transactions/1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + testHSToken + "\r\n"
+)
+
+// post is a whole request with the body.
+func hostilePost(body string) string {
+	return fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", hostileHead, len(body), body)
+}
+
+// Whatever clients do, it costs them a bounded time and the service a bounded memory, and healthy clients are served
+// meanwhile.
+func TestHostileClients(t *testing.T) {
+	good := func() string {
+		proof, _ := newProof(t)
+		body, _ := json.Marshal(proof)
+		return string(body)
+	}
+	chunks := strings.Repeat("400\r\n"+strings.Repeat("x", 0x400)+"\r\n", 100)
+	endless := func(v *victim, start string, want int) {
+		conn := v.dial()
+		go func() {
+			_, err := io.WriteString(conn, start+"Transfer-Encoding: chunked\r\n\r\n")
+			for err == nil {
+				_, err = io.WriteString(conn, chunks)
+			}
+		}()
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err == nil && res.StatusCode != want {
+			v.Errorf("got %d, want %d", res.StatusCode, want)
+		} // or the connection broke, since it was still being written to
+		v.ends(conn)
+	}
+	fields := new(strings.Builder)
+	for i := 0; fields.Len() < 7<<10; i++ {
+		fmt.Fprintf(fields, "%x:\r\n", i)
+	}
+	tests := []struct {
+		name string
+		do   func(*victim)
+	}{
+		{"header trickle", func(v *victim) { many(300, func(int) { v.trickles(hostileHead+"X: ", "x") }) }},
+		{"header lines trickle", func(v *victim) { many(300, func(int) { v.trickles(hostileHead, "X: x\r\n") }) }},
+		{"body trickle", func(v *victim) {
+			many(300, func(int) { v.trickles(hostileHead+"Content-Length: 8000\r\n\r\n", "x") })
+		}},
+		{"chunks trickle", func(v *victim) {
+			many(300, func(int) { v.trickles(hostileHead+"Transfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n") })
+		}},
+		{"silent connections", func(v *victim) { many(1000, func(int) { v.ends(v.dial()) }) }},
+		{"40,000 addresses", (*victim).addresses},
+		{"10,000 idle connections", (*victim).idle},
+		{"never-ending chunked body", func(v *victim) { many(50, func(int) { endless(v, hostileHead, 413) }) }},
+		{"never-ending chunked transaction", func(v *victim) { many(8, func(int) { endless(v, transaction, 413) }) }},
+		{"50 MB body", func(v *victim) {
+			request := hostilePost(strings.Repeat("x", 50<<20))
+			many(20, func(int) { v.says(request, 413) })
+		}},
+		{"transactions of 16 MiB", func(v *victim) {
+			body := strings.Repeat("x", transactionLimit)
+			request := fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", transaction, len(body), body)
+			many(32, func(int) { v.says(request, 200) })
+		}},
+		{"bodies that lack a byte", func(v *victim) {
+			many(1900, func(int) {
+				conn := v.dial()
+				io.WriteString(conn, strings.TrimSuffix(hostilePost(strings.Repeat("x", bodyLimit)), "x"))
+				v.ends(conn)
+			})
+		}},
+		{"many fields and a body that lacks a byte", func(v *victim) {
+			many(1900, func(int) {
+				conn := v.dial()
+				io.WriteString(conn, hostileHead+fields.String()+"Content-Length: 2\r\n\r\n{")
+				v.ends(conn)
+			})
+		}},
+		{"many fields and no end of them", func(v *victim) {
+			many(1900, func(int) {
+				conn := v.dial()
+				io.WriteString(conn, hostileHead+fields.String())
+				v.ends(conn)
+			})
+		}},
+		{"huge header", func(v *victim) {
+			many(50, func(int) { v.says(hostileHead+"X: "+strings.Repeat("x", 1<<20)+"\r\n\r\n", 431) })
+		}},
+		{"pipelining", (*victim).pipelines},
+		{"HTTP/1.0", func(v *victim) {
+			v.says(strings.Replace(hostilePost(good()), "HTTP/1.1\r\nHost: x", "HTTP/1.0", 1), 200)
+		}},
+		{"no Host", func(v *victim) { v.says(strings.Replace(hostilePost(good()), "Host: x\r\n", "", 1), 400) }},
+		{"bad Host", func(v *victim) { v.says(strings.Replace(hostilePost(good()), "Host: x", "Host: a b\x01", 1), 400) }},
+		{"two Hosts", func(v *victim) { v.says(strings.Replace(hostilePost(good()), "Host: x", "Host: x\r\nHost: y", 1), 400) }},
+		{"absolute-form URI", func(v *victim) {
+			v.says(strings.Replace(hostilePost(good()), registerPath, "http://elsewhere.example"+registerPath, 1), 200)
+		}},
+		{"two lengths", func(v *victim) {
+			v.says(strings.Replace(hostilePost("{}"), "Content-Length: 2", "Content-Length: 2\r\nContent-Length: 3", 1), 400)
+		}},
+		{"duplicate keys", func(v *victim) { v.says(hostilePost(`{"localpart":"x",`+good()[1:]), 200) }},
+		{"deep nesting", func(v *victim) {
+			many(200, func(int) {
+				v.says(hostilePost(strings.Repeat("[", bodyLimit/2)+strings.Repeat("]", bodyLimit/2)), 400)
+			})
+		}},
+		{"deep nesting in a field", func(v *victim) {
+			v.says(hostilePost(`{"localpart":`+strings.Repeat(`{"x":`, 1000)+"1"+strings.Repeat("}", 1001)), 400)
+		}},
+		{"NUL", func(v *victim) { v.says(hostilePost("\x00"+good()), 400) }},
+		{"NUL in a field", func(v *victim) { v.says(hostilePost(strings.Replace(good(), "0x", `0x\u0000`, 1)), 400) }},
+		{"invalid UTF-8", func(v *victim) { v.says(hostilePost(strings.Replace(good(), "0x", "0x\xff\xfe", 1)), 400) }},
+	}
+	v := startVictim(t)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			v.T = t
+			v.peak.Store(0)
+			before := v.served.Load()
+			start, stop := time.Now(), v.watch()
+			test.do(v)
+			stop()
+			t.Logf("%v, %d healthy clients, at most %d KiB of anonymous memory, then %d", time.Since(start).Round(time.Millisecond), v.served.Load()-before, v.peak.Load()>>10, v.anon()>>10)
+			if peak := v.peak.Load(); peak >= anonLimit {
+				t.Errorf("the service has %d KiB of anonymous memory, want less than %d", peak>>10, anonLimit>>10)
+			}
+		})
+	}
+}
+
+// idle opens 10,000 connections that have had an answer each, and keeps them. The service keeps 2,000.
+func (v *victim) idle() {
+	const opened = 10_000
+	limit := syscall.Rlimit{}
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		v.Fatal(err)
+	}
+	limit.Cur = limit.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < opened+1000 {
+		v.Fatalf("this test needs %d open files: raise ulimit -Hn, which is %d (%v)", opened+1000, limit.Cur, err)
+	}
+	before := v.metric("connections_crowded_out_total")
+	conns := make([]*net.TCPConn, opened)
+	for i := range conns {
+		conns[i] = v.dial()
+		io.WriteString(conns[i], "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	}
+	var closed atomic.Int64
+	many(opened, func(i int) {
+		conns[i].SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, conns[i]); !errors.Is(err, os.ErrDeadlineExceeded) {
+			closed.Add(1)
+		}
+	})
+	if kept := opened - int(closed.Load()); kept > 2000 || kept < 1900 { // some of the places are healthy clients'
+		v.Errorf("%d of the connections are kept, want 2,000", kept)
+	}
+	if crowded := v.metric("connections_crowded_out_total") - before; crowded < opened-2000 {
+		v.Errorf("the service says that it closed %d for want of room, want at least %d", crowded, opened-2000)
+	}
+	if held := v.metric("connections"); held > 2000 {
+		v.Errorf("the service says that it holds %d connections", held)
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+}
+
+// addresses asks for more clients than are remembered.
+func (v *victim) addresses() {
+	many(8, func(i int) {
+		const requests = 5000
+		conn := v.dial()
+		go func() {
+			out := bufio.NewWriter(conn)
+			for j := range requests {
+				fmt.Fprintf(out, "%sX-Forwarded-For: 10.%d.%d.%d\r\nContent-Length: 1\r\n\r\nx", hostileHead, i, j/256, j%256)
+			}
+			out.Flush()
+		}()
+		answers := bufio.NewReader(conn)
+		for range requests {
+			res, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				v.Error(err)
+				return
+			}
+			io.Copy(io.Discard, res.Body)
+			if res.StatusCode != 400 {
+				v.Errorf("got %d, want 400", res.StatusCode)
+			}
+		}
+	})
+}
+
+// pipelines sends requests without waiting for their answers, which come in order.
+func (v *victim) pipelines() {
+	const requests = 1000
+	conn := v.dial()
+	go io.WriteString(conn, strings.Repeat(hostilePost("x")+"GET / HTTP/1.1\r\nHost: x\r\n\r\n", requests))
+	answers := bufio.NewReader(conn)
+	for i := range requests {
+		for _, want := range []int{400, 404} {
+			res, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				v.Fatalf("answer %d: %v", i, err)
+			}
+			io.Copy(io.Discard, res.Body)
+			if res.StatusCode != want {
+				v.Fatalf("answer %d: got %d, want %d", i, res.StatusCode, want)
+			}
+		}
+	}
+}
