@@ -32,6 +32,8 @@ func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
 		return fine(subject, "reaches a service for %s", l.config.serverName)
 	case found.is == registerOther:
 		return problem(subject, do, "reaches a service for another server name")
+	case found.is == registerLimited:
+		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", hostOf(l.public))
 	case found.is == registerSilent:
 		return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
 	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:

@@ -169,13 +169,16 @@ func (l *liveCheck) serviceURL() string {
 func (l *liveCheck) service(ctx context.Context) []finding {
 	origin := l.serviceURL()
 	h := newHomeserver(origin, l.config.serverName, l.config.hsToken)
-	found := askRegister(ctx, h, nil)
+	found := askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
 	do := "start it: " + "./" + runFile + "; or say where it listens with --" + flagHost + " and --" + flagPort
 	switch found.is {
 	case registerSilent:
 		return []finding{problem(subjectService, do, "nothing answers at %s", origin)}
 	case registerElse:
 		return []finding{problem(subjectService, do, "%s is another program's: it answers %d", origin, found.status)}
+	case registerLimited:
+		l.runs = true
+		return []finding{warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin)}
 	case registerOther:
 		l.runs = true
 		return []finding{problem(subjectService, "restart it with --"+flagMatrixDomain+" "+l.config.serverName, "what listens at %s serves another --%s", origin, flagMatrixDomain)}
@@ -211,14 +214,18 @@ func (l *liveCheck) ping(ctx context.Context) finding {
 type registerIs int
 
 const (
-	registerSilent registerIs = iota // nothing answers
-	registerElse                     // something else answers
-	registerOther                    // a service for another server name does
+	registerSilent  registerIs = iota // nothing answers
+	registerElse                      // something else answers
+	registerLimited                   // somebody asks for fewer requests
+	registerOther                     // a service for another server name does
 	registerOurs
 )
 
 // isService tells whether it is a service, of whatever server name.
 func (r registerIs) isService() bool { return r == registerOther || r == registerOurs }
+
+// askLater is what to do where a limit keeps from asking.
+const askLater = "wait a minute and check again"
 
 // A registerFound is what answered at a register path, and how.
 type registerFound struct {
@@ -237,6 +244,8 @@ func askRegister(ctx context.Context, h *homeserver, headers http.Header) regist
 	switch {
 	case err != nil:
 		return registerFound{registerSilent, 0}
+	case a.errcode == errcodeLimitExceeded:
+		return registerFound{registerLimited, a.status}
 	case a.errcode != errcodeInvalidSignature:
 		return registerFound{registerElse, a.status}
 	case !strings.Contains(a.message, strconv.Quote(userIDOf(localpart, h.serverName))):

@@ -146,6 +146,8 @@ func TestAskRegister(t *testing.T) {
 	defer ours.Close()
 	other := httptest.NewServer(says(404, `{"errcode":"M_UNRECOGNIZED"}`))
 	defer other.Close()
+	limited := httptest.NewServer(says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"too many requests from this address","retry_after_ms":1}`))
+	defer limited.Close()
 	for _, test := range []struct {
 		origin, serverName string
 		want               registerIs
@@ -153,6 +155,7 @@ func TestAskRegister(t *testing.T) {
 		{ours.URL, testServerName, registerOurs},
 		{ours.URL, "elsewhere.example", registerOther},
 		{other.URL, testServerName, registerElse},
+		{limited.URL, testServerName, registerLimited},
 		{"http://127.0.0.1:" + freePort(t), testServerName, registerSilent},
 	} {
 		if got := askRegister(t.Context(), newHomeserver(test.origin, test.serverName), nil); got.is != test.want {

@@ -220,7 +220,8 @@ func shellWords(line string) []string {
 
 // scriptFlags are the flags that check takes from run.sh. The tokens are not among them: they are compared.
 var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath,
-	flagAdmitFile, flagEthRPC, flagEthRPCFile, flagMinBalance}
+	flagAdmitFile, flagEthRPC, flagEthRPCFile, flagMinBalance,
+	flagRateLimit, flagRateBurst, flagTotalRateLimit, flagTotalRateBurst, flagTrustedProxies, flagMaxInflight, flagMaxConnections}
 
 // fillIn gives the command the flags of run.sh that it was not given itself, and returns those that it was given
 // otherwise.

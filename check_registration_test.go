@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/urfave/cli/v3"
 )
 
 const goodRegistration = `id: Q7PM2E53RE-transport02.smartmesh.cn
@@ -114,6 +118,30 @@ func TestReadScript(t *testing.T) {
 	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(programName)+"\n"), 0o700)
 	if s, err := readScript(path); err != errNoCommand || s.findings(err, nil, yamlFile{})[0].Status != statusProblem {
 		t.Errorf("no command: got %v, %v", s.flags, err)
+	}
+}
+
+// What run.sh says of the limits goes through the checks of the flags.
+func TestScriptLimits(t *testing.T) {
+	for _, test := range []struct{ flag, value, want string }{
+		{flagRateLimit, "2.5", ""},
+		{flagTrustedProxies, "10.0.0.0/8", ""},
+		{flagMaxInflight, "many", "has a value that it cannot have"},
+		{flagTotalRateLimit, "-3", "is not a rate"},
+		{flagTrustedProxies, "nginx", "neither an address nor a network"},
+	} {
+		root := newCommand(io.Discard, io.Discard)
+		root.Action = func(_ context.Context, cmd *cli.Command) error {
+			if _, err := (runScript{flags: map[string]string{test.flag: test.value}}).fillIn(cmd); err != nil {
+				return err
+			}
+			_, err := readConfig(cmd)
+			return err
+		}
+		err := root.Run(t.Context(), []string{programName, "--matrixdomain", testServerName})
+		if (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("--%s %s: got %v, want %q", test.flag, test.value, err, test.want)
+		}
 	}
 }
 
