@@ -183,6 +183,7 @@ func TestUnfinishedIsBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPeer(t, address)
+			p.SetReadDeadline(time.Now().Add(4 * time.Second)) // sooner than the time limit of a header ends it
 			io.WriteString(p, sent)
 			for {
 				res, err := http.ReadResponse(p.in, nil)

@@ -109,6 +109,15 @@ func TestLimiterIsBounded(t *testing.T) {
 	}
 }
 
+// Whoever comes again when he was told is not a moment too early.
+func TestRetryRounding(t *testing.T) {
+	for wait, want := range map[time.Duration]int64{1: 1, time.Millisecond: 1, time.Millisecond + 1: 2, 0: retryLater.Milliseconds()} {
+		if got := tooManyRequests("", wait, nil).RetryAfterMS; got != want {
+			t.Errorf("%v: got %d ms, want %d", wait, got, want)
+		}
+	}
+}
+
 // A client has a bucket of its own, before its body is read; who cannot be told has none.
 func TestClientLimit(t *testing.T) {
 	d := newDoor(t, sharedSecretPath).limited(limits{rate: 1, burst: 2, trustedProxies: mustProxies(t, defaultProxies)})
