@@ -392,6 +392,16 @@ func TestCrowded(t *testing.T) {
 	}
 }
 
+// As many connections to the homeserver are kept as attempts may run.
+func TestKeptConnections(t *testing.T) {
+	for most, want := range map[int]int{0: keptConns, 7: 7} {
+		h := config{limits: limits{maxInflight: most}}.homeserver()
+		if got := h.http.Transport.(*http.Transport).MaxIdleConnsPerHost; got != want {
+			t.Errorf("--max-inflight %d: %d are kept, want %d", most, got, want)
+		}
+	}
+}
+
 // A countingAccounts homeserver has everybody, and counts who asks.
 type countingAccounts struct {
 	accounts
