@@ -16,9 +16,10 @@ import (
 // What an unfinished request holds is counted in bytes, and a line of a header as many more: net/http makes an entry in
 // a map of each, so that 8 KiB of short lines are 300 KiB of memory. Measured: 1,900 such requests took 535 MB.
 const (
-	lineCost      = 256
-	unfinishedOne = 32 << 10 // of one request: 120 lines, or all that header and body may have in 50
-	unfinishedAll = 4 << 20  // of all together
+	lineCost        = 128
+	unfinishedOne   = 32 << 10 // of one request: 240 lines, or all that header and body may have in 100
+	unfinishedAll   = 6 << 20  // of all together
+	unfinishedShare = 3 << 10  // what each of 2,000 has of it: no node's request needs more
 )
 
 // connections is a listener whose connections are counted. At the limit the one that has been longest without a
@@ -33,6 +34,7 @@ type connections struct {
 	held       int
 	unfinished list.List // of *heldConn, the longest without a complete request first
 	cost       int       // of what those have sent
+	heavy      list.List // of those, the ones that have sent more than their share; the longest so first
 }
 
 // A heldConn is one of the connections.
@@ -44,7 +46,8 @@ type heldConn struct {
 
 	inBody bool // the header has been read whole
 	cost   int  // of the unfinished request
-	next   int  // of what is read and may be the next one's, at most a buffer of net/http
+	heavy  *list.Element
+	next   int // of what is read and may be the next one's, at most a buffer of net/http
 }
 
 // Accept returns the next connection that is held.
@@ -92,12 +95,16 @@ func (l *connections) finished(c *heldConn) {
 		l.unfinished.Remove(c.place)
 		c.place = nil
 	}
+	if c.heavy != nil {
+		l.heavy.Remove(c.heavy)
+		c.heavy = nil
+	}
 	l.cost -= c.cost
 	c.cost = 0
 }
 
-// charge adds to what the connection's unfinished request holds. When it is too much it is closed; when it is for all
-// of them, those longest without a complete request are.
+// charge adds to what the connection's unfinished request holds. When it is too much it is closed; when all of them
+// together hold too much, those are that have more than their share. Who has not stays, however many of them there are.
 func (l *connections) charge(c *heldConn, cost int) {
 	if c.place == nil {
 		return
@@ -108,9 +115,12 @@ func (l *connections) charge(c *heldConn, cost int) {
 		l.metrics.crowdedOut()
 		l.evict(c)
 	}
-	for l.cost > unfinishedAll {
+	if c.place != nil && c.heavy == nil && c.cost > unfinishedShare {
+		c.heavy = l.heavy.PushBack(c)
+	}
+	for l.cost > unfinishedAll && l.heavy.Len() > 0 {
 		l.metrics.crowdedOut()
-		l.evict(l.unfinished.Front().Value.(*heldConn))
+		l.evict(l.heavy.Front().Value.(*heldConn))
 	}
 }
 

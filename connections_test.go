@@ -169,10 +169,36 @@ func TestAnsweredKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// A request that has no more than its share stays where others have sent too much, however old it is.
+func TestShareIsKept(t *testing.T) {
+	l := &connections{most: 2000}
+	connect := func(cost int) *heldConn {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		c := l.hold(ours)
+		l.charge(c, cost)
+		return c
+	}
+	light := connect(unfinishedShare)
+	var heavy []*heldConn
+	for range 1900 {
+		heavy = append(heavy, connect(bodyLimit))
+	}
+	if light.gone || !heavy[0].gone || heavy[len(heavy)-1].gone || l.cost > unfinishedAll {
+		t.Errorf("gone are: light %v, the first of the heavy %v, the last %v; together they have %d", light.gone, heavy[0].gone, heavy[len(heavy)-1].gone, l.cost)
+	}
+	for _, c := range append(heavy, light) {
+		c.Close()
+	}
+	if l.held != 0 || l.cost != 0 || l.heavy.Len() != 0 {
+		t.Errorf("%d are held, of them %d heavy, which have sent %d", l.held, l.heavy.Len(), l.cost)
+	}
+}
+
 // What unfinished requests hold is bounded: of one, and of all.
 func TestUnfinishedIsBounded(t *testing.T) {
 	address := newDoor(t, sharedSecretPath).serveLimited(limits{maxConnections: 2000})
-	lines := strings.Repeat("a:\r\n", 150)
+	lines := strings.Repeat("a:\r\n", 300)
 	for name, sent := range map[string]string{
 		"in a header":              hostileHead + lines,
 		"in a whole header":        hostileHead + lines + "Content-Length: 2\r\n\r\n{",

@@ -333,17 +333,21 @@ func TestSlots(t *testing.T) {
 			all.Go(func() { register(n) })
 		}
 		synctest.Wait()
+		slow.mu.Lock()
 		if slow.inHand != 3 {
 			t.Errorf("%d attempts run, want 3", slow.inHand)
 		}
+		slow.mu.Unlock()
 		for range 10 {
 			_, n := newProof(t)
 			all.Go(func() { register(n) })
 		}
 		synctest.Wait()
+		mu.Lock()
 		if count[errCrowded] != 7 {
 			t.Errorf("%d of ten are turned away at once, want 7", count[errCrowded])
 		}
+		mu.Unlock()
 		all.Wait()
 		if slow.most != 3 || count[errCrowded] != 10 || count[nil] < 3 {
 			t.Errorf("at most %d at once, want 3; ended %v", slow.most, count)
