@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -297,58 +295,4 @@ func TestIsAddress(t *testing.T) {
 			t.Errorf("%q: got %v, want %v", text, got, want)
 		}
 	}
-}
-
-// BenchmarkTransaction sends transactions of 100 events to the served daemon and prints by how much they raise
-// its anonymous memory, in MiB.
-func BenchmarkTransaction(b *testing.B) {
-	d := newDoor(b, sharedSecretPath)
-	d.log.Reset()
-	ctx, stop := context.WithCancel(b.Context())
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- d.server.serve(ctx, listener) }()
-	defer func() { stop(); <-served }()
-
-	event := `{"type":"m.room.message","content":{"body":"` + strings.Repeat("x", 4000) + `"}},`
-	body := []byte(`{"events":[` + strings.TrimSuffix(strings.Repeat(event, 100), ",") + `]}`)
-	send := func(id int) {
-		r, err := http.NewRequest("PUT", "http://"+listener.Addr().String()+modernPath+"/transactions/"+strconv.Itoa(id), bytes.NewReader(body))
-		if err != nil {
-			b.Fatal(err)
-		}
-		r.Header.Set("Authorization", "Bearer "+testHSToken)
-		res, err := http.DefaultClient.Do(r)
-		if err != nil || res.StatusCode != 200 {
-			b.Fatalf("got %v, %v", res, err)
-		}
-		io.Copy(io.Discard, res.Body)
-		res.Body.Close()
-	}
-	send(0)
-	before, id := rssAnon(b), 0
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		id++
-		send(id)
-	}
-	b.ReportMetric(float64(rssAnon(b)-before)/(1<<20), "MiB-more")
-}
-
-// rssAnon is this process's anonymous memory in bytes.
-func rssAnon(b *testing.B) int {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		b.Skip(err)
-	}
-	_, line, _ := strings.Cut(string(status), "RssAnon:")
-	kB, err := strconv.Atoi(strings.Fields(line)[0])
-	if err != nil {
-		b.Fatal(err)
-	}
-	return kB << 10
 }

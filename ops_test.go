@@ -402,7 +402,7 @@ func BenchmarkUsersStream(b *testing.B) {
 			written.Add(1)
 		}
 	})
-	before, most := anonymousMemory(b), int64(0)
+	before, most := anonymousMemory(b, os.Getpid()), int64(0)
 	b.ReportAllocs()
 	for b.Loop() {
 		res, err := askDaemon(b.Context(), dir, usersPath, nil)
@@ -413,7 +413,7 @@ func BenchmarkUsersStream(b *testing.B) {
 		got := 0
 		for lines.Scan() {
 			if got++; got%10_000 == 0 {
-				most = max(most, anonymousMemory(b))
+				most = max(most, anonymousMemory(b, os.Getpid()))
 			}
 		}
 		res.Body.Close()
@@ -428,10 +428,10 @@ func BenchmarkUsersStream(b *testing.B) {
 	b.ReportMetric(float64(written.Load())/b.Elapsed().Seconds(), "writes/s")
 }
 
-// anonymousMemory is the process's RssAnon in KiB: what is its own, and not the kernel's to drop.
-func anonymousMemory(t testing.TB) (kib int64) {
+// anonymousMemory is a process's RssAnon in KiB: what is its own, and not the kernel's to drop.
+func anonymousMemory(t testing.TB, pid int) (kib int64) {
 	t.Helper()
-	content, err := os.ReadFile("/proc/self/status")
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Skip(err)
 	}

@@ -198,26 +198,3 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 }
-
-func BenchmarkRejectForm(b *testing.B) {
-	proof, _ := newProof(b)
-	proof.Password = strings.ToUpper(proof.Password)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := proof.verify(testServerName); err == nil {
-			b.Fatal("accepted")
-		}
-	}
-}
-
-func BenchmarkRejectSignature(b *testing.B) {
-	proof, _ := newProof(b)
-	other, _ := newProof(b)
-	proof.Password = other.Password
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := proof.verify(testServerName); err == nil {
-			b.Fatal("accepted")
-		}
-	}
-}
