@@ -59,13 +59,17 @@ type boltStore struct {
 	file   os.FileInfo // the one that is open, as it was then
 	broken atomic.Bool // for good: see breakingIfPanics
 	claims claims
+	committer
 
 	walk   sync.Mutex
 	walked []byte // the key that ClaimPending gave last; nil at the beginning
 }
 
-// Close leaves a broken store to the end of the process, which frees what bbolt holds.
+// Close lets writers finish whose change is queued, and refuses those who come later. It leaves a broken store to the end
+// of the process, which frees what bbolt holds.
 func (s *boltStore) Close() error {
+	s.writers.Lock()
+	defer s.writers.Unlock()
 	if s.broken.Load() {
 		return errDamaged
 	}
@@ -369,38 +373,10 @@ func (c *boltClaim) Save(r record) error {
 	if err != nil {
 		return err
 	}
-	return c.replace(func(tx storm.Node, counts storeCounts) error {
-		counts[r.State]++
-		return tx.SetBytes(buckets[r.State], c.key, value)
-	})
+	return c.store.write(&change{key: c.key, state: r.State, value: value})
 }
 
-func (c *boltClaim) Drop() error {
-	return c.replace(func(storm.Node, storeCounts) error { return nil })
-}
-
-// replace takes the address's record away, if there is one, and lets the function put another in its place.
-func (c *boltClaim) replace(put func(storm.Node, storeCounts) error) error {
-	return c.store.update(func(tx storm.Node) error {
-		counts := storeCounts{}
-		if err := tx.Get(metaBucket, countsKey, &counts); err != nil {
-			return err
-		}
-		switch before, err := load(tx, c.key); {
-		case err == nil:
-			counts[before.State]--
-			if err := tx.Delete(buckets[before.State], c.key); err != nil {
-				return err
-			}
-		case !errors.Is(err, errNoRecord):
-			return err
-		}
-		if err := put(tx, counts); err != nil {
-			return err
-		}
-		return tx.Set(metaBucket, countsKey, counts)
-	})
-}
+func (c *boltClaim) Drop() error { return c.store.write(&change{key: c.key}) }
 
 // decodeRecord reads a record as it was written, and refuses one of a state it does not know.
 func decodeRecord(value []byte) (record, error) {
