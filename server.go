@@ -88,15 +88,15 @@ func bodyTooLarge(limit int64) error {
 
 // toMatrixError is the one place where what went wrong becomes what the client is told.
 func toMatrixError(err error) *matrixError {
-	failed := (*homeserverError)(nil)
-	known := (*matrixError)(nil)
-	early := (*limitError)(nil)
-	switch {
-	case errors.As(err, &known):
+	if known, ok := errors.AsType[*matrixError](err); ok {
 		return known
+	}
+	failed, isFailed := errors.AsType[*homeserverError](err)
+	early, isEarly := errors.AsType[*limitError](err)
+	switch {
 	case errors.Is(err, errRegistered):
 		return &matrixError{status: http.StatusConflict, Errcode: errcodeUserInUse, Message: errRegistered.Error(), cause: err}
-	case errors.As(err, &early):
+	case isEarly:
 		return tooManyRequests(early.reason, early.wait, nil)
 	case errors.Is(err, errBusy):
 		return tooManyRequests(errBusy.Error(), 0, nil)
@@ -106,9 +106,9 @@ func toMatrixError(err error) *matrixError {
 		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
 	case errors.Is(err, errStore):
 		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStore.Error(), cause: err}
-	case errors.As(err, &failed) && failed.limited:
+	case isFailed && failed.limited:
 		return tooManyRequests(failed.reason, failed.retryAfter, err)
-	case errors.As(err, &failed):
+	case isFailed:
 		return &matrixError{status: http.StatusBadGateway, Errcode: errcodeUnknown, Message: failed.reason, cause: err}
 	}
 	return &matrixError{status: http.StatusInternalServerError, Errcode: errcodeUnknown, Message: "internal error", cause: err}
@@ -288,11 +288,15 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return node{}, bodyTooLarge(tooLarge.Limit)
 	}
-	if err != nil || !json.Valid(body) {
+	if err != nil {
 		return node{}, badRequest(errcodeNotJSON, "the body is not JSON")
 	}
 	var sent registration
-	if !isObject(body) || json.Unmarshal(body, &sent) != nil {
+	err = json.Unmarshal(body, &sent)
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok { // anywhere in the body: it is looked through before it is decoded
+		return node{}, badRequest(errcodeNotJSON, "the body is not JSON")
+	}
+	if err != nil || !isObject(body) {
 		return node{}, badRequest(errcodeBadJSON, "the body must be a JSON object with the strings localpart, displayname and password")
 	}
 	defer s.metrics.verified(time.Now())
@@ -302,16 +306,22 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 // audit writes the one line that each registration and each refusal leaves. A user ID is named only once its
 // proof holds: what an unproven localpart holds may be anything, a password too.
 func audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
-	fields := []any{"client", client, "took", took.Round(time.Microsecond)}
-	if n.UserID != "" {
-		fields = append([]any{"user_id", n.UserID}, fields...)
-	}
+	told := (*matrixError)(nil)
+	fields := make([]any, 0, 12)
 	if err == nil {
-		log.Info("Registered node", append([]any{"outcome", did}, fields...)...)
+		fields = append(fields, "outcome", did)
+	} else {
+		told = toMatrixError(err)
+		fields = append(fields, "status", told.status, "errcode", told.Errcode)
+	}
+	if n.UserID != "" {
+		fields = append(fields, "user_id", n.UserID)
+	}
+	fields = append(fields, "client", client, "took", took.Round(time.Microsecond))
+	if err == nil {
+		log.Info("Registered node", fields...)
 		return
 	}
-	told := toMatrixError(err)
-	fields = append([]any{"status", told.status, "errcode", told.Errcode}, fields...)
 	fields = append(fields, "reason", err)
 	if told.status >= 500 || errors.Is(err, errForeign) {
 		log.Warn("Refused registration", fields...)
