@@ -15,7 +15,7 @@ RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench clean soak
+.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench bench-homeservers bench-short clean soak
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -54,7 +54,7 @@ release:
 	deploy/release
 
 check:
-	@unformatted=$$(gofmt -l *.go e2e); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l *.go bench e2e); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
 	go vet ./...
 	go mod tidy -diff
 	go run $(STATICCHECK) ./...
@@ -72,8 +72,16 @@ vuln:
 		echo "nothing was checked: the vulnerability database $(VULNDB) cannot be reached; run this where it can, or give VULNDB= a copy of it"; exit 1; }
 	go run $(GOVULNCHECK) -db $(VULNDB) ./...
 
+# The figures of docs/performance.md, written there: some minutes on a machine that does nothing else.
 bench:
-	go test -run '^$$' -bench . -benchmem .
+	go run ./bench
+
+bench-homeservers: venvs
+	go run ./bench -homeservers
+
+# Each benchmark once, to see that it works.
+bench-short:
+	go run ./bench -short
 
 venvs: $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -16,8 +17,9 @@ type Plan struct {
 	Recipe Recipe
 	Domain string
 	Nginx  bool
-	Ops    bool   // whether the gateway serves health and metrics
-	Dir    string // empty, and stays when the deployment is closed
+	Ops    bool     // whether the gateway serves health and metrics
+	Flags  []string // of the gateway, besides those it needs
+	Dir    string   // empty, and stays when the deployment is closed
 }
 
 // A Deployment is one homeserver with its gateway.
@@ -75,10 +77,10 @@ func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
 	if plan.Recipe.createByNginx {
 		createURL = d.NodeURL
 	}
-	flags := plan.Recipe.genconfig
+	flags := slices.Concat(plan.Recipe.genconfig, plan.Flags)
 	if plan.Ops {
 		d.OpsAddress = fmt.Sprintf("127.0.0.1:%d", ports[3])
-		flags = append(flags[:len(flags):len(flags)], "--ops-listen", d.OpsAddress)
+		flags = append(flags, "--ops-listen", d.OpsAddress)
 	}
 	d.Gateway = newGateway(d.Program, plan.Domain, createURL+plan.Recipe.createPath, dir, filepath.Join(plan.Dir, "gateway.log"), ports[1], flags...)
 	d.RegisterURL = d.Gateway.RegisterURL
