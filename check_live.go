@@ -149,7 +149,7 @@ func (l *liveCheck) asToken(ctx context.Context) finding {
 
 func (l *liveCheck) sharedSecret(ctx context.Context) finding {
 	const subject = subjectHomeserver + " shared secret"
-	proves, err := (&sharedSecretAPI{homeserver: l.config.homeserver(), secret: l.config.sharedSecret}).provesSecret(ctx)
+	proves, err := l.config.api().(*sharedSecretAPI).provesSecret(ctx)
 	switch {
 	case err != nil:
 		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)

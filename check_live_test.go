@@ -54,7 +54,8 @@ func TestProvesSecret(t *testing.T) {
 			if test.fault != nil {
 				h.fail(callRegister, test.fault)
 			}
-			proves, err := (&sharedSecretAPI{homeserver: newHomeserver(h.URL, testServerName), secret: test.secret}).provesSecret(t.Context())
+			c := config{origin: h.URL, serverName: testServerName, apiPath: sharedSecretPath, sharedSecret: test.secret}
+			proves, err := c.api().(*sharedSecretAPI).provesSecret(t.Context())
 			if proves != test.proves || (err == nil) != test.told {
 				t.Errorf("got %v, %v", proves, err)
 			}

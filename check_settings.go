@@ -294,7 +294,7 @@ func (j judging) sharedSecret(subject string) []finding {
 			path = filepath.Join(filepath.Dir(j.settings.path), path)
 		}
 		var err error
-		if secret, err = readSecret(path); err != nil {
+		if secret, err = readSecret(path, sharedSecretInFile); err != nil {
 			return []finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
 		}
 	}

@@ -199,7 +199,7 @@ func (c *config) takeSecret() []finding {
 		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
 	}
 	var err error
-	if c.sharedSecret, err = readSecret(c.sharedSecretFile); err != nil {
+	if c.sharedSecret, err = readSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
 		return []finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+flagShareSecretFile, "%v", err)}
 	}
 	return []finding{judgeMode(subject, c.sharedSecretFile, 0o600)}

@@ -141,7 +141,7 @@ func (c *config) readHomeserverFile() ([]generatedFile, error) {
 	}
 
 	if c.sharedSecretFile != "" {
-		_, err := readSecret(c.sharedSecretFile)
+		_, err := readSecret(c.sharedSecretFile, sharedSecretInFile)
 		return nil, err
 	}
 	if c.sharedSecret == "" && settings["registration_shared_secret_path"] != "" {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math/big"
 	"net"
@@ -36,6 +37,10 @@ const (
 	flagEthRPCFile = "eth-rpc-file"
 	flagMinBalance = "min-balance"
 
+	flagHomeserverURL       = "homeserver-url"
+	flagMASClientID         = "mas-client-id"
+	flagMASClientSecretFile = "mas-client-secret-file"
+
 	registrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
 	homeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
 
@@ -45,15 +50,20 @@ const (
 // A config is everything a command runs with, checked.
 type config struct {
 	serverName string // the homeserver's server_name
-	matrixURL  string // origin and apiPath
-	origin     string
-	apiPath    string // createUserPath or sharedSecretPath: which API creates the accounts
+	matrixURL  string // apiOrigin and apiPath
+	origin     string // the homeserver's, where its client API is
+	apiOrigin  string // of --matrixurl; empty where it is the homeserver's own
+	apiPath    string // createUserPath, sharedSecretPath or masUsersPath: which API creates the accounts
 
 	appServiceID     string // of registration.yaml; empty without it
 	asToken          string
 	hsToken          string
 	sharedSecret     string
 	sharedSecretFile string // where sharedSecret came from; empty when it was given itself
+
+	masClientID         string
+	masClientSecret     string
+	masClientSecretFile string
 
 	host      string
 	port      int
@@ -89,7 +99,7 @@ func rootFlags() []cli.Flag {
 	}
 	return append([]cli.Flag{
 		text(flagMatrixDomain, "", "the homeserver's server_name, which every signature is over (required)"),
-		text(flagMatrixURL, "http://127.0.0.1:8008"+createUserPath, "`URL` that creates users; its path says which API: "+createUserPath+" (Synapse up to 0.34.0) or "+sharedSecretPath+" (Synapse 1.23.0 or later, Dendrite)"),
+		text(flagMatrixURL, "http://127.0.0.1:8008"+createUserPath, "`URL` that creates users; its path says which API: "+createUserPath+" (Synapse up to 0.34.0), "+sharedSecretPath+" (Synapse 1.23.0 or later, Dendrite) or "+masUsersPath+" (Matrix Authentication Service)"),
 		text(flagASToken, "", "as_token of registration.yaml; better left to the file"),
 		text(flagHSToken, "", "hs_token of registration.yaml; better left to the file"),
 		text(flagRegistration, registrationFile, "`FILE` that as_token and hs_token are read from; the default need not be there"),
@@ -106,6 +116,10 @@ func rootFlags() []cli.Flag {
 		text(flagEthRPC, "", "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
 		text(flagEthRPCFile, "", "`FILE` that holds that URL"),
 		text(flagMinBalance, "", "`WEI` that an address must hold on chain to register"),
+
+		text(flagHomeserverURL, "", "`URL` of the homeserver's client API, where --"+flagMatrixURL+" is not the homeserver's but Matrix Authentication Service's"),
+		text(flagMASClientID, "", "`ID` of this service's client at Matrix Authentication Service, a ULID"),
+		text(flagMASClientSecretFile, "", "`FILE` that holds that client's secret"),
 	}, rootLimitFlags(fromEnvironment)...)
 }
 
@@ -129,11 +143,20 @@ func readConfig(cmd *cli.Command) (config, error) {
 		ethRPC:           cmd.String(flagEthRPC),
 		ethRPCFile:       cmd.String(flagEthRPCFile),
 		verbositySet:     cmd.IsSet(flagVerbosity),
+
+		masClientID:         cmd.String(flagMASClientID),
+		masClientSecretFile: cmd.String(flagMASClientSecretFile),
 	}
 	if err := checkServerName(c.serverName); err != nil {
 		return config{}, err
 	}
 	if err := c.readMatrixURL(); err != nil {
+		return config{}, err
+	}
+	if err := c.readHomeserverURL(cmd.String(flagHomeserverURL)); err != nil {
+		return config{}, err
+	}
+	if err := c.checkMASFlags(); err != nil {
 		return config{}, err
 	}
 	if err := c.checkOpsListen(); err != nil {
@@ -160,8 +183,8 @@ func readConfig(cmd *cli.Command) (config, error) {
 		return config{}, fmt.Errorf("--%s %q is not a format: give terminal, logfmt or json", flagLogFormat, c.logFormat)
 	case c.sharedSecret != "" && c.sharedSecretFile != "":
 		return config{}, fmt.Errorf("--%s and --%s are both given: keep the file", flagShareSecret, flagShareSecretFile)
-	case c.apiPath == createUserPath && c.sharedSecret+c.sharedSecretFile != "":
-		return config{}, fmt.Errorf("a shared secret is given, but --%s names createUser, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, flagMatrixURL, sharedSecretPath)
+	case c.apiPath != sharedSecretPath && c.sharedSecret+c.sharedSecretFile != "":
+		return config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, sharedSecretPath)
 	}
 	for name, token := range map[string]string{flagASToken: c.asToken, flagHSToken: c.hsToken} {
 		if !isToken(token) {
@@ -239,7 +262,12 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 		return config{}, err
 	}
 	if c.sharedSecretFile != "" {
-		if c.sharedSecret, err = readSecret(c.sharedSecretFile); err != nil {
+		if c.sharedSecret, err = readSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
+			return config{}, err
+		}
+	}
+	if c.masClientSecretFile != "" {
+		if c.masClientSecret, err = readMASSecret(c.masClientSecretFile); err != nil {
 			return config{}, err
 		}
 	}
@@ -255,17 +283,21 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 	switch {
 	case c.hsToken == "":
 		return config{}, missing(flagHSToken, fromFile)
-	case c.apiPath == createUserPath && c.asToken == "":
+	case c.apiPath != sharedSecretPath && c.asToken == "":
 		return config{}, missing(flagASToken, fromFile)
+	case c.apiPath == masUsersPath && c.masClientID == "":
+		return config{}, missing(flagMASClientID, "give the client_id, a ULID, that Matrix Authentication Service has for this service; genconfig makes one")
+	case c.apiPath == masUsersPath && c.masClientSecret == "":
+		return config{}, missing(flagMASClientSecretFile, "name the file that holds the secret of that client; genconfig makes one")
 	case c.apiPath == sharedSecretPath && c.sharedSecret == "":
 		return config{}, missing(flagShareSecretFile, "name the file that holds the homeserver's registration_shared_secret")
 	}
 	return c, nil
 }
 
-// homeserver is the client to the homeserver that --matrixurl is of.
+// homeserver is the client to the homeserver.
 func (c config) homeserver() *homeserver {
-	h := newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret)
+	h := newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
 	h.metrics = c.metrics
 	if c.maxInflight > 0 {
 		h.keep(c.maxInflight)
@@ -273,12 +305,20 @@ func (c config) homeserver() *homeserver {
 	return h
 }
 
+// apiNames are the ways of creating accounts, in the operator's words.
+var apiNames = map[string]string{createUserPath: "createUser", sharedSecretPath: "shared-secret registration", masUsersPath: "Matrix Authentication Service"}
+
 // api is the way of creating accounts that --matrixurl names.
 func (c config) api() api {
-	if c.apiPath == sharedSecretPath {
-		return &sharedSecretAPI{homeserver: c.homeserver(), secret: c.sharedSecret}
+	h := c.homeserver()
+	door := h.at(cmp.Or(c.apiOrigin, c.origin))
+	switch c.apiPath {
+	case sharedSecretPath:
+		return &sharedSecretAPI{homeserver: h, door: door, secret: c.sharedSecret}
+	case masUsersPath:
+		return newMASAPI(h, door, c.asToken, c.masClientID, c.masClientSecret)
 	}
-	return &createUserAPI{homeserver: c.homeserver(), asToken: c.asToken}
+	return &createUserAPI{homeserver: h, door: door, asToken: c.asToken}
 }
 
 // address is where the daemon listens.
@@ -319,8 +359,8 @@ func (c *config) readMatrixURL() error {
 		return fmt.Errorf("--%s is not an absolute http or https URL: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return fmt.Errorf("--%s has a user, a query or a fragment: give scheme, host, port and path alone; tokens have flags of their own", flagMatrixURL)
-	case u.Path != createUserPath && u.Path != sharedSecretPath:
-		return fmt.Errorf("--%s has a path that no API has: give %s (Synapse up to 0.34.0) or %s (Synapse 1.23.0 or later, Dendrite)", flagMatrixURL, createUserPath, sharedSecretPath)
+	case apiNames[u.Path] == "":
+		return fmt.Errorf("--%s has a path that no API has: give %s (Synapse up to 0.34.0), %s (Synapse 1.23.0 or later, Dendrite) or %s (Matrix Authentication Service)", flagMatrixURL, createUserPath, sharedSecretPath, masUsersPath)
 	case !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()):
 		return fmt.Errorf("--%s has a host or a port that cannot be: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
 	}
@@ -330,10 +370,31 @@ func (c *config) readMatrixURL() error {
 	return nil
 }
 
+// readHomeserverURL takes --homeserver-url, where the homeserver's client API is not beside what creates accounts.
+func (c *config) readHomeserverURL(given string) error {
+	if given == "" && c.apiPath == masUsersPath {
+		return fmt.Errorf("--%s is missing: --%s is of Matrix Authentication Service, so give the homeserver's own URL as well, such as http://127.0.0.1:8007", flagHomeserverURL, flagMatrixURL)
+	}
+	if given == "" {
+		return nil
+	}
+	u, err := url.Parse(given)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()) ||
+		u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("--%s is not the http or https URL of a homeserver: give scheme, host and port alone, such as http://127.0.0.1:8007", flagHomeserverURL)
+	}
+	c.apiOrigin, c.origin = c.origin, u.Scheme+"://"+u.Host
+	return nil
+}
+
 // isPlainRemote tells whether tokens and passwords would cross a network in the clear.
 func (c config) isPlainRemote() bool {
-	u, err := url.Parse(c.origin)
-	return err == nil && isPlainRemote(u)
+	for _, origin := range []string{c.origin, c.apiOrigin} {
+		if u, err := url.Parse(origin); err == nil && origin != "" && isPlainRemote(u) {
+			return true
+		}
+	}
+	return false
 }
 
 // isPlainRemote tells whether what is sent to the URL, and what comes back, would cross a network in the clear.
@@ -356,4 +417,15 @@ func isPort(text string) bool {
 // isToken tells whether the text can go into an HTTP header as a token. An absent one can.
 func isToken(text string) bool {
 	return strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+}
+
+// checkMASFlags holds the flags of Matrix Authentication Service against --matrixurl.
+func (c config) checkMASFlags() error {
+	switch {
+	case c.apiPath != masUsersPath && c.masClientID+c.masClientSecretFile != "":
+		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, masUsersPath)
+	case c.masClientID != "" && !ulidForm.MatchString(c.masClientID):
+		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", flagMASClientID)
+	}
+	return nil
 }

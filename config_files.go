@@ -79,15 +79,18 @@ func openRegular(path string, limit int64) (f *os.File, size int64, err error) {
 	return nil, 0, err
 }
 
+// sharedSecretInFile is what the file of --sharesecret-file holds.
+const sharedSecretInFile = "the homeserver's registration_shared_secret"
+
 // readSecret reads a file that holds one secret, as Synapse reads it: without the space around it.
-func readSecret(path string) (string, error) {
+func readSecret(path, holds string) (string, error) {
 	content, err := readFile(path)
 	if err != nil {
-		return "", fmt.Errorf("read the shared secret: %w", err)
+		return "", fmt.Errorf("read %s: %w", holds, err)
 	}
 	secret := strings.TrimSpace(string(content))
 	if secret == "" {
-		return "", fmt.Errorf("%s is empty: it should hold the homeserver's registration_shared_secret", path)
+		return "", fmt.Errorf("%s is empty: it should hold %s", path, holds)
 	}
 	return secret, nil
 }
@@ -103,6 +106,15 @@ func (c *config) readEthRPC() error {
 		return fmt.Errorf("%s does not hold the http or https URL of an Ethereum node: write one into it, such as http://127.0.0.1:8545", c.ethRPCFile)
 	}
 	return nil
+}
+
+// readMASSecret reads the secret of this service's client at Matrix Authentication Service.
+func readMASSecret(path string) (string, error) {
+	secret, err := readSecret(path, "the client secret of Matrix Authentication Service")
+	if err == nil && !isToken(secret) {
+		return "", fmt.Errorf("%s has characters that a client secret cannot have: write visible ASCII without spaces, in one line", path)
+	}
+	return secret, err
 }
 
 var yamlLineForm = regexp.MustCompile(`line [0-9]+`)

@@ -66,15 +66,15 @@ func TestReadFile(t *testing.T) {
 
 func TestReadSecret(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
-	if _, err := readSecret(path); err == nil {
+	if _, err := readSecret(path, sharedSecretInFile); err == nil {
 		t.Error("a file that is not there: no error")
 	}
 	os.WriteFile(path, []byte(" \n"), 0o600)
-	if _, err := readSecret(path); err == nil || !strings.Contains(err.Error(), "is empty") {
+	if _, err := readSecret(path, sharedSecretInFile); err == nil || !strings.Contains(err.Error(), "is empty") {
 		t.Errorf("an empty file: got %v", err)
 	}
 	os.WriteFile(path, []byte("open sesame\n"), 0o600)
-	if got, err := readSecret(path); got != "open sesame" || err != nil {
+	if got, err := readSecret(path, sharedSecretInFile); got != "open sesame" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

@@ -23,6 +23,8 @@ const createUserMissing = "only Synapse up to 0.34.0 has createUser, and only on
 // A createUserAPI creates accounts at createUser.
 type createUserAPI struct {
 	*homeserver
+	oneCall
+	door    *homeserver // where --matrixurl is
 	asToken string
 }
 
@@ -40,7 +42,7 @@ func (api *createUserAPI) create(ctx context.Context, n node) (string, error) {
 		case !errors.Is(err, errNoUser):
 			return "", err
 		}
-		a, err := api.call(ctx, createTime, http.MethodPost, createUserPath, api.asToken, map[string]string{
+		a, err := api.door.call(ctx, createTime, http.MethodPost, createUserPath, api.asToken, map[string]string{
 			"localpart": n.Localpart, "displayname": n.DisplayName, "password_hash": string(hash),
 		})
 		if err != nil {
@@ -66,7 +68,7 @@ func createUserHint(a answer) string {
 // probe tells whether the homeserver has createUser, without creating anything: it looks at the token first,
 // and this one is wrong.
 func (api *createUserAPI) probe(ctx context.Context) (apiState, error) {
-	a, err := api.call(ctx, lookUpTime, http.MethodPost, createUserPath, "a-wrong-token-to-ask-for-the-endpoint", struct{}{})
+	a, err := api.door.call(ctx, lookUpTime, http.MethodPost, createUserPath, "a-wrong-token-to-ask-for-the-endpoint", struct{}{})
 	switch {
 	case err != nil:
 		return apiUnknown, api.notReached(err)

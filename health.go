@@ -34,11 +34,18 @@ type health struct {
 
 func newHealth(stopping context.Context, c config, s operatedStore) *health {
 	homeserver := c.homeserver()
+	mas, behindMAS := c.api().(*masAPI)
 	return &health{
 		stopping: stopping,
 		store:    lookedAt{lasts: storeHealthTime, look: func(context.Context) error { return s.CheckWritable() }},
 		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error {
 			_, err := homeserver.software(ctx) // whatever it is: it answers
+			if err == nil && behindMAS {
+				_, err = mas.lookUp(ctx, unregistrableName)
+			}
+			if errors.Is(err, errNoUser) { // an answer like any other
+				return nil
+			}
 			return err
 		}},
 		chain: lookedAt{lasts: chainHealthTime, look: c.admission.look},

@@ -36,7 +36,7 @@ var (
 	unsent = faultOutcome{502, "M_UNKNOWN", map[state]state{"": "", statePending: statePending}}
 )
 
-// Each fault of a homeserver in the creating call, or in the question before it, with both APIs. An answer lost to a kept
+// Each fault of a homeserver in the creating call, or in the question before it, with every API. An answer lost to a kept
 // connection is TestRetryOnKeptConnection's, and one lost before the token was rotated is TestAnswerLostThenRefused's.
 func TestHomeserverFaults(t *testing.T) {
 	captureLog(t)
@@ -93,7 +93,13 @@ func TestHomeserverFaults(t *testing.T) {
 	runs := slowAtOnce{T: t}
 	for _, api := range apis {
 		for _, test := range tests {
+			if api.path == masUsersPath && test.name == "a wrong content type" { // a right answer alone makes no account to finish
+				continue
+			}
 			for before, after := range test.want.after {
+				if api.path == masUsersPath && after == stateRegistered && test.want.status == unread.status && test.want.after[""] == statePending {
+					after = statePending // what is created anew may be half made, and the node's next try finishes it
+				}
 				runs.run(fmt.Sprintf("%s/%s/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
 					homeserver := newStandIn(t)
 					d := newDoorTo(t, homeserver.URL, api.path)
@@ -104,7 +110,7 @@ func TestHomeserverFaults(t *testing.T) {
 		}
 	}
 
-	questions := map[string]string{createUserPath: callProfile, sharedSecretPath: callNonce}
+	questions := map[string]string{createUserPath: callProfile, sharedSecretPath: callNonce, masUsersPath: callToken}
 	for _, test := range tests {
 		if !test.question {
 			continue
@@ -185,14 +191,13 @@ func TestAnswerLostThenRefused(t *testing.T) {
 		{"createUser sees the account in the profile", createUserPath, nil, [4]step{lost, completed, known, known}},
 		{"createUser cannot see it", createUserPath, says(502, "<html>nginx</html>"), [4]step{lost, kept, completed, known}},
 		{"shared secret", sharedSecretPath, nil, [4]step{lost, kept, completed, known}},
+		{"MAS", masUsersPath, nil, [4]step{lost, kept, completed, known}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDoor(t, test.api)
-			creates, right := callCreateUser, d.homeserver.createUser
-			if test.api == sharedSecretPath {
-				creates, right = callRegister, d.homeserver.register
-			}
+			creates := map[string]string{createUserPath: callCreateUser, sharedSecretPath: callRegister, masUsersPath: callMASCreate}[test.api]
+			right := d.homeserver.creates(creates)
 			faults := [4]map[string]http.HandlerFunc{
 				{creates: func(w http.ResponseWriter, r *http.Request) {
 					right(httptest.NewRecorder(), r)

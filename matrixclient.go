@@ -81,12 +81,20 @@ func newTransport() *http.Transport {
 // noRedirects takes a redirect for the answer.
 func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
+// at is the client to what listens elsewhere and belongs to the homeserver, with the same connections and secrets.
+func (h *homeserver) at(origin string) *homeserver {
+	other := *h
+	other.origin = origin
+	return &other
+}
+
 // An answer is what the homeserver said to a call: a status at least.
 type answer struct {
 	status     int
 	body       []byte
 	cut        error // why the body is not whole
 	errcode    string
+	title      string // of an error of Matrix Authentication Service, which has no errcode
 	message    string
 	retryAfter time.Duration
 }
@@ -101,7 +109,7 @@ type callError struct {
 func (e *callError) Error() string { return e.err.Error() }
 func (e *callError) Unwrap() error { return e.err }
 
-// call makes one call. Its error is a *callError.
+// call makes one call, with a body of JSON, or of a form where it is url.Values. Its error is a *callError.
 func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path, token string, body any) (a answer, err error) {
 	defer func(start time.Time) { h.metrics.called(method, path, a, err, start) }(time.Now())
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -117,6 +125,10 @@ func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path
 	if err != nil {
 		return answer{}, &callError{err: err}
 	}
+	contentType := "application/json"
+	if form, ok := body.(url.Values); ok {
+		payload, contentType = []byte(form.Encode()), "application/x-www-form-urlencoded"
+	}
 	var reader io.Reader
 	if body != nil {
 		reader = bytes.NewReader(payload)
@@ -130,7 +142,7 @@ func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path
 	}
 	req.Header.Set("User-Agent", programName)
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", contentType)
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token) // never in the query string, which access logs print
@@ -164,11 +176,17 @@ func readAnswer(res *http.Response) answer {
 	json.Unmarshal(a.body, &said) // what is not an object says nothing, and a field of another type spoils no other
 	var errorText, message string
 	var ms float64
+	var titles []struct{ Title string } // the first is the error, the others what led to it
 	json.Unmarshal(said["errcode"], &a.errcode)
 	json.Unmarshal(said["error"], &errorText)
 	json.Unmarshal(said["message"], &message) // where Dendrite gives no errcode
 	json.Unmarshal(said["retry_after_ms"], &ms)
+	json.Unmarshal(said["errors"], &titles)
 	a.message = errorText + message
+	if len(titles) > 0 {
+		a.title = titles[0].Title
+		a.message += a.title
+	}
 	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && seconds > 0 {
 		a.retryAfter = time.Duration(min(seconds, 24*3600)) * time.Second
 	}

@@ -84,7 +84,7 @@ func TestTransportErrorsQuoteNothing(t *testing.T) {
 		for _, api := range apis {
 			t.Run(name+"/"+api.name, func(t *testing.T) {
 				d := newDoor(t, api.path)
-				for _, secret := range []string{map[string]string{createUserPath: testASToken, sharedSecretPath: testSecret}[api.path], ""} {
+				for _, secret := range []string{map[string]string{createUserPath: testASToken, sharedSecretPath: testSecret, masUsersPath: testMASSecret}[api.path], ""} {
 					proof, _ := newProof(t)
 					if secret == "" {
 						secret = proof.Password
@@ -114,7 +114,7 @@ func rawly(answer string) http.HandlerFunc {
 // An answer that switches protocols leaves a connection that no time limit ends: it is not read.
 func TestSwitchingProtocols(t *testing.T) {
 	for _, api := range apis {
-		for _, call := range []string{callVersion, callKey, callProfile, callNonce, api.creates} {
+		for _, call := range []string{callVersion, callKey, callProfile, callNonce, callToken, callPassword, callSetName, api.creates} {
 			t.Run(api.name+"/"+call, func(t *testing.T) {
 				d := newDoor(t, api.path)
 				release := make(chan bool)

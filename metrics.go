@@ -76,11 +76,8 @@ func newMetrics(c config) *metrics {
 
 	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, m.connections, m.crowded, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	api := "createuser"
-	if c.apiPath == sharedSecretPath {
-		api = "sharedsecret"
-	}
-	m.calls = calls.MustCurryWith(prometheus.Labels{"api": api})
+	apis := map[string]string{createUserPath: "createuser", sharedSecretPath: "sharedsecret", masUsersPath: "mas"}
+	m.calls = calls.MustCurryWith(prometheus.Labels{"api": apis[c.apiPath]})
 	info := readBuild()
 	build.WithLabelValues(info.version, info.commit, runtime.Version()).Set(1)
 	m.beginAtZero()
@@ -174,8 +171,16 @@ func callName(method, path string) string {
 	switch {
 	case path == sharedSecretPath && method == http.MethodGet:
 		return "nonce"
-	case path == sharedSecretPath, path == createUserPath:
+	case path == sharedSecretPath, path == createUserPath, path == masUsersPath:
 		return "create"
+	case path == masTokenPath:
+		return "token"
+	case strings.HasPrefix(path, masByNamePath):
+		return "lookup"
+	case strings.HasPrefix(path, masUsersPath):
+		return "password"
+	case strings.HasPrefix(path, setProfilePath):
+		return "name"
 	case strings.HasPrefix(path, profilePath):
 		return "profile"
 	case path == versionPath:
@@ -197,7 +202,7 @@ func callResult(name string, a answer, err error) string {
 		return "limited"
 	case a.cut != nil:
 		return "failed"
-	case a.status/100 == 2, name == "profile" && a.status == http.StatusNotFound && a.errcode == errcodeNotFound:
+	case a.status/100 == 2, a.status == http.StatusNotFound && (name == "profile" && a.errcode == errcodeNotFound || name == "lookup" && a.title != ""):
 		return "ok"
 	case a.status/100 == 4 && a.status != http.StatusRequestTimeout:
 		return "refused"

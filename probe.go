@@ -22,6 +22,9 @@ const (
 	pingTime        = 15 * time.Second // for the homeserver's own try to reach us
 
 	pingPath = "/_matrix/client/v1/appservice/" // and the id
+
+	authMetadataPath         = "/_matrix/client/v1/auth_metadata" // where logins are left to an issuer of tokens
+	authMetadataUnstablePath = "/_matrix/client/unstable/org.matrix.msc2965/auth_metadata"
 )
 
 // An apiState is what a probe found of one API.
@@ -37,6 +40,7 @@ const (
 // An api is one way of creating accounts.
 type api interface {
 	accounts
+	// probe asks whether the API is there. Its error says why that is unknown, or how to switch it on.
 	probe(ctx context.Context) (apiState, error)
 }
 
@@ -49,7 +53,7 @@ func probeHomeserver(ctx context.Context, c config) {
 			return
 		}
 		if state != apiUnknown {
-			logProbe(ctx, c, state)
+			logProbe(ctx, c, state, err)
 			return
 		}
 		if pause == probeFirstPause {
@@ -64,14 +68,24 @@ func probeHomeserver(ctx context.Context, c config) {
 }
 
 // logProbe says in one line what the homeserver has, and what to type where that is not what --matrixurl names.
-func logProbe(ctx context.Context, c config, found apiState) {
+func logProbe(ctx context.Context, c config, found apiState, disabled error) {
 	server, _ := c.homeserver().software(ctx) // only to name it
 	if found == apiPresent {
 		if err := c.homeserver().checkServerName(ctx); errors.Is(err, errOtherServerName) {
 			log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.matrixURL, "err", err)
 			return
 		}
+		if c.apiPath == masUsersPath {
+			if issuer, told := c.homeserver().loginIssuer(ctx); told && issuer == "" {
+				log.Error("The homeserver does not leave logins to Matrix Authentication Service: no node can log in", "matrixurl", c.matrixURL, "homeserver", server, "fix", masNotInCharge)
+				return
+			}
+		}
 		log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.matrixURL, "homeserver", server)
+		return
+	}
+	if found == apiDisabled && c.apiPath == masUsersPath {
+		log.Error("Matrix Authentication Service does not let this service make accounts: no node can register", "matrixurl", c.matrixURL, "homeserver", server, "fix", disabled)
 		return
 	}
 	if found == apiDisabled {
@@ -79,30 +93,68 @@ func logProbe(ctx context.Context, c config, found apiState) {
 		return
 	}
 
+	issuer, _ := c.homeserver().loginIssuer(ctx)
 	fix := createUserMissing
-	if c.apiPath == sharedSecretPath {
+	switch {
+	case c.apiPath == masUsersPath:
+		fix = errMASMissing.Error()
+	case issuer != "":
+		fix = c.useMAS(issuer)
+	case c.apiPath == sharedSecretPath && server.Name == dendrite:
+		fix = sharedSecretOffDendrite
+	case c.apiPath == sharedSecretPath && (server.Name == "" || isOldSynapse(server)):
+		fix = sharedSecretMissing + "; " + createUserInstead
+	case c.apiPath == sharedSecretPath:
 		fix = sharedSecretMissing
-		switch {
-		case server.Name == dendrite:
-			fix = sharedSecretOffDendrite
-		case server.Name == "", isOldSynapse(server):
-			fix += "; " + createUserInstead
-		}
 	}
-	other := c
-	other.apiPath = createUserPath
-	if c.apiPath == createUserPath {
-		other.apiPath = sharedSecretPath
-	}
-	if state, _ := other.api().probe(ctx); state == apiPresent {
-		fix = "use --matrixurl " + c.origin + other.apiPath
-		if other.apiPath == sharedSecretPath {
-			fix += " with --sharesecret-file, the file that holds its registration_shared_secret"
-		} else {
-			fix += " with the as_token of registration.yaml"
+	for _, other := range c.otherAPIs() {
+		if state, _ := other.api().probe(ctx); state == apiPresent {
+			fix = "use --matrixurl " + other.origin + other.apiPath
+			if other.apiPath == sharedSecretPath {
+				fix += " with --sharesecret-file, the file that holds its registration_shared_secret"
+			} else {
+				fix += " with the as_token of registration.yaml"
+			}
 		}
 	}
 	log.Error("The homeserver does not have the API of --matrixurl: no node can register", "matrixurl", c.matrixURL, "homeserver", server, "fix", fix)
+}
+
+// otherAPIs are those of the homeserver itself that --matrixurl does not name.
+func (c config) otherAPIs() []config {
+	var others []config
+	for _, path := range []string{createUserPath, sharedSecretPath} {
+		if other := c; path != c.apiPath {
+			other.apiOrigin, other.apiPath = "", path
+			others = append(others, other)
+		}
+	}
+	return others
+}
+
+// masNotInCharge is for the operator whose homeserver has passwords of its own.
+const masNotInCharge = "write matrix_authentication_service: {enabled: true, endpoint: …, secret: …} into homeserver.yaml and restart it; or, without Matrix Authentication Service, use --matrixurl of the homeserver"
+
+// useMAS is what to type where Matrix Authentication Service has taken the place of the homeserver's own registration.
+func (c config) useMAS(issuer string) string {
+	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + masUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.origin + ", --mas-client-id and --mas-client-secret-file"
+}
+
+// loginIssuer asks who logs users in: an issuer of tokens, which is Matrix Authentication Service, or the homeserver
+// itself, then "". Told is false where the answer tells neither.
+func (h *homeserver) loginIssuer(ctx context.Context) (issuer string, told bool) {
+	for _, path := range []string{authMetadataPath, authMetadataUnstablePath} {
+		a, err := h.call(ctx, lookUpTime, http.MethodGet, path, "", nil)
+		if err != nil || a.tellsNothing() || a.cut != nil {
+			return "", false
+		}
+		var said struct{ Issuer string }
+		if a.status == http.StatusOK && json.Unmarshal(a.body, &said) == nil && said.Issuer != "" {
+			return printable(said.Issuer, h.secrets...), true
+		}
+		told = a.status == http.StatusNotFound && a.errcode == errcodeUnrecognized || a.status == http.StatusBadRequest && a.errcode == errcodeUnrecognized
+	}
+	return "", told
 }
 
 // pingHomeserver has the homeserver call this service, until that succeeds, and logs each new reason why it does

@@ -55,6 +55,8 @@ func (r *registrar) settle(ctx context.Context, held claim, pending record) (err
 	defer held.Release()
 	settled := "registered"
 	switch _, err := r.accounts.displayName(ctx, pending.UserID); {
+	case err == nil && r.accounts.inSteps(): // only the node has what may be left to do
+		return nil
 	case err == nil:
 		pending.State, pending.Updated = stateRegistered, time.Now().UTC()
 		if err := held.Save(pending); err != nil {

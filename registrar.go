@@ -24,10 +24,23 @@ type accounts interface {
 	// error is a *homeserverError whose fate says what is known of the account.
 	create(ctx context.Context, n node) (accessToken string, err error)
 
+	// inSteps tells whether create takes several calls, so that an account that is there need not be whole.
+	inSteps() bool
+
+	// finish makes an account whole that is there and is the node's: create was cut off, or its record lost.
+	// Its errors are as those of create.
+	finish(ctx context.Context, n node) error
+
 	// displayName returns the user's display name: errNoUser where the homeserver says that there is no such
 	// user, a *homeserverError where it cannot be told.
 	displayName(ctx context.Context, userID string) (string, error)
 }
+
+// oneCall is of the ways of creating accounts that do it in one call.
+type oneCall struct{}
+
+func (oneCall) inSteps() bool                      { return false }
+func (oneCall) finish(context.Context, node) error { return nil }
 
 // store keeps the records of all nodes.
 type store interface {
@@ -151,17 +164,25 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 		if err := r.confirmGone(ctx, n); err != nil {
 			return "", "", err
 		}
-	} else if err := save(held, before, n, statePending); err != nil {
-		return "", "", err
+	}
+	// A registered node's record stays what it is, unless what is created anew may be left half made: then its next
+	// try has to find it pending.
+	begun := before.State != stateRegistered || r.accounts.inSteps()
+	if begun {
+		if err := save(held, before, n, statePending); err != nil {
+			return "", "", err
+		}
 	}
 
 	accessToken, did, err = r.handOver(ctx, before.State, n)
-	switch failed := (*homeserverError)(nil); {
-	case err == nil, errors.Is(err, errForeign):
+	failed := (*homeserverError)(nil)
+	isNotCreated := errors.As(err, &failed) && failed.fate == notCreated
+	switch {
+	case err == nil, errors.Is(err, errForeign), begun && before.State == stateRegistered && (isNotCreated || errors.Is(err, errRegistered)):
 		if err := save(held, before, n, stateRegistered); err != nil {
 			return "", "", err
 		}
-	case errors.As(err, &failed) && failed.fate == notCreated && before.State == "":
+	case isNotCreated && before.State == "":
 		if err := held.Drop(); err != nil {
 			return "", "", fmt.Errorf("%w: %w", errStore, err)
 		}
@@ -187,7 +208,7 @@ func (r *registrar) handOver(ctx context.Context, before state, n node) (accessT
 	case stateRegistered:
 		return "", "", errRegistered
 	case statePending:
-		return "", outcomeCompleted, nil
+		return "", outcomeCompleted, r.accounts.finish(ctx, n)
 	}
 	if failed.shows == nil {
 		name, err := r.accounts.displayName(ctx, n.UserID)
@@ -202,7 +223,7 @@ func (r *registrar) handOver(ctx context.Context, before state, n node) (accessT
 	if *failed.shows != n.DisplayName {
 		return "", "", errForeign
 	}
-	return "", outcomeAdopted, nil
+	return "", outcomeAdopted, r.accounts.finish(ctx, n)
 }
 
 // save writes the node's record in the given state.

@@ -32,6 +32,8 @@ const (
 // A sharedSecretAPI creates accounts with the shared secret.
 type sharedSecretAPI struct {
 	*homeserver
+	oneCall
+	door   *homeserver // where --matrixurl is
 	secret string
 
 	server     atomic.Pointer[knownServer] // which it is; asked anew after a while, and after a creation that went wrong
@@ -60,7 +62,7 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 		if err != nil {
 			return "", err
 		}
-		a, err := api.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
+		a, err := api.door.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
 			"nonce": nonce, "username": n.Localpart, "displayname": n.DisplayName, "password": password,
 			"admin": false, "mac": api.mac(nonce, n.Localpart, password), "inhibit_login": true,
 		})
@@ -105,7 +107,7 @@ func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error)
 
 // nonce fetches what makes the next request's mac good for one use. Without it nothing is sent.
 func (api *sharedSecretAPI) nonce(ctx context.Context) (string, error) {
-	a, err := api.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	a, err := api.door.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
 	if err != nil {
 		return "", notSent(api.notReached(err))
 	}
@@ -170,14 +172,14 @@ func isSharedSecretOff(a answer) bool {
 
 // probe tells whether the homeserver has shared-secret registration: fetching a nonce creates nothing.
 func (api *sharedSecretAPI) probe(ctx context.Context) (apiState, error) {
-	a, err := api.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	a, err := api.door.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
 	switch {
 	case err != nil:
 		return apiUnknown, api.notReached(err)
 	case a.status == http.StatusOK && strings.Contains(string(a.body), `"nonce"`):
 		return apiPresent, nil
 	case isSharedSecretOff(a):
-		return apiDisabled, nil
+		return apiDisabled, errors.New(sharedSecretOff)
 	case a.tellsNothing():
 		return apiUnknown, api.failure(a, "")
 	}
@@ -194,7 +196,7 @@ func (api *sharedSecretAPI) provesSecret(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	a, err := api.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
+	a, err := api.door.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
 		"nonce": nonce, "username": unregistrableName, "password": unregistrableName,
 		"admin": false, "mac": api.mac(nonce, unregistrableName, unregistrableName), "inhibit_login": true,
 	})

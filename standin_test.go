@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha1"
@@ -18,16 +19,22 @@ import (
 
 	"github.com/ethereum/go-ethereum/log"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 )
 
 const (
 	testASToken = "LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD"
 	testHSToken = "RNI4CGEDTKC4WJTB4RZWRK4NOKA7M4PREUW6F2GZ"
 	testSecret  = "rather_secret~with^symbols"
+
+	testMASClientID = "01J44RKQYM4G3TNVANTMTDYTX6"
+	testMASSecret   = "phoo8ahneir3ohY2eigh4xuu6Oodaewi"
 )
 
 // A standIn plays a homeserver where a fault is wanted that no real one makes on demand. Its right answers are
-// those captured from Synapse 0.34.0 (createUser) and 1.163.2 (the rest).
+// those captured from Synapse 0.34.0 (createUser) and 1.163.2 (the rest), and of Matrix Authentication Service those of
+// e2e/mas.
 type standIn struct {
 	*httptest.Server
 
@@ -40,6 +47,8 @@ type standIn struct {
 	faults map[string]http.HandlerFunc // answers in place of its own, by call
 	server string                      // the body of its version; "" for none
 	name   string                      // its server_name
+	issuer string                      // who logs users in; "" for itself
+	mas    *mas.Service                // Matrix Authentication Service, at the same origin
 }
 
 const (
@@ -51,6 +60,13 @@ const (
 	callKey        = "key"
 	callVersions   = "versions"
 	callWhoami     = "whoami"
+	callIssuer     = "issuer"
+	callToken      = "token"
+	callMASCreate  = "masCreate"
+	callLookUp     = "lookUp"
+	callPassword   = "password"
+	callSetName    = "setName"
+	callSite       = "site"
 )
 
 func newStandIn(t testing.TB) *standIn {
@@ -66,9 +82,29 @@ func startStandIn() *standIn {
 		server: `{"server":{"name":"Synapse","version":"1.163.2"}}`,
 		name:   testServerName,
 	}
+	s.mas = mas.New(testServerName, testMASClientID, testMASSecret, masHalf{s})
 	s.Server = httptest.NewServer(s)
 	return s
 }
+
+// masHalf is the stand-in as Matrix Authentication Service sees it.
+type masHalf struct{ s *standIn }
+
+func (h masHalf) Available(localpart string) (bool, error) {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	_, there := h.s.users[userIDOf(localpart, testServerName)]
+	return !there, nil
+}
+
+func (h masHalf) Provision(localpart, displayName string) error {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	h.s.users[userIDOf(localpart, testServerName)] = cmp.Or(displayName, localpart)
+	return nil
+}
+
+func (h masHalf) AddDevice(string, string) error { return nil }
 
 // fail answers the call with the handler from now on; with nil, rightly again.
 func (s *standIn) fail(call string, handler http.HandlerFunc) {
@@ -113,6 +149,20 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call, answer = callNonce, s.nonce
 	case path == sharedSecretPath:
 		call, answer = callRegister, s.register
+	case path == authMetadataPath || path == authMetadataUnstablePath:
+		call, answer = callIssuer, s.authMetadata
+	case strings.HasPrefix(path, setProfilePath) && r.Method == http.MethodPut:
+		call, answer = callSetName, s.setName
+	case path == masTokenPath:
+		call, answer = callToken, s.mas.ServeHTTP
+	case path == masUsersPath:
+		call, answer = callMASCreate, s.mas.ServeHTTP
+	case strings.HasPrefix(path, masByNamePath):
+		call, answer = callLookUp, s.mas.ServeHTTP
+	case strings.HasSuffix(path, masPasswordPath):
+		call, answer = callPassword, s.mas.ServeHTTP
+	case path == masSitePath:
+		call, answer = callSite, s.mas.ServeHTTP
 	}
 	s.mu.Lock()
 	s.calls = append(s.calls, call)
@@ -142,6 +192,33 @@ func whoami(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	says(200, `{"user_id":"@transport02.smartmesh.cn:transport02.smartmesh.cn","is_guest":false}`)(w, r)
+}
+
+func (s *standIn) authMetadata(w http.ResponseWriter, r *http.Request) {
+	if s.issuer == "" {
+		says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)(w, r)
+		return
+	}
+	says(200, fmt.Sprintf(`{"issuer":%q}`, s.issuer))(w, r)
+}
+
+// setName sets the display name of the user that the application service acts for.
+func (s *standIn) setName(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "Bearer "+testASToken {
+		says(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unrecognised access token"}`)(w, r)
+		return
+	}
+	var body struct{ DisplayName string }
+	json.NewDecoder(r.Body).Decode(&body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	userID := strings.Split(r.URL.Path, "/")[5]
+	if _, ok := s.users[userID]; !ok || r.FormValue("user_id") != userID {
+		says(403, `{"errcode":"M_FORBIDDEN","error":"Application service has not registered this user"}`)(w, r)
+		return
+	}
+	s.users[userID] = body.DisplayName
+	says(200, "{}")(w, r)
 }
 
 func (s *standIn) profile(w http.ResponseWriter, r *http.Request) {
@@ -243,6 +320,12 @@ func doesAndBreaks(do http.HandlerFunc) http.HandlerFunc {
 var apis = []struct{ name, path, creates string }{
 	{"createUser", createUserPath, callCreateUser},
 	{"shared secret", sharedSecretPath, callRegister},
+	{"MAS", masUsersPath, callMASCreate},
+}
+
+// creates is the right answer to the call that creates.
+func (s *standIn) creates(call string) http.HandlerFunc {
+	return map[string]http.HandlerFunc{callCreateUser: s.createUser, callRegister: s.register, callMASCreate: s.mas.ServeHTTP}[call]
 }
 
 // A door is a whole service in front of a stand-in, on a store of its own.
@@ -275,8 +358,11 @@ func newDoorTo(t testing.TB, origin, apiPath string) *door {
 	t.Cleanup(func() { store.Close() })
 	d.store = store
 	c := config{serverName: testServerName, origin: origin, apiPath: apiPath, asToken: testASToken, hsToken: testHSToken}
-	if apiPath == sharedSecretPath {
+	switch apiPath {
+	case sharedSecretPath:
 		c.sharedSecret = testSecret
+	case masUsersPath:
+		c.masClientID, c.masClientSecret = testMASClientID, testMASSecret
 	}
 	d.server = newServer(c, store)
 	d.handler = d.server.handler()

@@ -1,0 +1,406 @@
+// mas.go creates accounts at Matrix Authentication Service, which has the accounts and their passwords where it is in
+// charge of a homeserver's logins. It takes three calls to make an account, and any of them may be the last.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Paths of Matrix Authentication Service, and the homeserver's where a display name is set.
+const (
+	masUsersPath    = "/api/admin/v1/users"
+	masByNamePath   = masUsersPath + "/by-username/"
+	masPasswordPath = "/set-password" // behind masUsersPath and the account's id
+	masSitePath     = "/api/admin/v1/site-config"
+	masTokenPath    = "/oauth2/token"
+
+	setProfilePath = "/_matrix/client/v3/profile/"
+)
+
+const (
+	masScope  = "urn:mas:admin"
+	masExists = "User already exists" // the title of a 409; the other title is of a name that only the homeserver has
+	masSpare  = 30 * time.Second      // before it expires a token is fetched anew: longer than an attempt
+)
+
+// What the operator can do about a refusal. The first of these that is in a failure's cause is the whole of it.
+var (
+	errMASMissing   = errors.New("no admin API is there: name in --matrixurl a listener of Matrix Authentication Service with the resources adminapi, which is off by default, and oauth")
+	errMASClient    = errors.New("the client of --mas-client-id is not known with this secret: write it into the clients of Matrix Authentication Service, with client_auth_method: client_secret_basic and the secret of --mas-client-secret-file, and restart it")
+	errMASScope     = errors.New("the client of --mas-client-id may not administer: list it in policy.data.admin_clients of Matrix Authentication Service, and restart it")
+	errMASPasswords = errors.New("passwords are switched off, and nodes log in with one: write passwords: {enabled: true} into the configuration of Matrix Authentication Service, and restart it")
+	errMASReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: either the account is at the homeserver alone, and has to be brought over, or the name is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
+	errMASName      = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
+)
+
+// A masAPI creates accounts at Matrix Authentication Service.
+type masAPI struct {
+	*homeserver
+	door    *homeserver // Matrix Authentication Service
+	asToken string
+	tokens  *masTokens
+	named   atomic.Pointer[time.Time] // until when the homeserver is taken to have our server name
+}
+
+func newMASAPI(h, door *homeserver, asToken, clientID, clientSecret string) *masAPI {
+	return &masAPI{homeserver: h, door: door, asToken: asToken, tokens: &masTokens{door: door, clientID: clientID, clientSecret: clientSecret}}
+}
+
+// inSteps: between two of the calls that make an account it is there and nobody can log in to it.
+func (api *masAPI) inSteps() bool { return true }
+
+// create makes the account, sets its password and then its display name.
+func (api *masAPI) create(ctx context.Context, n node) (string, error) {
+	if err := api.checkNamed(ctx); err != nil {
+		return "", err
+	}
+	id := ""
+	_, err := retried(func() (_ string, err error) {
+		id, err = api.add(ctx, n)
+		return "", err
+	})
+	if err != nil {
+		return "", err
+	}
+	return "", api.complete(ctx, n, id)
+}
+
+// finish does what was left to do of an account. Each step can be done twice.
+func (api *masAPI) finish(ctx context.Context, n node) error { return api.complete(ctx, n, "") }
+
+// checkNamed asks now and then for the homeserver's server name: Matrix Authentication Service goes by localparts, and
+// would create under any.
+func (api *masAPI) checkNamed(ctx context.Context) error {
+	if until := api.named.Load(); until != nil && time.Now().Before(*until) {
+		return nil
+	}
+	if err := api.checkServerName(ctx); err != nil {
+		return err
+	}
+	until := time.Now().Add(knownTime)
+	api.named.Store(&until)
+	return nil
+}
+
+// add creates the account and returns its id. Whether a name is taken has two answers that do not say it: a name that
+// is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
+func (api *masAPI) add(ctx context.Context, n node) (id string, err error) {
+	const step = "create the account"
+	a, err := api.ask(ctx, createTime, step, http.MethodPost, masUsersPath, map[string]string{"username": n.Localpart, "displayname": n.DisplayName})
+	if err != nil {
+		return "", err
+	}
+	if id := a.userNamed(n.Localpart); id != "" && a.status/100 == 2 {
+		return id, nil
+	}
+	failed := inStep(step, api.door.failure(a, ""))
+	conflict := a.status == http.StatusConflict && a.title != ""
+	switch {
+	case conflict && a.title == masExists:
+		failed.fate = taken
+	case conflict:
+		_, err := api.lookUp(ctx, n.Localpart)
+		if err == nil {
+			failed.fate = taken
+		}
+		if errors.Is(err, errNoUser) {
+			failed.cause = fmt.Errorf("%w: %w", errMASReserved, failed.cause)
+		}
+	case a.status == http.StatusInternalServerError:
+		if id, err := api.lookUp(ctx, n.Localpart); err == nil {
+			return id, nil // of this request, for all that is known: it got no readable answer
+		}
+	}
+	return "", failed
+}
+
+// complete sets the password and the display name of the account that has the id, or the node's name where the id is
+// not known. Whatever fails, the account is there and half made.
+func (api *masAPI) complete(ctx context.Context, n node, id string) (err error) {
+	defer func() {
+		if failed := (*homeserverError)(nil); errors.As(err, &failed) {
+			failed.fate, failed.again = unanswered, false
+		}
+	}()
+	if id == "" {
+		if id, err = api.lookUp(ctx, n.Localpart); errors.Is(err, errNoUser) {
+			return &homeserverError{reason: "the homeserver has no account that it said it has", cause: errors.New("look the account up at Matrix Authentication Service")}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := retried(func() (string, error) { return "", api.setPassword(ctx, n, id) }); err != nil {
+		return err
+	}
+	_, err = retried(func() (string, error) { return "", api.setName(ctx, n) })
+	return err
+}
+
+// setPassword sets all 130 characters. The complexity check is for what people think of, and counts words.
+func (api *masAPI) setPassword(ctx context.Context, n node, id string) error {
+	const step = "set the password"
+	a, err := api.ask(ctx, createTime, step, http.MethodPost, masUsersPath+"/"+id+masPasswordPath, map[string]any{"password": n.Password, "skip_password_check": true})
+	switch {
+	case err != nil:
+		return err
+	case a.status/100 == 2:
+		return nil
+	}
+	failed := inStep(step, api.door.failure(a, ""))
+	if a.status == http.StatusForbidden && a.title != "" {
+		failed.cause = fmt.Errorf("%w: %w", errMASPasswords, failed.cause)
+	}
+	return failed
+}
+
+// setName sets the display name at the homeserver, as the user: Matrix Authentication Service before 1.18 leaves out
+// the one it was given.
+func (api *masAPI) setName(ctx context.Context, n node) error {
+	const step = "set the display name"
+	user := url.PathEscape(n.UserID)
+	a, err := api.call(ctx, lookUpTime, http.MethodPut, setProfilePath+user+"/displayname?user_id="+user, api.asToken, map[string]string{"displayname": n.DisplayName})
+	switch {
+	case err != nil:
+		return inStep(step, api.notReached(err))
+	case a.status == http.StatusOK && a.cut == nil && isObject(a.body):
+		return nil
+	}
+	failed := inStep(step, api.failure(a, ""))
+	if a.status == http.StatusUnauthorized || a.status == http.StatusForbidden {
+		failed.cause = fmt.Errorf("%w: %w", errMASName, failed.cause)
+	}
+	return failed
+}
+
+// displayName asks the homeserver, and where that has no such user Matrix Authentication Service as well. An account
+// may be there alone: not yet or no longer provided at the homeserver, or erased there when it was deactivated. It has
+// no name then, but it is there.
+func (api *masAPI) displayName(ctx context.Context, userID string) (string, error) {
+	name, err := api.homeserver.displayName(ctx, userID)
+	if !errors.Is(err, errNoUser) {
+		return name, err
+	}
+	localpart, _, _ := strings.Cut(strings.TrimPrefix(userID, "@"), ":")
+	_, err = api.lookUp(ctx, localpart)
+	return "", err
+}
+
+// lookUp returns the id of the account with the name: errNoUser where there is none.
+func (api *masAPI) lookUp(ctx context.Context, localpart string) (id string, err error) {
+	const step = "look the account up"
+	a, err := api.ask(ctx, lookUpTime, step, http.MethodGet, masByNamePath+url.PathEscape(localpart), nil)
+	if failed := (*homeserverError)(nil); errors.As(err, &failed) {
+		return "", notSent(failed)
+	}
+	if id := a.userNamed(localpart); id != "" && a.status == http.StatusOK {
+		return id, nil
+	}
+	if a.status == http.StatusNotFound && a.title != "" {
+		return "", errNoUser
+	}
+	failed := notSent(inStep(step, api.door.failure(a, "")))
+	if a.unknownPath() && a.title == "" {
+		failed.cause = fmt.Errorf("%w: %w", errMASMissing, failed.cause)
+	}
+	return "", failed
+}
+
+// ulidForm is what every id of Matrix Authentication Service looks like, whichever letters it writes it with.
+var ulidForm = regexp.MustCompile(`^[0-7][0-9A-Za-z]{25}$`)
+
+// userNamed is the id of the account that an answer is about, where it is the one with this name.
+func (a answer) userNamed(localpart string) (id string) {
+	var said struct {
+		Data struct {
+			ID         string
+			Attributes struct{ Username string }
+		}
+	}
+	if a.cut != nil || json.Unmarshal(a.body, &said) != nil || said.Data.Attributes.Username != localpart || !ulidForm.MatchString(said.Data.ID) {
+		return ""
+	}
+	return said.Data.ID
+}
+
+// ask makes one call with an access token, and one more with a fresh token where the first was refused. Its error is a
+// *homeserverError.
+func (api *masAPI) ask(ctx context.Context, limit time.Duration, step, method, path string, body any) (answer, error) {
+	refused := ""
+	for {
+		token, err := api.tokens.get(ctx, refused)
+		if err != nil {
+			return answer{}, err
+		}
+		a, err := api.door.call(ctx, limit, method, path, token, body)
+		if err != nil {
+			return answer{}, inStep(step, api.door.notReached(err))
+		}
+		if a.status != http.StatusUnauthorized || refused != "" {
+			return a, nil
+		}
+		refused = token
+	}
+}
+
+// inStep says for the log which step failed.
+func inStep(step string, e *homeserverError) *homeserverError {
+	if e.cause == nil {
+		e.cause = errors.New(step)
+		return e
+	}
+	e.cause = fmt.Errorf("%s: %w", step, e.cause)
+	return e
+}
+
+// masTokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
+type masTokens struct {
+	door                   *homeserver
+	clientID, clientSecret string
+
+	mu       sync.Mutex
+	token    string
+	until    time.Time
+	fetching *masFetch // nil where none is under way
+}
+
+// A masFetch is a token being fetched.
+type masFetch struct {
+	done  chan struct{} // closed when the rest is there
+	token string
+	err   *homeserverError
+}
+
+// get returns the token, fetching one where there is none, where it is about to expire, or where it is the one that
+// was refused. Its error is a *homeserverError of a request that was never sent.
+func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
+	t.mu.Lock()
+	if t.token != "" && t.token != refused && time.Now().Before(t.until) {
+		defer t.mu.Unlock()
+		return t.token, nil
+	}
+	if t.fetching == nil {
+		t.fetching = &masFetch{done: make(chan struct{})}
+		go t.fetch(t.fetching)
+	}
+	fetching := t.fetching
+	t.mu.Unlock()
+	select {
+	case <-fetching.done:
+	case <-ctx.Done():
+		return "", inStep("fetch a token", &homeserverError{reason: "the homeserver did not answer in time"})
+	}
+	if fetching.err != nil {
+		waiting := *fetching.err // each who waits has its own to say more on
+		return "", &waiting
+	}
+	return fetching.token, nil
+}
+
+// fetch fetches a token for whoever waits, whether or not the first of them still does.
+func (t *masTokens) fetch(f *masFetch) {
+	start := time.Now()
+	token, lasts, err := t.grant(context.Background())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.token, t.until, t.fetching = token, start.Add(max(lasts/2, lasts-masSpare)), nil
+	f.token, f.err = token, err
+	close(f.done)
+}
+
+// grant asks for a token with the client's secret. Matrix Authentication Service compares the secret as it comes, without
+// the encoding of forms that RFC 6749 has for it.
+func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserverError) {
+	const step = "fetch a token"
+	credential := base64.StdEncoding.EncodeToString([]byte(t.clientID + ":" + t.clientSecret))
+	asked := *t.door
+	asked.header = http.Header{"Authorization": {"Basic " + credential}}
+	asked.secrets = append(slices.Clone(t.door.secrets), credential)
+	a, err := asked.call(ctx, lookUpTime, http.MethodPost, masTokenPath, "", url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}})
+	if err != nil {
+		return "", 0, notSent(inStep(step, asked.notReached(err)))
+	}
+	var given struct {
+		Token   string  `json:"access_token"`
+		Expires float64 `json:"expires_in"` // in seconds
+		Scope   string  `json:"scope"`
+	}
+	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &given) != nil || given.Token == "" || !isToken(given.Token) {
+		failed = notSent(inStep(step, asked.failure(a, "")))
+		if hint := masTokenHint(a); hint != nil {
+			failed.cause = fmt.Errorf("%w: %w", hint, failed.cause)
+		}
+		return "", 0, failed
+	}
+	if given.Scope != "" && !slices.Contains(strings.Fields(given.Scope), masScope) {
+		return "", 0, &homeserverError{reason: "the homeserver refused to have accounts made", cause: errMASScope}
+	}
+	return given.Token, time.Duration(given.Expires * float64(time.Second)), nil
+}
+
+// masTokenHint is what the operator can do where there is no token.
+func masTokenHint(a answer) error {
+	var said struct{ Error string }
+	json.Unmarshal(a.body, &said) // what is of another form says nothing
+	switch {
+	case said.Error == "invalid_client":
+		return errMASClient
+	case said.Error == "invalid_scope", a.status == http.StatusForbidden && said.Error != "":
+		return errMASScope
+	case a.status/100 == 2 || a.status/100 == 4 && said.Error == "" && !a.tellsNothing():
+		return errMASMissing
+	}
+	return nil
+}
+
+// A masSite is what Matrix Authentication Service says of its own configuration.
+type masSite struct {
+	ServerName           string `json:"server_name"`
+	PasswordLogin        *bool  `json:"password_login_enabled"`
+	PasswordRegistration *bool  `json:"password_registration_enabled"`
+}
+
+// site asks for it. The zero value where it does not tell, as old versions do not.
+func (api *masAPI) site(ctx context.Context) (said masSite, err error) {
+	a, err := api.ask(ctx, lookUpTime, "read its site-config", http.MethodGet, masSitePath, nil)
+	if err != nil || a.status != http.StatusOK || a.cut != nil {
+		return masSite{}, err
+	}
+	json.Unmarshal(a.body, &said) // what is of another form says nothing
+	return said, nil
+}
+
+// probe tells whether accounts can be made, without making one: it looks up a name that nobody can have. What is
+// switched off is its error.
+func (api *masAPI) probe(ctx context.Context) (apiState, error) {
+	_, err := api.lookUp(ctx, unregistrableName)
+	for _, known := range []struct {
+		err   error
+		state apiState
+	}{{errMASMissing, apiMissing}, {errMASClient, apiDisabled}, {errMASScope, apiDisabled}} {
+		if errors.Is(err, known.err) {
+			return known.state, known.err
+		}
+	}
+	if !errors.Is(err, errNoUser) {
+		return apiUnknown, cmp.Or(err, errors.New("it has an account of a name that it does not allow"))
+	}
+	if site, err := api.site(ctx); err == nil && site.PasswordLogin != nil && !*site.PasswordLogin {
+		return apiDisabled, errMASPasswords
+	}
+	return apiPresent, nil
+}

@@ -1,0 +1,467 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+)
+
+// doesAndSays does what was asked and answers otherwise.
+func doesAndSays(do, say http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		do(httptest.NewRecorder(), r)
+		say(w, r)
+	}
+}
+
+// titled is an error of Matrix Authentication Service.
+func titled(c mas.Case) http.HandlerFunc {
+	return says(mas.Answers[c].Status, `{"errors":[{"title":"`+mas.Answers[c].Title+`"}]}`)
+}
+
+// The program and the table of what is expected of the service speak of the same.
+func TestMASKnowsTheAnswers(t *testing.T) {
+	for _, same := range [][2]string{
+		{masExists, mas.Answers[mas.Exists].Title}, {masScope, mas.AdminScope}, {masUsersPath, mas.UsersPath}, {masByNamePath, mas.ByNamePath},
+		{masPasswordPath, mas.PasswordPath}, {masTokenPath, mas.TokenPath}, {masSitePath, mas.SitePath},
+	} {
+		if same[0] != same[1] {
+			t.Errorf("got %q, want %q", same[0], same[1])
+		}
+	}
+}
+
+// What Matrix Authentication Service adds to the life of a registration.
+func TestMASLife(t *testing.T) {
+	const (
+		same, other, gone = "same", "other", "gone" // what the homeserver's profile shows
+		steps             = "key token masCreate password setName"
+		finishing         = "key token masCreate lookUp password setName"
+	)
+	html404 := says(404, "<html>nginx</html>")
+	limited := says(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1234}`)
+	type faults = map[string]http.HandlerFunc
+	tests := []struct {
+		name      string
+		before    state
+		atMAS     bool
+		profile   string // "" and gone for none
+		settings  mas.Settings
+		faults    faults
+		want      int
+		wantAfter state
+		wantWhole bool   // the account has the node's password and name
+		wantAsked string // "" where it is no matter
+		wantLog   string
+	}{
+		{name: "created", want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
+		{name: "created by 1.3", settings: mas.Settings{Old: true}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
+		{name: "half made, pending", before: statePending, atMAS: true, profile: other, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
+		{name: "half made, this name, no record", atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: "key token masCreate profile lookUp password setName"},
+		{name: "somebody's, no record", atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
+		{name: "erased, no record", atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile lookUp"},
+		{name: "gone between", before: statePending, faults: faults{callMASCreate: titled(mas.Exists)}, want: 502, wantAfter: statePending},
+
+		{name: "at the homeserver alone", profile: same, want: 502, wantAsked: "key token masCreate lookUp", wantLog: "exclusive namespace"},
+		{name: "at the homeserver alone, pending", before: statePending, profile: other, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
+		{name: "reserved, and there, pending", before: statePending, atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
+		{name: "reserved, and somebody's", atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 409, wantAfter: stateRegistered},
+		{name: "reserved, and it cannot be told", faults: faults{callMASCreate: titled(mas.Reserved), callLookUp: says(500, "{}")}, want: 502},
+		{name: "bad name", faults: faults{callMASCreate: titled(mas.BadName)}, want: 502},
+		{name: "500, and nothing kept", faults: faults{callMASCreate: titled(mas.CannotTell)}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
+		{name: "500, and it cannot be told", faults: faults{callMASCreate: titled(mas.CannotTell), callLookUp: html404}, want: 502, wantAfter: statePending},
+		{name: "201 without an id", faults: faults{callMASCreate: says(201, `{"data":{"attributes":{}}}`)}, want: 502, wantAfter: statePending},
+
+		{name: "passwords off", settings: mas.Settings{PasswordsOff: true}, want: 502, wantAfter: statePending, wantLog: "passwords: {enabled: true}"},
+		{name: "password: unknown id", faults: faults{callPassword: titled(mas.PasswordNobody)}, want: 502, wantAfter: statePending},
+		{name: "password: 500", faults: faults{callPassword: says(500, "{}")}, want: 502, wantAfter: statePending},
+		{name: "password: lost", faults: faults{callPassword: breaks}, want: 502, wantAfter: statePending},
+		{name: "password: limited", faults: faults{callPassword: limited}, want: 429, wantAfter: statePending},
+		{name: "name: as_token unknown", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`)}, want: 502, wantAfter: statePending, wantLog: "as_token may not set the display name"},
+		{name: "name: not in the namespace", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(403, `{"errcode":"M_FORBIDDEN"}`)}, want: 502, wantAfter: statePending},
+		{name: "name: 400", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(400, `{"errcode":"M_UNKNOWN"}`)}, want: 502, wantAfter: statePending},
+		{name: "name: 200 HTML", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(200, "<html>")}, want: 502, wantAfter: statePending},
+		{name: "name: lost", settings: mas.Settings{Old: true}, faults: faults{callSetName: breaks}, want: 502, wantAfter: statePending},
+		{name: "name: limited", settings: mas.Settings{Old: true}, faults: faults{callSetName: limited}, want: 429, wantAfter: statePending},
+
+		{name: "no token: bad secret", faults: faults{callToken: says(401, `{"error":"invalid_client"}`)}, want: 502, wantAsked: "key token", wantLog: "client_auth_method: client_secret_basic"},
+		{name: "no token: not admin", settings: mas.Settings{NotAdmin: true}, want: 502, wantAsked: "key token", wantLog: "policy.data.admin_clients"},
+		{name: "no token: another scope", faults: faults{callToken: says(200, `{"access_token":"mat_1","expires_in":300,"scope":"openid"}`)}, want: 502, wantAsked: "key token", wantLog: "policy.data.admin_clients"},
+		{name: "no token: no such path", faults: faults{callToken: says(404, "")}, want: 502, wantAsked: "key token", wantLog: "resources adminapi"},
+		{name: "no token: 500", faults: faults{callToken: says(500, "")}, want: 502},
+		{name: "no token: lost", faults: faults{callToken: breaks}, want: 502},
+		{name: "no token: limited", faults: faults{callToken: limited}, want: 429},
+		{name: "no token, pending", before: statePending, faults: faults{callToken: says(500, "")}, want: 502, wantAfter: statePending},
+		{name: "token refused for good", faults: faults{callMASCreate: titled(mas.NoToken)}, want: 502, wantAsked: "key token masCreate token masCreate"},
+		{name: "another server name", faults: faults{callKey: says(200, `{"server_name":"example.org"}`)}, want: 502, wantAsked: "key", wantLog: "give the homeserver's"},
+
+		{name: "registered, gone", before: stateRegistered, want: 200, wantAfter: stateRegistered, wantWhole: true},
+		{name: "registered, gone, unanswered", before: stateRegistered, faults: faults{callMASCreate: says(502, "")}, want: 502, wantAfter: statePending},
+		{name: "registered, gone, half made", before: stateRegistered, faults: faults{callPassword: says(500, "")}, want: 502, wantAfter: statePending},
+		{name: "registered, gone, and reserved", before: stateRegistered, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 502, wantAfter: stateRegistered},
+		{name: "registered, gone, and exists", before: stateRegistered, faults: faults{callMASCreate: titled(mas.Exists)}, want: 409, wantAfter: stateRegistered},
+		{name: "registered, erased at the homeserver", before: stateRegistered, atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "profile token lookUp"},
+		{name: "registered, gone, MAS cannot tell", before: stateRegistered, faults: faults{callLookUp: html404}, want: 409, wantAfter: stateRegistered, wantAsked: "profile token lookUp"},
+		{name: "registered, gone, MAS limited", before: stateRegistered, faults: faults{callLookUp: limited}, want: 429, wantAfter: stateRegistered},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, masUsersPath)
+			proof, n := newProof(t)
+			d.setState(n, test.before)
+			if test.atMAS {
+				d.homeserver.mas.Add(n.Localpart)
+			}
+			switch test.profile {
+			case same:
+				d.homeserver.users[n.UserID] = n.DisplayName
+			case other:
+				d.homeserver.users[n.UserID] = "somebody"
+			}
+			d.homeserver.mas.Set(test.settings)
+			for call, fault := range test.faults {
+				d.homeserver.fail(call, fault)
+			}
+			got := d.send(proof)
+			if got.status != test.want {
+				t.Errorf("got %d %s, want %d", got.status, got.body, test.want)
+			}
+			if after := d.state(n); after != test.wantAfter {
+				t.Errorf("record: got %q, want %q", after, test.wantAfter)
+			}
+			if asked := d.homeserver.asked(); test.wantAsked != "" && asked != test.wantAsked {
+				t.Errorf("asked: got %q, want %q", asked, test.wantAsked)
+			}
+			if whole := d.isWhole(n); whole != test.wantWhole {
+				t.Errorf("whole: got %t, want %t", whole, test.wantWhole)
+			}
+			if !strings.Contains(d.log.String(), test.wantLog) {
+				t.Errorf("log: got %s, want %q in it", d.log, test.wantLog)
+			}
+		})
+	}
+}
+
+// isWhole tells whether the node's account has its password and its display name.
+func (d *door) isWhole(n node) bool {
+	password, there := d.homeserver.mas.Password(n.Localpart)
+	return there && password == n.Password && d.homeserver.users[n.UserID] == n.DisplayName
+}
+
+// Whatever is interrupted, before or after it was done, the node's next try completes it: with one account, and the
+// right password and name, at the first registration and at the one that makes a lost account anew.
+func TestMASCompletes(t *testing.T) {
+	for _, call := range []string{callMASCreate, callPassword, callSetName} {
+		for _, before := range []state{"", stateRegistered} {
+			for name, fault := range map[string]func(http.HandlerFunc) http.HandlerFunc{
+				"lost before": func(http.HandlerFunc) http.HandlerFunc { return says(504, "<html>") },
+				"lost after":  func(do http.HandlerFunc) http.HandlerFunc { return doesAndSays(do, says(504, "<html>")) },
+				"500 after":   func(do http.HandlerFunc) http.HandlerFunc { return doesAndSays(do, says(500, "{}")) },
+			} {
+				t.Run(call+"/"+name+"/"+string(before), func(t *testing.T) {
+					d := newDoor(t, masUsersPath)
+					proof, n := newProof(t)
+					d.setState(n, before)
+					do := http.HandlerFunc(d.homeserver.mas.ServeHTTP)
+					if call == callSetName {
+						do = d.homeserver.setName
+					}
+					d.homeserver.fail(call, fault(do))
+					if got := d.send(proof); got.status != 502 && !(got.status == 200 && call == callMASCreate && name == "500 after") {
+						t.Fatalf("interrupted: got %d %s", got.status, got.body)
+					}
+					interrupted := d.state(n)
+					d.homeserver.fail(call, nil)
+					want, wantState := 200, statePending
+					if d.isWhole(n) && interrupted == stateRegistered {
+						want, wantState = 409, stateRegistered
+					}
+					if interrupted != wantState {
+						t.Errorf("record: got %q, want %q", interrupted, wantState)
+					}
+					if got := d.send(proof); got.status != want {
+						t.Errorf("next try: got %d %s, want %d", got.status, got.body, want)
+					}
+					if d.state(n) != stateRegistered || !d.isWhole(n) {
+						t.Errorf("record %q, whole %t", d.state(n), d.isWhole(n))
+					}
+				})
+			}
+		}
+	}
+}
+
+// The service never has the check of the homeserver skipped, and asks for no more than it needs.
+func TestMASSendsNoMore(t *testing.T) {
+	d := newDoor(t, masUsersPath)
+	proof, n := newProof(t)
+	var sent []string
+	for _, call := range []string{callMASCreate, callPassword} {
+		d.homeserver.fail(call, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			sent = append(sent, string(body))
+			r.Body = io.NopCloser(strings.NewReader(string(body)))
+			d.homeserver.mas.ServeHTTP(w, r)
+		})
+	}
+	if got := d.send(proof); got.status != 200 {
+		t.Fatalf("got %d %s", got.status, got.body)
+	}
+	want := `{"displayname":"` + n.DisplayName + `","username":"` + n.Localpart + `"} {"password":"` + n.Password + `","skip_password_check":true}`
+	if got := strings.Join(sent, " "); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A pending record is kept while anything is there, since only the node has what may be left to do.
+func TestMASSettle(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		atMAS, profile bool
+		faults         map[string]http.HandlerFunc
+		want           state
+		wantErr        bool
+	}{
+		{name: "whole or half made", atMAS: true, profile: true, want: statePending},
+		{name: "not there"},
+		{name: "without a profile", atMAS: true, want: statePending},
+		{name: "MAS cannot tell", faults: map[string]http.HandlerFunc{callLookUp: says(404, "<html>")}, want: statePending, wantErr: true},
+		{name: "no token", faults: map[string]http.HandlerFunc{callToken: says(500, "")}, want: statePending, wantErr: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, masUsersPath)
+			proof, n := newProof(t)
+			d.setOld(n, statePending, time.Hour)
+			if test.atMAS {
+				d.homeserver.mas.Add(n.Localpart)
+			}
+			if test.profile {
+				d.homeserver.users[n.UserID] = n.DisplayName
+			}
+			for call, fault := range test.faults {
+				d.homeserver.fail(call, fault)
+			}
+			if err := d.server.registrar.settleRound(t.Context()); (err != nil) != test.wantErr {
+				t.Errorf("got %v", err)
+			}
+			if got := d.state(n); got != test.want {
+				t.Errorf("record: got %q, want %q", got, test.want)
+			}
+			for call := range test.faults {
+				d.homeserver.fail(call, nil)
+			}
+			d.homeserver.users[n.UserID] = n.DisplayName
+			if test.atMAS {
+				if got := d.send(proof); got.status != 200 || !d.isWhole(n) {
+					t.Errorf("the node's try: got %d, whole %t", got.status, d.isWhole(n))
+				}
+			}
+		})
+	}
+}
+
+// All who need a token at the same time wait for one fetch, the first time and when it was refused.
+func TestMASTokenOnce(t *testing.T) {
+	d := newDoor(t, masUsersPath)
+	fetches := func() int { return strings.Count(d.homeserver.asked(), callToken) }
+	sendMany := func() {
+		var all sync.WaitGroup
+		for range 16 {
+			proof, _ := newProof(t)
+			all.Go(func() {
+				if got := d.send(proof); got.status != 200 {
+					t.Errorf("got %d %s", got.status, got.body)
+				}
+			})
+		}
+		all.Wait()
+	}
+	sendMany()
+	if got := fetches(); got != 1 {
+		t.Errorf("the first time: %d fetches", got)
+	}
+	sendMany()
+	if got := fetches(); got != 0 {
+		t.Errorf("with a good token: %d fetches", got)
+	}
+	d.homeserver.mas.Forget()
+	sendMany()
+	if got := fetches(); got != 1 {
+		t.Errorf("with an expired token: %d fetches", got)
+	}
+}
+
+// A fetch that fails fails for all who wait for it, and for nobody after it.
+func TestMASTokenFailsForAll(t *testing.T) {
+	h := newStandIn(t)
+	c := config{serverName: testServerName, origin: h.URL, apiPath: masUsersPath, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+	tokens := c.api().(*masAPI).tokens
+	begun, release := make(chan bool), make(chan bool)
+	h.failOnce(callToken, func(w http.ResponseWriter, r *http.Request) {
+		begun <- true
+		<-release
+		says(500, "{}")(w, r)
+	})
+	const waiting = 8
+	failed := make(chan error, waiting)
+	for i := range waiting {
+		go func() {
+			_, err := tokens.get(t.Context(), "")
+			failed <- err
+		}()
+		if i == 0 {
+			<-begun // the others find it under way, or the good one after it
+		}
+	}
+	close(release)
+	for range waiting {
+		if err, known := <-failed, (*homeserverError)(nil); err != nil && (!errors.As(err, &known) || known.fate != notCreated) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if token, err := tokens.get(t.Context(), ""); err != nil || token == "" {
+		t.Errorf("afterwards: got %v", err)
+	}
+	if got := strings.Count(h.asked(), callToken); got != 2 {
+		t.Errorf("%d fetches, want 2", got)
+	}
+}
+
+// A token is kept until shortly before it expires.
+func TestMASTokenExpires(t *testing.T) {
+	for _, test := range []struct{ lasts, kept time.Duration }{
+		{300 * time.Second, 270 * time.Second},
+		{40 * time.Second, 20 * time.Second},
+		{2 * time.Second, time.Second},
+	} {
+		h := newStandIn(t)
+		h.mas.Set(mas.Settings{TokenLasts: test.lasts})
+		c := config{serverName: testServerName, origin: h.URL, apiPath: masUsersPath, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+		tokens := c.api().(*masAPI).tokens
+		start := time.Now()
+		first, err := tokens.get(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept := tokens.until.Sub(start).Round(time.Second); kept != test.kept && time.Since(start) < time.Second/2 {
+			t.Errorf("%v: kept for %v, want %v", test.lasts, kept, test.kept)
+		}
+		tokens.until = time.Now()
+		if second, err := tokens.get(t.Context(), ""); err != nil || second == first {
+			t.Errorf("%v: the old token again, or %v", test.lasts, err)
+		}
+	}
+}
+
+// Whatever call of it repeats all that it was sent, nothing of that is told.
+func TestMASNothingSecretIsTold(t *testing.T) {
+	credential := base64.StdEncoding.EncodeToString([]byte(testMASClientID + ":" + testMASSecret))
+	for _, call := range []string{callToken, callMASCreate, callLookUp, callPassword, callSetName} {
+		for _, status := range []int{200, 400, 403, 404, 409, 500} {
+			d := newDoor(t, masUsersPath)
+			d.homeserver.fail(call, echo(status))
+			proof, n := newProof(t)
+			if call == callLookUp {
+				d.homeserver.mas.Add(n.Localpart)
+				d.setState(n, statePending)
+			}
+			told := d.send(proof).body + d.log.String()
+			for _, secret := range []string{proof.Password[:16], proof.DisplayName[5:21], testASToken, testMASSecret, "mat_", credential} {
+				if strings.Contains(told, secret) {
+					t.Errorf("%s answers %d: %q is told: %s", call, status, secret, told)
+				}
+			}
+		}
+	}
+}
+
+// The probe says what Matrix Authentication Service, or the homeserver behind it, does not have.
+func TestMASProbe(t *testing.T) {
+	unrecognized := says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)
+	neither := map[string]http.HandlerFunc{callNonce: unrecognized, callCreateUser: unrecognized}
+	for _, test := range []struct {
+		name, api string
+		issuer    string
+		settings  mas.Settings
+		faults    map[string]http.HandlerFunc
+		want      string
+	}{
+		{name: "there", api: masUsersPath, issuer: "https://auth/", want: "The homeserver has the API"},
+		{name: "there, 1.3", api: masUsersPath, issuer: "https://auth/", settings: mas.Settings{Old: true}, want: "The homeserver has the API"},
+		{name: "not in charge", api: masUsersPath, want: "write matrix_authentication_service"},
+		{name: "no admin API", api: masUsersPath, issuer: "https://auth/", settings: mas.Settings{NoAdminAPI: true}, faults: neither, want: "resources adminapi"},
+		{name: "no oauth", api: masUsersPath, issuer: "https://auth/", faults: map[string]http.HandlerFunc{callToken: says(404, ""), callNonce: unrecognized, callCreateUser: unrecognized}, want: "resources adminapi"},
+		{name: "bad secret", api: masUsersPath, faults: map[string]http.HandlerFunc{callToken: says(401, `{"error":"invalid_client"}`)}, want: "client_secret_basic"},
+		{name: "not admin", api: masUsersPath, settings: mas.Settings{NotAdmin: true}, want: "policy.data.admin_clients"},
+		{name: "passwords off", api: masUsersPath, settings: mas.Settings{PasswordsOff: true}, want: "passwords: {enabled: true}"},
+		{name: "another server name", api: masUsersPath, faults: map[string]http.HandlerFunc{callKey: says(200, `{"server_name":"example.org"}`)}, want: "another server_name"},
+		{name: "no MAS, but the homeserver's own", api: masUsersPath, faults: map[string]http.HandlerFunc{callToken: says(404, ""), callCreateUser: unrecognized}, want: "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
+		{name: "MAS instead of the shared secret", api: sharedSecretPath, issuer: "https://auth/", faults: neither, want: "Matrix Authentication Service is in charge (https://auth/): use --matrixurl http://127.0.0.1:8081/api/admin/v1/users"},
+		{name: "MAS instead of createUser", api: createUserPath, issuer: "https://auth/", faults: neither, want: "--homeserver-url ORIGIN, --mas-client-id"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, test.api)
+			d.homeserver.issuer = test.issuer
+			d.homeserver.mas.Set(test.settings)
+			for call, fault := range test.faults {
+				d.homeserver.fail(call, fault)
+			}
+			c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: test.api, asToken: testASToken, sharedSecret: testSecret, masClientID: testMASClientID, masClientSecret: testMASSecret}
+			probeHomeserver(t.Context(), c)
+			want := strings.Replace(test.want, "ORIGIN", d.homeserver.URL, 1)
+			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
+				t.Errorf("log: got %s, want one line with %q", d.log, want)
+			}
+			if len(d.homeserver.users) != 0 {
+				t.Error("the probe created an account")
+			}
+		})
+	}
+}
+
+// A service that cannot make accounts at Matrix Authentication Service is not ready, though the homeserver answers.
+func TestMASReady(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fault http.HandlerFunc
+		want  int
+	}{{"up", nil, 200}, {"down", says(502, "<html>"), 503}, {"client unknown", says(401, `{"error":"invalid_client"}`), 503}} {
+		d := newDoor(t, masUsersPath)
+		d.homeserver.fail(callToken, test.fault)
+		c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: masUsersPath, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+		w := httptest.NewRecorder()
+		newHealth(t.Context(), c, d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		if w.Code != test.want {
+			t.Errorf("%s: got %d %s, want %d", test.name, w.Code, w.Body, test.want)
+		}
+	}
+}
+
+// Each call has its own name in the metrics, and none of them the others'.
+func TestMASCallNames(t *testing.T) {
+	for path, want := range map[string]string{
+		"POST " + masTokenPath: "token",
+		"POST " + masUsersPath: "create",
+		"POST " + masUsersPath + "/01J44RKQYM4G3TNVANTMTDYTX6" + masPasswordPath: "password",
+		"GET " + masByNamePath + "0x00":                                          "lookup",
+		"PUT " + setProfilePath + "@a:b/displayname?user_id=@a:b":                "name",
+		"GET " + profilePath + "@a:b/displayname":                                "profile",
+		"GET " + masSitePath:                                                     "",
+	} {
+		method, path, _ := strings.Cut(path, " ")
+		if got := callName(method, path); got != want {
+			t.Errorf("%s %s: got %q, want %q", method, path, got, want)
+		}
+	}
+	if got := callResult("lookup", answer{status: 404, title: "x"}, nil); got != "ok" {
+		t.Errorf("a name that nobody has: got %q", got)
+	}
+}
