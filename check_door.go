@@ -15,7 +15,11 @@ const subjectDoor = "public door"
 // door asks at --public-url.
 func (l *liveCheck) door(ctx context.Context) []finding {
 	h := newHomeserver(l.public, l.config.serverName, l.config.asToken, l.config.hsToken, l.config.sharedSecret)
-	return []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorForwarded(ctx, h)}
+	found := []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorForwarded(ctx, h)}
+	if l.config.apiPath == masUsersPath {
+		found = append(found, l.doorLogin(ctx, h), l.doorMASAdmin(ctx, h))
+	}
+	return found
 }
 
 // location is the nginx configuration that a path needs.

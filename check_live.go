@@ -78,38 +78,42 @@ func judgeSoftware(s software, at string) finding {
 // endpoints tells which ways of creating a user there are, and whether ours is among them.
 func (l *liveCheck) endpoints(ctx context.Context) finding {
 	const subject = subjectHomeserver + " registration"
-	names := map[string]string{createUserPath: "createUser", sharedSecretPath: "shared-secret registration"}
 	states := map[string]apiState{}
 	var has []string
-	for _, path := range []string{createUserPath, sharedSecretPath} {
-		c := l.config
-		c.apiPath = path
-		states[path], _ = c.api().probe(ctx)
-		if states[path] == apiPresent {
-			has = append(has, names[path])
+	for _, c := range append(l.config.otherAPIs(), l.config) {
+		states[c.apiPath], _ = c.api().probe(ctx)
+		if states[c.apiPath] == apiPresent {
+			has = append(has, apiNames[c.apiPath])
 		}
 	}
+	issuer, _ := l.config.homeserver().loginIssuer(ctx)
 	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
-	switch states[l.config.apiPath] {
-	case apiPresent:
-		return fine(subject, "it has %s, as --%s needs", names[l.config.apiPath], flagMatrixURL)
-	case apiDisabled:
+	switch state := states[l.config.apiPath]; {
+	case l.config.apiPath == masUsersPath && issuer != "" && state != apiPresent:
+		return fine(subject, "it has none of its own, behind Matrix Authentication Service")
+	case state == apiPresent:
+		return fine(subject, "it has %s, as --%s needs", apiNames[l.config.apiPath], flagMatrixURL)
+	case state == apiDisabled && l.config.apiPath == sharedSecretPath:
 		return problem(subject, sharedSecretOff, "it has shared-secret registration switched off")
-	case apiUnknown:
-		return problem(subject, "see its log", "it fails when it is asked for %s", names[l.config.apiPath])
+	case state == apiUnknown:
+		return problem(subject, "see its log", "it fails when it is asked for %s", apiNames[l.config.apiPath])
 	}
-	return problem(subject, missingFix(l.config, l.server, states), "%s, and --%s names %s", itHas, flagMatrixURL, names[l.config.apiPath])
+	return problem(subject, missingFix(l.config, l.server, states, issuer), "%s, and --%s names %s", itHas, flagMatrixURL, apiNames[l.config.apiPath])
 }
 
 // missingFix is what to type where the homeserver does not have the API of --matrixurl.
-func missingFix(c config, server software, states map[string]apiState) string {
+func missingFix(c config, server software, states map[string]apiState, issuer string) string {
 	switch {
-	case c.apiPath == sharedSecretPath && states[createUserPath] == apiPresent:
+	case issuer != "":
+		return "run genconfig --" + flagForce + ": " + c.useMAS(issuer)
+	case c.apiPath != createUserPath && states[createUserPath] == apiPresent:
 		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + c.origin + createUserPath
-	case c.apiPath == createUserPath && states[sharedSecretPath] == apiPresent:
+	case c.apiPath != sharedSecretPath && states[sharedSecretPath] == apiPresent:
 		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + c.origin + sharedSecretPath
 	case c.apiPath == createUserPath:
 		return createUserMissing
+	case c.apiPath == masUsersPath:
+		return masNotInCharge
 	case server.Name == dendrite:
 		return sharedSecretOffDendrite
 	}

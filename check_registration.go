@@ -220,7 +220,7 @@ func shellWords(line string) []string {
 
 // scriptFlags are the flags that check takes from run.sh. The tokens are not among them: they are compared.
 var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath,
-	flagAdmitFile, flagEthRPC, flagEthRPCFile, flagMinBalance,
+	flagAdmitFile, flagEthRPC, flagEthRPCFile, flagMinBalance, flagHomeserverURL, flagMASClientID, flagMASClientSecretFile,
 	flagRateLimit, flagRateBurst, flagTotalRateLimit, flagTotalRateBurst, flagTrustedProxies, flagMaxInflight, flagMaxConnections}
 
 // fillIn gives the command the flags of run.sh that it was not given itself, and returns those that it was given
@@ -240,6 +240,7 @@ func (s runScript) fillIn(cmd *cli.Command) (contradicted []string, err error) {
 				contradicted = append(contradicted, "--"+name)
 			}
 		case isSecret && hasSecret, isRPC && hasRPC:
+		case (name == flagMASClientID || name == flagMASClientSecretFile) && !strings.HasSuffix(cmd.String(flagMatrixURL), masUsersPath):
 		default:
 			if err := cmd.Set(name, value); err != nil {
 				return nil, fmt.Errorf("%s: --%s has a value that it cannot have: repair it, or write it anew with genconfig --%s", s.path, name, flagForce)

@@ -91,6 +91,10 @@ func (j judging) listenerPort(subject string, clients []listener) finding {
 		reached = reached || l.unixSocket || l.port == portOf(j.config.origin)
 		ports = append(ports, fmt.Sprint(l.port))
 	}
+	if j.config.apiPath == masUsersPath && isLocal(j.config.origin) && !reached {
+		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", flagForce, flagHomeserverURL, ports[0]),
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagHomeserverURL, portOf(j.config.origin))
+	}
 	if j.config.apiPath == sharedSecretPath && isLocal(j.config.origin) && !reached {
 		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, flagMatrixURL, ports[0], sharedSecretPath),
 			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagMatrixURL, portOf(j.config.origin))
@@ -124,6 +128,9 @@ func (j judging) listenerForwarded(subject string, clients []listener) finding {
 
 // needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
 func (j judging) needsOfToday() []finding {
+	if j.config.apiPath == masUsersPath {
+		return []finding{j.ownPasswords(), j.authenticationService()}
+	}
 	found := []finding{j.passwordLogin()}
 	if j.server.isSynapse() && j.server.before(1, 0) {
 		return found
@@ -144,11 +151,26 @@ func (j judging) passwordLogin() finding {
 
 func (j judging) authenticationService() finding {
 	subject := j.subject("matrix_authentication_service")
-	do := "delete it from " + j.settings.fileOf("matrix_authentication_service") + "" + thenRestart
-	if j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled") {
-		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off, and is not supported")
+	inCharge := j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled")
+	switch {
+	case j.config.apiPath == masUsersPath && !inCharge:
+		return problem(subject, masNotInCharge, "it is not in charge, and --%s names it", flagMatrixURL)
+	case j.config.apiPath == masUsersPath:
+		return fine(subject, "in charge")
+	case inCharge:
+		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, flagForce, flagMatrixURL, masUsersPath, flagHomeserverURL, j.config.origin, j.settings.fileOf("matrix_authentication_service"))
+		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off")
 	}
 	return fine(subject, "not in charge")
+}
+
+// ownPasswords: behind Matrix Authentication Service the homeserver may have none.
+func (j judging) ownPasswords() finding {
+	subject := j.subject("password_config")
+	if j.settings.isTrue("password_config", "enabled") {
+		return problem(subject, "delete enabled: true from password_config in "+j.settings.fileOf("password_config")+thenRestart, "enabled is true, and the homeserver does not start with it behind Matrix Authentication Service")
+	}
+	return fine(subject, "passwords are left to Matrix Authentication Service")
 }
 
 // The least of rc_login that lets nodes in which start together, or one that starts often.

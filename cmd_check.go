@@ -18,6 +18,7 @@ import (
 const (
 	flagHomeserverConfig = "homeserver-config"
 	flagPublicURL        = "public-url"
+	flagMASConfig        = "mas-config"
 
 	dendriteFile = "dendrite.yaml" // Dendrite's configuration
 )
@@ -117,6 +118,7 @@ func checkCommand() *cli.Command {
 			"not given are those of " + runFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: flagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + homeserverFile + ", " + dendriteFile + ")"},
+			&cli.StringSliceFlag{Name: flagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + masFile + ", or " + masOwnFile + " if it is one)"},
 			&cli.StringFlag{Name: flagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
 		},
@@ -149,7 +151,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	ofRegistration := checkRegistrationFile(path, registration, registrationErr)
 	ofRegistration = append(ofRegistration, c.takeRegistration(registration, registrationErr)...)
 	secretFinding := c.takeSecret()
-	report.keepSecret(c.asToken, c.hsToken, c.sharedSecret)
+	report.keepSecret(c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
 
 	live := newLiveCheck(c, public)
 	report.add(live.homeserverItself(ctx)...)
@@ -157,10 +159,15 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 		report.keepSecret(s.secrets()...)
 		report.add(judging{settings: s, config: c, server: live.server, registration: path, public: public}.findings()...)
 	}
+	if s := readMASSettings(cmd.StringSlice(flagMASConfig)); s != nil && c.apiPath == masUsersPath {
+		report.keepSecret(s.masSecrets()...)
+		report.add(judging{settings: *s, config: c, server: live.server, registration: path, public: public}.masFindings()...)
+	}
 	report.add(ofRegistration...)
 	report.add(script.findings(scriptErr, contradicted, registration)...)
 	report.add(secretFinding...)
 	report.add(live.homeserverAccepts(ctx)...)
+	report.add(live.authenticationService(ctx)...)
 	report.add(live.service(ctx)...)
 	report.add(live.door(ctx)...)
 	report.add(checkStore(ctx, c.dataPath, live.runs))
@@ -186,9 +193,12 @@ func (r *checkReport) write(out io.Writer, asJSON bool) error {
 	return encoder.Encode(r)
 }
 
-// takeSecret reads the shared secret where accounts are made with it.
+// takeSecret reads the secret that accounts are made with.
 func (c *config) takeSecret() []finding {
 	const subject = "shared secret"
+	if c.apiPath == masUsersPath {
+		return c.takeMASSecret()
+	}
 	if c.apiPath != sharedSecretPath {
 		return nil
 	}
@@ -203,6 +213,20 @@ func (c *config) takeSecret() []finding {
 		return []finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+flagShareSecretFile, "%v", err)}
 	}
 	return []finding{judgeMode(subject, c.sharedSecretFile, 0o600)}
+}
+
+// takeMASSecret reads the secret of the client at Matrix Authentication Service.
+func (c *config) takeMASSecret() []finding {
+	const subject = "client secret"
+	do := "write them into " + runFile + ", or the service's environment: genconfig --" + flagForce + " makes both"
+	if c.masClientID == "" || c.masClientSecretFile == "" {
+		return []finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", flagMASClientID, flagMASClientSecretFile)}
+	}
+	var err error
+	if c.masClientSecret, err = readMASSecret(c.masClientSecretFile); err != nil {
+		return []finding{problem(subject, "name the file that holds the client's secret with --"+flagMASClientSecretFile, "%v", err)}
+	}
+	return []finding{judgeMode(subject, c.masClientSecretFile, 0o600)}
 }
 
 // judgeMode holds a file's mode against the one that its secrets need.

@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
@@ -27,6 +28,8 @@ const (
 	runFile    = "run.sh"
 	secretFile = "shared_secret" // made where homeserver.yaml or a flag has the secret itself
 	ethRPCFile = "eth_rpc"       // made where a flag has a URL that may hold a key
+
+	masSecretFile = "mas_client_secret" // made where no flag names one
 
 	idLength     = 10 // random characters of an id
 	tokenLength  = 40 // and of a token: 200 bits
@@ -136,8 +139,11 @@ func (c *config) readHomeserverFile() ([]generatedFile, error) {
 	if name := settings["server_name"]; name != "" && name != c.serverName {
 		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", flagMatrixDomain, c.serverName, homeserverFile, name)
 	}
-	if c.apiPath != sharedSecretPath {
+	switch c.apiPath {
+	case createUserPath:
 		return nil, nil
+	case masUsersPath:
+		return c.makeMASClient()
 	}
 
 	if c.sharedSecretFile != "" {
@@ -170,6 +176,37 @@ func (c *config) keepEthRPC() []generatedFile {
 	file := generatedFile{ethRPCFile, 0o600, []byte(c.ethRPC + "\n")}
 	c.ethRPC, c.ethRPCFile = "", ethRPCFile
 	return []generatedFile{file}
+}
+
+// makeMASClient makes what of the client at Matrix Authentication Service was not given, and returns the secret's own
+// file where one has to be made. That has no newline at its end: it is read by others too.
+func (c *config) makeMASClient() ([]generatedFile, error) {
+	if c.masClientID == "" {
+		c.masClientID = newULID(time.Now())
+	}
+	if c.masClientSecretFile != "" {
+		_, err := readMASSecret(c.masClientSecretFile)
+		return nil, err
+	}
+	c.masClientSecretFile = masSecretFile
+	return []generatedFile{{masSecretFile, 0o600, []byte(randomText(tokenLength))}}, nil
+}
+
+// newULID makes an id as Matrix Authentication Service wants its clients' to be: 48 bits of milliseconds and 80 random
+// ones, in Crockford's base32.
+func newULID(now time.Time) string {
+	const digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+	raw := make([]byte, 26)
+	rand.Read(raw[10:]) // never fails
+	ms := now.UnixMilli()
+	for i := 9; i >= 0; i-- {
+		raw[i] = byte(ms)
+		ms >>= 5
+	}
+	for i, b := range raw {
+		raw[i] = digits[b%32]
+	}
+	return string(raw)
 }
 
 // renderRegistration is registration.yaml.
@@ -219,6 +256,12 @@ func renderRun(c config, program string) []byte {
 	}
 	if c.sharedSecretFile != "" {
 		command = append(command, "--"+flagShareSecretFile, c.sharedSecretFile)
+	}
+	if c.apiOrigin != "" {
+		command = append(command, "--"+flagHomeserverURL, c.origin)
+	}
+	if c.masClientID != "" {
+		command = append(command, "--"+flagMASClientID, c.masClientID, "--"+flagMASClientSecretFile, c.masClientSecretFile)
 	}
 	if c.opsListen != "" {
 		command = append(command, "--"+flagOpsListen, c.opsListen)
@@ -299,7 +342,10 @@ What is left to do:
      app_service_config_files:
        - %s
 `, homeserverFile, strconv.Quote(filepath.Join(dir, registrationFile)))
-	if c.apiPath == createUserPath {
+	switch c.apiPath {
+	case masUsersPath:
+		printMASSteps(out, c, dir)
+	case createUserPath:
 		fmt.Fprintf(out, `     enable_registration: False
 
    and restart the homeserver. It must be Synapse 0.34.0 or older: no later one
@@ -307,7 +353,7 @@ What is left to do:
      --%s http://127.0.0.1:8007%s
    which is reached on the homeserver's own port and not through nginx.
 `, flagMatrixURL, sharedSecretPath)
-	} else {
+	default:
 		fmt.Fprintf(out, `     enable_registration: false
      x_forwarded: true        (in the listener, behind nginx)
      rc_login:                (its default locks nodes out that start together)
@@ -324,14 +370,22 @@ What is left to do:
    client_api.registration_disabled: true; user_api.bcrypt_cost: 4 is as safe as 10.
 `, c.origin)
 	}
-	fmt.Fprintf(out, `
+	fmt.Fprint(out, `
 2. In nginx, in the server that nodes reach (port 8008 in the guide):
 
      location /_matrix {
          proxy_pass http://127.0.0.1:8007;
          proxy_set_header X-Forwarded-For $remote_addr;
      }
-     location = %s {
+`)
+	if c.apiPath == masUsersPath {
+		fmt.Fprintf(out, `     location ~ %s {
+         proxy_pass http://127.0.0.1:8080;   (its listener for everybody, not %s)
+         proxy_set_header X-Forwarded-For $remote_addr;
+     }
+`, masLoginRoutes, hostOf(c.apiOrigin))
+	}
+	fmt.Fprintf(out, `     location = %s {
          proxy_pass http://%s;
          proxy_set_header X-Forwarded-For $remote_addr;
      }
@@ -343,4 +397,38 @@ What is left to do:
 %s and %s hold tokens that can act as any user of the
 homeserver: keep them as secret as %s.
 `, registerPath, here, shellQuote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
+}
+
+// masLoginRoutes are the paths that Matrix Authentication Service answers in the homeserver's place, for nginx.
+const masLoginRoutes = "^/_matrix/client/(.*)/(login|logout|refresh)"
+
+// printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.
+func printMASSteps(out io.Writer, c config, dir string) {
+	secret := c.masClientSecretFile
+	if !filepath.IsAbs(secret) {
+		secret = filepath.Join(dir, secret)
+	}
+	fmt.Fprintf(out, `     matrix_authentication_service: {enabled: true, endpoint: …, secret: …}
+     x_forwarded: true        (in the listener, behind nginx)
+
+   and restart the homeserver. In the configuration of Matrix Authentication
+   Service set
+
+     clients:
+       - client_id: "%[1]s"
+         client_auth_method: client_secret_basic
+         client_secret_file: %[2]s
+     policy: {data: {admin_clients: ["%[1]s"]}}
+     passwords: {enabled: true}
+     account: {password_registration_enabled: false}
+     rate_limiting:           (its default: three logins, then one in 20 s)
+       login: {per_ip: {burst: 50, per_second: 5}}
+     http:
+       listeners:             (one more, for this machine alone)
+         - name: admin
+           resources: [{name: adminapi}, {name: oauth}]
+           binds: [{address: "%[3]s"}]
+
+   and restart it. Who has that secret can act for every user.
+`, c.masClientID, strconv.Quote(secret), hostOf(c.apiOrigin))
 }

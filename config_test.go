@@ -90,3 +90,63 @@ func TestIsPlainRemote(t *testing.T) {
 		}
 	}
 }
+
+// The homeserver's own URL, where --matrixurl is of something beside it.
+func TestReadHomeserverURL(t *testing.T) {
+	for _, test := range []struct {
+		path, given         string
+		wantOrigin, wantAPI string
+		want                string // in the error
+		wantPlain           bool
+	}{
+		{sharedSecretPath, "", "http://127.0.0.1:8081", "", "", false},
+		{sharedSecretPath, "http://127.0.0.1:8007", "http://127.0.0.1:8007", "http://127.0.0.1:8081", "", false},
+		{masUsersPath, "https://matrix.example.org/", "https://matrix.example.org", "http://127.0.0.1:8081", "", false},
+		{masUsersPath, "http://192.0.2.1:8007", "http://192.0.2.1:8007", "http://127.0.0.1:8081", "", true},
+		{masUsersPath, "", "", "", "is of Matrix Authentication Service, so give the homeserver's own URL as well", false},
+		{masUsersPath, "127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
+		{masUsersPath, "http://user:hunter2@127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
+		{masUsersPath, "http://127.0.0.1:8007/?access_token=hunter2", "", "", "give scheme, host and port alone", false},
+		{masUsersPath, "http://127.0.0.1:8007/_matrix", "", "", "give scheme, host and port alone", false},
+		{masUsersPath, "http://127.0.0.1:99999", "", "", "give scheme, host and port alone", false},
+	} {
+		c := config{matrixURL: "http://127.0.0.1:8081" + test.path}
+		err := c.readMatrixURL()
+		if err == nil {
+			err = c.readHomeserverURL(test.given)
+		}
+		if test.want != "" {
+			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%q: got %v, want %q", test.given, err, test.want)
+			}
+			continue
+		}
+		if err != nil || c.origin != test.wantOrigin || c.apiOrigin != test.wantAPI || c.isPlainRemote() != test.wantPlain {
+			t.Errorf("%q: got %q, %q, plain %t, %v", test.given, c.origin, c.apiOrigin, c.isPlainRemote(), err)
+		}
+	}
+}
+
+// What creates accounts and what is asked of them may be at two places, with every API.
+func TestTwoOrigins(t *testing.T) {
+	for _, api := range apis {
+		d := newDoor(t, api.path)
+		creates := newStandIn(t)
+		creates.users, creates.mas = d.homeserver.users, d.homeserver.mas
+		c := masConfig(d.homeserver.URL)
+		c.apiOrigin, c.apiPath, c.sharedSecret = creates.URL, api.path, testSecret
+		proof, _ := newProof(t)
+		d.handler = newServer(c, d.store).handler()
+		if got := d.send(proof); got.status != 200 {
+			t.Errorf("%s: got %d %s", api.name, got.status, got.body)
+		}
+		want := map[string][2]string{
+			createUserPath:   {"createUser", "profile"},
+			sharedSecretPath: {"nonce register", "version key"},
+			masUsersPath:     {"token masCreate password", "key setName"},
+		}[api.path]
+		if got := [2]string{creates.asked(), d.homeserver.asked()}; got != want {
+			t.Errorf("%s: asked %q, want %q", api.name, got, want)
+		}
+	}
+}

@@ -67,6 +67,7 @@ const (
 	callPassword   = "password"
 	callSetName    = "setName"
 	callSite       = "site"
+	callDiscovery  = "discovery"
 )
 
 func newStandIn(t testing.TB) *standIn {
@@ -153,6 +154,8 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call, answer = callIssuer, s.authMetadata
 	case strings.HasPrefix(path, setProfilePath) && r.Method == http.MethodPut:
 		call, answer = callSetName, s.setName
+	case path == masDiscovery:
+		call, answer = callDiscovery, s.mas.ServeHTTP
 	case path == masTokenPath:
 		call, answer = callToken, s.mas.ServeHTTP
 	case path == masUsersPath:

@@ -1,0 +1,284 @@
+// check_mas.go looks at Matrix Authentication Service: whether it lets this service make accounts, and nodes log in, by
+// what it answers and by its configuration where that can be read.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	subjectMAS = "Matrix Authentication Service"
+
+	masFile      = "mas.yaml"    // its configuration, where that is beside homeserver.yaml
+	masOwnFile   = "config.yaml" // and as its own documentation calls it
+	masDiscovery = "/.well-known/openid-configuration"
+
+	restartMAS = "; then restart Matrix Authentication Service"
+)
+
+// authenticationService asks it, and the homeserver about it.
+func (l *liveCheck) authenticationService(ctx context.Context) []finding {
+	if l.config.apiPath != masUsersPath {
+		return nil
+	}
+	api := l.config.api().(*masAPI)
+	found := l.masClient(ctx, api)
+	if found[len(found)-1].Status == statusOK {
+		found = append(found, l.masSite(ctx, api)...)
+	}
+	return append(found, l.masInCharge(ctx, api), l.masListener(ctx))
+}
+
+// masClient tells whether it knows the client, lets it administer, and has an admin API.
+func (l *liveCheck) masClient(ctx context.Context, api *masAPI) []finding {
+	const client, scope, admin = subjectMAS + " client", subjectMAS + " scope", subjectMAS + " admin API"
+	_, err := api.tokens.get(ctx, "")
+	known, granted := fine(client, "%s is accepted with its secret", l.config.masClientID), fine(scope, "%s is granted", masScope)
+	switch {
+	case errors.Is(err, errMASClient):
+		return []finding{problem(client, errMASClient.Error(), "it refuses %s with this secret", l.config.masClientID)}
+	case errors.Is(err, errMASScope):
+		return []finding{known, problem(scope, errMASScope.Error(), "it does not grant %s to %s", masScope, l.config.masClientID)}
+	case errors.Is(err, errMASMissing):
+		return []finding{problem(client, errMASMissing.Error(), "what answers at %s gives no tokens", l.config.apiOrigin)}
+	case err != nil:
+		return []finding{problem(client, "start it, or name another of its listeners in --"+flagMatrixURL, "%v", err)}
+	}
+	switch _, err := api.lookUp(ctx, unregistrableName); {
+	case errors.Is(err, errNoUser):
+		return []finding{known, granted, fine(admin, "it answers at %s", l.config.apiOrigin)}
+	case errors.Is(err, errMASMissing):
+		return []finding{known, granted, problem(admin, errMASMissing.Error(), "it is not served at %s", l.config.apiOrigin)}
+	default:
+		return []finding{known, granted, problem(admin, "see its log", "%v", err)}
+	}
+}
+
+// masSite judges what it says of its own configuration.
+func (l *liveCheck) masSite(ctx context.Context, api *masAPI) []finding {
+	const passwords, registration, name = subjectMAS + " passwords", subjectMAS + " registration", subjectMAS + " server name"
+	said, err := api.site(ctx)
+	if err != nil || said.PasswordLogin == nil {
+		return []finding{fine(passwords, "it does not tell, as old versions do not; the login at the public door does")}
+	}
+	found := []finding{fine(passwords, "nodes can log in with one")}
+	if !*said.PasswordLogin {
+		found[0] = problem(passwords, errMASPasswords.Error(), "they are switched off")
+	}
+	if said.PasswordRegistration != nil && *said.PasswordRegistration {
+		found = append(found, problem(registration, "write into its configuration: account: {password_registration_enabled: false}"+restartMAS, "anybody can make accounts, without a proof"))
+	} else {
+		found = append(found, fine(registration, "off"))
+	}
+	if said.ServerName != "" && said.ServerName != l.config.serverName {
+		return append(found, problem(name, "write into its configuration: matrix: {homeserver: "+l.config.serverName+"}, if that is the homeserver's server_name"+restartMAS, "it is %q and --%s is %q", said.ServerName, flagMatrixDomain, l.config.serverName))
+	}
+	return append(found, fine(name, "%s", l.config.serverName))
+}
+
+// masInCharge tells whether the homeserver leaves its logins to this very one.
+func (l *liveCheck) masInCharge(ctx context.Context, api *masAPI) finding {
+	const subject = subjectHomeserver + " logins"
+	issuer, told := l.config.homeserver().loginIssuer(ctx)
+	switch {
+	case !told:
+		return warning(subject, "see the homeserver's log", "it does not tell who logs users in")
+	case issuer == "":
+		return problem(subject, masNotInCharge, "it logs users in itself, with passwords of its own")
+	}
+	var said struct{ Issuer string }
+	a, err := api.door.call(ctx, lookUpTime, http.MethodGet, masDiscovery, "", nil)
+	if err == nil && a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &said) == nil && said.Issuer != "" && strings.TrimRight(said.Issuer, "/") != strings.TrimRight(issuer, "/") {
+		return problem(subject, "name the Matrix Authentication Service of this homeserver in --"+flagMatrixURL, "it leaves them to %s, and --%s is of %s", issuer, flagMatrixURL, said.Issuer)
+	}
+	return fine(subject, "it leaves them to %s", issuer)
+}
+
+// masListener looks for the admin API at the other addresses of this machine.
+func (l *liveCheck) masListener(ctx context.Context) finding {
+	const subject = subjectMAS + " listener"
+	if !isLocal(l.config.apiOrigin) {
+		return warning(subject, "keep everybody else from it, and its traffic encrypted", "the admin API is at %s, on another machine", l.config.apiOrigin)
+	}
+	addresses, _ := net.InterfaceAddrs() // without them there is none to try
+	for _, address := range addresses {
+		network, ok := address.(*net.IPNet)
+		if !ok || network.IP.IsLoopback() || network.IP.IsLinkLocalUnicast() {
+			continue
+		}
+		other := newHomeserver("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(portOf(l.config.apiOrigin))), l.config.serverName)
+		if isAdminAPI(ctx, other) {
+			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(portOf(l.config.apiOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.origin)
+		}
+	}
+	return fine(subject, "this machine alone")
+}
+
+// isAdminAPI tells whether an admin API answers there. Without a token it says so in words of its own form.
+func isAdminAPI(ctx context.Context, h *homeserver) bool {
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, masByNamePath+unregistrableName, "", nil)
+	return err == nil && a.status/100 == 4 && a.title != ""
+}
+
+// doorLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
+func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " login"
+	do := l.location("~ "+masLoginRoutes, "http://127.0.0.1:8080") + ", with the port of its listener that serves compat"
+	for _, path := range []string{loginPath, "/_matrix/client/v3/login"} {
+		a, err := h.call(ctx, lookUpTime, http.MethodGet, path, "", nil)
+		if err != nil {
+			return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
+		}
+		var said struct {
+			Flows []struct {
+				Type       string
+				Delegated  bool `json:"org.matrix.msc3824.delegated_oidc_compatibility"`
+				OAuthAware bool `json:"oauth_aware_preferred"`
+			}
+		}
+		if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil {
+			return problem(subject, do, "%s is answered %d, and not by Matrix Authentication Service", path, a.status)
+		}
+		marked, password := false, false
+		for _, flow := range said.Flows {
+			marked = marked || flow.Delegated || flow.OAuthAware
+			password = password || flow.Type == "m.login.password"
+		}
+		switch {
+		case !marked:
+			return problem(subject, do, "%s does not reach Matrix Authentication Service", path)
+		case !password:
+			return problem(subject, errMASPasswords.Error(), "%s has no m.login.password", path)
+		}
+	}
+	return fine(subject, "reaches Matrix Authentication Service, which takes passwords")
+}
+
+// doorMASAdmin looks whether nginx lets the admin API through.
+func (l *liveCheck) doorMASAdmin(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " /api/admin"
+	if isAdminAPI(ctx, h) {
+		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+registerPath+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
+	}
+	return fine(subject, "does not answer from outside")
+}
+
+// readMASSettings reads its configuration: what was named, or what is here and looks like one. None is no finding.
+func readMASSettings(paths []string) *settingsFile {
+	if len(paths) == 0 {
+		for _, name := range []string{masFile, masOwnFile} {
+			if _, err := os.Stat(name); err != nil {
+				continue
+			}
+			if s := readSettings([]string{name}); name == masFile || s.err == nil && s.text("matrix", "homeserver") != "" {
+				return &s
+			}
+		}
+		return nil
+	}
+	s := readSettings(paths)
+	return &s
+}
+
+// masSecrets are what its configuration holds that no finding may.
+func (s settingsFile) masSecrets() []string {
+	secrets := []string{s.text("database", "uri"), s.text("database", "password"), s.text("matrix", "secret"), s.text("secrets", "encryption")}
+	for _, client := range s.masList("clients") {
+		secrets = append(secrets, client.text("client_secret"))
+	}
+	return secrets
+}
+
+// masList are the mappings of a list.
+func (s settingsFile) masList(path ...string) []settingsFile {
+	list, _ := s.at(path...).([]any)
+	var all []settingsFile
+	for _, item := range list {
+		keys, _ := item.(map[any]any)
+		all = append(all, settingsFile{path: s.path, keys: keys})
+	}
+	return all
+}
+
+// masFindings judges its configuration.
+func (j judging) masFindings() []finding {
+	s := j.settings
+	if s.err != nil {
+		return []finding{problem(masFile, "name the configuration of Matrix Authentication Service with --"+flagMASConfig, "%v", s.err)}
+	}
+	found := []finding{j.masFileClient()}
+	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) finding, value string, path []string, reason, good string) {
+		if bad {
+			found = append(found, f(masFile+" "+subject, strings.Replace(s.write(value, path...), thenRestart, restartMAS, 1), "%s", reason))
+			return
+		}
+		found = append(found, fine(masFile+" "+subject, "%s", good))
+	}
+	name := s.text("matrix", "homeserver")
+	add("matrix.homeserver", name != j.config.serverName, problem, strconv.Quote(j.config.serverName), []string{"matrix", "homeserver"}, fmt.Sprintf("it is %q and --%s is %q", name, flagMatrixDomain, j.config.serverName), name)
+	add("passwords", s.at("passwords", "enabled") == false, problem, "true", []string{"passwords", "enabled"}, "enabled is false: nodes log in with a password", "nodes can log in with one")
+	add("account", s.isTrue("account", "password_registration_enabled"), problem, "false", []string{"account", "password_registration_enabled"}, "password_registration_enabled is true: anybody can make accounts, without a proof", "registration is off")
+	burst, perSecond := s.number(3, "rate_limiting", "login", "per_ip", "burst"), s.number(0.05, "rate_limiting", "login", "per_ip", "per_second")
+	add("rate_limiting.login.per_ip", burst < enoughBurst || perSecond < enoughLogins, problem, "{burst: 50, per_second: 5}", []string{"rate_limiting", "login", "per_ip"},
+		fmt.Sprintf("an address has %v logins, refused ones included, and then %v a second", burst, perSecond), fmt.Sprintf("%v logins, and then %v a second", burst, perSecond))
+	return append(found, j.masFileListener())
+}
+
+// masFileClient looks for this service among the clients, and among those that may administer.
+func (j judging) masFileClient() finding {
+	const subject = masFile + " clients"
+	at := slices.IndexFunc(j.settings.masList("clients"), func(c settingsFile) bool { return c.text("client_id") == j.config.masClientID })
+	if at < 0 {
+		return problem(subject, errMASClient.Error(), "%s is not among them", j.config.masClientID)
+	}
+	client := j.settings.masList("clients")[at]
+	secret := client.text("client_secret")
+	switch {
+	case client.text("client_auth_method") != "client_secret_basic":
+		return problem(subject, errMASClient.Error(), "client_auth_method of %s is not client_secret_basic", j.config.masClientID)
+	case secret != "" && j.config.masClientSecret != "" && secret != j.config.masClientSecret:
+		return problem(subject, errMASClient.Error(), "%s has another secret there than this service has", j.config.masClientID)
+	case !slices.Contains(texts(j.settings.at("policy", "data", "admin_clients")), j.config.masClientID):
+		return problem(masFile+" policy.data.admin_clients", errMASScope.Error(), "%s is not in it", j.config.masClientID)
+	}
+	return fine(subject, "%s is among them, and may administer", j.config.masClientID)
+}
+
+// masFileListener judges who reaches the admin API.
+func (j judging) masFileListener() finding {
+	const subject = masFile + " http.listeners"
+	served := false
+	for _, l := range j.settings.masList("http", "listeners") {
+		var resources []string
+		for _, r := range l.masList("resources") {
+			resources = append(resources, r.text("name"))
+		}
+		if !slices.Contains(resources, "adminapi") {
+			continue
+		}
+		served = served || slices.Contains(resources, "oauth")
+		for _, b := range l.masList("binds") {
+			host := b.text("host")
+			if address := b.text("address"); address != "" {
+				host, _, _ = net.SplitHostPort(address)
+			}
+			if b.text("socket") == "" && !isLoopback(host) {
+				return problem(subject, "write for the listener with adminapi: binds: [{address: '127.0.0.1:"+strconv.Itoa(portOf(j.config.apiOrigin))+"'}], and leave adminapi out of the others"+restartMAS, "the admin API is open to other machines")
+			}
+		}
+	}
+	if !served {
+		return problem(subject, errMASMissing.Error(), "none has both adminapi and oauth")
+	}
+	return fine(subject, "the admin API is for this machine alone")
+}
