@@ -326,13 +326,11 @@ func (t *masTokens) fetch(f *masFetch) {
 // the encoding of forms that RFC 6749 has for it.
 func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserverError) {
 	const step = "fetch a token"
-	credential := base64.StdEncoding.EncodeToString([]byte(t.clientID + ":" + t.clientSecret))
 	asked := *t.door
-	asked.header = http.Header{"Authorization": {"Basic " + credential}}
-	asked.secrets = append(slices.Clone(t.door.secrets), credential)
+	asked.header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
 	a, err := asked.call(ctx, lookUpTime, http.MethodPost, masTokenPath, "", url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}})
 	if err != nil {
-		return "", 0, notSent(inStep(step, asked.notReached(err)))
+		return "", 0, notSent(inStep(step, t.door.notReached(err)))
 	}
 	var given struct {
 		Token   string  `json:"access_token"`
@@ -340,7 +338,7 @@ func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duratio
 		Scope   string  `json:"scope"`
 	}
 	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &given) != nil || given.Token == "" || !isToken(given.Token) {
-		failed = notSent(inStep(step, asked.failure(a, "")))
+		failed = notSent(inStep(step, t.door.failure(a, "")))
 		if hint := masTokenHint(a); hint != nil {
 			failed.cause = fmt.Errorf("%w: %w", hint, failed.cause)
 		}

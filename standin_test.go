@@ -107,6 +107,13 @@ func (h masHalf) Provision(localpart, displayName string) error {
 
 func (h masHalf) AddDevice(string, string) error { return nil }
 
+func (h masHalf) Delete(localpart string) error {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	delete(h.s.users, userIDOf(localpart, testServerName))
+	return nil
+}
+
 // fail answers the call with the handler from now on; with nil, rightly again.
 func (s *standIn) fail(call string, handler http.HandlerFunc) {
 	s.mu.Lock()

@@ -79,7 +79,7 @@ var dialects = map[string]dialect{
 
 func dialectOf(t *testing.T, d *Deployment) dialect {
 	t.Helper()
-	spoken, ok := dialects[d.Recipe.Name]
+	spoken, ok := dialects[strings.TrimSuffix(d.Recipe.Name, "-mas")]
 	if !ok {
 		t.Fatalf("nobody said how %s talks to application services", d.Recipe.Name)
 	}

@@ -27,7 +27,7 @@ type checkRun struct {
 func checkDir(t *testing.T, d *Deployment) string {
 	t.Helper()
 	dir := t.TempDir()
-	files := append([]string{"registration.yaml", "run.sh", "shared_secret"}, d.Recipe.files...)
+	files := append([]string{"registration.yaml", "run.sh", "shared_secret", "mas_client_secret"}, d.Recipe.files...)
 	for _, name := range files {
 		content, err := os.ReadFile(filepath.Join(d.Gateway.Dir, name))
 		if os.IsNotExist(err) {

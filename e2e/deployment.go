@@ -6,10 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 )
 
 // A Plan is what a deployment is made of.
@@ -31,9 +37,12 @@ type Deployment struct {
 	NodeURL     string // where nodes reach the homeserver
 	RegisterURL string // and the gateway
 	OpsAddress  string // where the gateway serves health and metrics
+	MAS         *mas.Service
+	MASURL      string // empty where the homeserver has its logins to itself
 
-	nginx *nginx
-	extra []*Gateway
+	nginx     *nginx
+	masServer *http.Server
+	extra     []*Gateway
 
 	killed      *Gateway // by testKilled, for testSettled
 	interrupted *Node    // the node whose registration was under way
@@ -45,7 +54,7 @@ type Deployment struct {
 
 // Prepare builds the program and writes the configuration of homeserver and nginx. Nothing runs yet.
 func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
-	ports, err := freePorts(4)
+	ports, err := freePorts(5)
 	if err != nil {
 		return nil, err
 	}
@@ -58,16 +67,20 @@ func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
 		return nil, err
 	}
 	dir := filepath.Join(plan.Dir, plan.Recipe.Name)
-	d.Homeserver, err = newHomeserver(ctx, plan.Recipe, plan.Domain, dir, filepath.Join(plan.Dir, "homeserver.log"), ports[0])
+	if plan.Recipe.behindMAS {
+		d.MASURL = fmt.Sprintf("http://127.0.0.1:%d", ports[4])
+	}
+	d.Homeserver, err = newHomeserver(ctx, plan.Recipe, plan.Domain, dir, filepath.Join(plan.Dir, "homeserver.log"), ports[0], d.MASURL)
 	if err != nil {
 		return nil, err
 	}
 	d.AddSecret("shared secret", d.Homeserver.SharedSecret)
+	d.AddSecret("secret between homeserver and Matrix Authentication Service", d.Homeserver.MASSecret)
 
 	d.NodeURL = d.Homeserver.URL
 	if plan.Nginx {
 		gateway := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
-		d.nginx, err = newNginx(ctx, filepath.Join(plan.Dir, "nginx"), d.Homeserver.URL, gateway, plan.Recipe.nginxLocation, ports[2])
+		d.nginx, err = newNginx(ctx, filepath.Join(plan.Dir, "nginx"), d.Homeserver.URL, gateway, plan.Recipe.nginxLocation, d.MASURL, ports[2])
 		if err != nil {
 			return nil, err
 		}
@@ -78,6 +91,10 @@ func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
 		createURL = d.NodeURL
 	}
 	flags := slices.Concat(plan.Recipe.genconfig, plan.Flags)
+	if plan.Recipe.behindMAS {
+		createURL = d.MASURL
+		flags = append(flags, "--homeserver-url", d.Homeserver.URL)
+	}
 	if plan.Ops {
 		d.OpsAddress = fmt.Sprintf("127.0.0.1:%d", ports[3])
 		flags = append(flags, "--ops-listen", d.OpsAddress)
@@ -95,11 +112,51 @@ func (d *Deployment) Genconfig(ctx context.Context) (stdout string, err error) {
 	if stdout, err = d.Gateway.Genconfig(ctx); err != nil {
 		return "", err
 	}
+	if d.Recipe.behindMAS {
+		if err := d.makeMAS(); err != nil {
+			return "", err
+		}
+	}
 	return stdout, d.addTokens(d.Gateway)
+}
+
+var masClientFlag = regexp.MustCompile(`--mas-client-id (\S+)`)
+
+// makeMAS makes the stand-in know the client that genconfig made.
+func (d *Deployment) makeMAS() error {
+	script, err := os.ReadFile(filepath.Join(d.Gateway.Dir, "run.sh"))
+	if err != nil {
+		return err
+	}
+	id := masClientFlag.FindSubmatch(script)
+	secret, err := os.ReadFile(filepath.Join(d.Gateway.Dir, "mas_client_secret"))
+	if err != nil || id == nil {
+		return errors.Join(err, errors.New("genconfig made no client of Matrix Authentication Service"))
+	}
+	d.AddSecret("client secret", string(secret))
+	d.MAS = mas.New(d.Domain, string(id[1]), string(secret), mas.Synapse{URL: d.Homeserver.URL, Secret: d.Homeserver.MASSecret})
+	d.MAS.HomeserverSecret = d.Homeserver.MASSecret
+	return nil
+}
+
+// startMAS serves the stand-in.
+func (d *Deployment) startMAS() error {
+	listener, err := net.Listen("tcp", strings.TrimPrefix(d.MASURL, "http://"))
+	if err != nil {
+		return err
+	}
+	d.masServer = &http.Server{Handler: d.MAS}
+	go d.masServer.Serve(listener) // until Close
+	return nil
 }
 
 // Start starts everything in the order of the guide. On an error too, Close has to be called.
 func (d *Deployment) Start(ctx context.Context) error {
+	if d.MAS != nil {
+		if err := d.startMAS(); err != nil {
+			return err
+		}
+	}
 	if err := d.Homeserver.Start(ctx); err != nil {
 		return err
 	}
@@ -122,7 +179,11 @@ func (d *Deployment) Close() error {
 		_, err := d.nginx.process.stop()
 		all = append(all, err)
 	}
-	return errors.Join(append(all, d.Homeserver.Stop())...)
+	all = append(all, d.Homeserver.Stop())
+	if d.masServer != nil {
+		all = append(all, d.masServer.Close())
+	}
+	return errors.Join(all...)
 }
 
 // AddGateway starts one more gateway for the homeserver, which knows nothing of it: with its own directory, its own

@@ -16,12 +16,15 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 )
 
-// The two ways of creating an account, as --matrixurl names them.
+// The ways of creating an account, as --matrixurl names them.
 const (
 	CreateUserPath   = "/_matrix/client/api/v1/createUser"
 	SharedSecretPath = "/_synapse/admin/v1/register"
+	MASPath          = mas.UsersPath
 )
 
 // A Recipe is how one homeserver is set up.
@@ -40,6 +43,7 @@ type Recipe struct {
 	database  string   // pattern of its database's files
 	count     []string // the command that counts the accounts of the user ID that is appended to it
 
+	behindMAS     bool     // its logins are left to a stand-in of Matrix Authentication Service
 	createPath    string   // of --matrixurl
 	genconfig     []string // further flags of genconfig, which reads the settings of Synapse alone
 	opensSession  bool     // it answers a creation with an access token
@@ -103,6 +107,14 @@ func dendrite(name, title string, legacy bool) Recipe {
 	}
 }
 
+// BehindMAS is today's Synapse with its logins left to Matrix Authentication Service. Of that there is a stand-in alone.
+func BehindMAS() Recipe {
+	r := Recipes[0]
+	r.dir, r.Name, r.Title = r.Name, r.Name+"-mas", r.Title+" behind Matrix Authentication Service"
+	r.behindMAS, r.createPath = true, MASPath
+	return r
+}
+
 // RecipeNamed finds a recipe. A name without its version is the first that begins so.
 func RecipeNamed(name string) (Recipe, error) {
 	var names []string
@@ -136,6 +148,7 @@ type Homeserver struct {
 	Dir          string
 	URL          string // its own port, which no node sees
 	SharedSecret string
+	MASSecret    string // which it shares with Matrix Authentication Service
 	LogFile      string
 
 	binDir  string
@@ -143,13 +156,14 @@ type Homeserver struct {
 }
 
 // newHomeserver writes the configuration of a homeserver, and makes its keys.
-func newHomeserver(ctx context.Context, r Recipe, domain, dir, log string, port int) (*Homeserver, error) {
+// Behind Matrix Authentication Service its URL is given.
+func newHomeserver(ctx context.Context, r Recipe, domain, dir, log string, port int, masURL string) (*Homeserver, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err
 	}
 	h := &Homeserver{
-		Recipe: r, Dir: dir, LogFile: log, SharedSecret: rand.Text(),
+		Recipe: r, Dir: dir, LogFile: log, SharedSecret: rand.Text(), MASSecret: rand.Text(),
 		URL: "http://127.0.0.1:" + strconv.Itoa(port), binDir: filepath.Join(root, "e2e", r.bin),
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -159,7 +173,8 @@ func newHomeserver(ctx context.Context, r Recipe, domain, dir, log string, port 
 		Domain, SharedSecret string
 		Port                 int
 		Legacy               bool
-	}{domain, h.SharedSecret, port, r.legacy}
+		MASURL, MASSecret    string
+	}{domain, h.SharedSecret, port, r.legacy, masURL, h.MASSecret}
 	h.start = slices.Clone(r.start)
 	for i, word := range h.start {
 		h.start[i] = strings.ReplaceAll(word, "{{.Port}}", strconv.Itoa(port))

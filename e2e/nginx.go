@@ -35,8 +35,8 @@ func NginxInstalled() error {
 	return err
 }
 
-// newNginx writes the configuration.
-func newNginx(ctx context.Context, dir, homeserver, gateway, location string, port int) (*nginx, error) {
+// newNginx writes the configuration. Login is where logins go that do not go to the homeserver.
+func newNginx(ctx context.Context, dir, homeserver, gateway, location, login string, port int) (*nginx, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err
@@ -45,9 +45,9 @@ func newNginx(ctx context.Context, dir, homeserver, gateway, location string, po
 		return nil, err
 	}
 	values := struct {
-		Homeserver, Gateway, Location string
-		Port                          int
-	}{homeserver, gateway, location, port}
+		Homeserver, Gateway, Location, Login string
+		Port                                 int
+	}{homeserver, gateway, location, login, port}
 	n := &nginx{dir: dir, url: "http://127.0.0.1:" + strconv.Itoa(port)}
 	return n, render(filepath.Join(root, "e2e", "testdata", "nginx.conf"), filepath.Join(dir, "nginx.conf"), values)
 }

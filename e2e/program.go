@@ -78,9 +78,14 @@ func moduleRoot(ctx context.Context) (string, error) {
 // Run runs a command of the program in the directory. A command that fails is a Result too; the error is for one
 // that could not be run.
 func (p *Program) Run(ctx context.Context, dir string, args ...string) (Result, error) {
+	return runToEnd(p.command(ctx, dir, args...))
+}
+
+// command is a command of the program in the directory.
+func (p *Program) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, p.path, args...)
 	cmd.Dir, cmd.Env = dir, p.environment()
-	return runToEnd(cmd)
+	return cmd
 }
 
 func runToEnd(cmd *exec.Cmd) (Result, error) {

@@ -19,6 +19,7 @@ type Homeserver interface {
 	Available(localpart string) (bool, error)
 	Provision(localpart, displayName string) error // with "" the homeserver's own choice
 	AddDevice(localpart, device string) error
+	Delete(localpart string) error // and erase the profile
 }
 
 // A Service is the stand-in.
@@ -45,7 +46,10 @@ type Settings struct {
 	TokenLasts   time.Duration // 0 for 300 s
 }
 
-type user struct{ id, name, password string }
+type user struct {
+	id, name, password string
+	deactivated        bool
+}
 
 type login struct{ localpart, device string }
 
@@ -80,6 +84,23 @@ func (s *Service) Password(localpart string) (password string, ok bool) {
 		return "", false
 	}
 	return u.password, true
+}
+
+// Deactivate puts a user out, as the admin API does it: the homeserver erases it too.
+func (s *Service) Deactivate(localpart string) error {
+	s.mu.Lock()
+	if u := s.users[localpart]; u != nil {
+		u.deactivated = true
+	}
+	s.mu.Unlock()
+	return s.Homeserver.Delete(localpart)
+}
+
+// ForgetUsers forgets every user, as when its database is lost.
+func (s *Service) ForgetUsers() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.users)
 }
 
 // Forget forgets the tokens of the admin API, as when they expire.
@@ -280,7 +301,11 @@ func (s *Service) passwordLogin(w http.ResponseWriter, r *http.Request, is Setti
 		writeJSON(w, 400, map[string]string{"errcode": "M_UNRECOGNIZED", "error": "Invalid login type"})
 		return
 	}
-	if password, there := s.Password(localpart); !there || password == "" || password != body.Password {
+	s.mu.Lock()
+	u := s.users[localpart]
+	good := u != nil && !u.deactivated && u.password != "" && u.password == body.Password
+	s.mu.Unlock()
+	if !good {
 		writeJSON(w, 403, map[string]string{"errcode": "M_FORBIDDEN", "error": "Invalid username/password"})
 		return
 	}

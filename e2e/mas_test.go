@@ -1,0 +1,439 @@
+// mas_test.go owns the deployment behind Matrix Authentication Service: the gateway, nginx and Synapse are real, and the
+// service itself is the stand-in of e2e/mas, or a real one that the environment names.
+
+package e2e
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+)
+
+// masScenes are played behind Matrix Authentication Service: those of every homeserver, and its own.
+var masScenes = []struct {
+	name string
+	play func(*testing.T, *Deployment)
+}{
+	{"a node enters through nginx", testNodeEnters},
+	{"nodes find each other by address", testNodesFindEachOther},
+	{"the register command is a node", testRegisterCommand},
+	{"sixteen at once make one account", testSixteenAtOnce},
+	{"the homeserver is asked to ping", testPing},
+	{"nodes talk in a room", testTalk},
+	{"a client finds a node by its address", testThirdParty},
+	{"a wiped store adopts the account", testWipedStore},
+	{"the service answers as it is expected to", testMASAnswers},
+	{"a version before 1.18 leaves the display name out", testMASOld},
+	{"half an account is finished", testMASHalfMade},
+	{"an account at the homeserver alone", testMASReserved},
+	{"an exclusive namespace", testMASExclusive},
+	{"a deactivated account stays out", testMASDeactivated},
+	{"the homeserver lost its database", testMASLostHomeserver},
+	{"both lost their databases", testMASLostBoth},
+	{"a gateway for the shared secret says so", testMASWrongDoor},
+	{"check finds nothing wrong, and what is", testMASCheck},
+	{"no log holds a secret", testNoSecretLogged}, // the last: it reads what all others left
+}
+
+func TestBehindMAS(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, BehindMAS())
+	must(d.Gateway.WaitForLog(t.Context(), "The homeserver has the API of --matrixurl"))(t)
+	for _, scene := range masScenes {
+		t.Run(scene.name, func(t *testing.T) { scene.play(t, d) })
+	}
+}
+
+// A masTarget is a service to hold against the table, with its homeserver.
+type masTarget struct {
+	url, clientID, clientSecret string
+	homeserver, asToken, domain string
+	nodeURL                     string             // where nodes log in
+	set                         func(mas.Settings) // nil for a real one, whose settings stay
+	homeserverDown              func(down bool)    // likewise
+}
+
+// testMASAnswers holds the stand-in against the table, before the real Synapse.
+func testMASAnswers(t *testing.T, d *Deployment) {
+	at := masTarget{
+		url: d.MASURL, clientID: d.MAS.ClientID, clientSecret: d.MAS.ClientSecret,
+		homeserver: d.Homeserver.URL, asToken: must(d.Gateway.tokens())(t)["as_token"], domain: d.Domain, nodeURL: d.NodeURL,
+		set: d.MAS.Set,
+		homeserverDown: func(down bool) {
+			half := mas.Synapse{URL: d.Homeserver.URL, Secret: d.Homeserver.MASSecret}
+			if down {
+				half.URL = "http://127.0.0.1:1"
+			}
+			d.MAS.Homeserver = half
+		},
+	}
+	at.holdAgainst(t)
+	at.letIn(t, filepath.Join(d.Gateway.Dir, "registration.yaml"))
+}
+
+// TestRealMAS holds a real service against the same table, and lets a node in there. It makes users that stay.
+func TestRealMAS(t *testing.T) {
+	at := masTarget{
+		url: os.Getenv("E2E_MAS_URL"), clientID: os.Getenv("E2E_MAS_CLIENT_ID"), clientSecret: os.Getenv("E2E_MAS_CLIENT_SECRET"),
+		homeserver: os.Getenv("E2E_MAS_HOMESERVER_URL"), domain: os.Getenv("E2E_MAS_DOMAIN"), nodeURL: cmp.Or(os.Getenv("E2E_MAS_NODE_URL"), os.Getenv("E2E_MAS_URL")),
+	}
+	registration := os.Getenv("E2E_MAS_REGISTRATION")
+	if at.url == "" || at.clientID == "" || at.clientSecret == "" || at.homeserver == "" || at.domain == "" || registration == "" {
+		t.Skip("set E2E_MAS_URL, E2E_MAS_CLIENT_ID, E2E_MAS_CLIENT_SECRET, E2E_MAS_HOMESERVER_URL, E2E_MAS_DOMAIN and E2E_MAS_REGISTRATION (the file that the homeserver loads), and E2E_MAS_NODE_URL where nodes log in")
+	}
+	file := must(os.ReadFile(registration))(t)
+	for line := range strings.Lines(string(file)) {
+		if token, ok := strings.CutPrefix(line, "as_token:"); ok {
+			at.asToken = strings.Trim(strings.TrimSpace(token), `"'`)
+		}
+	}
+	at.holdAgainst(t)
+	at.letIn(t, registration)
+}
+
+// letIn runs the gateway before the service, and a node at it.
+func (at masTarget) letIn(t *testing.T, registration string) {
+	dir := t.TempDir()
+	program := must(Build(t.Context(), dir))(t)
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte(at.clientSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := must(freePorts(1))(t)[0]
+	gateway := fmt.Sprintf("http://127.0.0.1:%d", port)
+	p := must(startProcess("the gateway", filepath.Join(dir, "gateway.log"), program.command(context.WithoutCancel(t.Context()), dir,
+		"--matrixdomain", at.domain, "--matrixurl", at.url+MASPath, "--homeserver-url", at.homeserver, "--registration", registration,
+		"--mas-client-id", at.clientID, "--mas-client-secret-file", secret, "--port", fmt.Sprint(port), "--datapath", filepath.Join(dir, "store"))))(t)
+	t.Cleanup(func() { p.stop() })
+	if err := p.ready(t.Context(), func(ctx context.Context) bool {
+		a, err := call(ctx, http.MethodGet, gateway+registerPath, "", nil)
+		return err == nil && a.Status == http.StatusMethodNotAllowed
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r := must(program.Run(t.Context(), dir, "register", "--matrixdomain", at.domain, "--server", at.nodeURL,
+		"--register-url", gateway+registerPath, "--generate", filepath.Join(dir, "node.key")))(t)
+	if r.Code != 0 {
+		t.Errorf("exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
+
+// holdAgainst asks each case of the table that can be brought about.
+func (at masTarget) holdAgainst(t *testing.T) {
+	name := fmt.Sprintf("0x%040x", time.Now().UnixNano())
+	token := ""
+	with := func(s mas.Settings, ask func() masAnswer) func() masAnswer {
+		if at.set == nil {
+			return nil
+		}
+		return func() masAnswer {
+			at.set(s)
+			defer at.set(mas.Settings{})
+			return ask()
+		}
+	}
+	add := func(name string) func() masAnswer {
+		return func() masAnswer {
+			return at.admin(t, http.MethodPost, mas.UsersPath, token, map[string]string{"username": name})
+		}
+	}
+	id := ""
+	password := func(id *string) func() masAnswer {
+		return func() masAnswer {
+			return at.admin(t, http.MethodPost, mas.UsersPath+"/"+*id+mas.PasswordPath, token, map[string]any{"password": strings.Repeat("5a", 65), "skip_password_check": true})
+		}
+	}
+	nobody := "01000000000000000000000000"
+	for _, row := range []struct {
+		is  mas.Case
+		ask func() masAnswer // nil where it cannot be brought about
+	}{
+		{mas.TokenBadSecret, func() masAnswer { return at.token(t, "not-"+at.clientSecret) }},
+		{mas.TokenNotAdmin, with(mas.Settings{NotAdmin: true}, func() masAnswer { return at.token(t, at.clientSecret) })},
+		{mas.TokenGranted, func() masAnswer {
+			a := at.token(t, at.clientSecret)
+			token, _ = a.field("access_token").(string)
+			return a
+		}},
+		{mas.NoToken, func() masAnswer { return at.admin(t, http.MethodGet, mas.ByNamePath+name, "mat_expired", nil) }},
+		{mas.NotFound, func() masAnswer { return at.admin(t, http.MethodGet, mas.ByNamePath+name, token, nil) }},
+		{mas.Created, add(name)},
+		{mas.Exists, add(name)},
+		{mas.BadName, add("NOT A NAME")},
+		{mas.Found, func() masAnswer {
+			a := at.admin(t, http.MethodGet, mas.ByNamePath+name, token, nil)
+			id, _ = a.field("data.id").(string)
+			return a
+		}},
+		{mas.PasswordSet, password(&id)},
+		{mas.PasswordSet, password(&id)}, // repeatable
+		{mas.PasswordNobody, password(&nobody)},
+		{mas.PasswordsOff, with(mas.Settings{PasswordsOff: true}, password(&id))},
+		{mas.Reserved, func() masAnswer { return add(at.homeserverAlone(t))() }},
+		{mas.CannotTell, map[bool]func() masAnswer{true: func() masAnswer {
+			at.homeserverDown(true)
+			defer at.homeserverDown(false)
+			return add("0x" + strings.Repeat("0", 40))()
+		}}[at.homeserverDown != nil]},
+		{mas.SiteConfig, func() masAnswer { return at.admin(t, http.MethodGet, mas.SitePath, token, nil) }},
+	} {
+		t.Run(string(row.is), func(t *testing.T) {
+			if row.ask == nil {
+				t.Skip("it cannot be brought about from here")
+			}
+			got, want := row.ask(), mas.Answers[row.is]
+			if got.status != want.Status || !want.IsTitle(got.title()) || want.Error != "" && got.field("error") != want.Error {
+				t.Errorf("got %d %s, want %+v", got.status, got.body, want)
+			}
+			for _, path := range want.Fields {
+				if got.field(path) == nil {
+					t.Errorf("there is no %s in %s", path, got.body)
+				}
+			}
+		})
+	}
+}
+
+// homeserverAlone makes a user that the service does not know, as an application service may, and returns its name.
+func (at masTarget) homeserverAlone(t *testing.T) string {
+	t.Helper()
+	name := fmt.Sprintf("0x%040x", time.Now().UnixNano())
+	a := must(call(t.Context(), http.MethodPost, at.homeserver+"/_matrix/client/v3/register", at.asToken,
+		map[string]any{"type": "m.login.application_service", "username": name, "inhibit_login": true}))(t)
+	want(t, a, http.StatusOK, "")
+	return name
+}
+
+// A masAnswer is what the service said.
+type masAnswer struct {
+	status int
+	body   string
+}
+
+// field is the value under the path of keys, or nil.
+func (a masAnswer) field(path string) any {
+	var value any
+	json.Unmarshal([]byte(a.body), &value) // what is of another form has no field
+	for key := range strings.SplitSeq(path, ".") {
+		object, _ := value.(map[string]any)
+		value = object[key]
+	}
+	return value
+}
+
+// title is that of the first error.
+func (a masAnswer) title() string {
+	errors, _ := a.field("errors").([]any)
+	if len(errors) == 0 {
+		return ""
+	}
+	first, _ := errors[0].(map[string]any)
+	title, _ := first["title"].(string)
+	return title
+}
+
+func (at masTarget) token(t *testing.T, secret string) masAnswer {
+	t.Helper()
+	form := url.Values{"grant_type": {"client_credentials"}, "scope": {mas.AdminScope}}
+	req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, at.url+mas.TokenPath, strings.NewReader(form.Encode())))(t)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.SetBasicAuth(at.clientID, secret)
+	return ask(t, req)
+}
+
+func (at masTarget) admin(t *testing.T, method, path, token string, body any) masAnswer {
+	t.Helper()
+	payload := must(json.Marshal(body))(t)
+	req := must(http.NewRequestWithContext(t.Context(), method, at.url+path, bytes.NewReader(payload)))(t)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+token)
+	return ask(t, req)
+}
+
+func ask(t *testing.T, req *http.Request) masAnswer {
+	t.Helper()
+	res := must(http.DefaultClient.Do(req))(t)
+	defer res.Body.Close()
+	return masAnswer{res.StatusCode, string(must(io.ReadAll(res.Body))(t))}
+}
+
+// displayNameOf is what the homeserver shows of a node.
+func displayNameOf(t *testing.T, d *Deployment, n *Node) Answer {
+	t.Helper()
+	_, token := newMember(t, d)
+	return must(n.DisplayNameOf(t.Context(), token, n.UserID))(t)
+}
+
+func testMASOld(t *testing.T, d *Deployment) {
+	d.MAS.Set(mas.Settings{Old: true})
+	defer d.MAS.Set(mas.Settings{})
+	n, _ := newMember(t, d)
+	if a := displayNameOf(t, d, n); a.DisplayName != n.DisplayName {
+		t.Errorf("its display name is %q, want %q", a.DisplayName, n.DisplayName)
+	}
+}
+
+// The account is there and has no password: the node's next try sets it, though the service was restarted meanwhile and
+// the record had its minute to be settled in.
+func testMASHalfMade(t *testing.T, d *Deployment) {
+	n := newNode(t, d)
+	d.MAS.Set(mas.Settings{PasswordsOff: true})
+	want(t, must(n.Register(t.Context()))(t), http.StatusBadGateway, "M_UNKNOWN")
+	d.MAS.Set(mas.Settings{})
+	must(d.Gateway.WaitForLog(t.Context(), "Refused registration", n.UserID, "passwords: {enabled: true}"))(t)
+	if accounts := must(d.Homeserver.Accounts(t.Context(), n.UserID))(t); accounts != 1 {
+		t.Fatalf("the homeserver has %d accounts, want 1", accounts)
+	}
+	want(t, must(n.Login(t.Context()))(t), http.StatusForbidden, "M_FORBIDDEN")
+	if err := d.Gateway.Restart(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	want(t, must(n.Register(t.Context()))(t), http.StatusOK, "")
+	must(d.Gateway.WaitForLog(t.Context(), "Registered node", n.UserID, "completed"))(t)
+	loggedIn(t, n)
+}
+
+func testMASReserved(t *testing.T, d *Deployment) {
+	n := newNode(t, d)
+	if err := (mas.Synapse{URL: d.Homeserver.URL, Secret: d.Homeserver.MASSecret}).Provision(n.Localpart, "somebody"); err != nil {
+		t.Fatal(err)
+	}
+	want(t, must(n.Register(t.Context()))(t), http.StatusBadGateway, "M_UNKNOWN")
+	must(d.Gateway.WaitForLog(t.Context(), "Refused registration", n.UserID, "either the account is at the homeserver alone"))(t)
+	if _, there := d.MAS.Password(n.Localpart); there {
+		t.Error("it was made at Matrix Authentication Service all the same")
+	}
+}
+
+// An exclusive namespace keeps nodes out; where it is not exclusive any more, they get in.
+func testMASExclusive(t *testing.T, d *Deployment) {
+	file := filepath.Join(d.Gateway.Dir, "registration.yaml")
+	before := must(os.ReadFile(file))(t)
+	write := func(content []byte) func() error { return func() error { return os.WriteFile(file, content, 0o600) } }
+	if err := d.Homeserver.Restart(t.Context(), write(bytes.Replace(before, []byte("exclusive: false"), []byte("exclusive: true"), 1))); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, d)
+	want(t, must(n.Register(t.Context()))(t), http.StatusBadGateway, "M_UNKNOWN")
+	must(d.Gateway.WaitForLog(t.Context(), "Refused registration", n.UserID, "exclusive namespace"))(t)
+	if err := d.Homeserver.Restart(t.Context(), write(before)); err != nil {
+		t.Fatal(err)
+	}
+	want(t, must(n.Register(t.Context()))(t), http.StatusOK, "")
+	loggedIn(t, n)
+}
+
+// The service erases at the homeserver whom it deactivates: the profile is gone, and still nobody is let in again.
+func testMASDeactivated(t *testing.T, d *Deployment) {
+	n, token := newMember(t, d)
+	if err := d.MAS.Deactivate(n.Localpart); err != nil {
+		t.Fatal(err)
+	}
+	staysOut := func(when string) {
+		t.Helper()
+		want(t, must(n.Login(t.Context()))(t), http.StatusForbidden, "M_FORBIDDEN")
+		if a := must(n.WhoAmI(t.Context(), token))(t); a.Status != http.StatusUnauthorized {
+			t.Errorf("%s, its session is answered with %d %s, want 401", when, a.Status, a.Body)
+		}
+	}
+	staysOut("deactivated")
+	want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
+	staysOut("registered again")
+	if err := d.Gateway.Restart(t.Context(), d.Gateway.WipeStore); err != nil {
+		t.Fatal(err)
+	}
+	want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
+	staysOut("registered again with the store wiped")
+}
+
+// The account is at the service, which does not have it provided at the homeserver by itself: nothing is made twice.
+func testMASLostHomeserver(t *testing.T, d *Deployment) {
+	n, _ := newMember(t, d)
+	if err := d.Homeserver.Restart(t.Context(), d.Homeserver.WipeDatabase); err != nil {
+		t.Fatal(err)
+	}
+	want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
+	if err := d.MAS.Homeserver.Provision(n.Localpart, n.DisplayName); err != nil { // what mas-cli manage provision-all-users does
+		t.Fatal(err)
+	}
+	loggedIn(t, n)
+}
+
+func testMASLostBoth(t *testing.T, d *Deployment) {
+	n, _ := newMember(t, d)
+	if err := d.Homeserver.Restart(t.Context(), d.Homeserver.WipeDatabase); err != nil {
+		t.Fatal(err)
+	}
+	d.MAS.ForgetUsers()
+	want(t, must(n.Login(t.Context()))(t), http.StatusForbidden, "M_FORBIDDEN")
+	want(t, must(n.Register(t.Context()))(t), http.StatusOK, "")
+	must(d.Gateway.WaitForLog(t.Context(), "Registered node", n.UserID, "recreated"))(t)
+	loggedIn(t, n)
+}
+
+// Where the service is in charge the homeserver has neither of the old ways, and the gateway says what has come in
+// their place.
+func testMASWrongDoor(t *testing.T, d *Deployment) {
+	secret := filepath.Join(d.Dir, "unused_secret")
+	if err := os.WriteFile(secret, []byte("not used"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, flags := range map[string][]string{SharedSecretPath: {"--sharesecret-file", secret}, CreateUserPath: nil} {
+		g := must(d.AddGateway(t.Context(), "wrong door"+filepath.Base(name), d.Homeserver.URL+name, flags...))(t)
+		t.Log(must(g.WaitForLog(t.Context(), "no node can register", "Matrix Authentication Service is in charge", "--homeserver-url "+d.Homeserver.URL))(t))
+		if _, err := g.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func testMASCheck(t *testing.T, d *Deployment) {
+	dir := checkDir(t, d)
+	allRight := runCheck(t, d, dir)
+	for subject, f := range allRight.findings {
+		if f.Status == "problem" {
+			t.Errorf("%s: %s; %s", subject, f.Found, f.Do)
+		}
+	}
+	for _, wrong := range []struct {
+		name     string
+		settings mas.Settings
+		want     map[string]string
+	}{
+		{"passwords off", mas.Settings{PasswordsOff: true}, map[string]string{"Matrix Authentication Service passwords": "problem", "public door login": "problem"}},
+		{"not admin", mas.Settings{NotAdmin: true}, map[string]string{
+			"Matrix Authentication Service scope": "problem", "Matrix Authentication Service admin API": "", "Matrix Authentication Service passwords": "",
+			"Matrix Authentication Service registration": "", "Matrix Authentication Service server name": "",
+		}},
+	} {
+		t.Run(wrong.name, func(t *testing.T) {
+			d.MAS.Set(wrong.settings)
+			defer d.MAS.Set(mas.Settings{})
+			wantChange(t, allRight, runCheck(t, d, dir), wrong.want)
+		})
+	}
+	t.Run("login at the homeserver", func(t *testing.T) {
+		target := must(url.Parse(d.Homeserver.URL))(t)
+		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, target.String()+r.URL.Path, http.StatusTemporaryRedirect)
+		}))
+		defer front.Close()
+		got := runCheck(t, d, dir, "--public-url", front.URL)
+		if f := got.findings["public door login"]; f.Status != "problem" || !strings.Contains(f.Do, "(login|logout|refresh)") {
+			t.Errorf("got %+v", f)
+		}
+	})
+}
