@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,10 +37,6 @@ const (
 	flagEthRPC     = "eth-rpc"
 	flagEthRPCFile = "eth-rpc-file"
 	flagMinBalance = "min-balance"
-
-	flagHomeserverURL       = "homeserver-url"
-	flagMASClientID         = "mas-client-id"
-	flagMASClientSecretFile = "mas-client-secret-file"
 
 	registrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
 	homeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
@@ -97,7 +94,7 @@ func rootFlags() []cli.Flag {
 	number := func(name string, value int, usage string) cli.Flag {
 		return &cli.IntFlag{Name: name, Value: value, Usage: usage, Sources: fromEnvironment(name)}
 	}
-	return append([]cli.Flag{
+	return slices.Concat([]cli.Flag{
 		text(flagMatrixDomain, "", "the homeserver's server_name, which every signature is over (required)"),
 		text(flagMatrixURL, "http://127.0.0.1:8008"+createUserPath, "`URL` that creates users; its path says which API: "+createUserPath+" (Synapse up to 0.34.0), "+sharedSecretPath+" (Synapse 1.23.0 or later, Dendrite) or "+masUsersPath+" (Matrix Authentication Service)"),
 		text(flagASToken, "", "as_token of registration.yaml; better left to the file"),
@@ -116,11 +113,7 @@ func rootFlags() []cli.Flag {
 		text(flagEthRPC, "", "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
 		text(flagEthRPCFile, "", "`FILE` that holds that URL"),
 		text(flagMinBalance, "", "`WEI` that an address must hold on chain to register"),
-
-		text(flagHomeserverURL, "", "`URL` of the homeserver's client API, where --"+flagMatrixURL+" is not the homeserver's but Matrix Authentication Service's"),
-		text(flagMASClientID, "", "`ID` of this service's client at Matrix Authentication Service, a ULID"),
-		text(flagMASClientSecretFile, "", "`FILE` that holds that client's secret"),
-	}, rootLimitFlags(fromEnvironment)...)
+	}, rootLimitFlags(fromEnvironment), rootMASFlags(fromEnvironment))
 }
 
 // readConfig checks what every command takes; the secrets are up to the command.
@@ -370,23 +363,6 @@ func (c *config) readMatrixURL() error {
 	return nil
 }
 
-// readHomeserverURL takes --homeserver-url, where the homeserver's client API is not beside what creates accounts.
-func (c *config) readHomeserverURL(given string) error {
-	if given == "" && c.apiPath == masUsersPath {
-		return fmt.Errorf("--%s is missing: --%s is of Matrix Authentication Service, so give the homeserver's own URL as well, such as http://127.0.0.1:8007", flagHomeserverURL, flagMatrixURL)
-	}
-	if given == "" {
-		return nil
-	}
-	u, err := url.Parse(given)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()) ||
-		u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
-		return fmt.Errorf("--%s is not the http or https URL of a homeserver: give scheme, host and port alone, such as http://127.0.0.1:8007", flagHomeserverURL)
-	}
-	c.apiOrigin, c.origin = c.origin, u.Scheme+"://"+u.Host
-	return nil
-}
-
 // isPlainRemote tells whether tokens and passwords would cross a network in the clear.
 func (c config) isPlainRemote() bool {
 	for _, origin := range []string{c.origin, c.apiOrigin} {
@@ -417,15 +393,4 @@ func isPort(text string) bool {
 // isToken tells whether the text can go into an HTTP header as a token. An absent one can.
 func isToken(text string) bool {
 	return strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
-}
-
-// checkMASFlags holds the flags of Matrix Authentication Service against --matrixurl.
-func (c config) checkMASFlags() error {
-	switch {
-	case c.apiPath != masUsersPath && c.masClientID+c.masClientSecretFile != "":
-		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, masUsersPath)
-	case c.masClientID != "" && !ulidForm.MatchString(c.masClientID):
-		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", flagMASClientID)
-	}
-	return nil
 }

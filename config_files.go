@@ -108,15 +108,6 @@ func (c *config) readEthRPC() error {
 	return nil
 }
 
-// readMASSecret reads the secret of this service's client at Matrix Authentication Service.
-func readMASSecret(path string) (string, error) {
-	secret, err := readSecret(path, "the client secret of Matrix Authentication Service")
-	if err == nil && !isToken(secret) {
-		return "", fmt.Errorf("%s has characters that a client secret cannot have: write visible ASCII without spaces, in one line", path)
-	}
-	return secret, err
-}
-
 var yamlLineForm = regexp.MustCompile(`line [0-9]+`)
 
 // A yamlFile is a YAML mapping and where it came from, for errors that name the key but never quote a value.

@@ -28,9 +28,13 @@ const (
 	beforeCall    crashStep = "before the homeserver is called"
 	duringCall    crashStep = "during the call" // the test kills the daemon, when the homeserver has been asked
 	afterCall     crashStep = "after the call"
-	beforeFinal   crashStep = "before the final write"
-	afterFinal    crashStep = "after the final write"
-	atAnswer      crashStep = "when the answer is written"
+
+	duringPassword crashStep = "while the password is set" // likewise, where that is a call of its own
+	duringName     crashStep = "while the display name is set"
+
+	beforeFinal crashStep = "before the final write"
+	afterFinal  crashStep = "after the final write"
+	atAnswer    crashStep = "when the answer is written"
 )
 
 const (
@@ -147,6 +151,10 @@ func TestCrash(t *testing.T) {
 		{beforeCall, false, statePending, 200},
 		{duringCall, false, statePending, 200},
 		{duringCall, true, statePending, 200},
+		{duringPassword, false, statePending, 200},
+		{duringPassword, true, statePending, 200},
+		{duringName, false, statePending, 200},
+		{duringName, true, statePending, 200},
 		{afterCall, false, statePending, 200},
 		{afterCall, true, statePending, 200},
 		{beforeFinal, false, statePending, 200},
@@ -158,19 +166,23 @@ func TestCrash(t *testing.T) {
 	}
 	for _, api := range apis {
 		for _, test := range tests {
+			if (test.at == duringPassword || test.at == duringName) && api.path != masUsersPath {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/%s/made %v", api.name, test.at, test.made), func(t *testing.T) {
 				t.Parallel()
 				dir, homeserver := t.TempDir(), newCountingStandIn(t, api.creates)
 				d := startDaemon(t, crashingName, dir, homeserver.URL+api.path, crashAtEnv+"="+string(test.at))
-				if !test.made {
+				during := map[crashStep]string{duringCall: api.creates, duringPassword: callPassword, duringName: callSetName}[test.at]
+				if !test.made && (during == "" || during == api.creates) {
 					homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"no"}`))
 				}
-				if test.at == duringCall {
-					right := homeserver.counted
+				if during != "" {
+					right := map[string]http.HandlerFunc{api.creates: homeserver.counted, callPassword: homeserver.mas.ServeHTTP, callSetName: homeserver.setName}[during]
 					if !test.made {
 						right = says(403, "{}")
 					}
-					homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
+					homeserver.fail(during, func(w http.ResponseWriter, r *http.Request) {
 						right(httptest.NewRecorder(), r)
 						d.cmd.Process.Kill()
 						<-d.done
@@ -193,6 +205,7 @@ func TestCrash(t *testing.T) {
 					t.Errorf("killed: the store has %v, want one record if any, %q", counts, test.wantAfter)
 				}
 
+				homeserver.fail(during, nil)
 				homeserver.fail(api.creates, homeserver.counted)
 				d = startDaemon(t, programName, dir, homeserver.URL+api.path)
 				if got := d.mustSend(proof); got.status != test.wantAnswer {
@@ -206,6 +219,9 @@ func TestCrash(t *testing.T) {
 				}
 				if counts := checkWhole(t, filepath.Join(dir, storeFile)); counts[stateRegistered] != 1 || counts[statePending] != 0 {
 					t.Errorf("in the end the store has %v", counts)
+				}
+				if password, _ := homeserver.mas.Password(n.Localpart); api.path == masUsersPath && password != n.Password {
+					t.Error("the account does not have the node's password")
 				}
 				homeserver.mu.Lock()
 				defer homeserver.mu.Unlock()
@@ -228,11 +244,11 @@ type countingStandIn struct {
 
 func newCountingStandIn(t *testing.T, creates string) *countingStandIn {
 	s := &countingStandIn{standIn: newStandIn(t)}
-	right := map[string]http.HandlerFunc{callCreateUser: s.createUser, callRegister: s.register}[creates]
+	right := s.creates(creates)
 	s.counted = func(w http.ResponseWriter, r *http.Request) {
 		answer := httptest.NewRecorder()
 		right(answer, r)
-		if answer.Code == http.StatusOK {
+		if answer.Code/100 == 2 {
 			s.count.Lock()
 			s.made++
 			s.count.Unlock()

@@ -60,14 +60,20 @@ func launchDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *
 	d.cmd = exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", matrixURL, "--port", port, "--ops-listen", "127.0.0.1:"+opsPort, "--datapath", dir, "--rate-limit", "0", "--total-rate-limit", "0")
 	d.cmd.Dir = t.TempDir()
 	d.cmd.Env = append(os.Environ(), append(env, "MATRIX_REGSERVICE_HSTOKEN="+testHSToken)...)
-	if strings.HasSuffix(matrixURL, sharedSecretPath) {
-		secret := filepath.Join(d.cmd.Dir, "secret")
-		if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
+	secretFile := func(secret string) string {
+		path := filepath.Join(d.cmd.Dir, "secret")
+		if err := os.WriteFile(path, []byte(secret), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_SHARESECRET_FILE="+secret)
+		return path
+	}
+	if strings.HasSuffix(matrixURL, sharedSecretPath) {
+		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_SHARESECRET_FILE="+secretFile(testSecret))
 	} else {
 		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_ASTOKEN="+testASToken)
+	}
+	if homeserver, ok := strings.CutSuffix(matrixURL, masUsersPath); ok {
+		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_HOMESERVER_URL="+homeserver, "MATRIX_REGSERVICE_MAS_CLIENT_ID="+testMASClientID, "MATRIX_REGSERVICE_MAS_CLIENT_SECRET_FILE="+secretFile(testMASSecret))
 	}
 	d.stderr.w = new(bytes.Buffer)
 	d.cmd.Stderr = &d.stderr

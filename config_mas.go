@@ -1,0 +1,67 @@
+// config_mas.go owns the flags of homeservers behind Matrix Authentication Service: where the homeserver itself is, and
+// as which client accounts are made.
+
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+)
+
+const (
+	flagHomeserverURL       = "homeserver-url"
+	flagMASClientID         = "mas-client-id"
+	flagMASClientSecretFile = "mas-client-secret-file"
+)
+
+// rootMASFlags are the flags of every command that are for such homeservers.
+func rootMASFlags(fromEnvironment func(string) cli.ValueSourceChain) []cli.Flag {
+	text := func(name, usage string) cli.Flag {
+		return &cli.StringFlag{Name: name, Usage: usage, Sources: fromEnvironment(name)}
+	}
+	return []cli.Flag{
+		text(flagHomeserverURL, "`URL` of the homeserver's client API, where --"+flagMatrixURL+" is not the homeserver's but Matrix Authentication Service's"),
+		text(flagMASClientID, "`ID` of this service's client at Matrix Authentication Service, a ULID"),
+		text(flagMASClientSecretFile, "`FILE` that holds that client's secret"),
+	}
+}
+
+// readHomeserverURL takes --homeserver-url, where the homeserver's client API is not beside what creates accounts.
+func (c *config) readHomeserverURL(given string) error {
+	if given == "" && c.apiPath == masUsersPath {
+		return fmt.Errorf("--%s is missing: --%s is of Matrix Authentication Service, so give the homeserver's own URL as well, such as http://127.0.0.1:8007", flagHomeserverURL, flagMatrixURL)
+	}
+	if given == "" {
+		return nil
+	}
+	u, err := url.Parse(given)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()) ||
+		u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("--%s is not the http or https URL of a homeserver: give scheme, host and port alone, such as http://127.0.0.1:8007", flagHomeserverURL)
+	}
+	c.apiOrigin, c.origin = c.origin, u.Scheme+"://"+u.Host
+	return nil
+}
+
+// checkMASFlags holds the flags of Matrix Authentication Service against --matrixurl.
+func (c config) checkMASFlags() error {
+	switch {
+	case c.apiPath != masUsersPath && c.masClientID+c.masClientSecretFile != "":
+		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, masUsersPath)
+	case c.masClientID != "" && !ulidForm.MatchString(c.masClientID):
+		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", flagMASClientID)
+	}
+	return nil
+}
+
+// readMASSecret reads the secret of this service's client at Matrix Authentication Service.
+func readMASSecret(path string) (string, error) {
+	secret, err := readSecret(path, "the client secret of Matrix Authentication Service")
+	if err == nil && !isToken(secret) {
+		return "", fmt.Errorf("%s has characters that a client secret cannot have: write visible ASCII without spaces, in one line", path)
+	}
+	return secret, err
+}
