@@ -173,7 +173,7 @@ matrix: {homeserver: transport02.smartmesh.cn, endpoint: "http://127.0.0.1:8007"
 clients:
   - client_id: 01J44RKQYM4G3TNVANTMTDYTX6
     client_auth_method: client_secret_basic
-    client_secret: phoo8ahneir3ohY2eigh4xuu6Oodaewi
+    client_secret: a_client_secret~without^digits
 policy: {data: {admin_clients: [01J44RKQYM4G3TNVANTMTDYTX6]}}
 passwords: {enabled: true}
 rate_limiting: {login: {per_ip: {burst: 50, per_second: 5}}}
@@ -194,7 +194,7 @@ func TestCheckMASFile(t *testing.T) {
 		{name: "no oauth beside it", from: "{name: adminapi}, {name: oauth}", to: "{name: adminapi}", want: map[string]status{"http.listeners": statusProblem}},
 		{name: "another client", from: "client_id: 01J44RKQYM4G3TNVANTMTDYTX6", to: "client_id: 01J44RKQYM4G3TNVANTMTDYTX7", want: map[string]status{"clients": statusProblem}},
 		{name: "another method", from: "client_secret_basic", to: "client_secret_post", want: map[string]status{"clients": statusProblem}},
-		{name: "another secret", from: "phoo8ahneir3ohY2eigh4xuu6Oodaewi", to: "a-secret-of-somebody-else", want: map[string]status{"clients": statusProblem}},
+		{name: "another secret", from: "a_client_secret~without^digits", to: "a-secret-of-somebody-else", want: map[string]status{"clients": statusProblem}},
 		{name: "not admin", from: "admin_clients: [01J44RKQYM4G3TNVANTMTDYTX6]", to: "admin_clients: []", want: map[string]status{"policy.data.admin_clients": statusProblem}},
 		{name: "another name", from: "homeserver: transport02.smartmesh.cn", to: "homeserver: example.org", want: map[string]status{"matrix.homeserver": statusProblem}},
 		{name: "passwords off", from: "passwords: {enabled: true}", to: "passwords: {enabled: false}", want: map[string]status{"passwords": statusProblem}},

@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -79,6 +81,7 @@ func TestMASLife(t *testing.T) {
 		{name: "500, and nothing kept", faults: faults{callMASCreate: titled(mas.CannotTell)}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
 		{name: "500, and it cannot be told", faults: faults{callMASCreate: titled(mas.CannotTell), callLookUp: html404}, want: 502, wantAfter: statePending},
 		{name: "201 for another user", faults: faults{callMASCreate: says(201, `{"data":{"id":"01J44RKQYM4G3TNVANTMTDYTX6","attributes":{"username":"0x0"}}}`)}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate"},
+		{name: "201 with an id that is none", faults: faults{callMASCreate: oddID}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate"},
 		{name: "201 without an id", faults: faults{callMASCreate: says(201, `{"data":{"attributes":{}}}`)}, want: 502, wantAfter: statePending},
 
 		{name: "passwords off", settings: mas.Settings{PasswordsOff: true}, want: 502, wantAfter: statePending, wantLog: "passwords: {enabled: true}"},
@@ -149,6 +152,13 @@ func TestMASLife(t *testing.T) {
 			}
 		})
 	}
+}
+
+// oddID answers as if the user was made, with an id that would lead elsewhere.
+func oddID(w http.ResponseWriter, r *http.Request) {
+	var asked struct{ Username string }
+	json.NewDecoder(r.Body).Decode(&asked)
+	says(201, fmt.Sprintf(`{"data":{"id":"../users","attributes":{"username":%q}}}`, asked.Username))(w, r)
 }
 
 // isWhole tells whether the node's account has its password and its display name.
@@ -368,6 +378,9 @@ func TestMASNothingSecretIsTold(t *testing.T) {
 		for _, status := range []int{200, 400, 403, 404, 409, 500} {
 			d := newDoor(t, masUsersPath)
 			d.homeserver.fail(call, echo(status))
+			if call == callToken {
+				d.homeserver.fail(call, says(status, `{"error":"`+testMASSecret+` `+credential+`"}`))
+			}
 			proof, n := newProof(t)
 			if call == callLookUp {
 				d.homeserver.mas.Add(n.Localpart)

@@ -29,7 +29,7 @@ const (
 	testSecret  = "rather_secret~with^symbols"
 
 	testMASClientID = "01J44RKQYM4G3TNVANTMTDYTX6"
-	testMASSecret   = "phoo8ahneir3ohY2eigh4xuu6Oodaewi"
+	testMASSecret   = "a_client_secret~without^digits"
 )
 
 // A standIn plays a homeserver where a fault is wanted that no real one makes on demand. Its right answers are
