@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -212,6 +213,11 @@ func TestCheckMASFile(t *testing.T) {
 			}
 			report := &checkReport{}
 			report.keepSecret(s.masSecrets()...)
+			for _, secret := range []string{"mas-and-synapse", s.masList("clients")[0].text("client_secret")} {
+				if !slices.Contains(report.secrets, secret) {
+					t.Errorf("%s is not kept from what is printed", secret)
+				}
+			}
 			report.add(judging{settings: *s, config: masConfig("http://127.0.0.1:8081")}.masFindings()...)
 			if got := notOK(report.Findings); !sameStatuses(got, test.want) {
 				t.Errorf("got %v, want %v: %+v", got, test.want, report.Findings)

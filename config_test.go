@@ -121,6 +121,9 @@ func TestReadHomeserverURL(t *testing.T) {
 			}
 			continue
 		}
+		if remote := (config{origin: test.wantOrigin, apiOrigin: "http://192.0.2.1:8081"}); !remote.isPlainRemote() {
+			t.Errorf("%q: what creates accounts is elsewhere, and is not minded", test.given)
+		}
 		if err != nil || c.origin != test.wantOrigin || c.apiOrigin != test.wantAPI || c.isPlainRemote() != test.wantPlain {
 			t.Errorf("%q: got %q, %q, plain %t, %v", test.given, c.origin, c.apiOrigin, c.isPlainRemote(), err)
 		}
