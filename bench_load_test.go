@@ -76,6 +76,13 @@ func (h *instantHomeserver) say(line string, body []byte) (status, said string) 
 		return ok, `{"server_name":"` + testServerName + `"}`
 	case strings.HasPrefix(path, sharedSecretPath) && method == http.MethodGet:
 		return ok, `{"nonce":"` + strings.Repeat("0123456789abcdef", 8) + `"}`
+	case strings.HasPrefix(path, masTokenPath):
+		return ok, `{"access_token":"mat_of_a_benchmark","expires_in":300}`
+	case strings.HasPrefix(path, masUsersPath+"/"), strings.HasPrefix(path, setProfilePath) && method == http.MethodPut:
+		return ok, "{}"
+	case strings.HasPrefix(path, masUsersPath):
+		at := bytes.Index(body, []byte(`"0x`))
+		return "201 Created", `{"data":{"id":"` + testMASClientID + `","attributes":{"username":"` + string(body[at+1:at+1+len("0x")+addressDigits]) + `"}}}`
 	case strings.HasPrefix(path, sharedSecretPath), strings.HasPrefix(path, createUserPath):
 		at := bytes.Index(body, []byte(`"0x`)) // a localpart is the only value that begins so
 		if at < 0 {                            // it is asked whether it has the path
@@ -285,6 +292,13 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 		"--"+flagRateLimit, "0", "--"+flagTotalRateLimit, "0", "--"+flagMaxInflight, "128", "--"+flagMaxConnections, "0")
 	if apiPath == sharedSecretPath {
 		g.cmd.Args = append(g.cmd.Args, "--sharesecret", testSecret)
+	}
+	if apiPath == masUsersPath {
+		secret := filepath.Join(b.TempDir(), "secret")
+		if err := os.WriteFile(secret, []byte(testMASSecret), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		g.cmd.Args = append(g.cmd.Args, "--"+flagHomeserverURL, homeserverURL, "--"+flagMASClientID, testMASClientID, "--"+flagMASClientSecretFile, secret)
 	}
 	g.cmd.Stdout, g.cmd.Stderr = logFile, logFile
 	start := time.Now()
