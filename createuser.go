@@ -26,11 +26,15 @@ type createUserAPI struct {
 	oneCall
 	door    *homeserver // where --matrixurl is
 	asToken string
+	name    knownName
 }
 
 // create asks for the profile before every call: createUser answers 200 for a user that is there too, and then
 // throws its sessions out, or revives it when it was deactivated.
 func (api *createUserAPI) create(ctx context.Context, n node) (string, error) {
+	if err := api.name.check(ctx, api.homeserver); err != nil {
+		return "", err
+	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(passwordPart(createUserPath, software{}, n.Password)), createUserCost)
 	if err != nil {
 		return "", &homeserverError{reason: "the password cannot be hashed"}

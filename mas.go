@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -53,7 +52,7 @@ type masAPI struct {
 	door    *homeserver // Matrix Authentication Service
 	asToken string
 	tokens  *masTokens
-	named   atomic.Pointer[time.Time] // until when the homeserver is taken to have our server name
+	name    knownName
 }
 
 func newMASAPI(h, door *homeserver, asToken, clientID, clientSecret string) *masAPI {
@@ -65,7 +64,7 @@ func (api *masAPI) inSteps() bool { return true }
 
 // create makes the account, sets its password and then its display name.
 func (api *masAPI) create(ctx context.Context, n node) (string, error) {
-	if err := api.checkNamed(ctx); err != nil {
+	if err := api.name.check(ctx, api.homeserver); err != nil {
 		return "", err
 	}
 	id := ""
@@ -81,20 +80,6 @@ func (api *masAPI) create(ctx context.Context, n node) (string, error) {
 
 // finish does what was left to do of an account. Each step can be done twice.
 func (api *masAPI) finish(ctx context.Context, n node) error { return api.complete(ctx, n, "") }
-
-// checkNamed asks now and then for the homeserver's server name: Matrix Authentication Service goes by localparts, and
-// would create under any.
-func (api *masAPI) checkNamed(ctx context.Context) error {
-	if until := api.named.Load(); until != nil && time.Now().Before(*until) {
-		return nil
-	}
-	if err := api.checkServerName(ctx); err != nil {
-		return err
-	}
-	until := time.Now().Add(knownTime)
-	api.named.Store(&until)
-	return nil
-}
 
 // add creates the account and returns its id. Whether a name is taken has two answers that do not say it: a name that
 // is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.

@@ -388,6 +388,26 @@ func (h *homeserver) checkServerName(ctx context.Context) error {
 	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("%w is %q and --%s is %q: give the homeserver's", errOtherServerName, said.ServerName, flagMatrixDomain, h.serverName)}
 }
 
+// knownTime is for how long a homeserver is taken for what it was. Another may be put in its place, under another name
+// or with another rule for passwords.
+const knownTime = time.Minute
+
+// A knownName remembers that the homeserver has our server name. The APIs go by localparts and create under any.
+type knownName struct{ until atomic.Pointer[time.Time] }
+
+// check asks for the homeserver's server name where that is too long ago.
+func (k *knownName) check(ctx context.Context, h *homeserver) error {
+	if until := k.until.Load(); until != nil && time.Now().Before(*until) {
+		return nil
+	}
+	if err := h.checkServerName(ctx); err != nil {
+		return err
+	}
+	until := time.Now().Add(knownTime)
+	k.until.Store(&until)
+	return nil
+}
+
 // bcryptLength is how many bytes of a password bcrypt reads.
 const bcryptLength = 72
 

@@ -237,19 +237,29 @@ func TestStaleNonce(t *testing.T) {
 
 // A homeserver of another name gets no account, and its operator is told both names, at start too.
 func TestAnotherServerName(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
-	d.homeserver.name = "transport03.smartmesh.cn"
-	proof, n := newProof(t)
-	if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
-		t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
-	}
-	probeHomeserver(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath})
-	if strings.Count(d.log.String(), `its server_name is \"transport03.smartmesh.cn\" and --matrixdomain is \"transport02.smartmesh.cn\"`) != 2 {
-		t.Errorf("log: %s", d.log)
-	}
-	d.homeserver.fail(callKey, says(404, "<html>")) // a listener without the resource
-	if got := d.send(proof); got.status != 200 {
-		t.Errorf("not told: got %d %s", got.status, got.body)
+	for _, api := range apis {
+		t.Run(api.name, func(t *testing.T) {
+			d := newDoor(t, api.path)
+			d.homeserver.name = "transport03.smartmesh.cn"
+			proof, n := newProof(t)
+			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
+				t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
+			}
+			const told = `its server_name is \"transport03.smartmesh.cn\" and --matrixdomain is \"transport02.smartmesh.cn\"`
+			if strings.Count(d.log.String(), told) != 1 {
+				t.Errorf("log: %s", d.log)
+			}
+			if api.path != masUsersPath { // whose probe has a client to show: TestMASProbe
+				probeHomeserver(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, apiPath: api.path})
+				if strings.Count(d.log.String(), told) != 2 {
+					t.Errorf("log after the probe: %s", d.log)
+				}
+			}
+			d.homeserver.fail(callKey, says(404, "<html>")) // a listener without the resource
+			if got := d.send(proof); got.status != 200 {
+				t.Errorf("not told: got %d %s", got.status, got.body)
+			}
+		})
 	}
 }
 

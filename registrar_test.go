@@ -44,7 +44,7 @@ func TestLife(t *testing.T) {
 		{name: "exists, profile limited", faults: map[string]http.HandlerFunc{"create": inUse, callProfile: limited}, api: "shared secret", wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED"},
 		{name: "another was faster", api: "createUser", faults: map[string]http.HandlerFunc{"create": inUse}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
 
-		{name: "look-up failed", api: "createUser", faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAsked: "profile"},
+		{name: "look-up failed", api: "createUser", faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAsked: "key profile"},
 		{name: "look-up failed, pending", api: "createUser", before: statePending, faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "look-up broke", api: "createUser", faults: map[string]http.HandlerFunc{callProfile: breaks}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
 		{name: "nonce failed", api: "shared secret", faults: map[string]http.HandlerFunc{callNonce: says(500, "{}")}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},

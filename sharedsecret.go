@@ -46,10 +46,6 @@ type knownServer struct {
 	until time.Time
 }
 
-// knownTime is for how long a homeserver is taken for what it was. Another may be put in its place, and what it gets
-// of the password depends on which it is.
-const knownTime = time.Minute
-
 // create asks for a nonce and registers the node with it.
 func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) {
 	server, err := api.knownSoftware(ctx)

@@ -20,6 +20,7 @@ func (r results) ms(name, unit string) float64 {
 const (
 	shared     = "Register/api=sharedsecret/conns="
 	created    = "Register/api=createUser/conns="
+	behindMAS  = "Register/api=MAS/conns="
 	cpu        = "cpu-ms/registration"
 	perSecond  = "registration/s"
 	cpuRefused = "cpu-ms/request"
@@ -98,6 +99,8 @@ func targetTable(r results) string {
 		{what: "the same beyond its floor", value: r[created+"64"][cpu] - recover2 - bcrypt, unit: "ms", most: .30},
 		{what: "registrations, shared secret, 64 connections", value: r[shared+"64"][perSecond], unit: "/s", least: 2700},
 		{what: "registrations, createUser, 64 connections", value: r[created+"64"][perSecond], unit: "/s", least: 750},
+		{what: "CPU a registration, MAS, 64 connections", value: r[behindMAS+"64"][cpu], floor: recover2, unit: "ms"},
+		{what: "registrations, MAS, 64 connections", value: r[behindMAS+"64"][perSecond], unit: "/s"},
 		{what: "CPU a refusal, bad signature, kept connection", value: r["Reject/kept/signature"][cpuRefused], floor: recover2, unit: "ms", most: .12},
 		{what: "CPU a refusal, bad form, kept connection", value: r["Reject/kept/form"][cpuRefused], unit: "ms", most: .04},
 		{what: "CPU a refusal, bad signature, `Connection: close`", value: r["Reject/closed/signature"][cpuRefused], floor: recover2, unit: "ms"},
