@@ -15,7 +15,7 @@ RECIPES := e2e/testdata
 VENVS   := e2e/.venv
 PIP     := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench bench-homeservers bench-short clean soak
+.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench bench-homeservers bench-short bench-postgres clean soak
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -82,6 +82,11 @@ bench-homeservers: venvs
 # Each benchmark once, to see that it works.
 bench-short:
 	go run ./bench -short
+
+# The figures of docs/scaling.md. 10 million rows take some minutes and 8 GB of disk.
+bench-postgres:
+	go test -run '^$$' -bench Gateways -benchtime 5000x -timeout 30m .
+	BENCH_ROWS=10000,1000000,10000000 go test -run '^$$' -bench PostgresGrowth -benchtime 2000x -timeout 60m -v .
 
 venvs: $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed
 

@@ -219,7 +219,7 @@ func shellWords(line string) []string {
 }
 
 // scriptFlags are the flags that check takes from run.sh. The tokens are not among them: they are compared.
-var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath,
+var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath, flagDataPathFile,
 	flagAdmitFile, flagEthRPC, flagEthRPCFile, flagMinBalance, flagHomeserverURL, flagMASClientID, flagMASClientSecretFile,
 	flagRateLimit, flagRateBurst, flagTotalRateLimit, flagTotalRateBurst, flagTrustedProxies, flagMaxInflight, flagMaxConnections}
 
@@ -229,6 +229,7 @@ func (s runScript) fillIn(cmd *cli.Command) (contradicted []string, err error) {
 	hasSecret := cmd.IsSet(flagShareSecret) || cmd.IsSet(flagShareSecretFile) ||
 		cmd.IsSet(flagMatrixURL) && !strings.HasSuffix(cmd.String(flagMatrixURL), sharedSecretPath)
 	hasRPC := cmd.IsSet(flagEthRPC) || cmd.IsSet(flagEthRPCFile)
+	hasDataPath := cmd.IsSet(flagDataPath) || cmd.IsSet(flagDataPathFile)
 	for _, name := range scriptFlags {
 		value, ok := s.flags[name]
 		isSecret := name == flagShareSecret || name == flagShareSecretFile
@@ -241,6 +242,7 @@ func (s runScript) fillIn(cmd *cli.Command) (contradicted []string, err error) {
 			}
 		case isSecret && hasSecret, isRPC && hasRPC:
 		case (name == flagMASClientID || name == flagMASClientSecretFile) && !strings.HasSuffix(cmd.String(flagMatrixURL), masUsersPath):
+		case (name == flagDataPath || name == flagDataPathFile) && hasDataPath:
 		default:
 			if err := cmd.Set(name, value); err != nil {
 				return nil, fmt.Errorf("%s: --%s has a value that it cannot have: repair it, or write it anew with genconfig --%s", s.path, name, flagForce)

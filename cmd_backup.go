@@ -50,6 +50,9 @@ func oneFile(ctx context.Context, cmd *cli.Command) (context.Context, error) {
 
 func backupAction(ctx context.Context, cmd *cli.Command) error {
 	dataPath, err := readDataPath(cmd)
+	if err == nil && isPostgres(dataPath) {
+		err = errUsePgDump
+	}
 	if err != nil {
 		return err
 	}
@@ -83,7 +86,7 @@ func backupAction(ctx context.Context, cmd *cli.Command) error {
 func copyStore(ctx context.Context, dataPath string, w io.Writer) error {
 	res, err := askDaemon(ctx, dataPath, backupPath, nil)
 	if errors.Is(err, errNoDaemon) {
-		s, err := readBoltStore(filepath.Join(dataPath, storeFile))
+		s, err := readStore(ctx, dataPath)
 		if err != nil {
 			return withoutSocket(err)
 		}
@@ -121,6 +124,9 @@ func inWords(counts storeCounts) string {
 
 func restoreAction(ctx context.Context, cmd *cli.Command) error {
 	dataPath, err := readDataPath(cmd)
+	if err == nil && isPostgres(dataPath) {
+		err = errUsePgDump
+	}
 	if err != nil {
 		return err
 	}

@@ -170,6 +170,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	report.add(live.authenticationService(ctx)...)
 	report.add(live.service(ctx)...)
 	report.add(live.door(ctx)...)
+	report.add(c.checkDataPathFile()...)
 	report.add(checkStore(ctx, c.dataPath, live.runs))
 	report.add(checkAdmission(ctx, c)...)
 
@@ -248,34 +249,51 @@ func judgeMode(subject, path string, want os.FileMode) finding {
 	}
 }
 
-// checkStore opens the store to read it, or asks the daemon that has it open.
-func checkStore(ctx context.Context, dir string, serviceRuns bool) finding {
-	const subject = "store"
-	path := filepath.Join(dir, storeFile)
-	is := func(size int64, counts storeCounts, by string) finding {
-		return fine(subject, "%s, %s%s: %d registered, %d pending", path, count(int(size), "byte"), by, counts[stateRegistered], counts[statePending])
+// checkDataPathFile judges who can read the URL of the store, which may hold a password.
+func (c *config) checkDataPathFile() []finding {
+	const subject = "store's URL"
+	switch {
+	case c.dataPathFile != "":
+		return []finding{judgeMode(subject, c.dataPathFile, 0o600)}
+	case hasPassword(c.dataPath):
+		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagDataPathFile+" FILE instead", "it holds a password, and other users of the machine see the command line")}
 	}
-	size, counts, err := readCounts(path)
+	return nil
+}
+
+// checkStore opens the store to read it, or asks the daemon that has it to itself.
+func checkStore(ctx context.Context, dataPath string, serviceRuns bool) finding {
+	const subject = "store"
+	name := storeName(dataPath)
+	if !isPostgres(dataPath) {
+		name = filepath.Join(dataPath, storeFile)
+	}
+	is := func(size int64, counts storeCounts, by string) finding {
+		return fine(subject, "%s, %s%s: %d registered, %d pending", name, count(int(size), "byte"), by, counts[stateRegistered], counts[statePending])
+	}
+	size, counts, err := readCounts(ctx, dataPath)
 	switch {
 	case err == nil:
 		return is(size, counts, "")
 	case errors.Is(err, errNoStore):
-		return fine(subject, "%s is not there yet; the service makes it when it starts", path)
+		return fine(subject, "%s is not there yet; the service makes it when it starts", name)
+	case isPostgres(dataPath):
+		return problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/deployment.md has it", "%v", err)
 	case !errors.Is(err, errStoreLocked):
 		return problem(subject, "see what is said of it, and put a backup in its place if it is damaged", "%v", err)
 	}
-	if said, err := askStatus(ctx, dir); err == nil {
+	if said, err := askStatus(ctx, dataPath); err == nil {
 		return is(said.StoreBytes, said.Records, ", in use by a running service")
 	}
 	if serviceRuns {
-		return fine(subject, "%s is in use by the running service", path)
+		return fine(subject, "%s is in use by the running service", name)
 	}
 	return warning(subject, "stop whatever holds it, or start the service with the --"+flagHost+" and --"+flagPort+" that are checked here", "another process has it, and no service answers")
 }
 
-// readCounts returns the size in bytes of the store in the file, and the number of records in each state.
-func readCounts(path string) (size int64, counts storeCounts, err error) {
-	store, err := readBoltStore(path)
+// readCounts returns the size in bytes of the store, and the number of records in each state.
+func readCounts(ctx context.Context, dataPath string) (size int64, counts storeCounts, err error) {
+	store, err := readStore(ctx, dataPath)
 	if err != nil {
 		return 0, nil, err
 	}

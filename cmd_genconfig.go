@@ -77,6 +77,9 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	if c.dataPathFile == "" && hasPassword(c.dataPath) {
+		return fmt.Errorf("the URL of --%s holds a password, which %s would show in the process list: write it into a file of mode 0600 and give --%s FILE", flagDataPath, runFile, flagDataPathFile)
+	}
 	program, err := programPath()
 	if err != nil {
 		return err
@@ -240,6 +243,10 @@ func reachableHost(host string) string {
 // renderRun is run.sh: the command of the guide, in the script's own directory, so that it serves the same store
 // wherever it is started from.
 func renderRun(c config, program string) []byte {
+	dataPath := []string{"--" + flagDataPath, c.dataPath}
+	if c.dataPathFile != "" {
+		dataPath = []string{"--" + flagDataPathFile, c.dataPathFile}
+	}
 	verbosity := runVerbosity
 	if c.verbositySet {
 		verbosity = c.verbosity
@@ -249,11 +256,9 @@ func renderRun(c config, program string) []byte {
 		"--" + flagHSToken, c.hsToken,
 		"--" + flagMatrixURL, c.matrixURL,
 		"--" + flagHost, c.host,
-		"--" + flagPort, strconv.Itoa(c.port),
-		"--" + flagDataPath, c.dataPath,
-		"--" + flagMatrixDomain, c.serverName,
-		"--" + flagVerbosity, strconv.Itoa(verbosity),
-	}
+		"--" + flagPort, strconv.Itoa(c.port)}
+	command = append(command, dataPath...)
+	command = append(command, "--"+flagMatrixDomain, c.serverName, "--"+flagVerbosity, strconv.Itoa(verbosity))
 	if c.sharedSecretFile != "" {
 		command = append(command, "--"+flagShareSecretFile, c.sharedSecretFile)
 	}

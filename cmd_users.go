@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -27,8 +26,8 @@ func usersCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "users",
 		Usage:     "list the nodes that the store knows",
-		UsageText: programName + " [--datapath DIRECTORY] users",
-		Description: "Asks the daemon that serves the store, or reads the store where none runs. A node is registered when its\n" +
+		UsageText: programName + " [--datapath DIRECTORY|URL] users",
+		Description: "Asks the daemon that serves the store, or reads the store where none runs, and always in PostgreSQL. A node is registered when its\n" +
 			"account is there, and pending while an attempt was begun whose end is not known.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: flagState, Usage: "only nodes in this `STATE`: registered or pending"},
@@ -44,7 +43,7 @@ func usersAction(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	of := state(cmd.String(flagState))
-	if of != "" && buckets[of] == "" {
+	if of != "" && of != statePending && of != stateRegistered {
 		return fmt.Errorf("--%s %q is not a state: give registered or pending", flagState, of)
 	}
 	out := bufio.NewWriter(cmd.Root().Writer)
@@ -58,11 +57,11 @@ func usersAction(ctx context.Context, cmd *cli.Command) error {
 	return out.Flush()
 }
 
-// eachUser visits the users of the store in the directory.
+// eachUser visits the users of the store.
 func eachUser(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
 	res, err := askDaemon(ctx, dataPath, usersPath, url.Values{"state": {string(of)}})
 	if errors.Is(err, errNoDaemon) {
-		return eachUserInFile(ctx, dataPath, of, visit)
+		return eachUserInStore(ctx, dataPath, of, visit)
 	}
 	if err != nil {
 		return err
@@ -83,12 +82,20 @@ func eachUser(ctx context.Context, dataPath string, of state, visit func(listedU
 	}
 }
 
-// eachUserInFile opens the store for each page anew: who reads the list may take his time, and a daemon that is started
+// eachUserInStore opens a file for each page anew: who reads the list may take his time, and a daemon that is started
 // meanwhile has to find the store free.
-func eachUserInFile(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
+func eachUserInStore(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
+	if isPostgres(dataPath) { // which others can use meanwhile
+		s, err := readStore(ctx, dataPath)
+		if err != nil {
+			return withoutSocket(err)
+		}
+		defer s.Close()
+		return eachRecord(ctx, s.List, of, func(r record) error { return visit(listed(r)) })
+	}
 	begun := false
 	list := func(ctx context.Context, of state, after string) ([]record, string, error) {
-		s, err := readBoltStore(filepath.Join(dataPath, storeFile))
+		s, err := readStore(ctx, dataPath)
 		if begun && errors.Is(err, errStoreLocked) {
 			return nil, "", errors.New("the list broke off, since a daemon was started: ask again, and it answers")
 		}

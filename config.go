@@ -28,6 +28,7 @@ const (
 	flagHost            = "host"
 	flagPort            = "port"
 	flagDataPath        = "datapath"
+	flagDataPathFile    = "datapath-file"
 	flagVerbosity       = "verbosity"
 	flagLogFormat       = "log-format"
 	flagOpsListen       = "ops-listen"
@@ -64,7 +65,7 @@ type config struct {
 
 	host      string
 	port      int
-	dataPath  string
+	dataPath  string // a directory, or a PostgreSQL URL
 	verbosity int
 	logFormat string
 
@@ -79,6 +80,8 @@ type config struct {
 	ethRPCFile string     // where ethRPC came from; empty when it was given itself
 	minBalance *big.Int   // in wei; nil where no balance is asked for
 	admission  *admission // of whoever runs with this config; nil where everybody is admitted
+
+	dataPathFile string // where dataPath came from; empty when it was given itself
 
 	verbositySet bool // for run.sh, whose own default is another
 }
@@ -104,7 +107,7 @@ func rootFlags() []cli.Flag {
 		text(flagShareSecretFile, "", "`FILE` that holds the homeserver's registration_shared_secret"),
 		text(flagHost, "127.0.0.1", "`ADDRESS` to listen on"),
 		number(flagPort, 8009, "`PORT` to listen on"),
-		text(flagDataPath, ".matrix", "`DIRECTORY` of the store"),
+		text(flagDataPath, ".matrix", "`DIRECTORY` of the store, or its PostgreSQL URL"),
 		number(flagVerbosity, 3, "what is logged: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace"),
 		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
 		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty"),
@@ -113,6 +116,7 @@ func rootFlags() []cli.Flag {
 		text(flagEthRPC, "", "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
 		text(flagEthRPCFile, "", "`FILE` that holds that URL"),
 		text(flagMinBalance, "", "`WEI` that an address must hold on chain to register"),
+		text(flagDataPathFile, "", "`FILE` that holds the PostgreSQL URL of the store, password and all"),
 	}, rootLimitFlags(fromEnvironment), rootMASFlags(fromEnvironment))
 }
 
@@ -127,7 +131,7 @@ func readConfig(cmd *cli.Command) (config, error) {
 		sharedSecretFile: cmd.String(flagShareSecretFile),
 		host:             cmd.String(flagHost),
 		port:             cmd.Int(flagPort),
-		dataPath:         cmd.String(flagDataPath),
+		dataPathFile:     cmd.String(flagDataPathFile),
 		verbosity:        cmd.Int(flagVerbosity),
 		logFormat:        cmd.String(flagLogFormat),
 		opsListen:        cmd.String(flagOpsListen),
@@ -155,13 +159,13 @@ func readConfig(cmd *cli.Command) (config, error) {
 	if err := c.checkOpsListen(); err != nil {
 		return config{}, err
 	}
-	if _, err := readDataPath(cmd); err != nil {
+	var err error
+	if c.dataPath, err = readDataPath(cmd); err != nil {
 		return config{}, err
 	}
 	if err := c.readMinBalance(cmd.String(flagMinBalance)); err != nil {
 		return config{}, err
 	}
-	var err error
 	if c.limits, err = readLimits(cmd); err != nil {
 		return config{}, err
 	}
@@ -189,11 +193,17 @@ func readConfig(cmd *cli.Command) (config, error) {
 
 // readDataPath is all that a command needs which only looks into the store.
 func readDataPath(cmd *cli.Command) (string, error) {
-	dataPath := cmd.String(flagDataPath)
-	if dataPath == "" {
-		return "", fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
+	dataPath, file := cmd.String(flagDataPath), cmd.String(flagDataPathFile)
+	if file != "" {
+		if cmd.IsSet(flagDataPath) && dataPath != "" {
+			return "", fmt.Errorf("--%s and --%s are both given: keep the file", flagDataPath, flagDataPathFile)
+		}
+		var err error
+		if dataPath, err = readSecret(file, "the URL of the store"); err != nil {
+			return "", err
+		}
 	}
-	return dataPath, nil
+	return dataPath, checkDataPath(dataPath)
 }
 
 // checkOpsListen keeps the metrics from other machines unless that was said twice: they tell what a homeserver does.

@@ -70,7 +70,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Version:   version(),
 		Flags:     rootFlags(),
 		Action:    serveAction,
-		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), backupCommand(), restoreCommand()},
+		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), backupCommand(), restoreCommand(), migrateCommand()},
 		Writer:    stdout,
 		ErrWriter: stderr,
 
@@ -174,7 +174,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	if opsListener != nil {
 		defer opsListener.Close()
 	}
-	store, err := openBoltStore(c.dataPath)
+	store, err := openStore(ctx, c.dataPath, c.serverName)
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func listenOps(c *config) (net.Listener, error) {
 }
 
 // serveNodes runs until the context ends. The operator is served a little longer.
-func serveNodes(ctx context.Context, c config, listener, opsListener net.Listener, store *boltStore) error {
+func serveNodes(ctx context.Context, c config, listener, opsListener net.Listener, store servedStore) error {
 	counts, err := store.counts()
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
@@ -208,7 +208,7 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	if c.isPlainRemote() {
 		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.matrixURL)
 	}
-	log.Info("Listening", "address", c.address(), "server_name", c.serverName, "datapath", c.dataPath,
+	log.Info("Listening", "address", c.address(), "server_name", c.serverName, "datapath", storeName(c.dataPath),
 		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version())
 	c.admission.logStart(ctx)
 	go probeHomeserver(ctx, c)

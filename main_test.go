@@ -24,14 +24,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){programName: main, crashingName: crashing})
+	testscript.Main(leakChecked{withPostgres{m}}, map[string]func(){programName: main, crashingName: crashing, storeWriter: writeStore})
 }
 
 // A leakChecked runs the tests, and fails where a goroutine of theirs still runs when all are over.
-type leakChecked struct{ *testing.M }
+type leakChecked struct{ withPostgres }
 
 func (m leakChecked) Run() int {
-	code := m.M.Run()
+	code := m.withPostgres.Run()
 	if fuzzing := flag.Lookup("test.fuzz"); code != 0 || fuzzing != nil && fuzzing.Value.String() != "" { // which goes on in goroutines of its own
 		return code
 	}

@@ -49,7 +49,10 @@ type ops struct {
 // startOps serves the operator until the function it returns is called. The context ends when shutdown begins.
 func startOps(ctx context.Context, c config, s operatedStore, listener net.Listener) (stop func(), err error) {
 	o := &ops{config: c, store: s, health: newHealth(ctx, c, s)}
-	socket, remove, err := listenSocket(c.dataPath)
+	socket, remove, err := net.Listener(nil), func() {}, error(nil)
+	if !isPostgres(c.dataPath) { // there the commands ask the database, whichever instance serves it
+		socket, remove, err = listenSocket(c.dataPath)
+	}
 	switch {
 	case errors.Is(err, errSocketTaken):
 		return nil, err
@@ -318,11 +321,15 @@ func withShortName(dir string, use func(dir string) error) error {
 
 var errNoDaemon = errors.New("no daemon answers")
 
-// askDaemon asks the daemon that serves the store in the directory: errNoDaemon where none does.
+// askDaemon asks the daemon that serves the store in the directory: errNoDaemon where none does, and where the store is
+// one that needs no daemon to be read.
 func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.Response, error) {
 	headerTime := opsAnswerTime // a daemon that hangs takes the connection and does not answer
 	if path == backupPath {
 		headerTime = opsPatience // its answer begins when the copy is made
+	}
+	if isPostgres(dir) {
+		return nil, errNoDaemon
 	}
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives:     true,

@@ -23,7 +23,9 @@ func (d *door) setOld(n node, s state, age time.Duration) {
 }
 
 // What is settled, and how.
-func TestSettle(t *testing.T) {
+func TestSettle(t *testing.T) { eachStore(t, testSettle) }
+
+func testSettle(t *testing.T, fresh func(testing.TB) opener) {
 	tests := []struct {
 		name   string
 		before state
@@ -45,7 +47,7 @@ func TestSettle(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, createUserPath)
+			d := newDoorOn(t, createUserPath, fresh(t)(t))
 			_, n := newProof(t)
 			d.setOld(n, test.before, test.age)
 			if test.exists {
@@ -66,7 +68,7 @@ func TestSettle(t *testing.T) {
 			if lines := strings.Count(d.log.String(), "Settled a pending registration"); (lines == 1) != changed {
 				t.Errorf("%d lines in the log: %s", lines, d.log)
 			}
-			if len(d.store.claims.held) != 0 {
+			if inHand(t, d.store) != 0 {
 				t.Error("an address is still in hand")
 			}
 		})
@@ -74,8 +76,10 @@ func TestSettle(t *testing.T) {
 }
 
 // A record that an attempt holds is left to it.
-func TestSettleLeavesHeld(t *testing.T) {
-	d := newDoor(t, createUserPath)
+func TestSettleLeavesHeld(t *testing.T) { eachStore(t, testSettleLeavesHeld) }
+
+func testSettleLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
+	d := newDoorOn(t, createUserPath, fresh(t)(t))
 	_, held := newProof(t)
 	_, free := newProof(t)
 	d.setOld(held, statePending, time.Hour)
@@ -110,7 +114,7 @@ func TestClaimIfPending(t *testing.T) {
 		if test.before != "" {
 			d.setOld(n, test.before, test.age)
 		}
-		held, _, err := d.store.claimIfPending(t.Context(), n.Address, time.Now().Add(-settleAfter))
+		held, _, err := d.bolt().claimIfPending(t.Context(), n.Address, time.Now().Add(-settleAfter))
 		if !errors.Is(err, test.want) {
 			t.Errorf("%q of %v: got %v, want %v", test.before, test.age, err, test.want)
 		}
@@ -118,14 +122,16 @@ func TestClaimIfPending(t *testing.T) {
 			held.Release()
 		}
 	}
-	if len(d.store.claims.held) != 0 {
+	if inHand(t, d.store) != 0 {
 		t.Error("an address is still in hand")
 	}
 }
 
 // A homeserver that does not tell of one record costs the others nothing but time: each round goes on behind it.
-func TestSettleGoesRound(t *testing.T) {
-	d := newDoor(t, createUserPath)
+func TestSettleGoesRound(t *testing.T) { eachStore(t, testSettleGoesRound) }
+
+func testSettleGoesRound(t *testing.T, fresh func(testing.TB) opener) {
+	d := newDoorOn(t, createUserPath, fresh(t)(t))
 	nodes := make([]node, 5)
 	for i := range nodes {
 		_, nodes[i] = newProof(t)
@@ -154,8 +160,10 @@ func TestSettleGoesRound(t *testing.T) {
 }
 
 // A round is bounded.
-func TestSettleAtMost(t *testing.T) {
-	d := newDoor(t, createUserPath)
+func TestSettleAtMost(t *testing.T) { eachStore(t, testSettleAtMost) }
+
+func testSettleAtMost(t *testing.T, fresh func(testing.TB) opener) {
+	d := newDoorOn(t, createUserPath, fresh(t)(t))
 	for i := range settleAtMost + 20 {
 		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, UserID: "@x:" + testServerName}, statePending, time.Hour)
 	}
@@ -168,8 +176,10 @@ func TestSettleAtMost(t *testing.T) {
 }
 
 // Two that settle at once share the records out, and a node's own try meets what they left.
-func TestSettleAtOnce(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+func TestSettleAtOnce(t *testing.T) { eachStore(t, testSettleAtOnce) }
+
+func testSettleAtOnce(t *testing.T, fresh func(testing.TB) opener) {
+	d := newDoorOn(t, sharedSecretPath, fresh(t)(t))
 	proofs := make([]registration, 20)
 	for i := range proofs {
 		var n node

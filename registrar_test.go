@@ -13,7 +13,9 @@ import (
 
 // The life of a registration, as the contract's table has it. Every row runs with every API but where it names one. What a
 // homeserver does wrong is in homeserver_faults_test.go.
-func TestLife(t *testing.T) {
+func TestLife(t *testing.T) { eachStore(t, testLife) }
+
+func testLife(t *testing.T, fresh func(testing.TB) opener) {
 	const (
 		same  = "same"  // the account shows this node's display name
 		other = "other" // it shows another
@@ -70,7 +72,7 @@ func TestLife(t *testing.T) {
 				continue
 			}
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
-				d := newDoor(t, api.path)
+				d := newDoorOn(t, api.path, fresh(t)(t))
 				proof, n := newProof(t)
 				d.setState(n, test.before)
 				switch test.account {
@@ -443,7 +445,7 @@ func TestStoreCannotBeWritten(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDoor(t, sharedSecretPath)
-			d.server.registrar.store = &brokenStore{boltStore: d.store, good: test.good}
+			d.server.registrar.store = &brokenStore{boltStore: d.bolt(), good: test.good}
 			if test.refuse {
 				d.homeserver.fail(callRegister, says(403, `{"errcode":"M_UNKNOWN"}`))
 			}
@@ -465,10 +467,12 @@ func TestStoreCannotBeWritten(t *testing.T) {
 }
 
 // Sixteen at once make one account.
-func TestSixteenAtOnce(t *testing.T) {
+func TestSixteenAtOnce(t *testing.T) { eachStore(t, testSixteenAtOnce) }
+
+func testSixteenAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
-			d := newDoor(t, api.path)
+			d := newDoorOn(t, api.path, fresh(t)(t))
 			proof, _ := newProof(t)
 			var mu sync.Mutex
 			count := map[int]int{}

@@ -342,7 +342,7 @@ func (s *standIn) creates(call string) http.HandlerFunc {
 type door struct {
 	t          testing.TB
 	homeserver *standIn
-	store      *boltStore
+	store      servedStore
 	server     *server
 	handler    http.Handler
 	log        *bytes.Buffer
@@ -350,9 +350,15 @@ type door struct {
 
 func newDoor(t testing.TB, apiPath string) *door {
 	t.Helper()
+	return newDoorOn(t, apiPath, opened(t, t.TempDir()))
+}
+
+// newDoorOn makes one on that store.
+func newDoorOn(t testing.TB, apiPath string, store servedStore) *door {
+	t.Helper()
 	lines := captureLog(t)
 	homeserver := newStandIn(t)
-	d := newDoorTo(t, homeserver.URL, apiPath)
+	d := newDoorBetween(t, homeserver.URL, apiPath, store)
 	d.homeserver, d.log = homeserver, lines
 	return d
 }
@@ -360,13 +366,12 @@ func newDoor(t testing.TB, apiPath string) *door {
 // newDoorTo makes one in front of whatever is there, whose log is nobody's: it may be one of several at a time.
 func newDoorTo(t testing.TB, origin, apiPath string) *door {
 	t.Helper()
-	d := &door{t: t}
-	store, err := openBoltStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { store.Close() })
-	d.store = store
+	return newDoorBetween(t, origin, apiPath, opened(t, t.TempDir()))
+}
+
+func newDoorBetween(t testing.TB, origin, apiPath string, store servedStore) *door {
+	t.Helper()
+	d := &door{t: t, store: store}
 	c := config{serverName: testServerName, origin: origin, apiPath: apiPath, asToken: testASToken, hsToken: testHSToken}
 	switch apiPath {
 	case sharedSecretPath:
@@ -378,6 +383,9 @@ func newDoorTo(t testing.TB, origin, apiPath string) *door {
 	d.handler = d.server.handler()
 	return d
 }
+
+// bolt is the store where it is one in BoltDB.
+func (d *door) bolt() *boltStore { return d.store.(*boltStore) }
 
 // captureLog collects everything that is logged, at every verbosity, until the test ends.
 func captureLog(t testing.TB) *bytes.Buffer {

@@ -5,7 +5,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -49,6 +52,43 @@ type operatedStore interface {
 
 	counts() (storeCounts, error)
 	size() (int64, error) // in bytes
+}
+
+// A servedStore is what a store is to the daemon.
+type servedStore interface {
+	store
+	operatedStore
+}
+
+// openStore opens the store of the homeserver's nodes to which the path leads: a directory, or a PostgreSQL URL.
+func openStore(ctx context.Context, dataPath, serverName string) (servedStore, error) {
+	if isPostgres(dataPath) {
+		return openPostgresStore(ctx, dataPath, serverName)
+	}
+	return openBoltStore(dataPath)
+}
+
+// readStore opens that store to read it and never writes to it: errNoStore where there is none, errStoreLocked where a
+// daemon has it to itself.
+func readStore(ctx context.Context, dataPath string) (servedStore, error) {
+	if isPostgres(dataPath) {
+		return readPostgresStore(ctx, dataPath)
+	}
+	return readBoltStore(filepath.Join(dataPath, storeFile))
+}
+
+// checkDataPath refuses what is neither a directory nor a URL that is known. It may hold a password, and is not quoted.
+func checkDataPath(dataPath string) error {
+	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
+	case dataPath == "":
+		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
+	case isPostgres(dataPath):
+		_, err := postgresConfig(dataPath, false)
+		return err
+	case isURL && !strings.Contains(scheme, "/"):
+		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
+	}
+	return nil
 }
 
 // eachRecord visits every record of the state that a store's List gives, a page at a time.

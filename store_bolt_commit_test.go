@@ -359,21 +359,21 @@ func TestOnDiskBeforeAndAfter(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
 			d := newDoor(t, api.path)
-			if bolt := d.store.db.Bolt; bolt.NoSync || bolt.NoGrowSync {
+			if bolt := d.bolt().db.Bolt; bolt.NoSync || bolt.NoGrowSync {
 				t.Error("bbolt is told not to wait for the disk")
 			}
 			proof, n := newProof(t)
 			seen := make(map[string]state)
 			rightly := map[string]http.HandlerFunc{callCreateUser: d.homeserver.createUser, callRegister: d.homeserver.register}[api.creates]
 			d.homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
-				seen["creation"] = stateInFile(t, d.store.path, n.Address)
+				seen["creation"] = stateInFile(t, d.bolt().path, n.Address)
 				rightly(w, r)
 			})
 			body, err := json.Marshal(proof)
 			if err != nil {
 				t.Fatal(err)
 			}
-			w := &watchedAnswer{ResponseRecorder: httptest.NewRecorder(), begun: func() { seen["answer"] = stateInFile(t, d.store.path, n.Address) }}
+			w := &watchedAnswer{ResponseRecorder: httptest.NewRecorder(), begun: func() { seen["answer"] = stateInFile(t, d.bolt().path, n.Address) }}
 			d.handler.ServeHTTP(w, httptest.NewRequest(http.MethodPost, registerPath, bytes.NewReader(body)))
 			if want := map[string]state{"creation": statePending, "answer": stateRegistered}; w.Code != http.StatusOK || !maps.Equal(seen, want) {
 				t.Errorf("got %d, %v, want %v", w.Code, seen, want)

@@ -2,14 +2,12 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,57 +17,19 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-func claimed(t testing.TB, s store, a address) claim {
-	t.Helper()
-	held, err := s.Claim(t.Context(), a)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return held
-}
-
-// A record lasts from one opening of the store to the next, and is counted once.
-func TestStoreKeeps(t *testing.T) {
+// The file is its owner's alone, and holds the display name but not the password.
+func TestStoreFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	_, n := newProof(t)
 	s, err := openBoltStore(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	steps := []struct {
-		do   func(claim) error
-		want state
-	}{
-		{func(c claim) error { return nil }, ""},
-		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
-		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
-		{func(c claim) error { return c.Drop() }, ""},
-		{func(c claim) error { return c.Drop() }, ""},
-		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
-		{func(c claim) error { return save(c, record{}, n, stateRegistered) }, stateRegistered},
-		{func(c claim) error { return save(c, record{}, n, stateRegistered) }, stateRegistered},
+	held := claimed(t, s, n.Address)
+	if err := save(held, record{}, n, stateRegistered); err != nil {
+		t.Fatal(err)
 	}
-	for i, step := range steps {
-		held := claimed(t, s, n.Address)
-		if err := step.do(held); err != nil {
-			t.Fatalf("step %d: %v", i, err)
-		}
-		held.Release()
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if s, err = openBoltStore(dir); err != nil {
-			t.Fatalf("step %d: %v", i, err)
-		}
-		r, err := s.Load(t.Context(), n.Address)
-		if step.want == "" && !errors.Is(err, errNoRecord) || step.want != "" && err != nil || r.State != step.want {
-			t.Errorf("step %d: got %q, %v, want %q", i, r.State, err, step.want)
-		}
-		counts, err := s.counts()
-		if err != nil || counts[stateRegistered]+counts[statePending] != min(len(step.want), 1) || step.want != "" && counts[step.want] != 1 {
-			t.Errorf("step %d: counts: got %v, %v", i, counts, err)
-		}
-	}
+	held.Release()
 	s.Close()
 
 	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, filepath.Join(dir, storeFile): 0o600} {
@@ -83,21 +43,6 @@ func TestStoreKeeps(t *testing.T) {
 	}
 	if !bytes.Contains(content, []byte(n.DisplayName)) || bytes.Contains(content, []byte(n.Password[:40])) {
 		t.Error("the file should hold the display name and not the password")
-	}
-}
-
-// The first attempt's time stays with the record.
-func TestSaveKeepsCreated(t *testing.T) {
-	s := openTestStore(t)
-	_, n := newProof(t)
-	held := claimed(t, s, n.Address)
-	defer held.Release()
-	long := time.Date(2018, 9, 1, 12, 0, 0, 0, time.UTC)
-	if err := save(held, record{Created: long}, n, stateRegistered); err != nil {
-		t.Fatal(err)
-	}
-	if r, err := s.Load(t.Context(), n.Address); err != nil || !r.Created.Equal(long) || time.Since(r.Updated) > time.Minute {
-		t.Errorf("got %+v, %v", r, err)
 	}
 }
 
@@ -306,73 +251,6 @@ func TestStoreReadOnlyDirectory(t *testing.T) {
 	}
 	if _, err := openBoltStore(dir); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("got %v", err)
-	}
-}
-
-// An address is held once, by one who waits at a time, and forgotten when nobody has it.
-func TestClaim(t *testing.T) {
-	s := openTestStore(t)
-	a, b := address{1}, address{2}
-	first := claimed(t, s, a)
-	claimed(t, s, b).Release() // another address is free
-
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if _, err := s.Claim(ctx, a); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("second claim: got %v", err)
-	}
-	first.Release()
-
-	holders, most, total := 0, 0, 0
-	var mu sync.Mutex
-	var all sync.WaitGroup
-	for range 64 {
-		all.Go(func() {
-			held := claimed(t, s, a)
-			mu.Lock()
-			holders++
-			total++
-			most = max(most, holders)
-			mu.Unlock()
-			mu.Lock()
-			holders--
-			mu.Unlock()
-			held.Release()
-		})
-	}
-	all.Wait()
-	if most != 1 || total != 64 {
-		t.Errorf("%d holders at once, %d in all", most, total)
-	}
-	if len(s.claims.held) != 0 {
-		t.Errorf("%d addresses are still in hand", len(s.claims.held))
-	}
-}
-
-// Writers at once lose no record.
-func TestStoreCountsWriters(t *testing.T) {
-	s := openTestStore(t)
-	var all sync.WaitGroup
-	for i := range 64 {
-		all.Go(func() {
-			held := claimed(t, s, address{byte(i)})
-			defer held.Release()
-			if err := save(held, record{}, node{}, statePending); err != nil {
-				t.Error(err)
-			}
-			if err := save(held, record{}, node{}, stateRegistered); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	if counts, err := s.counts(); err != nil || counts[stateRegistered] != 64 || counts[statePending] != 0 {
-		t.Errorf("got %v, %v", counts, err)
-	}
-	for i := range 64 {
-		if r, err := s.Load(t.Context(), address{byte(i)}); err != nil || r.State != stateRegistered {
-			t.Errorf("record %d: got %q, %v", i, r.State, err)
-		}
 	}
 }
 

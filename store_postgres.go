@@ -1,0 +1,315 @@
+// store_postgres.go keeps the record in PostgreSQL, for several gateways at once: none of them is special, and each
+// may die at any time. Nothing of pgx leaves this file and those whose names begin like its.
+//
+// An address in hand is a row of claims with an owner and a time on the database's own clock until which it is his: no
+// lock is held while the homeserver is asked, and nothing is renewed. Whoever takes the row does so in one statement, and
+// whoever writes a record does it in one transaction that holds his claim's row and finds it his still.
+//
+// Rows are locked in one order, a record before its claim, so that none of these transactions waits for another in a
+// circle.
+
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// queryTime is all that an operation may take, the wait for a connection and for the disk included.
+	queryTime     = 3 * time.Second
+	statementTime = queryTime - queryTime/6 // and of that a statement on the server, which then says what it waited for
+
+	// leaseTime is how long an address is in hand: the answer to its claiming, the attempt, the last write, and 2 s in
+	// which clocks may differ.
+	leaseTime = queryTime + attemptTime + queryTime + 2*time.Second
+
+	pollFirst = 10 * time.Millisecond // the first look whether another instance has given an address back
+	pollLast  = 500 * time.Millisecond
+)
+
+var (
+	errLeaseOver = errors.New("it took longer than its lease, and another instance may have the address by now")
+	errUsePgDump = errors.New("the store is in PostgreSQL, whose own tools copy it: pg_dump --format=custom --schema=" + postgresSchema + " --file=FILE, and pg_restore; see docs/deployment.md")
+)
+
+// A postgresStore is the record in one schema of a PostgreSQL database.
+type postgresStore struct {
+	pool   *pgxpool.Pool
+	lease  time.Duration // leaseTime, but in tests
+	claims claims        // who waits within this process: one of them at a time asks the database
+
+	walk chan []byte // holds the address that ClaimPending gave last, for whoever walks on
+}
+
+func (s *postgresStore) Close() error {
+	s.pool.Close()
+	return nil
+}
+
+// do runs an operation within its time. Whether its client is still there makes no difference to it: breaking a
+// statement off would cost the connection. Where that is lost, as it is after a failover, the operation is run once more
+// on a new one: each of them can be run twice.
+func (s *postgresStore) do(ctx context.Context, run func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTime)
+	defer cancel()
+	err := run(ctx)
+	if isConnectionLost(err) && ctx.Err() == nil {
+		s.pool.Reset() // the others are lost as well, or lead to a server that is read-only now
+		err = run(ctx)
+	}
+	return postgresError(err)
+}
+
+const recordColumns = "address, user_id, display_name, state, created, updated"
+
+// scanRecord reads the record's columns.
+func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
+	err = row.Scan(append([]any{&key, &r.UserID, &r.DisplayName, &r.State, &r.Created, &r.Updated}, more...)...)
+	r.Localpart = "0x" + hex.EncodeToString(key)
+	r.Created, r.Updated = r.Created.UTC(), r.Updated.UTC()
+	return r, key, err
+}
+
+func (s *postgresStore) Load(ctx context.Context, a address) (r record, err error) {
+	err = s.do(ctx, func(ctx context.Context) (err error) {
+		r, _, err = scanRecord(s.pool.QueryRow(ctx, "SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", a.Bytes()))
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = errNoRecord
+	}
+	return r, err
+}
+
+// Claim waits for its turn in this process first, and then for other instances.
+func (s *postgresStore) Claim(ctx context.Context, a address) (claim, error) {
+	leave, err := s.claims.acquire(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	held := &postgresClaim{store: s, key: a.Bytes(), owner: uuid.New(), leave: leave}
+	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
+		taken, err := held.take(ctx)
+		if err != nil {
+			leave()
+			return nil, err
+		}
+		if taken {
+			return held, nil
+		}
+		select {
+		case <-ctx.Done():
+			leave()
+			return nil, ctx.Err()
+		case <-time.After(pause/2 + rand.N(pause)): // not all instances at once
+		}
+	}
+}
+
+// take holds the address if nobody does, or if it is this claim's already and the answer was lost.
+func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
+	err = c.store.do(ctx, func(ctx context.Context) error {
+		tag, err := c.store.pool.Exec(ctx, `
+			INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
+			VALUES ($1, $2, clock_timestamp() + $3)
+			ON CONFLICT (address) DO UPDATE SET owner = EXCLUDED.owner, expires = clock_timestamp() + $3
+			WHERE c.expires <= clock_timestamp() OR c.owner = EXCLUDED.owner`, c.key, c.owner, c.store.lease)
+		taken = tag.RowsAffected() == 1
+		return err
+	})
+	return taken, err
+}
+
+// ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave. Those
+// that other instances hold or are about to hold are theirs.
+func (s *postgresStore) ClaimPending(ctx context.Context, before time.Time) (claim, record, error) {
+	walked := <-s.walk
+	defer func() { s.walk <- walked }()
+	for {
+		held := &postgresClaim{store: s, owner: uuid.New(), leave: func() {}}
+		r, taken, err := held.takePending(ctx, walked, before)
+		if errors.Is(err, pgx.ErrNoRows) {
+			walked = []byte{}
+			return nil, record{}, errNoRecord
+		}
+		if err != nil {
+			return nil, record{}, err
+		}
+		if walked = held.key; taken {
+			return held, r, nil
+		}
+	}
+}
+
+// takePending holds the next pending record behind the address. It is not taken where an attempt began this very moment.
+func (c *postgresClaim) takePending(ctx context.Context, after []byte, before time.Time) (r record, taken bool, err error) {
+	err = c.store.do(ctx, func(ctx context.Context) (err error) {
+		r, c.key, err = scanRecord(c.store.pool.QueryRow(ctx, `
+			WITH next AS MATERIALIZED (
+				SELECT `+recordColumns+` FROM matrix_regservice.records AS r
+				WHERE state = 'pending' AND address > $1 AND updated < $2 AND NOT EXISTS (
+					SELECT FROM matrix_regservice.claims AS c WHERE c.address = r.address AND c.expires > clock_timestamp())
+				ORDER BY address LIMIT 1 FOR UPDATE OF r SKIP LOCKED
+			), taken AS (
+				INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
+				SELECT address, $3, clock_timestamp() + $4 FROM next
+				ON CONFLICT (address) DO UPDATE SET owner = EXCLUDED.owner, expires = clock_timestamp() + $4
+				WHERE c.expires <= clock_timestamp()
+				RETURNING 1
+			)
+			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken) FROM next`, after, before, c.owner, c.store.lease), &taken)
+		return err
+	})
+	return r, taken, err
+}
+
+// A postgresClaim is an address in hand in a postgresStore, for as long as its lease lasts.
+type postgresClaim struct {
+	store *postgresStore
+	key   []byte
+	owner uuid.UUID // of this claim alone: a later one of the same process is another's
+	leave func()    // its turn in this process
+}
+
+// Release gives the address back without waiting for the disk: if that is lost, the lease ends by itself.
+func (c *postgresClaim) Release() {
+	defer c.leave()
+	err := c.store.do(context.Background(), func(ctx context.Context) error {
+		_, err := c.store.pool.Exec(ctx, `DELETE FROM matrix_regservice.claims
+			WHERE address = $1 AND owner = $2 AND set_config('synchronous_commit', 'off', true) = 'off'`, c.key, c.owner)
+		return err
+	})
+	if err != nil {
+		log.Warn("An address was not given back; it is free when its lease is over", "lease", c.store.lease, "err", err)
+	}
+}
+
+func (c *postgresClaim) Save(r record) error {
+	return c.write(`INSERT INTO matrix_regservice.records (`+recordColumns+`) SELECT address, $3, $4, $5, $6, $7 FROM held
+		ON CONFLICT (address) DO UPDATE SET user_id = EXCLUDED.user_id, display_name = EXCLUDED.display_name,
+			state = EXCLUDED.state, created = EXCLUDED.created, updated = EXCLUDED.updated`,
+		r.UserID, r.DisplayName, string(r.State), r.Created, r.Updated)
+}
+
+func (c *postgresClaim) Drop() error {
+	return c.write("DELETE FROM matrix_regservice.records AS r USING held WHERE r.address = held.address")
+}
+
+// write changes the record of the address in hand, or nothing where the lease is over. Until it is on disk nobody
+// else can take the address.
+func (c *postgresClaim) write(change string, args ...any) error {
+	return c.store.do(context.Background(), func(ctx context.Context) error {
+		batch := &pgx.Batch{} // sent at once, and one transaction
+		batch.Queue("SELECT FROM matrix_regservice.records WHERE address = $1 FOR UPDATE", c.key)
+		var held int
+		batch.Queue(`
+			WITH held AS MATERIALIZED (
+				SELECT address FROM matrix_regservice.claims WHERE address = $1 AND owner = $2 AND expires > clock_timestamp() FOR UPDATE
+			), changed AS (`+change+`)
+			SELECT count(*) FROM held`, append([]any{c.key, c.owner}, args...)...).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
+		if err := c.store.pool.SendBatch(ctx, batch).Close(); err != nil {
+			return err
+		}
+		if held == 0 {
+			return errLeaseOver
+		}
+		return nil
+	})
+}
+
+// listings are statements of their own for each state, so that each has a plan of its own: the pending records have an
+// index, without which a page of them is a walk through all the others.
+var listings = map[state]string{"": "", statePending: "AND state = 'pending'", stateRegistered: "AND state = 'registered'"}
+
+// List reads a page in the order of an index.
+func (s *postgresStore) List(ctx context.Context, of state, after string) (page []record, last string, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		page, last = nil, ""
+		rows, err := s.pool.Query(ctx, "SELECT "+recordColumns+` FROM matrix_regservice.records
+			WHERE address > $1 `+listings[of]+" ORDER BY address LIMIT $2", []byte(after), listPage)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			r, key, err := scanRecord(rows)
+			if err != nil {
+				return err
+			}
+			page, last = append(page, r), string(key)
+		}
+		return rows.Err()
+	})
+	return page, last, err
+}
+
+// add puts the records there that have none, and returns how many those were. No address is in hand for it: it is for a
+// store that is copied.
+func (s *postgresStore) add(ctx context.Context, page []record) (added int, err error) {
+	var keys [][]byte
+	var userIDs, names, states []string
+	var created, updated []time.Time
+	for _, r := range page {
+		keys = append(keys, common.HexToAddress(r.Localpart).Bytes())
+		userIDs, names, states = append(userIDs, r.UserID), append(names, r.DisplayName), append(states, string(r.State))
+		created, updated = append(created, r.Created), append(updated, r.Updated)
+	}
+	err = s.do(ctx, func(ctx context.Context) error {
+		tag, err := s.pool.Exec(ctx, "INSERT INTO matrix_regservice.records ("+recordColumns+`)
+			SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
+			ON CONFLICT (address) DO NOTHING`, keys, userIDs, names, states, created, updated)
+		added = int(tag.RowsAffected())
+		return err
+	})
+	return added, err
+}
+
+// counts adds up the counters, which a trigger keeps in the transaction that changes a record: counting millions of
+// rows takes seconds.
+func (s *postgresStore) counts() (storeCounts, error) {
+	var pending, registered int
+	err := s.do(context.Background(), func(ctx context.Context) error {
+		return s.pool.QueryRow(ctx, "SELECT sum(pending)::bigint, sum(registered)::bigint FROM matrix_regservice.counts").Scan(&pending, &registered)
+	})
+	counts := storeCounts{}
+	for state, count := range map[state]int{statePending: pending, stateRegistered: registered} {
+		if count != 0 {
+			counts[state] = count
+		}
+	}
+	return counts, err
+}
+
+func (s *postgresStore) size() (bytes int64, err error) {
+	err = s.do(context.Background(), func(ctx context.Context) error {
+		return s.pool.QueryRow(ctx, `SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
+			WHERE relnamespace = 'matrix_regservice'::regnamespace AND relkind = 'r'`).Scan(&bytes)
+	})
+	return bytes, err
+}
+
+// CheckWritable writes a counter as it is.
+func (s *postgresStore) CheckWritable() error {
+	return s.do(context.Background(), func(ctx context.Context) error {
+		tag, err := s.pool.Exec(ctx, "UPDATE matrix_regservice.counts SET pending = pending WHERE shard = matrix_regservice.shard()")
+		if err == nil && tag.RowsAffected() != 1 {
+			err = fmt.Errorf("the table %s.counts lacks rows: restore it from a backup", postgresSchema)
+		}
+		return err
+	})
+}
+
+// Backup is left to those who do it better.
+func (s *postgresStore) Backup(context.Context, io.Writer) error { return errUsePgDump }

@@ -1,0 +1,186 @@
+// store_postgres_open.go owns the way to PostgreSQL: the URL, of which nothing but host and database is ever shown, what
+// each connection is set to, and what is said when there is none.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// poolSize is how many connections an instance opens at most, unless the URL has pool_max_conns. They share the
+// writes to the database's log out, and more than the database has disks and processors for only wait for each other.
+const poolSize = 16
+
+// isPostgres tells a PostgreSQL URL from a directory.
+func isPostgres(dataPath string) bool {
+	return strings.HasPrefix(dataPath, "postgres://") || strings.HasPrefix(dataPath, "postgresql://")
+}
+
+// postgresConfig reads the URL. The library's errors quote it, the password too where that has characters that do not
+// belong there: nothing of them is passed on.
+func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
+	c, err := pgxpool.ParseConfig(dataPath)
+	u, urlErr := url.Parse(dataPath)
+	if err != nil || urlErr != nil {
+		return nil, fmt.Errorf("--%s is not a PostgreSQL URL: give one such as postgres://USER@HOST/DATABASE, with a password's special characters percent-encoded", flagDataPath)
+	}
+	if !u.Query().Has("pool_max_conns") {
+		c.MaxConns = poolSize
+	}
+	conn := c.ConnConfig
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > queryTime {
+		conn.ConnectTimeout = queryTime
+	}
+	if conn.RuntimeParams["application_name"] == "" {
+		conn.RuntimeParams["application_name"] = programName
+	}
+	if conn.ValidateConnect == nil && writes {
+		conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // of several hosts the one that is the primary now
+	}
+	c.AfterConnect = settle
+	return c, nil
+}
+
+// settle makes a new connection's settings sure, whatever the server's, the database's and the role's are. No commit
+// counts that is not on disk: remote_apply waits for a replica too, and is let be.
+func settle(ctx context.Context, conn *pgx.Conn) error {
+	limit := strconv.FormatInt(statementTime.Milliseconds(), 10)
+	_, err := conn.Exec(ctx, `SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $1, false),
+		set_config('idle_in_transaction_session_timeout', $1, false), set_config('TimeZone', 'UTC', false),
+		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)`, limit)
+	return err
+}
+
+// openPostgresStore opens the store at the URL, which it makes if need be. Where a server name is given it has to be
+// the one whose nodes are there.
+func openPostgresStore(ctx context.Context, dataPath, serverName string) (*postgresStore, error) {
+	c, err := postgresConfig(dataPath, true)
+	if err != nil {
+		return nil, err
+	}
+	if isPlainPostgres(c.ConnConfig) {
+		log.Warn("What is kept of nodes goes to PostgreSQL in the clear: add sslmode=verify-full to its URL", "datapath", storeName(dataPath))
+	}
+	return connect(ctx, c, dataPath, func(ctx context.Context, s *postgresStore) error {
+		if err := prepareSchema(ctx, s.pool); err != nil || serverName == "" {
+			return err
+		}
+		return s.belongTo(ctx, serverName)
+	})
+}
+
+// readPostgresStore opens the store to read it, on a replica too: errNoStore where there is none.
+func readPostgresStore(ctx context.Context, dataPath string) (*postgresStore, error) {
+	c, err := postgresConfig(dataPath, false)
+	if err != nil {
+		return nil, err
+	}
+	return connect(ctx, c, dataPath, func(ctx context.Context, s *postgresStore) error {
+		version, err := schemaVersion(ctx, s.pool)
+		if err == nil && version == 0 {
+			err = errNoStore
+		}
+		return err
+	})
+}
+
+// connect opens the store if the function finds it fit.
+func connect(ctx context.Context, c *pgxpool.Config, dataPath string, fit func(context.Context, *postgresStore) error) (_ *postgresStore, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store %s: %w", storeName(dataPath), postgresError(err))
+		}
+	}()
+	pool, err := pgxpool.NewWithConfig(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	s := &postgresStore{pool: pool, lease: leaseTime, walk: make(chan []byte, 1)}
+	s.walk <- []byte{}
+	if err := fit(ctx, s); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// storeName is what a log or an error may say of where the store is: of a URL neither user nor password.
+func storeName(dataPath string) string {
+	if !isPostgres(dataPath) {
+		return dataPath
+	}
+	c, err := pgx.ParseConfig(dataPath)
+	if err != nil {
+		return "postgres://…"
+	}
+	name := "postgres://" + net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database
+	if strings.HasPrefix(c.Host, "/") {
+		name = "postgres:///" + c.Database + "?host=" + c.Host + "&port=" + strconv.Itoa(int(c.Port))
+	}
+	return name
+}
+
+// hasPassword tells whether the URL itself holds a password, which belongs into a file.
+func hasPassword(dataPath string) bool {
+	u, err := url.Parse(dataPath)
+	if err != nil || !isPostgres(dataPath) {
+		return isPostgres(dataPath) // what cannot be read may hold one
+	}
+	_, there := u.User.Password()
+	return there || u.Query().Has("password")
+}
+
+// isPlainPostgres tells whether records would cross a network in the clear.
+func isPlainPostgres(c *pgx.ConnConfig) bool {
+	isPlain := func(host string, encrypted bool) bool {
+		ip, err := netip.ParseAddr(host)
+		return !encrypted && !strings.HasPrefix(host, "/") && host != "localhost" && (err != nil || !ip.IsLoopback())
+	}
+	plain := isPlain(c.Host, c.TLSConfig != nil)
+	for _, fallback := range c.Fallbacks {
+		plain = plain || isPlain(fallback.Host, fallback.TLSConfig != nil)
+	}
+	return plain
+}
+
+// isConnectionLost tells an operation that failed with its connection, or on one that leads to the wrong server by now.
+func isConnectionLost(err error) bool {
+	switch state := sqlState(err); {
+	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, errLeaseOver), errors.Is(err, context.DeadlineExceeded):
+		return false
+	case state == "":
+		return true // PostgreSQL gave no answer
+	case state == sqlReadOnly, state == sqlAdminShutdown, state == sqlCrashShutdown, state == sqlCannotConnectNow, strings.HasPrefix(state, "08"):
+		return true
+	}
+	return false
+}
+
+// A postgresFailure is an error of the library on one line.
+type postgresFailure struct{ cause error }
+
+func (e *postgresFailure) Error() string { return printable(e.cause.Error()) }
+func (e *postgresFailure) Unwrap() error { return e.cause }
+
+// postgresError makes the library's errors fit for a log. Those of connecting name user and database, and never the
+// password; those of PostgreSQL are printed without the detail that quotes a row.
+func postgresError(err error) error {
+	failed, notConnected := (*pgconn.PgError)(nil), (*pgconn.ConnectError)(nil)
+	switch {
+	case errors.As(err, &notConnected), errors.As(err, &failed), errors.Is(err, context.DeadlineExceeded):
+		return &postgresFailure{err}
+	}
+	return err
+}

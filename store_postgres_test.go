@@ -1,0 +1,664 @@
+// store_postgres_test.go owns what only the store in PostgreSQL has to do: several instances, leases, and a server that
+// goes away.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+)
+
+// eventually polls until the condition holds.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for start := time.Now(); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > time.Minute {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// notInHand fails where the address is free.
+func notInHand(t testing.TB, s store, a address) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if held, err := s.Claim(ctx, a); err == nil {
+		held.Release()
+		t.Error("an address in hand was claimed")
+	} else if !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+}
+
+// An address is in hand once across instances, until it is given back or the lease is over; and then its owner, who
+// does not know, cannot write.
+func TestPostgresLease(t *testing.T) {
+	url := newDatabase(t)
+	first, second := openedPostgres(t, url), openedPostgres(t, url)
+	r := testRecord(1, statePending)
+	a := common.HexToAddress(r.Localpart)
+
+	held := claimed(t, first, a)
+	notInHand(t, second, a)
+	held.Release()
+
+	first.lease = 300 * time.Millisecond
+	late := claimed(t, first, a)
+	if err := late.Save(r); err != nil {
+		t.Fatal(err)
+	}
+	next := claimed(t, second, a) // when the lease is over
+	if err := next.Save(r); err != nil {
+		t.Error(err)
+	}
+	r.State = stateRegistered
+	if err := late.Save(r); !errors.Is(err, errLeaseOver) {
+		t.Errorf("save: got %v", err)
+	}
+	if err := late.Drop(); !errors.Is(err, errLeaseOver) {
+		t.Errorf("drop: got %v", err)
+	}
+	if got, err := first.Load(t.Context(), a); err != nil || got.State != statePending {
+		t.Errorf("got %q, %v: somebody wrote whose lease is over", got.State, err)
+	}
+	late.Release()
+	notInHand(t, first, a)
+	if err := next.Save(r); err != nil {
+		t.Error(err)
+	}
+	next.Release()
+	if left := inHand(t, second); left != 0 {
+		t.Errorf("%d addresses are still in hand", left)
+	}
+
+	unasked := claimed(t, first, a)
+	defer unasked.Release()
+	time.Sleep(first.lease + 50*time.Millisecond) // on another clock than synctest's
+	if err := unasked.Drop(); !errors.Is(err, errLeaseOver) {
+		t.Errorf("nobody else has it, but the lease is over: got %v", err)
+	}
+}
+
+// The lease is longer than all that happens under it.
+func TestPostgresLeaseIsLongEnough(t *testing.T) {
+	if leaseTime < queryTime+attemptTime+queryTime+time.Second {
+		t.Errorf("the lease is %v, and an attempt may take %v between two operations of %v", leaseTime, attemptTime, queryTime)
+	}
+}
+
+// Instances that want one address at once have it one after the other.
+func TestPostgresClaimRaces(t *testing.T) {
+	url := newDatabase(t)
+	var holders, most, total atomic.Int64
+	var all sync.WaitGroup
+	for range 3 {
+		s := openedPostgres(t, url)
+		for range 8 {
+			all.Go(func() {
+				for range 5 {
+					held := claimed(t, s, address{1})
+					now := holders.Add(1)
+					for {
+						before := most.Load()
+						if now <= before || most.CompareAndSwap(before, now) {
+							break
+						}
+					}
+					total.Add(1)
+					s.Load(t.Context(), address{1}) // takes a moment
+					holders.Add(-1)
+					held.Release()
+				}
+			})
+		}
+	}
+	all.Wait()
+	if most.Load() != 1 || total.Load() != 120 {
+		t.Errorf("%d holders at once, %d in all", most.Load(), total.Load())
+	}
+}
+
+// A askedAccounts homeserver knows every account and counts who asked for each.
+type askedAccounts struct {
+	accounts
+	mu    sync.Mutex
+	asked map[string]int
+}
+
+func (c *askedAccounts) displayName(_ context.Context, userID string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked[userID]++
+	return "", nil
+}
+
+func (c *askedAccounts) inSteps() bool { return false }
+
+// Instances share the pending records out: each is settled once, those too that a dead instance held, and none is left.
+func TestPostgresSettlesOnce(t *testing.T) {
+	captureLog(t)
+	url := newDatabase(t)
+	const count = 90
+	s := openedPostgres(t, url)
+	for i := range count {
+		r := testRecord(i, statePending)
+		keepRecord(t, s, r)
+		if i%3 == 0 { // whoever holds it died: its lease has just ended
+			s.lease = time.Millisecond
+			claimed(t, s, common.HexToAddress(r.Localpart))
+			s.lease = leaseTime
+		}
+	}
+	homeserver := &askedAccounts{asked: make(map[string]int)}
+	var all sync.WaitGroup
+	for range 3 {
+		r := newRegistrar(homeserver, openedPostgres(t, url))
+		all.Go(func() {
+			if err := r.settleRound(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for userID, times := range homeserver.asked {
+		if times != 1 {
+			t.Errorf("%s was settled %d times", userID, times)
+		}
+	}
+	if counts, err := s.counts(); err != nil || counts[stateRegistered] != count || counts[statePending] != 0 {
+		t.Errorf("got %v, %v", counts, err)
+	}
+}
+
+// Attempts and settling at once, on the same few addresses, never wait for each other in a circle.
+func TestPostgresLockOrder(t *testing.T) {
+	p := postgresServer(t)
+	url := newDatabase(t)
+	stop := time.Now().Add(2 * time.Second)
+	var all sync.WaitGroup
+	for range 3 {
+		s := openedPostgres(t, url)
+		for i := range 4 {
+			all.Go(func() {
+				for time.Now().Before(stop) {
+					r := testRecord(i, statePending)
+					held := claimed(t, s, common.HexToAddress(r.Localpart))
+					if err := held.Save(r); err != nil {
+						t.Error(err)
+					}
+					held.Release()
+				}
+			})
+			all.Go(func() {
+				for time.Now().Before(stop) {
+					held, _, err := s.ClaimPending(t.Context(), time.Now())
+					if err == nil {
+						err = held.Drop()
+						held.Release()
+					}
+					if err != nil && !errors.Is(err, errNoRecord) {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
+	if deadlocks := sql(t, p, "postgres", "SELECT deadlocks FROM pg_stat_database WHERE datname = '"+databaseOf(url)+"'"); deadlocks != "0" {
+		t.Errorf("%s deadlocks", deadlocks)
+	}
+}
+
+// A record that another instance is about to hold is left to it: nobody waits.
+func TestPostgresSkipsLocked(t *testing.T) {
+	url := newDatabase(t)
+	s := openedPostgres(t, url)
+	var keys []string
+	for i := range 2 {
+		keepRecord(t, s, testRecord(i, statePending))
+	}
+	if err := eachRecord(t.Context(), s.List, "", func(r record) error { keys = append(keys, r.Localpart); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	other, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Rollback(context.Background())
+	if _, err := other.Exec(t.Context(), "SELECT FROM matrix_regservice.records WHERE address = $1 FOR UPDATE", common.HexToAddress(keys[0]).Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	held, r, err := s.ClaimPending(t.Context(), time.Now())
+	if err != nil || r.Localpart != keys[1] {
+		t.Fatalf("got %s, %v, want %s", r.Localpart, err, keys[1])
+	}
+	held.Release()
+}
+
+// Of several hosts the one is used that takes writes.
+func TestPostgresPrimary(t *testing.T) {
+	replica, primary := ownPostgres(t, "default_transaction_read_only = on"), postgresServer(t)
+	url := newDatabase(t)
+	hosts := fmt.Sprintf("host=%s,%s&port=%d,%d", replica.Dir, primary.Dir, replica.Port, primary.Port)
+	sql(t, replica, "postgres", "SET default_transaction_read_only = off; CREATE DATABASE "+databaseOf(url))
+	s := openedPostgres(t, "postgres://postgres@/"+databaseOf(url)+"?"+hosts)
+	keepRecord(t, s, testRecord(1, statePending))
+}
+
+// A claim is a row: nothing is locked, and no transaction is open, while the homeserver is asked.
+func TestPostgresHoldsNoLock(t *testing.T) {
+	p := postgresServer(t)
+	url := newDatabase(t)
+	s := openedPostgres(t, url)
+	held := claimed(t, s, address{1})
+	defer held.Release()
+	if open := sql(t, p, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND datname = '"+databaseOf(url)+"'"); open != "0" {
+		t.Errorf("%s transactions are open", open)
+	}
+}
+
+// What a connection is set to, against what the database would have it.
+func TestPostgresSettings(t *testing.T) {
+	p := postgresServer(t)
+	url := newDatabase(t)
+	name := databaseOf(url)
+	for set, want := range map[string]string{"off": "on", "local": "on", "remote_write": "on", "on": "on", "remote_apply": "remote_apply"} {
+		sql(t, p, name, "ALTER DATABASE "+name+" SET synchronous_commit = "+set+"; ALTER DATABASE "+name+" SET statement_timeout = 0")
+		s := openedPostgres(t, url)
+		var commit, timeout, lock string
+		if err := s.pool.QueryRow(t.Context(), "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout'), current_setting('lock_timeout')").Scan(&commit, &timeout, &lock); err != nil {
+			t.Fatal(err)
+		}
+		if commit != want || timeout != "2500ms" || lock != "2500ms" {
+			t.Errorf("%s: got synchronous_commit %s, statement_timeout %s, lock_timeout %s, want %s and 2500ms", set, commit, timeout, lock, want)
+		}
+	}
+}
+
+// refuses tells that everything a registration needs fails, as a node and its operator see it.
+func refuses(t *testing.T, d *door, when string) {
+	t.Helper()
+	proof, n := newProof(t)
+	start := time.Now()
+	if got := d.send(proof); got.status != 503 || got.Errcode != "M_UNKNOWN" {
+		t.Errorf("%s: got %d %s", when, got.status, got.body)
+	}
+	if took := time.Since(start); took > waitTime {
+		t.Errorf("%s: it took %v", when, took)
+	}
+	if d.homeserver.users[n.UserID] != "" {
+		t.Errorf("%s: an account was made without a record", when)
+	}
+	if err := d.store.CheckWritable(); err == nil {
+		t.Errorf("%s: the store is said to be writable", when)
+	}
+}
+
+// accepts waits until a node registers, and until it is said that it could.
+func accepts(t *testing.T, d *door, when string) {
+	t.Helper()
+	proof, _ := newProof(t)
+	eventually(t, "a node registers "+when, func() bool { return d.send(proof).status == 200 })
+	if err := d.store.CheckWritable(); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+}
+
+// A server that hangs, became a replica, was stopped, or lost its disk: nodes are told 503, and as soon as it is back
+// they register, with the same daemon.
+func TestPostgresAway(t *testing.T) {
+	kill, err := exec.LookPath("kill")
+	if err != nil {
+		t.Skip(err)
+	}
+	p := ownPostgres(t)
+	sql(t, p, "postgres", "CREATE DATABASE away")
+	d := newDoorOn(t, sharedSecretPath, openedPostgres(t, p.URL("postgres", "away")))
+	accepts(t, d, "at first")
+
+	locked := make(chan bool)
+	go func() {
+		defer close(locked)
+		p.SQL(t.Context(), "away", "BEGIN; LOCK TABLE matrix_regservice.records, matrix_regservice.counts; SELECT pg_sleep(20)")
+	}()
+	eventually(t, "the tables are locked", func() bool {
+		return sql(t, p, "away", "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'matrix_regservice.counts'::regclass") == "1"
+	})
+	refuses(t, d, "while it hangs")
+	sql(t, p, "away", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' OR query LIKE 'SELECT pg_sleep%'")
+	<-locked
+	accepts(t, d, "after it hung")
+
+	frozen := strings.Fields(sql(t, p, "postgres", "SELECT pid FROM pg_stat_activity WHERE datname = 'away'"))
+	frozen = append(frozen, strings.Fields(sql(t, p, "postgres", "SELECT pg_read_file('postmaster.pid', 0, 20)"))[0])
+	freeze := func(signal string) {
+		if out, err := p.Command(t.Context(), kill, append([]string{"-" + signal}, frozen...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	freeze("STOP")
+	refuses(t, d, "while it does not answer at all")
+	freeze("CONT")
+	accepts(t, d, "after it did not answer")
+
+	sql(t, p, "postgres", "ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()")
+	eventually(t, "it is read-only", func() bool { return d.store.CheckWritable() != nil })
+	refuses(t, d, "while it is read-only")
+	sql(t, p, "postgres", "SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()")
+	accepts(t, d, "after it was read-only")
+
+	for _, how := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} {
+		if err := p.Stop(how); err != nil {
+			t.Fatal(err)
+		}
+		refuses(t, d, fmt.Sprintf("while it is stopped (%v)", how))
+		if err := p.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		accepts(t, d, fmt.Sprintf("after it was stopped (%v)", how))
+	}
+	if lines := d.log.String(); !strings.Contains(lines, "SQLSTATE") || strings.Count(lines, "\n") != strings.Count(lines, `"msg"`) {
+		t.Errorf("log: %s", lines)
+	}
+}
+
+// Whatever was acknowledged is there although connections are cut in the middle of transactions and the server crashes;
+// a cut alone is not even noticed.
+func TestPostgresLosesNothing(t *testing.T) {
+	captureLog(t)
+	p := ownPostgres(t)
+	sql(t, p, "postgres", "CREATE DATABASE cut")
+	s := openedPostgres(t, p.URL("postgres", "cut"))
+	var next atomic.Int64
+	var mu sync.Mutex
+	acknowledged := map[string]state{}
+	failed := 0
+	write := func(ctx context.Context) {
+		for ctx.Err() == nil {
+			r := testRecord(int(next.Add(1)), statePending)
+			held, err := s.Claim(t.Context(), common.HexToAddress(r.Localpart))
+			for _, r.State = range []state{statePending, stateRegistered} {
+				if err == nil {
+					err = held.Save(r)
+				}
+				mu.Lock()
+				if err == nil {
+					acknowledged[r.Localpart] = r.State
+				} else {
+					failed++
+				}
+				mu.Unlock()
+			}
+			if held != nil {
+				held.Release()
+			}
+		}
+	}
+	run := func(disturb func()) {
+		ctx, stop := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() { write(ctx) })
+		}
+		disturb()
+		stop()
+		all.Wait()
+	}
+	run(func() {
+		for range 20 {
+			sql(t, p, "postgres", "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity WHERE datname = 'cut' ORDER BY random() LIMIT 2) AS chosen")
+		}
+	})
+	t.Logf("%d written, %d failed while connections were cut", len(acknowledged), failed)
+	run(func() {
+		eventually(t, "more is written", func() bool { mu.Lock(); defer mu.Unlock(); return len(acknowledged) > 50 })
+		if err := p.Stop(syscall.SIGQUIT); err != nil {
+			t.Error(err)
+		}
+		if err := p.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Logf("%d written, %d failed with a crash too", len(acknowledged), failed)
+	if failed == 0 || len(acknowledged) == 0 {
+		t.Error("nothing was disturbed")
+	}
+	found := storeCounts{}
+	if err := eachRecord(t.Context(), s.List, "", func(r record) error {
+		found[r.State]++
+		if want := acknowledged[r.Localpart]; want == stateRegistered && r.State != want {
+			t.Errorf("%s is %s", r.Localpart, r.State)
+		}
+		delete(acknowledged, r.Localpart)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(acknowledged) != 0 {
+		t.Errorf("%d records are lost", len(acknowledged))
+	}
+	if counts, err := s.counts(); err != nil || counts[stateRegistered] != found[stateRegistered] || counts[statePending] != found[statePending] {
+		t.Errorf("counts: got %v, %v, want %v", counts, err, found)
+	}
+}
+
+// One connection after the other is cut while none is in use: nobody is told.
+func TestPostgresConnectionCut(t *testing.T) {
+	p := postgresServer(t)
+	url := newDatabase(t)
+	s := openedPostgres(t, url)
+	for i := range 5 {
+		for _, do := range []func() error{
+			func() error { _, err := s.Load(t.Context(), address{byte(i)}); return err },
+			s.CheckWritable,
+			func() error { held, err := s.Claim(t.Context(), address{byte(i)}); held.Release(); return err },
+			func() error { _, _, err := s.ClaimPending(t.Context(), time.Now()); return err },
+		} {
+			var all sync.WaitGroup
+			for range 8 { // so that there are several connections
+				all.Go(func() { s.CheckWritable() })
+			}
+			all.Wait()
+			sql(t, p, "postgres", "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '"+databaseOf(url)+"'")
+			if err := do(); err != nil && !errors.Is(err, errNoRecord) {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// A full disk: the server may not make its files longer.
+func TestPostgresFullDisk(t *testing.T) {
+	prlimit, err := exec.LookPath("prlimit")
+	if err != nil {
+		t.Skip(err)
+	}
+	p := ownPostgres(t, "autovacuum = off")
+	sql(t, p, "postgres", "CREATE DATABASE filled")
+	url := p.URL("postgres", "filled")
+	openedPostgres(t, url).Close()
+	sql(t, p, "filled", `INSERT INTO matrix_regservice.records SELECT decode(lpad(to_hex(n), 40, '0'), 'hex'), '@user', repeat('x', 135), 'registered', now(), now()
+		FROM generate_series(1, 20000) AS n; CHECKPOINT`) // over the 1 MB that a file of its log has
+	s := openedPostgres(t, url)
+	d := newDoorOn(t, sharedSecretPath, s)
+	limit := func(bytes string) {
+		for line := range strings.Lines(sql(t, p, "postgres", "SELECT pid FROM pg_stat_activity WHERE datname = 'filled'")) {
+			if out, err := p.Command(t.Context(), prlimit, "--pid", strings.TrimSpace(line), "--fsize="+bytes+":unlimited").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+	}
+	limit("1048576")
+	full := answered{}
+	eventually(t, "the disk is full", func() bool { // what room is left in the last pages is used up first
+		proof, _ := newProof(t)
+		full = d.send(proof)
+		return full.status != 200
+	})
+	if full.status != 503 {
+		t.Errorf("got %d %s", full.status, full.body)
+	}
+	if !strings.Contains(d.log.String(), "SQLSTATE") {
+		t.Errorf("log: %s", d.log)
+	}
+	limit("unlimited")
+	accepts(t, d, "with space again")
+}
+
+// However many instances start at once on an empty database, its schema is made once.
+func TestPostgresStartTogether(t *testing.T) {
+	url := newDatabase(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			s, err := openStore(t.Context(), url, testServerName)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s.Close()
+		})
+	}
+	all.Wait()
+}
+
+// What is no store, or another's.
+func TestPostgresRefuses(t *testing.T) {
+	p := postgresServer(t)
+	tests := []struct {
+		name, do string
+		want     string
+	}{
+		{"a later version", "UPDATE matrix_regservice.meta SET version = 1000", "its schema has version 1000 and this program knows up to"},
+		{"another homeserver", "UPDATE matrix_regservice.meta SET server_name = 'example.org'", "it has the nodes of example.org"},
+		{"no version", "DELETE FROM matrix_regservice.meta", "meta is empty"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			url := newDatabase(t)
+			openedPostgres(t, url).Close()
+			sql(t, p, databaseOf(url), test.do)
+			_, err := openStore(t.Context(), url, testServerName)
+			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+	if _, err := readStore(t.Context(), newDatabase(t)); !errors.Is(err, errNoStore) {
+		t.Errorf("an empty database: got %v", err)
+	}
+}
+
+// No error and no log line holds the password, however wrong the URL is.
+func TestPostgresPasswordUnseen(t *testing.T) {
+	lines := captureLog(t)
+	p := postgresServer(t)
+	const password = "Geheim0815"
+	address := p.Address()
+	host, port, _ := net.SplitHostPort(address)
+	for name, dataPath := range map[string]string{
+		"wrong":              "postgres://postgres:" + password + "@" + address + "/postgres",
+		"no such host":       "postgres://postgres:" + password + "@does-not-exist.invalid/postgres",
+		"nobody there":       "postgres://postgres:" + password + "@127.0.0.1:1/postgres",
+		"several":            "postgres://postgres:" + password + "@127.0.0.1:1,127.0.0.1:2/postgres",
+		"with a hash":        "postgres://postgres:x#" + password + "@" + address + "/postgres",
+		"with a slash":       "postgres://postgres:x/" + password + "@" + address + "/postgres",
+		"with a percent":     "postgres://postgres:%zz" + password + "@" + address + "/postgres",
+		"with a space":       "postgres://postgres:x " + password + "@" + address + "/postgres",
+		"as a parameter":     "postgres://postgres@/postgres?host=" + host + "&port=" + port + "&password=" + password,
+		"with a bad setting": "postgres://postgres:" + password + "@" + address + "/postgres?sslmode=maybe",
+		"another scheme":     "postgress://postgres:" + password + "@" + address + "/postgres",
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := t.TempDir() + "/url"
+			if err := os.WriteFile(file, []byte(dataPath+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, args := range [][]string{
+				{"--datapath", dataPath, "users"}, {"--datapath-file", file, "users"}, {"migrate", "--to", dataPath}, {"migrate", "--to-file", file},
+				{"--matrixdomain", testServerName, "--hstoken", "x", "--astoken", "x", "--port", freePort(t), "--datapath-file", file},
+			} {
+				var out, errs strings.Builder
+				if code := run(append([]string{programName}, args...), &out, &errs); code != 1 {
+					t.Errorf("%v: exit %d", args, code)
+				}
+				said := out.String() + errs.String()
+				if lastLine := strings.LastIndex(strings.TrimSpace(said), "\n") + 1; strings.Contains(said, password) || !strings.HasPrefix(said[lastLine:], programName+": ") {
+					t.Errorf("%v: %s", args[0], said)
+				}
+			}
+		})
+	}
+	if strings.Contains(lines.String(), password) {
+		t.Errorf("log: %s", lines)
+	}
+}
+
+// A password in the URL works, one of a role that the server asks for it.
+func TestPostgresPassword(t *testing.T) {
+	p := postgresServer(t)
+	const password = "p@ss/w#rd%"
+	sql(t, p, "postgres", "CREATE ROLE with_password LOGIN SUPERUSER PASSWORD '"+password+"'")
+	name := databaseOf(newDatabase(t))
+	u := url.URL{Scheme: "postgres", User: url.UserPassword("with_password", password), Host: p.Address(), Path: "/" + name}
+	s := openedPostgres(t, u.String())
+	if got := storeName(u.String()); got != "postgres://"+p.Address()+"/"+name {
+		t.Errorf("it is called %s", got)
+	}
+	s.Close()
+
+	passFile := t.TempDir() + "/pgpass"
+	if err := os.WriteFile(passFile, []byte("127.0.0.1:*:*:with_password:"+password+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PGPASSFILE", passFile)
+	u.User = url.User("with_password")
+	openedPostgres(t, u.String())
+}
+
+func TestIsPlainPostgres(t *testing.T) {
+	for dataPath, want := range map[string]bool{
+		"postgres://u@/db?host=/run/postgresql":              false,
+		"postgres://u@localhost/db":                          false,
+		"postgres://u@127.0.0.1/db":                          false,
+		"postgres://u@192.0.2.1/db":                          true, // sslmode=prefer falls back
+		"postgres://u@192.0.2.1/db?sslmode=disable":          true,
+		"postgres://u@192.0.2.1/db?sslmode=require":          false,
+		"postgres://u@db.example/db?sslmode=verify-full":     false,
+		"postgres://u@127.0.0.1,192.0.2.1/db":                true,
+		"postgres://u@127.0.0.1,db.example/?sslmode=require": false,
+	} {
+		c, err := postgresConfig(dataPath, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := isPlainPostgres(c.ConnConfig); got != want {
+			t.Errorf("%s: got %v", dataPath, got)
+		}
+	}
+}
+
+func TestHasPassword(t *testing.T) {
+	for dataPath, want := range map[string]bool{
+		".matrix": false, "/var/lib/x": false, "postgres://u@h/db": false, "postgres:///db": false,
+		"postgres://u:p@h/db": true, "postgres://u@h/db?password=p": true, "postgres://u:%zz@h/db": true,
+	} {
+		if got := hasPassword(dataPath); got != want {
+			t.Errorf("%s: got %v", dataPath, got)
+		}
+	}
+}

@@ -1,0 +1,365 @@
+// store_test.go owns what every store has to do: the tests here run on BoltDB and on a real PostgreSQL alike, and so do
+// those of registrar_test.go and reconcile_test.go that begin with eachStore.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+)
+
+// An opener opens one store, which it closes when the test ends. Opened again it is the same.
+type opener func(testing.TB) servedStore
+
+// eachStore runs the test on each kind of store. Each call of its function makes one that is empty.
+func eachStore(t *testing.T, test func(t *testing.T, fresh func(testing.TB) opener)) {
+	t.Helper()
+	t.Run("BoltDB", func(t *testing.T) {
+		test(t, func(t testing.TB) opener {
+			dir := t.TempDir()
+			return func(t testing.TB) servedStore { return opened(t, dir) }
+		})
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		url := newDatabase(t)
+		test(t, func(t testing.TB) opener {
+			clearDatabase(t, url)
+			return func(t testing.TB) servedStore { return opened(t, url) }
+		})
+	})
+}
+
+func opened(t testing.TB, dataPath string) servedStore {
+	t.Helper()
+	s, err := openStore(t.Context(), dataPath, testServerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// inHand counts the addresses that somebody holds or waits for.
+func inHand(t testing.TB, s servedStore) (count int) {
+	t.Helper()
+	switch s := s.(type) {
+	case *boltStore:
+		return len(s.claims.held)
+	case *postgresStore:
+		if err := s.pool.QueryRow(t.Context(), "SELECT count(*) FROM matrix_regservice.claims").Scan(&count); err != nil {
+			t.Fatal(err)
+		}
+		count += len(s.claims.held)
+	}
+	return count
+}
+
+func claimed(t testing.TB, s store, a address) claim {
+	t.Helper()
+	held, err := s.Claim(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+// A record lasts from one opening of the store to the next, and is counted once.
+func TestStoreKeeps(t *testing.T) { eachStore(t, testStoreKeeps) }
+
+func testStoreKeeps(t *testing.T, fresh func(testing.TB) opener) {
+	open := fresh(t)
+	_, n := newProof(t)
+	s := open(t)
+	steps := []struct {
+		do   func(claim) error
+		want state
+	}{
+		{func(c claim) error { return nil }, ""},
+		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
+		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
+		{func(c claim) error { return c.Drop() }, ""},
+		{func(c claim) error { return c.Drop() }, ""},
+		{func(c claim) error { return save(c, record{}, n, statePending) }, statePending},
+		{func(c claim) error { return save(c, record{}, n, stateRegistered) }, stateRegistered},
+		{func(c claim) error { return save(c, record{}, n, stateRegistered) }, stateRegistered},
+	}
+	for i, step := range steps {
+		held := claimed(t, s, n.Address)
+		if err := step.do(held); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+		held.Release()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t)
+		r, err := s.Load(t.Context(), n.Address)
+		if step.want == "" && !errors.Is(err, errNoRecord) || step.want != "" && err != nil || r.State != step.want {
+			t.Errorf("step %d: got %q, %v, want %q", i, r.State, err, step.want)
+		}
+		counts, err := s.counts()
+		if err != nil || counts[stateRegistered]+counts[statePending] != min(len(step.want), 1) || step.want != "" && counts[step.want] != 1 {
+			t.Errorf("step %d: counts: got %v, %v", i, counts, err)
+		}
+	}
+}
+
+// The first attempt's time stays with the record.
+func TestSaveKeepsCreated(t *testing.T) { eachStore(t, testSaveKeepsCreated) }
+
+func testSaveKeepsCreated(t *testing.T, fresh func(testing.TB) opener) {
+	s := fresh(t)(t)
+	_, n := newProof(t)
+	held := claimed(t, s, n.Address)
+	defer held.Release()
+	long := time.Date(2018, 9, 1, 12, 0, 0, 0, time.UTC)
+	if err := save(held, record{Created: long}, n, stateRegistered); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Load(t.Context(), n.Address); err != nil || !r.Created.Equal(long) || time.Since(r.Updated) > time.Minute {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// An address is held once, by one who waits at a time, and forgotten when nobody has it.
+func TestClaim(t *testing.T) { eachStore(t, testClaim) }
+
+func testClaim(t *testing.T, fresh func(testing.TB) opener) {
+	s := fresh(t)(t)
+	a, b := address{1}, address{2}
+	first := claimed(t, s, a)
+	claimed(t, s, b).Release() // another address is free
+
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := s.Claim(ctx, a); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("second claim: got %v", err)
+	}
+	first.Release()
+
+	holders, most, total := 0, 0, 0
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for range 64 {
+		all.Go(func() {
+			held := claimed(t, s, a)
+			mu.Lock()
+			holders++
+			total++
+			most = max(most, holders)
+			mu.Unlock()
+			mu.Lock()
+			holders--
+			mu.Unlock()
+			held.Release()
+		})
+	}
+	all.Wait()
+	if most != 1 || total != 64 {
+		t.Errorf("%d holders at once, %d in all", most, total)
+	}
+	if left := inHand(t, s); left != 0 {
+		t.Errorf("%d addresses are still in hand", left)
+	}
+}
+
+// Writers at once lose no record.
+func TestStoreCountsWriters(t *testing.T) { eachStore(t, testStoreCountsWriters) }
+
+func testStoreCountsWriters(t *testing.T, fresh func(testing.TB) opener) {
+	s := fresh(t)(t)
+	var all sync.WaitGroup
+	for i := range 64 {
+		all.Go(func() {
+			held := claimed(t, s, address{byte(i)})
+			defer held.Release()
+			if err := save(held, record{}, node{}, statePending); err != nil {
+				t.Error(err)
+			}
+			if err := save(held, record{}, node{}, stateRegistered); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if counts, err := s.counts(); err != nil || counts[stateRegistered] != 64 || counts[statePending] != 0 {
+		t.Errorf("got %v, %v", counts, err)
+	}
+	for i := range 64 {
+		if r, err := s.Load(t.Context(), address{byte(i)}); err != nil || r.State != stateRegistered {
+			t.Errorf("record %d: got %q, %v", i, r.State, err)
+		}
+	}
+}
+
+// A listing has every record once, in the order of the addresses, a page at a time.
+func TestList(t *testing.T) { eachStore(t, testList) }
+
+func testList(t *testing.T, fresh func(testing.TB) opener) {
+	s := fresh(t)(t)
+	const count = 2*listPage + 7
+	var all sync.WaitGroup
+	for part := range 8 {
+		all.Go(func() {
+			for i := part; i < count; i += 8 {
+				keepRecord(t, s, testRecord(i, []state{statePending, stateRegistered}[i%2]))
+			}
+		})
+	}
+	all.Wait()
+	for of, want := range map[state]int{"": count, statePending: (count + 1) / 2, stateRegistered: count / 2} {
+		got, before := 0, ""
+		if err := eachRecord(t.Context(), s.List, of, func(r record) error {
+			if r.Localpart <= before || of != "" && r.State != of {
+				t.Errorf("%q: %s %s behind %s", of, r.Localpart, r.State, before)
+			}
+			before = r.Localpart
+			got++
+			return nil
+		}); err != nil || got != want {
+			t.Errorf("%q: got %d, %v, want %d", of, got, err, want)
+		}
+	}
+	want := testRecord(3, stateRegistered)
+	if got, err := s.Load(t.Context(), common.HexToAddress(want.Localpart)); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if counts, err := s.counts(); err != nil || counts[statePending] != (count+1)/2 || counts[stateRegistered] != count/2 {
+		t.Errorf("counts: got %v, %v", counts, err)
+	}
+	if size, err := s.size(); err != nil || size < count*200 {
+		t.Errorf("size: got %d, %v", size, err)
+	}
+	if err := s.CheckWritable(); err != nil {
+		t.Error(err)
+	}
+	if after, err := s.counts(); err != nil || after[stateRegistered] != count/2 {
+		t.Errorf("counts after a check: got %v, %v", after, err)
+	}
+}
+
+// Pending records are given out one after the other, each once, those in hand and the young ones not, and from the
+// beginning again after the last.
+func TestClaimPending(t *testing.T) { eachStore(t, testClaimPending) }
+
+func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
+	s := fresh(t)(t)
+	long := time.Now().Add(-time.Hour)
+	for i := range 6 {
+		r := testRecord(i, statePending)
+		switch r.Updated = long; i {
+		case 1:
+			r.State = stateRegistered
+		case 2:
+			r.Updated = time.Now()
+		}
+		keepRecord(t, s, r)
+	}
+	inHand := claimed(t, s, common.HexToAddress(testRecord(3, "").Localpart))
+	for round := range 2 {
+		got := map[string]bool{}
+		for before := ""; ; {
+			held, r, err := s.ClaimPending(t.Context(), time.Now().Add(-time.Minute))
+			if errors.Is(err, errNoRecord) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Localpart <= before || r.State != statePending {
+				t.Errorf("round %d: %+v behind %s", round, r, before)
+			}
+			got[r.Localpart], before = true, r.Localpart
+			held.Release()
+		}
+		if len(got) != 3 || got[testRecord(3, "").Localpart] {
+			t.Errorf("round %d: got %v", round, got)
+		}
+	}
+	inHand.Release()
+}
+
+// What a claim wrote is there although the process was killed right after.
+func TestStoreKilled(t *testing.T) {
+	kinds := map[string]func(*testing.T) string{
+		"BoltDB":     func(t *testing.T) string { return t.TempDir() },
+		"PostgreSQL": func(t *testing.T) string { return newDatabase(t) },
+	}
+	for name, place := range kinds {
+		t.Run(name, func(t *testing.T) {
+			dataPath := place(t)
+			for range 3 {
+				path, err := exec.LookPath(storeWriter)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.Command(path, dataPath)
+				cmd.Stderr = os.Stderr
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				said := new(strings.Builder)
+				for piece := make([]byte, 4096); strings.Count(said.String(), "\n") < 30; {
+					n, err := out.Read(piece)
+					if err != nil {
+						t.Fatalf("the writer ended: %v", err)
+					}
+					said.Write(piece[:n])
+				}
+				cmd.Process.Kill()
+				cmd.Wait()
+				s := opened(t, dataPath)
+				lines := strings.Split(said.String(), "\n")
+				for _, line := range lines[:len(lines)-1] {
+					localpart, want, _ := strings.Cut(line, " ")
+					if r, err := s.Load(t.Context(), common.HexToAddress(localpart)); err != nil || r.State != stateRegistered && string(r.State) != want {
+						t.Errorf("%s: got %q, %v, want %s or later", localpart, r.State, err, want)
+					}
+				}
+				found := storeCounts{}
+				if err := eachRecord(t.Context(), s.List, "", func(r record) error { found[r.State]++; return nil }); err != nil {
+					t.Fatal(err)
+				}
+				if counts, err := s.counts(); err != nil || counts[statePending] != found[statePending] || counts[stateRegistered] != found[stateRegistered] {
+					t.Errorf("counts: got %v, %v, want %v", counts, err, found)
+				}
+				s.Close()
+			}
+		})
+	}
+}
+
+// storeWriter is a program that registers in the store of its argument, and says each thing that is done.
+const storeWriter = "store-writer"
+
+func writeStore() {
+	s, err := openStore(context.Background(), os.Args[1], testServerName)
+	for i := os.Getpid() * 1000; err == nil; i++ {
+		r := testRecord(i, "")
+		held, claimErr := s.Claim(context.Background(), common.HexToAddress(r.Localpart))
+		if err = claimErr; err != nil {
+			break
+		}
+		for _, r.State = range []state{statePending, stateRegistered} {
+			if err = held.Save(r); err == nil {
+				fmt.Println(r.Localpart, r.State)
+			}
+		}
+		held.Release()
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
