@@ -144,7 +144,7 @@ func TestTwoOrigins(t *testing.T) {
 			t.Errorf("%s: got %d %s", api.name, got.status, got.body)
 		}
 		want := map[string][2]string{
-			createUserPath:   {"createUser", "profile"},
+			createUserPath:   {"createUser", "key profile"},
 			sharedSecretPath: {"nonce register", "version key"},
 			masUsersPath:     {"token masCreate password", "key setName"},
 		}[api.path]

@@ -171,7 +171,7 @@ func TestOneLookUp(t *testing.T) {
 		d.homeserver.fail(callProfile, says(500, ""))
 		d.homeserver.profile(w, r)
 	})
-	if got := d.send(proof); got.status != 200 || d.homeserver.asked() != callProfile {
+	if got := d.send(proof); got.status != 200 || d.homeserver.asked() != callKey+" "+callProfile {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
 }

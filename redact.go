@@ -4,6 +4,7 @@ package main
 
 import (
 	"net/netip"
+	"regexp"
 	"strings"
 	"unicode"
 )
@@ -26,11 +27,15 @@ func printable(text string, secrets ...string) string {
 	return strings.Join(words, " ")
 }
 
-// masked hides words that are long and hold a digit, as tokens and signatures do, but for network addresses.
+// secretForm is of what is in tokens and signatures and in no word: a digit, or a capital behind a small letter. One token
+// in two hundred has no digit.
+var secretForm = regexp.MustCompile(`[0-9]|[a-z][A-Z]`)
+
+// masked hides words that are long and look like tokens or signatures, but for network addresses.
 func masked(text string) string {
 	words := strings.Fields(text)
 	for i, word := range words {
-		if len(word) >= 16 && strings.ContainsAny(word, "0123456789") && !isNetworkAddress(strings.Trim(word, ":,;")) {
+		if len(word) >= 16 && secretForm.MatchString(word) && !isNetworkAddress(strings.Trim(word, ":,;")) {
 			words[i] = "…"
 		}
 	}

@@ -11,6 +11,7 @@ func TestScrub(t *testing.T) {
 		{"Invalid application service token.", "Invalid application service token."},
 		{"it is open sesame", "it is …"},
 		{"token " + testASToken + " is bad", "token … is bad"},
+		{"token mat_AbcdEfghIjklMnopQrst is bad", "token … is bad"},
 		{"dial tcp 127.0.0.1:38273: connect: connection refused", "dial tcp 127.0.0.1:38273: connect: connection refused"},
 		{"read tcp 127.0.0.1:38273->127.0.0.1:44444: reset", "read tcp 127.0.0.1:38273->127.0.0.1:44444: reset"},
 		{"two\nlines\x00\x1b[31m", "two lines [31m"},

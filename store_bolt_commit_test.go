@@ -364,7 +364,7 @@ func TestOnDiskBeforeAndAfter(t *testing.T) {
 			}
 			proof, n := newProof(t)
 			seen := make(map[string]state)
-			rightly := map[string]http.HandlerFunc{callCreateUser: d.homeserver.createUser, callRegister: d.homeserver.register}[api.creates]
+			rightly := d.homeserver.creates(api.creates)
 			d.homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
 				seen["creation"] = stateInFile(t, d.bolt().path, n.Address)
 				rightly(w, r)
