@@ -11,6 +11,9 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
+
+	"github.com/ethereum/go-ethereum/log"
 )
 
 // What an unfinished request holds is counted in bytes, and a line of a header as many more: net/http makes an entry in
@@ -21,6 +24,34 @@ const (
 	unfinishedAll   = 6 << 20  // of all together
 	unfinishedShare = 3 << 10  // what each of 2,000 has of it: no node's request needs more
 )
+
+// filesBeside is how many files may be open beside the connections of nodes and those to the homeserver: the store, the
+// listeners, the log, the operator's connections, the chain's, and those of attempts that were given up and linger.
+const filesBeside = 128
+
+// connectionsWithin is how many connections are held where that many files may be open. Were they more, none could be
+// accepted to make another give way, and none opened to the homeserver.
+func (l limits) connectionsWithin(files uint64) int {
+	beside := filesBeside + l.maxInflight
+	if l.maxConnections == 0 || files >= uint64(l.maxConnections+beside) {
+		return l.maxConnections
+	}
+	return max(int(files)-beside, int(files)/2, 1)
+}
+
+// fitFiles has fewer connections held where the system lets too few files be open.
+func (l *limits) fitFiles() {
+	files := syscall.Rlimit{}
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return
+	}
+	fit := l.connectionsWithin(uint64(files.Cur)) // which Go has raised as far as it may
+	if fit < l.maxConnections {
+		log.Warn("Holding fewer connections, since few files may be open: raise LimitNOFILE of the unit, or ulimit -n, or lower --"+flagMaxConnections,
+			"connections", fit, "files", files.Cur, "needed", l.maxConnections+filesBeside+l.maxInflight)
+	}
+	l.maxConnections = fit
+}
 
 // connections is a listener whose connections are counted. At the limit the one that has been longest without a
 // complete request is closed; one whose request has been read whole is being answered, and stays. When all are, the

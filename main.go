@@ -210,6 +210,7 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	}
 	log.Info("Listening", "address", c.address(), "server_name", c.serverName, "datapath", storeName(c.dataPath),
 		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version())
+	c.fitFiles()
 	c.admission.logStart(ctx)
 	go probeHomeserver(ctx, c)
 	go pingHomeserver(ctx, c)

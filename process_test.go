@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -157,6 +158,53 @@ func (d *daemonProcess) readiness(want int) int {
 		res.Body.Close()
 		if res.StatusCode == want || time.Since(start) > 4*storeHealthTime {
 			return res.StatusCode
+		}
+	}
+}
+
+// Where few files may be open fewer connections are held, so that one can give way to a node's and the homeserver can be
+// asked. Without it the first to fill them shuts every node out, for as long as he likes.
+func TestFewFiles(t *testing.T) {
+	few := filepath.Join(t.TempDir(), "few")
+	if err := os.WriteFile(few, []byte("#!/bin/sh\nulimit -n 300\nexec "+programName+" \"$@\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := startDaemon(t, few, t.TempDir(), newStandIn(t).URL+sharedSecretPath)
+	host := strings.TrimSuffix(strings.TrimPrefix(d.url, "http://"), registerPath)
+	for range 400 {
+		conn, err := net.DialTimeout("tcp", host, endTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "POST "+registerPath+" HTTP/1.1\r\nHost: x\r\n")
+	}
+	proof, _ := newProof(t)
+	if got := d.mustSend(proof); got.status != 200 {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	if said := d.log(); !strings.Contains(said, "Holding fewer connections") || strings.Contains(said, "too many open files") {
+		t.Errorf("the log: %s", said)
+	}
+}
+
+func TestConnectionsWithin(t *testing.T) {
+	for _, test := range []struct {
+		most, inflight int
+		files          uint64
+		want           int
+	}{
+		{2000, 64, 1 << 63, 2000},
+		{2000, 64, 2192, 2000},
+		{2000, 64, 2191, 1999},
+		{2000, 64, 1024, 832},
+		{2000, 64, 300, 150},
+		{2000, 64, 1, 1},
+		{0, 64, 1024, 0},
+		{1_000_000, 1_000_000, 1024, 512},
+	} {
+		if got := (limits{maxConnections: test.most, maxInflight: test.inflight}).connectionsWithin(test.files); got != test.want {
+			t.Errorf("%+v: got %d", test, got)
 		}
 	}
 }
