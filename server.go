@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ant0ine/go-json-rest/rest"
@@ -37,6 +38,10 @@ const (
 	drainTime   = 15 * time.Second // for requests in flight at shutdown: longer than an attempt
 
 	transactionTime = time.Minute // for a whole transaction's body to arrive
+
+	// refusalsLogged is how many refusals leave a line at once, of those with a proof and of those without one each; then it is
+	// one a second. Whoever asks as fast as he can would have 9 MB written a second otherwise.
+	refusalsLogged = 100
 )
 
 // Matrix error codes, of the specification but for the last.
@@ -134,6 +139,8 @@ type server struct {
 	proxies        proxies
 	perClient      *limiter
 	unnamed        sync.Once // whether the log says that a proxy does not name its clients
+	lines          *limiter  // of refusals in the log
+	unlogged       atomic.Int64
 	maxConnections int
 }
 
@@ -150,6 +157,7 @@ func newServer(c config, s store) *server {
 		admission:      c.admission,
 		proxies:        c.trustedProxies,
 		perClient:      newLimiter(c.rate, c.burst, clientsKept, "too many requests from this address"),
+		lines:          newLimiter(1, refusalsLogged, 2, ""),
 		maxConnections: c.maxConnections,
 	}
 }
@@ -239,7 +247,7 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	err := errPanic // until something else came of it
 	done := s.metrics.registering()
 	client, known := s.proxies.client(r.Request)
-	defer func() { done(did, err); audit(client, n, did, err, time.Since(start)) }()
+	defer func() { done(did, err); s.audit(client, n, did, err, time.Since(start)) }()
 	n, err = s.readNode(r.Request, client, known)
 	if err == nil {
 		err = errPanic
@@ -303,11 +311,11 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	return sent.verify(s.serverName)
 }
 
-// audit writes the one line that each registration and each refusal leaves. A user ID is named only once its
+// audit writes the one line that each registration leaves, and each refusal unless there are very many. A user ID is named only once its
 // proof holds: what an unproven localpart holds may be anything, a password too.
-func audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
+func (s *server) audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
 	told := (*matrixError)(nil)
-	fields := make([]any, 0, 12)
+	fields := make([]any, 0, 14)
 	if err == nil {
 		fields = append(fields, "outcome", did)
 	} else {
@@ -326,6 +334,17 @@ func audit(client netip.Addr, n node, did outcome, err error, took time.Duration
 	if told.status >= 500 || errors.Is(err, errForeign) {
 		log.Warn("Refused registration", fields...)
 		return
+	}
+	kind := limitKey{}
+	if n.UserID != "" {
+		kind[0] = 1
+	}
+	if s.lines.take(kind) != nil {
+		s.unlogged.Add(1)
+		return
+	}
+	if unlogged := s.unlogged.Swap(0); unlogged > 0 {
+		fields = append(fields, "unlogged", unlogged) // before this one
 	}
 	log.Info("Refused registration", fields...)
 }
