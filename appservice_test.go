@@ -296,3 +296,28 @@ func TestIsAddress(t *testing.T) {
 		}
 	}
 }
+
+// A deadlineRecorder is a recorder that takes a deadline for reading.
+type deadlineRecorder struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (w *deadlineRecorder) SetReadDeadline(t time.Time) error {
+	w.deadline = t
+	return nil
+}
+
+// More time than others is only for the homeserver.
+func TestTransactionTime(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	for token, want := range map[string]bool{"": false, "x": false, testHSToken: true} {
+		r := httptest.NewRequest("PUT", modernPath+"/transactions/1", strings.NewReader("{}"))
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
+		d.handler.ServeHTTP(w, r)
+		if got := !w.deadline.IsZero(); got != want || (w.Code == 200) != want {
+			t.Errorf("%q: got %v with %d, want %v", token, got, w.Code, want)
+		}
+	}
+}
