@@ -7,10 +7,18 @@ import (
 	"sync"
 )
 
+// Bounds of who waits: each keeps a connection, and few nodes' many requests would keep all that there are while the
+// homeserver is slow. A node sends one at a time, so that an address that nobody holds is always to be had.
+const (
+	usersAtMost   = 16  // who holds or waits for one address
+	waitingAtMost = 512 // who waits, for all of them
+)
+
 // claims are the addresses in hand in this process, each with those who wait for it.
 type claims struct {
-	mu   sync.Mutex
-	held map[address]*turn
+	mu      sync.Mutex
+	held    map[address]*turn
+	waiting int // users of the turns beyond the first of each
 }
 
 // A turn is one address's lock: a token that is in the channel while somebody holds the address.
@@ -19,9 +27,12 @@ type turn struct {
 	users int // who holds it or waits for it; the last to leave takes it out of the map
 }
 
-// acquire waits for the address until the context ends.
+// acquire waits for the address until the context ends: errBusy where too many do.
 func (c *claims) acquire(ctx context.Context, a address) (release func(), err error) {
 	t := c.join(a)
+	if t == nil {
+		return nil, errBusy
+	}
 	select {
 	case t.token <- struct{}{}:
 		return func() { <-t.token; c.leave(a, t) }, nil
@@ -34,6 +45,9 @@ func (c *claims) acquire(ctx context.Context, a address) (release func(), err er
 // tryAcquire takes the address if nobody has it.
 func (c *claims) tryAcquire(a address) (release func(), free bool) {
 	t := c.join(a)
+	if t == nil {
+		return nil, false
+	}
 	select {
 	case t.token <- struct{}{}:
 		return func() { <-t.token; c.leave(a, t) }, true
@@ -43,7 +57,7 @@ func (c *claims) tryAcquire(a address) (release func(), free bool) {
 	}
 }
 
-// join counts one more user of the address's turn.
+// join counts one more user of the address's turn, or returns nil where there are too many.
 func (c *claims) join(a address) *turn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -55,6 +69,12 @@ func (c *claims) join(a address) *turn {
 		t = &turn{token: make(chan struct{}, 1)}
 		c.held[a] = t
 	}
+	if t.users > 0 {
+		if t.users >= usersAtMost || c.waiting >= waitingAtMost {
+			return nil
+		}
+		c.waiting++
+	}
 	t.users++
 	return t
 }
@@ -64,5 +84,7 @@ func (c *claims) leave(a address, t *turn) {
 	defer c.mu.Unlock()
 	if t.users--; t.users == 0 {
 		delete(c.held, a)
+	} else {
+		c.waiting--
 	}
 }

@@ -47,7 +47,7 @@ type store interface {
 	// Load reads a record, whoever holds its address: errNoRecord where it is unknown.
 	Load(ctx context.Context, a address) (record, error)
 
-	// Claim holds the address for one attempt alone, waiting for it until the context ends.
+	// Claim holds the address for one attempt alone, waiting for it until the context ends: errBusy where too many wait.
 	Claim(ctx context.Context, a address) (claim, error)
 
 	// ClaimPending holds the next pending record that nobody holds and that was last written before the given
@@ -252,7 +252,7 @@ func (r *registrar) claim(ctx context.Context, a address) (claim, error) {
 			held.Release()
 		}
 		return nil, errStopping
-	case err != nil && ctx.Err() != nil:
+	case errors.Is(err, errBusy), err != nil && ctx.Err() != nil:
 		return nil, errBusy
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errStore, err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -493,5 +494,63 @@ func testSixteenAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 				t.Errorf("asked: %q", asked)
 			}
 		})
+	}
+}
+
+// While the homeserver is slow a node's requests do not pile up: each would keep a connection, until nobody else has one.
+func TestRequestsDoNotPileUp(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	goOn := make(chan struct{})
+	d.homeserver.fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
+		<-goOn
+		says(500, "{}")(w, r)
+	})
+	proof, _ := newProof(t)
+	const sent = 3 * usersAtMost
+	answers := make(chan int, sent)
+	var all sync.WaitGroup
+	for range sent {
+		all.Go(func() { answers <- d.send(proof).status })
+	}
+	for range sent - usersAtMost {
+		if got := <-answers; got != 429 {
+			t.Errorf("got %d, want 429", got)
+		}
+	}
+	close(goOn)
+	all.Wait()
+	if got := d.send(proof).status; got != 502 { // and the address is free again
+		t.Errorf("afterwards: got %d, want 502", got)
+	}
+}
+
+// Nor do the requests of many nodes; and one that is alone waits for nobody.
+func TestWaitingIsBounded(t *testing.T) {
+	var c claims
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	var busy atomic.Int64
+	const addresses = 2 * waitingAtMost / usersAtMost
+	for i := range addresses {
+		release, err := c.acquire(ctx, address{byte(i)})
+		if err != nil {
+			t.Fatalf("address %d: %v", i, err)
+		}
+		defer release()
+		for range usersAtMost {
+			all.Go(func() {
+				if _, err := c.acquire(ctx, address{byte(i)}); errors.Is(err, errBusy) {
+					busy.Add(1)
+				}
+			})
+		}
+	}
+	for busy.Load() < addresses*usersAtMost-waitingAtMost { // all of them are in
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	all.Wait()
+	if got := busy.Load(); got != addresses*usersAtMost-waitingAtMost || c.waiting != 0 {
+		t.Errorf("%d were sent away and %d wait, want %d and 0", got, c.waiting, addresses*usersAtMost-waitingAtMost)
 	}
 }
