@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -29,6 +30,7 @@ const (
 	balanceTime     = 4 * time.Second // for a call, its wait for a connection included: with the registrar's waits, less than the 30 s that clients wait
 	balancePeriod   = time.Minute     // how long an answer counts
 	balanceCalls    = 16              // at once: providers limit how many
+	askersAtMost    = 256             // who waits for an answer: each keeps a connection
 	balancesKept    = 1 << 16         // answers that are remembered, in 5 MB
 	rpcAnswerLimit  = 16 << 10        // bytes of an answer that are read; a right one has 100
 	shortestSecret  = 4               // of a URL's parts, in bytes: a shorter one would only blot words out
@@ -45,6 +47,7 @@ type chain struct {
 	least   *big.Int // what an address must hold, in wei
 	http    *http.Client
 	asking  singleflight.Group // by address: who asks meanwhile waits for the same answer
+	askers  atomic.Int64
 
 	mu        sync.Mutex
 	known     map[address]balance
@@ -110,10 +113,14 @@ func (c *chain) where() string { return c.url.Scheme + "://" + c.url.Host }
 var errChain = &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: "the balance of this address cannot be looked up now: try again later"}
 
 // admit returns nil for an address that holds enough, as of the latest block or of one of the last minute. Where that
-// cannot be told nobody is admitted, and nothing is remembered.
+// cannot be told nobody is admitted, and nothing is remembered; where too many wait to be told, errCrowded.
 func (c *chain) admit(n address) error {
 	enough, ok := c.remembered(n)
 	if !ok {
+		defer c.askers.Add(-1)
+		if c.askers.Add(1) > askersAtMost {
+			return errCrowded
+		}
 		asked, err, _ := c.asking.Do(string(n.Bytes()), func() (any, error) { return c.ask(n) })
 		if err != nil {
 			return fmt.Errorf("%w: %w", errChain, err)

@@ -352,6 +352,32 @@ func TestChainCallsAreBounded(t *testing.T) {
 	}
 }
 
+// While the node is slow only so many wait for it: each keeps a connection, and whoever has keys enough would keep all.
+func TestAskersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := answering(t, func() string { time.Sleep(time.Second); return "0x1" })
+		var crowded atomic.Int64
+		var all sync.WaitGroup
+		for range askersAtMost + 3 {
+			all.Go(func() {
+				if err := c.admit(common.HexToAddress(listedAddress)); errors.Is(err, errCrowded) {
+					crowded.Add(1)
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if crowded.Load() != 3 {
+			t.Errorf("%d were told to come later, want 3", crowded.Load())
+		}
+		all.Wait()
+		if err := c.admit(address{1}); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
 // The table of what is remembered has an end, whoever comes.
 func TestBalancesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
