@@ -34,11 +34,6 @@ const (
 	flagOpsListen       = "ops-listen"
 	flagOpsListenPublic = "ops-listen-public"
 
-	flagAdmitFile  = "admit-file"
-	flagEthRPC     = "eth-rpc"
-	flagEthRPCFile = "eth-rpc-file"
-	flagMinBalance = "min-balance"
-
 	registrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
 	homeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
 
@@ -108,16 +103,12 @@ func rootFlags() []cli.Flag {
 		text(flagHost, "127.0.0.1", "`ADDRESS` to listen on"),
 		number(flagPort, 8009, "`PORT` to listen on"),
 		text(flagDataPath, ".matrix", "`DIRECTORY` of the store, or its PostgreSQL URL"),
+		text(flagDataPathFile, "", "`FILE` that holds the PostgreSQL URL of the store, password and all"),
 		number(flagVerbosity, 3, "what is logged: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace"),
 		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
 		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty"),
 		&cli.BoolFlag{Name: flagOpsListenPublic, Usage: "allow an address for --" + flagOpsListen + " that other machines reach", Sources: fromEnvironment(flagOpsListenPublic)},
-		text(flagAdmitFile, "", "`FILE` of the addresses that may register, one a line; read again on SIGHUP; everybody may when empty"),
-		text(flagEthRPC, "", "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
-		text(flagEthRPCFile, "", "`FILE` that holds that URL"),
-		text(flagMinBalance, "", "`WEI` that an address must hold on chain to register"),
-		text(flagDataPathFile, "", "`FILE` that holds the PostgreSQL URL of the store, password and all"),
-	}, rootLimitFlags(fromEnvironment), rootMASFlags(fromEnvironment))
+	}, rootAdmissionFlags(fromEnvironment), rootLimitFlags(fromEnvironment), rootMASFlags(fromEnvironment))
 }
 
 // readConfig checks what every command takes; the secrets are up to the command.
@@ -218,36 +209,6 @@ func (c *config) checkOpsListen() error {
 	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) && !c.opsListenPublic {
 		return fmt.Errorf("--%s %q can be reached from other machines: give an address such as 127.0.0.1:8010, or --%s if that is meant", flagOpsListen, c.opsListen, flagOpsListenPublic)
 	}
-	return nil
-}
-
-// readMinBalance checks the balance that is asked for, and that there is a node to ask for it.
-func (c *config) readMinBalance(wei string) error {
-	if c.ethRPC != "" {
-		if _, err := parseEthRPC(c.ethRPC); err != nil {
-			return err
-		}
-	}
-	given := flagEthRPC
-	if c.ethRPCFile != "" {
-		given = flagEthRPCFile
-	}
-	switch {
-	case c.ethRPC != "" && c.ethRPCFile != "":
-		return fmt.Errorf("--%s and --%s are both given: keep the file", flagEthRPC, flagEthRPCFile)
-	case c.ethRPC+c.ethRPCFile != "" && wei == "":
-		return fmt.Errorf("--%s is missing: give the wei that an address must hold to register, or leave --%s out", flagMinBalance, given)
-	case c.ethRPC+c.ethRPCFile == "" && wei != "":
-		return fmt.Errorf("--%s is given without an Ethereum node that could tell balances: give --%s, or --%s where its URL holds a key", flagMinBalance, flagEthRPC, flagEthRPCFile)
-	case wei == "":
-		return nil
-	}
-	const longest = 78 // digits, of what an address could hold: 256 bits
-	least, ok := new(big.Int).SetString(wei, 10)
-	if !ok || len(wei) > longest || strings.Trim(wei, "0123456789") != "" || least.Sign() == 0 || least.BitLen() > 256 {
-		return fmt.Errorf("--%s is not an amount: give whole wei in decimal and more than 0, such as 1000000000000000000 for one ether", flagMinBalance)
-	}
-	c.minBalance = least
 	return nil
 }
 

@@ -95,19 +95,6 @@ func readSecret(path, holds string) (string, error) {
 	return secret, nil
 }
 
-// readEthRPC reads the URL of the Ethereum node from its file.
-func (c *config) readEthRPC() error {
-	content, err := readFile(c.ethRPCFile)
-	if err != nil {
-		return fmt.Errorf("read the URL of the Ethereum node: %w", err)
-	}
-	c.ethRPC = strings.TrimSpace(string(content))
-	if _, err := parseEthRPC(c.ethRPC); err != nil {
-		return fmt.Errorf("%s does not hold the http or https URL of an Ethereum node: write one into it, such as http://127.0.0.1:8545", c.ethRPCFile)
-	}
-	return nil
-}
-
 var yamlLineForm = regexp.MustCompile(`line [0-9]+`)
 
 // A yamlFile is a YAML mapping and where it came from, for errors that name the key but never quote a value.

@@ -6,16 +6,13 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -250,104 +247,6 @@ func inStep(step string, e *homeserverError) *homeserverError {
 	}
 	e.cause = fmt.Errorf("%s: %w", step, e.cause)
 	return e
-}
-
-// masTokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
-type masTokens struct {
-	door                   *homeserver
-	clientID, clientSecret string
-
-	mu       sync.Mutex
-	token    string
-	until    time.Time
-	fetching *masFetch // nil where none is under way
-}
-
-// A masFetch is a token being fetched.
-type masFetch struct {
-	done  chan struct{} // closed when the rest is there
-	token string
-	err   *homeserverError
-}
-
-// get returns the token, fetching one where there is none, where it is about to expire, or where it is the one that
-// was refused. Its error is a *homeserverError of a request that was never sent.
-func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
-	t.mu.Lock()
-	if t.token != "" && t.token != refused && time.Now().Before(t.until) {
-		defer t.mu.Unlock()
-		return t.token, nil
-	}
-	if t.fetching == nil {
-		t.fetching = &masFetch{done: make(chan struct{})}
-		go t.fetch(t.fetching)
-	}
-	fetching := t.fetching
-	t.mu.Unlock()
-	select {
-	case <-fetching.done:
-	case <-ctx.Done():
-		return "", inStep("fetch a token", &homeserverError{reason: "the homeserver did not answer in time"})
-	}
-	if fetching.err != nil {
-		waiting := *fetching.err // each who waits has its own to say more on
-		return "", &waiting
-	}
-	return fetching.token, nil
-}
-
-// fetch fetches a token for whoever waits, whether or not the first of them still does.
-func (t *masTokens) fetch(f *masFetch) {
-	start := time.Now()
-	token, lasts, err := t.grant(context.Background())
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.token, t.until, t.fetching = token, start.Add(max(lasts/2, lasts-masSpare)), nil
-	f.token, f.err = token, err
-	close(f.done)
-}
-
-// grant asks for a token with the client's secret. Matrix Authentication Service compares the secret as it comes, without
-// the encoding of forms that RFC 6749 has for it.
-func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserverError) {
-	const step = "fetch a token"
-	asked := *t.door
-	asked.header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
-	a, err := asked.call(ctx, lookUpTime, http.MethodPost, masTokenPath, "", url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}})
-	if err != nil {
-		return "", 0, notSent(inStep(step, t.door.notReached(err)))
-	}
-	var given struct {
-		Token   string  `json:"access_token"`
-		Expires float64 `json:"expires_in"` // in seconds
-		Scope   string  `json:"scope"`
-	}
-	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &given) != nil || given.Token == "" || !isToken(given.Token) {
-		failed = notSent(inStep(step, t.door.failure(a, "")))
-		if hint := masTokenHint(a); hint != nil {
-			failed.cause = fmt.Errorf("%w: %w", hint, failed.cause)
-		}
-		return "", 0, failed
-	}
-	if given.Scope != "" && !slices.Contains(strings.Fields(given.Scope), masScope) {
-		return "", 0, &homeserverError{reason: "the homeserver refused to have accounts made", cause: errMASScope}
-	}
-	return given.Token, time.Duration(given.Expires * float64(time.Second)), nil
-}
-
-// masTokenHint is what the operator can do where there is no token.
-func masTokenHint(a answer) error {
-	var said struct{ Error string }
-	json.Unmarshal(a.body, &said) // what is of another form says nothing
-	switch {
-	case said.Error == "invalid_client":
-		return errMASClient
-	case said.Error == "invalid_scope", a.status == http.StatusForbidden && said.Error != "":
-		return errMASScope
-	case a.status/100 == 2 || a.status/100 == 4 && said.Error == "" && !a.tellsNothing():
-		return errMASMissing
-	}
-	return nil
 }
 
 // A masSite is what Matrix Authentication Service says of its own configuration.

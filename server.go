@@ -1,5 +1,5 @@
-// server.go owns what a client sees: the routes, the register handler, the wire errors, the audit line, and the
-// HTTP server with its time limits.
+// server.go owns what is served: the routes, the register handler, the audit line, and the HTTP server with its time
+// limits.
 
 package main
 
@@ -10,14 +10,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"mime"
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime"
-	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,90 +39,6 @@ const (
 	// one a second. Whoever asks as fast as he can would have 9 MB written a second otherwise.
 	refusalsLogged = 100
 )
-
-// Matrix error codes, of the specification but for the last.
-const (
-	errcodeUnrecognized     = "M_UNRECOGNIZED"
-	errcodeNotJSON          = "M_NOT_JSON"
-	errcodeBadJSON          = "M_BAD_JSON"
-	errcodeTooLarge         = "M_TOO_LARGE"
-	errcodeMissingParam     = "M_MISSING_PARAM"
-	errcodeInvalidParam     = "M_INVALID_PARAM"
-	errcodeInvalidUsername  = "M_INVALID_USERNAME"
-	errcodeLimitExceeded    = "M_LIMIT_EXCEEDED"
-	errcodeUserInUse        = "M_USER_IN_USE"
-	errcodeNotFound         = "M_NOT_FOUND"
-	errcodeUnknown          = "M_UNKNOWN"
-	errcodeMissingToken     = "M_MISSING_TOKEN"
-	errcodeForbidden        = "M_FORBIDDEN"
-	errcodeInvalidSignature = "M_INVALID_SIGNATURE"
-)
-
-// A matrixError is an error as a client reads it. The cause is for the log alone.
-type matrixError struct {
-	Errcode      string `json:"errcode"`
-	Message      string `json:"error"`
-	RetryAfterMS int64  `json:"retry_after_ms,omitempty"`
-
-	status int
-	cause  error
-}
-
-func (e *matrixError) Error() string { return e.Message }
-func (e *matrixError) Unwrap() error { return e.cause }
-
-func badRequest(errcode, format string, args ...any) error {
-	return &matrixError{status: http.StatusBadRequest, Errcode: errcode, Message: fmt.Sprintf(format, args...)}
-}
-
-func tooManyRequests(message string, retryAfter time.Duration, cause error) *matrixError {
-	if retryAfter <= 0 {
-		retryAfter = retryLater
-	}
-	ms := (retryAfter + time.Millisecond - 1).Milliseconds() // not a moment too early
-	return &matrixError{status: http.StatusTooManyRequests, Errcode: errcodeLimitExceeded, Message: message, RetryAfterMS: ms, cause: cause}
-}
-
-func bodyTooLarge(limit int64) error {
-	return &matrixError{status: http.StatusRequestEntityTooLarge, Errcode: errcodeTooLarge, Message: fmt.Sprintf("the body is over %d bytes", limit)}
-}
-
-// toMatrixError is the one place where what went wrong becomes what the client is told.
-func toMatrixError(err error) *matrixError {
-	if known, ok := errors.AsType[*matrixError](err); ok {
-		return known
-	}
-	failed, isFailed := errors.AsType[*homeserverError](err)
-	early, isEarly := errors.AsType[*limitError](err)
-	switch {
-	case errors.Is(err, errRegistered):
-		return &matrixError{status: http.StatusConflict, Errcode: errcodeUserInUse, Message: errRegistered.Error(), cause: err}
-	case isEarly:
-		return tooManyRequests(early.reason, early.wait, nil)
-	case errors.Is(err, errBusy):
-		return tooManyRequests(errBusy.Error(), 0, nil)
-	case errors.Is(err, errCrowded):
-		return tooManyRequests(errCrowded.Error(), 0, nil)
-	case errors.Is(err, errStopping):
-		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
-	case errors.Is(err, errStore):
-		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStore.Error(), cause: err}
-	case isFailed && failed.limited:
-		return tooManyRequests(failed.reason, failed.retryAfter, err)
-	case isFailed:
-		return &matrixError{status: http.StatusBadGateway, Errcode: errcodeUnknown, Message: failed.reason, cause: err}
-	}
-	return &matrixError{status: http.StatusInternalServerError, Errcode: errcodeUnknown, Message: "internal error", cause: err}
-}
-
-// write answers with the error.
-func (e *matrixError) write(w rest.ResponseWriter) {
-	if e.RetryAfterMS > 0 {
-		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(float64(e.RetryAfterMS)/1000)), 10))
-	}
-	w.WriteHeader(e.status)
-	w.WriteJson(e) // a client that has gone away is no matter of ours
-}
 
 // A server answers nodes, and the homeserver.
 type server struct {
@@ -185,57 +97,6 @@ func (s *server) limitBodies(next http.Handler) http.Handler {
 		r.Body = watchBody(r, http.MaxBytesReader(w, r.Body, limit), limit == bodyLimit)
 		next.ServeHTTP(w, r)
 	})
-}
-
-// asMatrixErrors turns go-json-rest's own errors and panics into Matrix errors. It is the outermost layer.
-func asMatrixErrors(next rest.HandlerFunc) rest.HandlerFunc {
-	return func(w rest.ResponseWriter, r *rest.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		writer := &matrixWriter{ResponseWriter: w}
-		defer func() {
-			switch broken := recover(); {
-			case broken == http.ErrAbortHandler:
-				panic(broken)
-			case broken != nil:
-				logPanic(broken)
-				if !writer.begun {
-					toMatrixError(errPanic).write(writer)
-				}
-			}
-		}()
-		next(writer, r)
-	}
-}
-
-var errPanic = errors.New("the request panicked")
-
-// logPanic logs where it happened. Of the value only the runtime's own are printed: others may hold anything.
-func logPanic(broken any) {
-	what := fmt.Sprintf("%T", broken)
-	if err, ok := broken.(runtime.Error); ok {
-		what = err.Error()
-	}
-	log.Error("A request panicked", "panic", what, "stack", string(debug.Stack()))
-}
-
-// A matrixWriter rewrites the errors that go-json-rest's router writes by itself.
-type matrixWriter struct {
-	rest.ResponseWriter
-	begun bool
-}
-
-func (w *matrixWriter) WriteHeader(status int) {
-	w.begun = true
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *matrixWriter) WriteJson(v any) error {
-	w.begun = true
-	if own, ok := v.(map[string]string); ok && own[rest.ErrorFieldName] != "" {
-		v = &matrixError{Errcode: errcodeUnrecognized, Message: own[rest.ErrorFieldName] + ": nodes POST to " + registerPath + ", homeservers use the paths of the application-service API"}
-	}
-	return w.ResponseWriter.WriteJson(v)
 }
 
 // register is POST /regapp/1/register.
@@ -311,8 +172,8 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	return sent.verify(s.serverName)
 }
 
-// audit writes the one line that each registration leaves, and each refusal unless there are very many. A user ID is named only once its
-// proof holds: what an unproven localpart holds may be anything, a password too.
+// audit writes the one line that each registration leaves, and each refusal unless there are very many. A user ID is
+// named only once its proof holds: what an unproven localpart holds may be anything, a password too.
 func (s *server) audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
 	told := (*matrixError)(nil)
 	fields := make([]any, 0, 14)

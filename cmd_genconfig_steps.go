@@ -1,0 +1,113 @@
+// cmd_genconfig_steps.go owns what genconfig says is left to do, at the homeserver and in nginx.
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strconv"
+)
+
+// printSteps says what is left to do on the homeserver and in nginx.
+func printSteps(out io.Writer, c config, dir string) {
+	here := net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port))
+	fmt.Fprintf(out, `
+What is left to do:
+
+1. In %s set
+
+     app_service_config_files:
+       - %s
+`, homeserverFile, strconv.Quote(filepath.Join(dir, registrationFile)))
+	switch c.apiPath {
+	case masUsersPath:
+		printMASSteps(out, c, dir)
+	case createUserPath:
+		fmt.Fprintf(out, `     enable_registration: False
+
+   and restart the homeserver. It must be Synapse 0.34.0 or older: no later one
+   has createUser. For Synapse 1.23.0 or later run genconfig with
+     --%s http://127.0.0.1:8007%s
+   which is reached on the homeserver's own port and not through nginx.
+`, flagMatrixURL, sharedSecretPath)
+	default:
+		fmt.Fprintf(out, `     enable_registration: false
+     x_forwarded: true        (in the listener, behind nginx)
+     rc_login:                (its default locks nodes out that start together)
+       address: {per_second: 5, burst_count: 50}
+       account: {per_second: 1, burst_count: 10}
+
+   with the shared secret in it as well, and restart the homeserver: Synapse
+   1.23.0 or later, but not 1.140.0. %s
+   must be its own port (8007 in the guide), not nginx's: the path must not be
+   reachable from outside.
+
+   Dendrite has other names for them, in dendrite.yaml: registration.yaml under
+   app_service_api.config_files, client_api.registration_shared_secret, and
+   client_api.registration_disabled: true; user_api.bcrypt_cost: 4 is as safe as 10.
+`, c.origin)
+	}
+	fmt.Fprint(out, `
+2. In nginx, in the server that nodes reach (port 8008 in the guide):
+
+     location /_matrix {
+         proxy_pass http://127.0.0.1:8007;
+         proxy_set_header X-Forwarded-For $remote_addr;
+     }
+`)
+	if c.apiPath == masUsersPath {
+		fmt.Fprintf(out, `     location ~ %s {
+         proxy_pass http://127.0.0.1:8080;   (its listener for everybody, not %s)
+         proxy_set_header X-Forwarded-For $remote_addr;
+     }
+`, masLoginRoutes, hostOf(c.apiOrigin))
+	}
+	fmt.Fprintf(out, `     location = %s {
+         proxy_pass http://%s;
+         proxy_set_header X-Forwarded-For $remote_addr;
+     }
+
+3. Start the service, from any directory:
+
+     %s
+
+%s and %s hold tokens that can act as any user of the
+homeserver: keep them as secret as %s.
+`, registerPath, here, shellQuote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
+}
+
+// masLoginRoutes are the paths that Matrix Authentication Service answers in the homeserver's place, for nginx.
+const masLoginRoutes = "^/_matrix/client/(.*)/(login|logout|refresh)"
+
+// printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.
+func printMASSteps(out io.Writer, c config, dir string) {
+	secret := c.masClientSecretFile
+	if !filepath.IsAbs(secret) {
+		secret = filepath.Join(dir, secret)
+	}
+	fmt.Fprintf(out, `     matrix_authentication_service: {enabled: true, endpoint: …, secret: …}
+     x_forwarded: true        (in the listener, behind nginx)
+
+   and restart the homeserver. In the configuration of Matrix Authentication
+   Service set
+
+     clients:
+       - client_id: "%[1]s"
+         client_auth_method: client_secret_basic
+         client_secret_file: %[2]s
+     policy: {data: {admin_clients: ["%[1]s"]}}
+     passwords: {enabled: true}
+     account: {password_registration_enabled: false}
+     rate_limiting:           (its default: three logins, then one in 20 s)
+       login: {per_ip: {burst: 50, per_second: 5}}
+     http:
+       listeners:             (one more, for this machine alone)
+         - name: admin
+           resources: [{name: adminapi}, {name: oauth}]
+           binds: [{address: "%[3]s"}]
+
+   and restart it. Who has that secret can act for every user.
+`, c.masClientID, strconv.Quote(secret), hostOf(c.apiOrigin))
+}

@@ -1,0 +1,74 @@
+// config_admission.go owns the flags of who may register.
+
+package main
+
+import (
+	"fmt"
+	"math/big"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+)
+
+const (
+	flagAdmitFile  = "admit-file"
+	flagEthRPC     = "eth-rpc"
+	flagEthRPCFile = "eth-rpc-file"
+	flagMinBalance = "min-balance"
+)
+
+// rootAdmissionFlags are the flags of every command that say who may register.
+func rootAdmissionFlags(fromEnvironment func(string) cli.ValueSourceChain) []cli.Flag {
+	text := func(name, usage string) cli.Flag {
+		return &cli.StringFlag{Name: name, Usage: usage, Sources: fromEnvironment(name)}
+	}
+	return []cli.Flag{
+		text(flagAdmitFile, "`FILE` of the addresses that may register, one a line; read again on SIGHUP; everybody may when empty"),
+		text(flagEthRPC, "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
+		text(flagEthRPCFile, "`FILE` that holds that URL"),
+		text(flagMinBalance, "`WEI` that an address must hold on chain to register"),
+	}
+}
+
+// readMinBalance checks the balance that is asked for, and that there is a node to ask for it.
+func (c *config) readMinBalance(wei string) error {
+	if c.ethRPC != "" {
+		if _, err := parseEthRPC(c.ethRPC); err != nil {
+			return err
+		}
+	}
+	given := flagEthRPC
+	if c.ethRPCFile != "" {
+		given = flagEthRPCFile
+	}
+	switch {
+	case c.ethRPC != "" && c.ethRPCFile != "":
+		return fmt.Errorf("--%s and --%s are both given: keep the file", flagEthRPC, flagEthRPCFile)
+	case c.ethRPC+c.ethRPCFile != "" && wei == "":
+		return fmt.Errorf("--%s is missing: give the wei that an address must hold to register, or leave --%s out", flagMinBalance, given)
+	case c.ethRPC+c.ethRPCFile == "" && wei != "":
+		return fmt.Errorf("--%s is given without an Ethereum node that could tell balances: give --%s, or --%s where its URL holds a key", flagMinBalance, flagEthRPC, flagEthRPCFile)
+	case wei == "":
+		return nil
+	}
+	const longest = 78 // digits, of what an address could hold: 256 bits
+	least, ok := new(big.Int).SetString(wei, 10)
+	if !ok || len(wei) > longest || strings.Trim(wei, "0123456789") != "" || least.Sign() == 0 || least.BitLen() > 256 {
+		return fmt.Errorf("--%s is not an amount: give whole wei in decimal and more than 0, such as 1000000000000000000 for one ether", flagMinBalance)
+	}
+	c.minBalance = least
+	return nil
+}
+
+// readEthRPC reads the URL of the Ethereum node from its file.
+func (c *config) readEthRPC() error {
+	content, err := readFile(c.ethRPCFile)
+	if err != nil {
+		return fmt.Errorf("read the URL of the Ethereum node: %w", err)
+	}
+	c.ethRPC = strings.TrimSpace(string(content))
+	if _, err := parseEthRPC(c.ethRPC); err != nil {
+		return fmt.Errorf("%s does not hold the http or https URL of an Ethereum node: write one into it, such as http://127.0.0.1:8545", c.ethRPCFile)
+	}
+	return nil
+}

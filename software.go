@@ -1,0 +1,118 @@
+// software.go owns which program a homeserver is and under which name, and what follows from that: how much of a password
+// it gets.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// A software is the program that a homeserver runs, and its version.
+type software struct{ Name, Version string }
+
+func (s software) String() string { return strings.TrimSpace(s.Name + " " + s.Version) }
+
+// What homeservers call themselves.
+const (
+	synapse  = "Synapse"
+	dendrite = "Dendrite"
+)
+
+// isSynapse tells whether it is a Synapse, with a version that can be compared.
+func (s software) isSynapse() bool {
+	_, _, ok := s.release()
+	return ok && s.Name == synapse
+}
+
+// before tells whether the version is older than the given one.
+func (s software) before(major, minor int) bool {
+	itsMajor, itsMinor, ok := s.release()
+	return ok && (itsMajor < major || itsMajor == major && itsMinor < minor)
+}
+
+// release is the first two numbers of the version.
+func (s software) release() (major, minor int, ok bool) {
+	n, _ := fmt.Sscanf(s.Version, "%d.%d", &major, &minor)
+	return major, minor, n == 2
+}
+
+// software asks which program the homeserver is. The zero value where it does not tell, as a listener without
+// the federation resource does not.
+func (h *homeserver) software(ctx context.Context) (software, error) {
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, versionPath, "", nil)
+	switch {
+	case err != nil:
+		return software{}, notSent(h.notReached(err))
+	case a.tellsNothing():
+		return software{}, notSent(h.failure(a, "its version cannot be read"))
+	}
+	var said struct {
+		Server struct{ Name, Version string } `json:"server"`
+	}
+	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil {
+		return software{}, nil
+	}
+	version, _, _ := strings.Cut(said.Server.Version, " ") // Synapse run from a checkout adds its branch
+	return software{Name: h.scrub(said.Server.Name), Version: h.scrub(version)}, nil
+}
+
+var errOtherServerName = errors.New("its server_name")
+
+// checkServerName asks for the homeserver's server_name, and refuses one that is not ours: an account there would
+// have another user ID than the one that was proven. A listener without the federation resource does not tell.
+func (h *homeserver) checkServerName(ctx context.Context) error {
+	a, err := h.call(ctx, lookUpTime, http.MethodGet, keyPath, "", nil)
+	if err != nil {
+		return notSent(h.notReached(err))
+	}
+	var said struct {
+		ServerName string `json:"server_name"`
+	}
+	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil || checkServerName(said.ServerName) != nil || said.ServerName == h.serverName {
+		return nil
+	}
+	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("%w is %q and --%s is %q: give the homeserver's", errOtherServerName, said.ServerName, flagMatrixDomain, h.serverName)}
+}
+
+// knownTime is for how long a homeserver is taken for what it was. Another may be put in its place, under another name
+// or with another rule for passwords.
+const knownTime = time.Minute
+
+// A knownName remembers that the homeserver has our server name. The APIs go by localparts and create under any.
+type knownName struct{ until atomic.Pointer[time.Time] }
+
+// check asks for the homeserver's server name where that is too long ago.
+func (k *knownName) check(ctx context.Context, h *homeserver) error {
+	if until := k.until.Load(); until != nil && time.Now().Before(*until) {
+		return nil
+	}
+	if err := h.checkServerName(ctx); err != nil {
+		return err
+	}
+	until := time.Now().Add(knownTime)
+	k.until.Store(&until)
+	return nil
+}
+
+// bcryptLength is how many bytes of a password bcrypt reads.
+const bcryptLength = 72
+
+// passwordPart is the one rule for how much of a node's password goes to which homeserver. What ends in bcrypt gets
+// as much as bcrypt reads: createUser, for which this service hashes and Go's bcrypt refuses more, and Dendrite, which
+// refuses more itself. Every other gets the whole password, since it may hash with something that reads all of it.
+//
+// It is sound because those two log in by the same first 72 bytes, whatever follows them, and because these are 288
+// bits of a signature that only the key's holder can make.
+func passwordPart(path string, server software, password string) string {
+	if path == createUserPath || server.Name == dendrite {
+		return password[:bcryptLength]
+	}
+	return password
+}
