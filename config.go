@@ -108,7 +108,7 @@ func rootFlags() []cli.Flag {
 		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
 		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty"),
 		&cli.BoolFlag{Name: flagOpsListenPublic, Usage: "allow an address for --" + flagOpsListen + " that other machines reach", Sources: fromEnvironment(flagOpsListenPublic)},
-	}, rootAdmissionFlags(fromEnvironment), rootLimitFlags(fromEnvironment), rootMASFlags(fromEnvironment))
+	}, rootAdmissionFlags(text), rootLimitFlags(fromEnvironment), rootMASFlags(text))
 }
 
 // readConfig checks what every command takes; the secrets are up to the command.

@@ -18,15 +18,12 @@ const (
 )
 
 // rootAdmissionFlags are the flags of every command that say who may register.
-func rootAdmissionFlags(fromEnvironment func(string) cli.ValueSourceChain) []cli.Flag {
-	text := func(name, usage string) cli.Flag {
-		return &cli.StringFlag{Name: name, Usage: usage, Sources: fromEnvironment(name)}
-	}
+func rootAdmissionFlags(text func(name, value, usage string) cli.Flag) []cli.Flag {
 	return []cli.Flag{
-		text(flagAdmitFile, "`FILE` of the addresses that may register, one a line; read again on SIGHUP; everybody may when empty"),
-		text(flagEthRPC, "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
-		text(flagEthRPCFile, "`FILE` that holds that URL"),
-		text(flagMinBalance, "`WEI` that an address must hold on chain to register"),
+		text(flagAdmitFile, "", "`FILE` of the addresses that may register, one a line; read again on SIGHUP; everybody may when empty"),
+		text(flagEthRPC, "", "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
+		text(flagEthRPCFile, "", "`FILE` that holds that URL"),
+		text(flagMinBalance, "", "`WEI` that an address must hold on chain to register"),
 	}
 }
 

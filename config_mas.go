@@ -18,14 +18,11 @@ const (
 )
 
 // rootMASFlags are the flags of every command that are for such homeservers.
-func rootMASFlags(fromEnvironment func(string) cli.ValueSourceChain) []cli.Flag {
-	text := func(name, usage string) cli.Flag {
-		return &cli.StringFlag{Name: name, Usage: usage, Sources: fromEnvironment(name)}
-	}
+func rootMASFlags(text func(name, value, usage string) cli.Flag) []cli.Flag {
 	return []cli.Flag{
-		text(flagHomeserverURL, "`URL` of the homeserver's client API, where --"+flagMatrixURL+" is not the homeserver's but Matrix Authentication Service's"),
-		text(flagMASClientID, "`ID` of this service's client at Matrix Authentication Service, a ULID"),
-		text(flagMASClientSecretFile, "`FILE` that holds that client's secret"),
+		text(flagHomeserverURL, "", "`URL` of the homeserver's client API, where --"+flagMatrixURL+" is not the homeserver's but Matrix Authentication Service's"),
+		text(flagMASClientID, "", "`ID` of this service's client at Matrix Authentication Service, a ULID"),
+		text(flagMASClientSecretFile, "", "`FILE` that holds that client's secret"),
 	}
 }
 
