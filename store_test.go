@@ -149,22 +149,24 @@ func testClaim(t *testing.T, fresh func(testing.TB) opener) {
 	holders, most, total := 0, 0, 0
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	for range 64 {
+	for range usersAtMost {
 		all.Go(func() {
-			held := claimed(t, s, a)
-			mu.Lock()
-			holders++
-			total++
-			most = max(most, holders)
-			mu.Unlock()
-			mu.Lock()
-			holders--
-			mu.Unlock()
-			held.Release()
+			for range 4 {
+				held := claimed(t, s, a)
+				mu.Lock()
+				holders++
+				total++
+				most = max(most, holders)
+				mu.Unlock()
+				mu.Lock()
+				holders--
+				mu.Unlock()
+				held.Release()
+			}
 		})
 	}
 	all.Wait()
-	if most != 1 || total != 64 {
+	if most != 1 || total != 4*usersAtMost {
 		t.Errorf("%d holders at once, %d in all", most, total)
 	}
 	if left := inHand(t, s); left != 0 {
