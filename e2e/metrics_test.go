@@ -46,7 +46,7 @@ func testMetrics(t *testing.T, d *Deployment) {
 		`records{state="registered"} >= 2`,
 		`records{state="pending"}`,
 		`appservice_requests_total{kind="transaction",status="200"} >= 1`,
-		`connections > 0`,
+		`connections`, // which may be none between two of Dendrite's calls
 		`connections_crowded_out_total == 0`,
 		`build_info{version!="",commit!="",goversion=~"go1.*"} == 1`,
 	}
