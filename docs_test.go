@@ -4,10 +4,13 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode"
 )
 
@@ -150,6 +154,44 @@ func TestSecurityNamesTests(t *testing.T) {
 	for _, match := range named {
 		if !there[match[1]] {
 			t.Errorf("there is no %s", match[1])
+		}
+	}
+}
+
+// README.md has every command and flag, each with its default, and every metric.
+func TestReadmeNamesEverything(t *testing.T) {
+	doc, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := string(doc)
+	root := newCommand(io.Discard, io.Discard)
+	for _, cmd := range append(root.Commands, root) {
+		if !strings.Contains(readme, cmd.Name) {
+			t.Errorf("there is no %s", cmd.Name)
+		}
+		for _, flag := range cmd.Flags {
+			name := flag.Names()[0]
+			if !strings.Contains(readme, "`--"+name+"`") && !strings.Contains(readme, "`"+cmd.Name+" --"+name+"`") {
+				t.Errorf("%s: there is no `--%s`", cmd.Name, name)
+			}
+		}
+	}
+	for _, f := range limitFlags {
+		if row := regexp.MustCompile("(?m)^\\| .*`--" + f.name + "`.*\\|.*`" + regexp.QuoteMeta(fmt.Sprint(f.value)) + "`"); !row.MatchString(readme) {
+			t.Errorf("--%s is not there with %v", f.name, f.value)
+		}
+	}
+	metrics := newMetrics(config{})
+	metrics.watch(openTestStore(t))
+	metrics.called(http.MethodGet, profilePath, answer{status: 200}, nil, time.Now()) // what has no labels yet is not gathered
+	families, err := metrics.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if name := family.GetName(); strings.HasPrefix(name, metricsPrefix) && !strings.Contains(readme, "`"+name+"`") {
+			t.Errorf("there is no metric %s", name)
 		}
 	}
 }
