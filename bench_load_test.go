@@ -24,7 +24,7 @@ import (
 	"time"
 )
 
-// An instantHomeserver answers the calls of both APIs at once and keeps nothing. It parses no more of a request than
+// An instantHomeserver answers the calls of every API at once and keeps nothing. It parses no more of a request than
 // it has to: it shares the machine's cores with what is measured.
 type instantHomeserver struct {
 	net.Listener

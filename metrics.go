@@ -70,7 +70,7 @@ func newMetrics(c config) *metrics {
 	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricsPrefix + "connections",
 		Help: "Connections that are held."})
 	m.crowded = prometheus.NewCounter(prometheus.CounterOpts{Name: metricsPrefix + "connections_crowded_out_total",
-		Help: "Connections that were closed because there were too many."})
+		Help: "Connections that were closed because there were too many, or because they held too much."})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: metricsPrefix + "build_info",
 		Help: "1, with what this program was built from."}, []string{"version", "commit", "goversion"})
 
@@ -234,7 +234,7 @@ func (m *metrics) holding(connections int) {
 	}
 }
 
-// crowdedOut counts a connection that was closed because there were too many.
+// crowdedOut counts a connection that was closed because there were too many, or because they held too much.
 func (m *metrics) crowdedOut() {
 	if m != nil {
 		m.crowded.Inc()
