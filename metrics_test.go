@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -123,6 +124,36 @@ func TestMetrics(t *testing.T) {
 	)
 	if strings.Contains(got, "M_UNRECOGNIZED") || strings.Contains(got, n.Localpart) || strings.Contains(got, testServerName) {
 		t.Error("a label holds what it should not")
+	}
+}
+
+// What is measured has the third API's name and each of its calls, and what a record in PostgreSQL holds; a database that
+// is away is not ready.
+func TestMetricsOfOthers(t *testing.T) {
+	d := newDoorOn(t, masUsersPath, openedPostgres(t, newDatabase(t)))
+	c := masConfig(d.homeserver.URL)
+	m := d.measured(c)
+	proof, _ := newProof(t)
+	d.send(proof)
+	other, _ := newProof(t)
+	d.homeserver.mas.Add(other.Localpart)
+	d.send(other)
+	got := scrape(t, m)
+	for _, call := range []string{"token", "create", "lookup", "password", "name", "key"} {
+		result := map[string]string{"create": "refused"}[call] // of the one that is there
+		checkLines(t, got, `matrix_regservice_homeserver_call_seconds_count{api="mas",call="`+call+`",result="`+cmp.Or(result, "ok")+`"} 1`)
+	}
+	checkLines(t, got, `matrix_regservice_homeserver_call_seconds_count{api="mas",call="create",result="ok"} 1`,
+		`matrix_regservice_records{state="registered"} 2`, `matrix_regservice_records{state="pending"} 0`, `matrix_regservice_store_bytes `,
+		`matrix_regservice_store_seconds_count{operation="save"} 4`)
+
+	for _, want := range []int{200, 503} {
+		w := httptest.NewRecorder()
+		newHealth(t.Context(), c, d.store).ready(w, httptest.NewRequest("GET", "/readyz", nil))
+		if w.Code != want {
+			t.Errorf("got %d %s, want %d", w.Code, w.Body, want)
+		}
+		d.store.Close()
 	}
 }
 
