@@ -27,8 +27,8 @@ func usersCommand() *cli.Command {
 		Name:      "users",
 		Usage:     "list the nodes that the store knows",
 		UsageText: programName + " [--datapath DIRECTORY|URL] users",
-		Description: "Asks the daemon that serves the store, or reads the store where none runs, and always in PostgreSQL. A node is registered when its\n" +
-			"account is there, and pending while an attempt was begun whose end is not known.",
+		Description: "Asks the daemon that serves the store, or reads the store where none runs, and always in PostgreSQL. A node is\n" +
+			"registered when its account is there, and pending while an attempt was begun whose end is not known.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: flagState, Usage: "only nodes in this `STATE`: registered or pending"},
 			&cli.StringFlag{Name: flagFormat, Value: "table", Usage: "table, json (an object a line) or csv"},
