@@ -209,6 +209,13 @@ func TestDataPathFile(t *testing.T) {
 	if code, said := runs(t, "--datapath", "x", "--datapath-file", "url", "users"); code != 1 || !strings.Contains(said, "both given") {
 		t.Errorf("exit %d\n%s", code, said)
 	}
+	if err := os.WriteFile("noscheme", []byte("u:Geheim0815@127.0.0.1:1/db\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, said := runs(t, "--datapath-file", "noscheme", "users")
+	if code != 1 || !strings.Contains(said, "--datapath-file: noscheme holds no PostgreSQL URL") || strings.Contains(said, "Geheim") {
+		t.Errorf("a URL without its scheme: exit %d\n%s", code, said)
+	}
 	t.Setenv("MATRIX_REGSERVICE_DATAPATH", "") // as the environment file has it, against the unit's
 	if code, said := runs(t, "--datapath-file", "url", "users"); code != 1 || strings.Contains(said, "both given") {
 		t.Errorf("exit %d\n%s", code, said)

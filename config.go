@@ -193,6 +193,9 @@ func readDataPath(cmd *cli.Command) (string, error) {
 		if dataPath, err = readSecret(file, "the URL of the store"); err != nil {
 			return "", err
 		}
+		if !isPostgres(dataPath) { // it would be a directory, whose name is logged, and the file was to hold a password
+			return "", fmt.Errorf("--%s: %s holds no PostgreSQL URL: write one such as postgres://USER:PASSWORD@HOST/DATABASE, or give the directory of the store with --%s", flagDataPathFile, file, flagDataPath)
+		}
 	}
 	return dataPath, checkDataPath(dataPath)
 }

@@ -34,7 +34,7 @@ func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
 	c, err := pgxpool.ParseConfig(dataPath)
 	u, urlErr := url.Parse(dataPath)
 	if err != nil || urlErr != nil {
-		return nil, fmt.Errorf("--%s is not a PostgreSQL URL: give one such as postgres://USER@HOST/DATABASE, with a password's special characters percent-encoded", flagDataPath)
+		return nil, errors.New("the PostgreSQL URL of the store cannot be read: give one such as postgres://USER@HOST/DATABASE, with a password's special characters percent-encoded")
 	}
 	if !u.Query().Has("pool_max_conns") {
 		c.MaxConns = poolSize
