@@ -132,6 +132,9 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	if cmd.String(flagMatrixDomain) == "" {
+		return fmt.Errorf("--%s is missing, and no %s here has it: run check in the homeserver's directory, or give it the flags of the service", flagMatrixDomain, runFile)
+	}
 	c, err := readConfig(cmd)
 	if err != nil {
 		return err

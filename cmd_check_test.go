@@ -2,8 +2,17 @@ package main
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 )
+
+// Where no run.sh tells it the flags, check says what is needed.
+func TestCheckElsewhere(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if code, said := runs(t, "check"); code != 1 || !strings.Contains(said, "run check in the homeserver's directory") {
+		t.Errorf("exit %d\n%s", code, said)
+	}
+}
 
 // Whatever a file or a server says, a finding is one line, and holds no secret.
 func TestReportAdd(t *testing.T) {

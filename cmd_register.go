@@ -305,7 +305,7 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 	start := time.Now()
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nodeAnswer{}, fmt.Errorf("%s failed: %w", name, err)
+		return nodeAnswer{}, fmt.Errorf("%s failed: %w: are --%s and --%s where nodes come in, and does what is there run?", name, err, flagServer, flagRegisterURL)
 	}
 	defer res.Body.Close()
 	content, err := io.ReadAll(io.LimitReader(res.Body, answerLimit))
