@@ -95,6 +95,8 @@ func (l *liveCheck) endpoints(ctx context.Context) finding {
 		return fine(subject, "it has %s, as --%s needs", apiNames[l.config.apiPath], flagMatrixURL)
 	case state == apiDisabled && l.config.apiPath == sharedSecretPath:
 		return problem(subject, sharedSecretOff, "it has shared-secret registration switched off")
+	case state == apiUnknown && l.config.apiPath == masUsersPath:
+		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.config.apiOrigin)
 	case state == apiUnknown:
 		return problem(subject, "see its log", "it fails when it is asked for %s", apiNames[l.config.apiPath])
 	}

@@ -49,14 +49,18 @@ What is left to do:
    client_api.registration_disabled: true; user_api.bcrypt_cost: 4 is as safe as 10.
 `, c.origin)
 	}
-	fmt.Fprint(out, `
+	homeserver := c.origin
+	if portOf(homeserver) == 8008 { // nginx's in the guide, and createUser may be reached through it
+		homeserver = "http://127.0.0.1:8007"
+	}
+	fmt.Fprintf(out, `
 2. In nginx, in the server that nodes reach (port 8008 in the guide):
 
      location /_matrix {
-         proxy_pass http://127.0.0.1:8007;
+         proxy_pass %s;
          proxy_set_header X-Forwarded-For $remote_addr;
      }
-`)
+`, homeserver)
 	if c.apiPath == masUsersPath {
 		fmt.Fprintf(out, `     location ~ %s {
          proxy_pass http://127.0.0.1:8080;   (its listener for everybody, not %s)
