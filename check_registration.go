@@ -171,11 +171,14 @@ func readScript(path string) (runScript, error) {
 func (s runScript) takeFlags(words []string) {
 	for i := 0; i < len(words); i++ {
 		name, isFlag := strings.CutPrefix(words[i], "--")
+		if words[i] == "$@" { // behind which somebody may have added more
+			continue
+		}
 		if !isFlag {
 			return
 		}
 		name, value, hasValue := strings.Cut(name, "=")
-		if !hasValue && i+1 < len(words) {
+		if !hasValue && i+1 < len(words) && !strings.HasPrefix(words[i+1], "--") { // --ops-listen-public has none
 			i++
 			value = words[i]
 		}

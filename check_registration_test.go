@@ -102,15 +102,15 @@ func TestJudgeMode(t *testing.T) {
 // What genconfig writes, and what people make of it.
 func TestReadScript(t *testing.T) {
 	for name, content := range map[string]string{
-		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + sharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org"}, "/usr/local/bin/"+programName)),
-		"by hand":     "#!/bin/sh\n# starts the service\nnohup ./" + programName + " --port=8009 \\\n  --matrixdomain \"example.org\" --sharesecret-file it\\'s > log &\n",
+		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + sharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org", opsListenPublic: true, logFormat: "terminal", admitFile: "list"}, "/usr/local/bin/"+programName)),
+		"by hand":     "#!/bin/sh\n# starts the service\nnohup ./" + programName + " --port=8009 \\\n  --matrixdomain \"example.org\" --sharesecret-file it\\'s \"$@\" --admit-file list > log &\n",
 	} {
 		path := filepath.Join(t.TempDir(), runFile)
 		if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		s, err := readScript(path)
-		if err != nil || s.flags[flagPort] != "8009" || s.flags[flagMatrixDomain] != "example.org" || s.flags[flagShareSecretFile] != "it's" {
+		if err != nil || s.flags[flagPort] != "8009" || s.flags[flagMatrixDomain] != "example.org" || s.flags[flagShareSecretFile] != "it's" || s.flags[flagAdmitFile] != "list" {
 			t.Errorf("%s: got %v, %v", name, s.flags, err)
 		}
 	}

@@ -240,7 +240,7 @@ func reachableHost(host string) string {
 }
 
 // renderRun is run.sh: the command of the guide, in the script's own directory, so that it serves the same store
-// wherever it is started from.
+// wherever it is started from. The guide fixes its form.
 func renderRun(c config, program string) []byte {
 	dataPath := []string{"--" + flagDataPath, c.dataPath}
 	if c.dataPathFile != "" {
