@@ -209,12 +209,18 @@ func TestDataPathFile(t *testing.T) {
 	if code, said := runs(t, "--datapath", "x", "--datapath-file", "url", "users"); code != 1 || !strings.Contains(said, "both given") {
 		t.Errorf("exit %d\n%s", code, said)
 	}
-	if err := os.WriteFile("noscheme", []byte("u:Geheim0815@127.0.0.1:1/db\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	code, said := runs(t, "--datapath-file", "noscheme", "users")
-	if code != 1 || !strings.Contains(said, "--datapath-file: noscheme holds no PostgreSQL URL") || strings.Contains(said, "Geheim") {
-		t.Errorf("a URL without its scheme: exit %d\n%s", code, said)
+	for content, want := range map[string]string{
+		"u:Geheim0815@127.0.0.1:1/db":                    "--datapath-file: bad holds no PostgreSQL URL",
+		"postgres://u:Geheim0815%@127.0.0.1/db":          "percent-encoded",
+		url + "?sslmode=verifyfull":                      "a parameter that cannot be",
+		url + "?sslmode=verify-full&sslrootcert=nowhere": "a file that cannot be read: open nowhere: no such file",
+	} {
+		if err := os.WriteFile("bad", []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, said := runs(t, "--datapath-file", "bad", "users"); code != 1 || !strings.Contains(said, want) || strings.Contains(said, "Geheim") {
+			t.Errorf("%s: exit %d\n%s", content, code, said)
+		}
 	}
 	t.Setenv("MATRIX_REGSERVICE_DATAPATH", "") // as the environment file has it, against the unit's
 	if code, said := runs(t, "--datapath-file", "url", "users"); code != 1 || strings.Contains(said, "both given") {

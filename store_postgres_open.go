@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
@@ -29,11 +30,17 @@ func isPostgres(dataPath string) bool {
 }
 
 // postgresConfig reads the URL. The library's errors quote it, the password too where that has characters that do not
-// belong there: nothing of them is passed on.
+// belong there: nothing of them is passed on but which file, that a parameter names, cannot be read.
 func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
 	c, err := pgxpool.ParseConfig(dataPath)
 	u, urlErr := url.Parse(dataPath)
-	if err != nil || urlErr != nil {
+	unreadable := (*fs.PathError)(nil)
+	switch {
+	case urlErr == nil && errors.As(err, &unreadable):
+		return nil, fmt.Errorf("the PostgreSQL URL of the store names a file that cannot be read: %s", printable(unreadable.Error()))
+	case urlErr == nil && err != nil:
+		return nil, errors.New("the PostgreSQL URL of the store has a port or a parameter that cannot be: give such as postgres://USER@HOST:5432/DATABASE?sslmode=verify-full, with a password's special characters percent-encoded")
+	case urlErr != nil:
 		return nil, errors.New("the PostgreSQL URL of the store cannot be read: give one such as postgres://USER@HOST/DATABASE, with a password's special characters percent-encoded")
 	}
 	if !u.Query().Has("pool_max_conns") {
