@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// masTokenStep names for the log what failed, and who: to a node both are the homeserver.
+const masTokenStep = "fetch a token at Matrix Authentication Service"
+
 // masTokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
 type masTokens struct {
 	door                   *homeserver
@@ -51,7 +54,7 @@ func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
 	select {
 	case <-fetching.done:
 	case <-ctx.Done():
-		return "", inStep("fetch a token", &homeserverError{reason: "the homeserver did not answer in time"})
+		return "", inStep(masTokenStep, &homeserverError{reason: "the homeserver did not answer in time"})
 	}
 	if fetching.err != nil {
 		waiting := *fetching.err // each who waits has its own to say more on
@@ -74,12 +77,11 @@ func (t *masTokens) fetch(f *masFetch) {
 // grant asks for a token with the client's secret. Matrix Authentication Service compares the secret as it comes, without
 // the encoding of forms that RFC 6749 has for it.
 func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserverError) {
-	const step = "fetch a token"
 	asked := *t.door
 	asked.header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
 	a, err := asked.call(ctx, lookUpTime, http.MethodPost, masTokenPath, "", url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}})
 	if err != nil {
-		return "", 0, notSent(inStep(step, t.door.notReached(err)))
+		return "", 0, notSent(inStep(masTokenStep, t.door.notReached(err)))
 	}
 	var given struct {
 		Token   string  `json:"access_token"`
@@ -87,7 +89,7 @@ func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duratio
 		Scope   string  `json:"scope"`
 	}
 	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &given) != nil || given.Token == "" || !isToken(given.Token) {
-		failed = notSent(inStep(step, t.door.failure(a, "")))
+		failed = notSent(inStep(masTokenStep, t.door.failure(a, "")))
 		if hint := masTokenHint(a); hint != nil {
 			failed.cause = fmt.Errorf("%w: %w", hint, failed.cause)
 		}
