@@ -135,11 +135,6 @@ func (c config) judgeNamespace(file yamlFile) finding {
 	return fine(subject, "nodes, and nobody else")
 }
 
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
 // A runScript is what run.sh starts the service with.
 type runScript struct {
 	path  string

@@ -209,7 +209,7 @@ func (c *config) checkOpsListen() error {
 	if err != nil || !isPort(port) || host != "" && !isHost(host) {
 		return fmt.Errorf("--%s %q is not an address and a port: give such as 127.0.0.1:8010", flagOpsListen, c.opsListen)
 	}
-	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) && !c.opsListenPublic {
+	if !isLoopback(host) && !c.opsListenPublic {
 		return fmt.Errorf("--%s %q can be reached from other machines: give an address such as 127.0.0.1:8010, or --%s if that is meant", flagOpsListen, c.opsListen, flagOpsListenPublic)
 	}
 	return nil
@@ -349,8 +349,13 @@ func (c config) isPlainRemote() bool {
 
 // isPlainRemote tells whether what is sent to the URL, and what comes back, would cross a network in the clear.
 func isPlainRemote(u *url.URL) bool {
-	ip, err := netip.ParseAddr(u.Hostname())
-	return u.Scheme != "https" && u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback())
+	return u.Scheme != "https" && !isLoopback(u.Hostname())
+}
+
+// isLoopback tells whether the host is this machine, whatever the network.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // isHost tells whether the text is an address or a host name. An address with a zone is not: URLs spell it otherwise.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -152,8 +151,7 @@ func hasPassword(dataPath string) bool {
 // isPlainPostgres tells whether records would cross a network in the clear.
 func isPlainPostgres(c *pgx.ConnConfig) bool {
 	isPlain := func(host string, encrypted bool) bool {
-		ip, err := netip.ParseAddr(host)
-		return !encrypted && !strings.HasPrefix(host, "/") && host != "localhost" && (err != nil || !ip.IsLoopback())
+		return !encrypted && !strings.HasPrefix(host, "/") && !isLoopback(host)
 	}
 	plain := isPlain(c.Host, c.TLSConfig != nil)
 	for _, fallback := range c.Fallbacks {
