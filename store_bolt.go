@@ -55,7 +55,7 @@ var (
 type boltStore struct {
 	db     *storm.DB
 	path   string
-	file   os.FileInfo // the one that is open, as it was then
+	file   fileLook    // the one that is open, as it was then
 	broken atomic.Bool // for good: see breakingIfPanics
 	claims claims
 	committer

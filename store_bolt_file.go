@@ -84,7 +84,7 @@ func openToWrite(path string) (*boltStore, error) {
 		return nil, openError(err)
 	}
 	s := &boltStore{db: db, path: path}
-	if s.file, err = os.Stat(path); err == nil {
+	if s.file, err = lookAt(path); err == nil {
 		err = s.initialize()
 	}
 	if err != nil {
@@ -126,7 +126,7 @@ func readBoltStore(path string) (_ *boltStore, err error) {
 	}
 	s := &boltStore{db: db, path: path}
 	made := false
-	if s.file, err = os.Stat(path); err == nil {
+	if s.file, err = lookAt(path); err == nil {
 		made, err = s.isMade()
 	}
 	if err == nil && !made {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/asdine/storm/v3"
 	bolt "go.etcd.io/bbolt"
@@ -25,11 +26,11 @@ func (s *boltStore) Close() error {
 
 // begin starts a transaction on the file that is the store's.
 func (s *boltStore) begin(writable bool) (tx *bolt.Tx, err error) {
-	stat, err := s.look()
+	seen, err := s.look()
 	if err != nil {
 		return nil, err
 	}
-	if stat.Size() < s.file.Size() { // it never gets smaller, and bbolt would run into its end with locks in hand
+	if seen.size < s.file.size { // it never gets smaller, and bbolt would run into its end with locks in hand
 		return nil, errDamaged
 	}
 	err = s.breakingIfPanics(func() error {
@@ -39,9 +40,9 @@ func (s *boltStore) begin(writable bool) (tx *bolt.Tx, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if stat.Size() < tx.Size() { // another may have made it grow meanwhile
-		stat, err = s.look()
-		if err == nil && stat.Size() < tx.Size() {
+	if seen.size < tx.Size() { // another may have made it grow meanwhile
+		seen, err = s.look()
+		if err == nil && seen.size < tx.Size() {
 			err = errDamaged
 		}
 		if err != nil {
@@ -67,15 +68,34 @@ func (s *boltStore) breakingIfPanics(do func() error) error {
 }
 
 // look tells of the store's file, as long as it is the one that was opened: what is written to another is lost.
-func (s *boltStore) look() (os.FileInfo, error) {
+func (s *boltStore) look() (fileLook, error) {
 	if s.broken.Load() {
-		return nil, errDamaged
+		return fileLook{}, errDamaged
 	}
-	stat, err := os.Stat(s.path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(stat, s.file) {
-		return nil, errReplaced
+	seen, err := lookAt(s.path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !seen.isOf(s.file) {
+		return fileLook{}, errReplaced
 	}
-	return stat, err
+	return seen, err
+}
+
+// A fileLook is which file a path leads to, and how large that is.
+type fileLook struct {
+	device, inode uint64
+	size          int64
+}
+
+func (l fileLook) isOf(other fileLook) bool {
+	return l.device == other.device && l.inode == other.inode
+}
+
+func statFile(path string) (fileLook, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileLook{}, err
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	return fileLook{uint64(stat.Dev), uint64(stat.Ino), info.Size()}, nil
 }
 
 // view runs the function in a transaction that reads.
