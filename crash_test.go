@@ -119,9 +119,12 @@ func (c crashingClaim) Drop() error {
 	return err
 }
 
-func (a crashingAccounts) create(ctx context.Context, n node) (string, error) {
-	beforeCall.reach()
-	token, err := a.accounts.create(ctx, n)
+func (a crashingAccounts) create(ctx context.Context, n node, recorded func() error) (string, error) {
+	token, err := a.accounts.create(ctx, n, func() error {
+		err := recorded()
+		beforeCall.reach()
+		return err
+	})
 	afterCall.reach()
 	return token, err
 }

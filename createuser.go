@@ -31,7 +31,7 @@ type createUserAPI struct {
 
 // create asks for the profile before every call: createUser answers 200 for a user that is there too, and then
 // throws its sessions out, or revives it when it was deactivated.
-func (api *createUserAPI) create(ctx context.Context, n node) (string, error) {
+func (api *createUserAPI) create(ctx context.Context, n node, recorded func() error) (string, error) {
 	if err := api.name.check(ctx, api.homeserver); err != nil {
 		return "", err
 	}
@@ -44,6 +44,9 @@ func (api *createUserAPI) create(ctx context.Context, n node) (string, error) {
 		case err == nil:
 			return "", &homeserverError{fate: taken, shows: &name, reason: "the homeserver has an account of this name"}
 		case !errors.Is(err, errNoUser):
+			return "", err
+		}
+		if err := recorded(); err != nil {
 			return "", err
 		}
 		a, err := api.door.call(ctx, createTime, http.MethodPost, createUserPath, api.asToken, map[string]string{

@@ -60,8 +60,11 @@ func newMASAPI(h, door *homeserver, asToken, clientID, clientSecret string) *mas
 func (api *masAPI) inSteps() bool { return true }
 
 // create makes the account, sets its password and then its display name.
-func (api *masAPI) create(ctx context.Context, n node) (string, error) {
+func (api *masAPI) create(ctx context.Context, n node, recorded func() error) (string, error) {
 	if err := api.name.check(ctx, api.homeserver); err != nil {
+		return "", err
+	}
+	if err := recorded(); err != nil {
 		return "", err
 	}
 	id := ""

@@ -20,9 +20,10 @@ const (
 
 // accounts is the homeserver, as far as registering needs it.
 type accounts interface {
-	// create makes the node's account and returns the access token, if the homeserver issued one. Every
-	// error is a *homeserverError whose fate says what is known of the account.
-	create(ctx context.Context, n node) (accessToken string, err error)
+	// create makes the node's account and returns the access token, if the homeserver issued one. Before it sends
+	// what may make an account it calls recorded, which waits until the attempt is on disk, and ends with its error.
+	// Every other error is a *homeserverError whose fate says what is known of the account.
+	create(ctx context.Context, n node, recorded func() error) (accessToken string, err error)
 
 	// inSteps tells whether create takes several calls, so that an account that is there need not be whole.
 	inSteps() bool
@@ -168,13 +169,16 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	// A registered node's record stays what it is, unless what is created anew may be left half made: then its next
 	// try has to find it pending.
 	begun := before.State != stateRegistered || r.accounts.inSteps()
+	recorded := func() error { return nil }
 	if begun {
-		if err := save(held, before, n, statePending); err != nil {
-			return "", "", err
-		}
+		recorded = beside(func() error { return save(held, before, n, statePending) })
+		defer recorded() // before the address is released, even if the hand-over panics
 	}
 
-	accessToken, did, err = r.handOver(ctx, before.State, n)
+	accessToken, did, err = r.handOver(ctx, before.State, n, recorded)
+	if err := recorded(); err != nil {
+		return "", "", err
+	}
 	failed := (*homeserverError)(nil)
 	isNotCreated := errors.As(err, &failed) && failed.fate == notCreated
 	switch {
@@ -190,9 +194,19 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	return accessToken, did, err
 }
 
+// beside runs the write while its caller goes on, and returns how to wait for its end. A panic is the waiting caller's.
+func beside(write func() error) (wait func() error) {
+	wait = sync.OnceValue(write)
+	go func() {
+		defer func() { recover() }()
+		wait()
+	}()
+	return wait
+}
+
 // handOver has the account created, and tells what it means when it was there already.
-func (r *registrar) handOver(ctx context.Context, before state, n node) (accessToken string, did outcome, err error) {
-	accessToken, err = r.accounts.create(ctx, n)
+func (r *registrar) handOver(ctx context.Context, before state, n node, recorded func() error) (accessToken string, did outcome, err error) {
+	accessToken, err = r.accounts.create(ctx, n, recorded)
 	if err == nil {
 		if before == stateRegistered {
 			return accessToken, outcomeRecreated, nil

@@ -247,7 +247,7 @@ type slowAccounts struct {
 	most    int
 }
 
-func (s *slowAccounts) create(ctx context.Context, n node) (string, error) {
+func (s *slowAccounts) create(ctx context.Context, n node, _ func() error) (string, error) {
 	s.mu.Lock()
 	s.inHand++
 	s.most = max(s.most, s.inHand)
@@ -384,25 +384,46 @@ func TestClientGoesAway(t *testing.T) {
 // A panicAccounts homeserver's client panics.
 type panicAccounts struct{ slowAccounts }
 
-func (*panicAccounts) create(context.Context, node) (string, error) { panic("secret words") }
+func (*panicAccounts) create(context.Context, node, func() error) (string, error) {
+	panic("secret words")
+}
 
 // A panic, whoever's it is, answers 500 and releases the address.
 func TestPanicReleases(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
-	real := d.server.registrar.accounts
-	d.server.registrar.accounts = &panicAccounts{}
-	proof, n := newProof(t)
-	if got := d.send(proof); got.status != 500 || got.Errcode != "M_UNKNOWN" || strings.Contains(got.body, "secret") {
-		t.Errorf("got %d %s", got.status, got.body)
-	}
-	if strings.Contains(d.log.String(), "secret words") || !strings.Contains(d.log.String(), "panicked") {
-		t.Errorf("log: %s", d.log)
-	}
-	d.server.registrar.accounts = real
-	if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered {
-		t.Errorf("next try: got %d", got.status)
+	for name, breakPart := range map[string]func(*registrar){
+		"the homeserver's": func(r *registrar) { r.accounts = &panicAccounts{} },
+		"the store's":      func(r *registrar) { r.store = &panicStore{r.store.(*boltStore)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDoor(t, sharedSecretPath)
+			accounts, store := d.server.registrar.accounts, d.server.registrar.store
+			breakPart(d.server.registrar)
+			proof, n := newProof(t)
+			if got := d.send(proof); got.status != 500 || got.Errcode != "M_UNKNOWN" || strings.Contains(got.body, "secret") {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+			if strings.Contains(d.log.String(), "secret words") || !strings.Contains(d.log.String(), "panicked") {
+				t.Errorf("log: %s", d.log)
+			}
+			d.server.registrar.accounts, d.server.registrar.store = accounts, store
+			if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered {
+				t.Errorf("next try: got %d", got.status)
+			}
+		})
 	}
 }
+
+// A panicStore panics when it should write.
+type panicStore struct{ *boltStore }
+
+type panicClaim struct{ claim }
+
+func (s *panicStore) Claim(ctx context.Context, a address) (claim, error) {
+	held, err := s.boltStore.Claim(ctx, a)
+	return &panicClaim{held}, err
+}
+
+func (*panicClaim) Save(record) error { panic("secret words") }
 
 // A brokenStore fails to write from the given write on.
 type brokenStore struct {
@@ -430,38 +451,75 @@ func (c *brokenClaim) write(do func() error) error {
 func (c *brokenClaim) Save(r record) error { return c.write(func() error { return c.claim.Save(r) }) }
 func (c *brokenClaim) Drop() error         { return c.write(c.claim.Drop) }
 
-// Without a durable record nothing is sent; when the last write fails the record stays as it was.
+// Without a durable record no account is made; when the last write fails the record stays as it was.
 func TestStoreCannotBeWritten(t *testing.T) {
 	tests := []struct {
 		name      string
 		good      int
 		refuse    bool
 		wantAfter state
-		wantSent  bool
+		wantMade  bool
 	}{
 		{"first write", 0, false, "", false},
 		{"last write", 1, false, statePending, true},
 		{"dropping", 1, true, statePending, true},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, sharedSecretPath)
-			d.server.registrar.store = &brokenStore{boltStore: d.bolt(), good: test.good}
-			if test.refuse {
-				d.homeserver.fail(callRegister, says(403, `{"errcode":"M_UNKNOWN"}`))
-			}
+	for _, api := range apis {
+		for _, test := range tests {
+			t.Run(api.name+"/"+test.name, func(t *testing.T) {
+				d := newDoor(t, api.path)
+				d.server.registrar.store = &brokenStore{boltStore: d.bolt(), good: test.good}
+				if test.refuse {
+					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
+				}
+				proof, n := newProof(t)
+				if got := d.send(proof); got.status != 503 || got.Errcode != "M_UNKNOWN" || strings.Contains(got.body, "space") {
+					t.Errorf("got %d %s", got.status, got.body)
+				}
+				if after := d.state(n); after != test.wantAfter {
+					t.Errorf("record: got %q, want %q", after, test.wantAfter)
+				}
+				if made := strings.Contains(" "+d.homeserver.asked()+" ", " "+api.creates+" "); made != test.wantMade {
+					t.Errorf("asked to make it: got %v", made)
+				}
+				if !strings.Contains(d.log.String(), "no space left") {
+					t.Error("the log does not say why")
+				}
+			})
+		}
+	}
+}
+
+// A slowStore is a while at each write, so that who does not wait for it comes first.
+type slowStore struct{ *boltStore }
+
+type slowClaim struct{ claim }
+
+func (s *slowStore) Claim(ctx context.Context, a address) (claim, error) {
+	held, err := s.boltStore.Claim(ctx, a)
+	return &slowClaim{held}, err
+}
+
+func (c *slowClaim) Save(r record) error {
+	time.Sleep(50 * time.Millisecond)
+	return c.claim.Save(r)
+}
+
+// An attempt that ends before its first record is on disk leaves what it would have left otherwise: nothing when the
+// homeserver refused, and when it panicked the record, with the address free.
+func TestEndsBeforeItIsRecorded(t *testing.T) {
+	for _, api := range apis {
+		t.Run(api.name, func(t *testing.T) {
+			d := newDoor(t, api.path)
+			d.server.registrar.store = &slowStore{d.bolt()}
 			proof, n := newProof(t)
-			if got := d.send(proof); got.status != 503 || got.Errcode != "M_UNKNOWN" || strings.Contains(got.body, "space") {
-				t.Errorf("got %d %s", got.status, got.body)
+			d.homeserver.Close()
+			if got := d.send(proof); got.status != 502 || d.state(n) != "" {
+				t.Errorf("nobody listens: got %d %s, record %q", got.status, got.body, d.state(n))
 			}
-			if after := d.state(n); after != test.wantAfter {
-				t.Errorf("record: got %q, want %q", after, test.wantAfter)
-			}
-			if sent := d.homeserver.asked() != ""; sent != test.wantSent {
-				t.Errorf("sent: got %v", sent)
-			}
-			if !strings.Contains(d.log.String(), "no space left") {
-				t.Error("the log does not say why")
+			d.server.registrar.accounts = &panicAccounts{}
+			if got := d.send(proof); got.status != 500 || d.state(n) != statePending {
+				t.Errorf("panic: got %d %s, record %q", got.status, got.body, d.state(n))
 			}
 		})
 	}

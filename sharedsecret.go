@@ -47,7 +47,7 @@ type knownServer struct {
 }
 
 // create asks for a nonce and registers the node with it.
-func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) {
+func (api *sharedSecretAPI) create(ctx context.Context, n node, recorded func() error) (string, error) {
 	server, err := api.knownSoftware(ctx)
 	if err != nil {
 		return "", err
@@ -56,6 +56,9 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node) (string, error) 
 	token, err := retried(func() (string, error) {
 		nonce, err := api.nonce(ctx)
 		if err != nil {
+			return "", err
+		}
+		if err := recorded(); err != nil {
 			return "", err
 		}
 		a, err := api.door.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
@@ -101,7 +104,7 @@ func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error)
 	return server, nil
 }
 
-// nonce fetches what makes the next request's mac good for one use. Without it nothing is sent.
+// nonce fetches what makes the next request's mac good for one use. Without it nothing that creates is sent.
 func (api *sharedSecretAPI) nonce(ctx context.Context) (string, error) {
 	a, err := api.door.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
 	if err != nil {

@@ -354,7 +354,8 @@ func TestCloseWaits(t *testing.T) {
 }
 
 // What a registration leaves is in the file before the homeserver is asked to create the account, and before the node is
-// answered. That what is in the file is on disk as well is bbolt's doing, unless it is told otherwise.
+// answered, however long writing takes. That what is in the file is on disk as well is bbolt's doing, unless it is told
+// otherwise.
 func TestOnDiskBeforeAndAfter(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
@@ -362,6 +363,7 @@ func TestOnDiskBeforeAndAfter(t *testing.T) {
 			if bolt := d.bolt().db.Bolt; bolt.NoSync || bolt.NoGrowSync {
 				t.Error("bbolt is told not to wait for the disk")
 			}
+			d.server.registrar.store = &slowStore{d.bolt()}
 			proof, n := newProof(t)
 			seen := make(map[string]state)
 			rightly := d.homeserver.creates(api.creates)
