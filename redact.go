@@ -28,8 +28,9 @@ func printable(text string, secrets ...string) string {
 }
 
 // secretForm is of what is in tokens and signatures and in no word: a digit, or a capital behind a small letter. One token
-// in two hundred has no digit.
-var secretForm = regexp.MustCompile(`[0-9]|[a-z][A-Z]`)
+// in two hundred has no digit, and one of capitals alone is told by what Matrix Authentication Service (m…) and Synapse
+// (sy…) begin theirs with.
+var secretForm = regexp.MustCompile(`[0-9]|[a-z][A-Z]|\b(mat|mar|mct|mcr|mpt|syt|syr)_`)
 
 // masked hides words that are long and look like tokens or signatures, but for network addresses.
 func masked(text string) string {
