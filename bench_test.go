@@ -276,13 +276,10 @@ func fillSorted(b *testing.B, dir string, size int) {
 					return err
 				}
 			}
-			return nil
+			return addToCount(tx, stateRegistered, len(some))
 		}); err != nil {
 			b.Fatal(err)
 		}
-	}
-	if err := s.db.Set(metaBucket, countsKey, storeCounts{stateRegistered: size}); err != nil {
-		b.Fatal(err)
 	}
 }
 

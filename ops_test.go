@@ -41,15 +41,11 @@ func fillStore(t testing.TB, s *boltStore, count int) {
 	const batch = 10_000
 	for from := 0; from < count; from += batch {
 		if err := s.db.Bolt.Update(func(tx *bolt.Tx) error {
-			counts := storeCounts{}
-			meta := tx.Bucket([]byte(metaBucket))
-			json.Unmarshal(meta.Get([]byte(countsKey)), &counts)
 			for i := from; i < min(from+batch, count); i++ {
 				r := testRecord(i, stateRegistered)
 				if i%10 == 9 {
 					r.State = statePending
 				}
-				counts[r.State]++
 				bucket, err := tx.CreateBucketIfNotExists([]byte(buckets[r.State]))
 				if err != nil {
 					return err
@@ -58,9 +54,11 @@ func fillStore(t testing.TB, s *boltStore, count int) {
 				if err := bucket.Put(common.HexToAddress(r.Localpart).Bytes(), value); err != nil {
 					return err
 				}
+				if err := addToCount(tx, r.State, 1); err != nil {
+					return err
+				}
 			}
-			value, _ := json.Marshal(counts)
-			return meta.Put([]byte(countsKey), value)
+			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -27,11 +27,11 @@ import (
 
 const (
 	storeFile   = "register.db"
-	storeFormat = 1               // of the file; a later one is refused
+	storeFormat = 2               // of the file; a later one is refused, an earlier one brought up to date
 	lockWait    = time.Second / 2 // for another process's lock, at each of the two times a start takes it
 	metaBucket  = "meta"
 	formatKey   = "format"          // in meta: storeFormat, in decimal
-	countsKey   = "counts"          // in meta: storeCounts, as JSON
+	countsKey   = "counts"          // in meta, in format 1: storeCounts, as JSON
 	stormBucket = "__storm_db"      // storm's own version
 	bucket2018  = "User"            // of the 2018 program's records, which hold passwords
 	sqliteMagic = "SQLite format 3" // that program's store from November 2018 on begins so
@@ -64,11 +64,34 @@ type boltStore struct {
 	walked []byte // the key that ClaimPending gave last; nil at the beginning
 }
 
-// counts returns the number of records in each state. It is kept in the transaction that changes it: counting a
-// bucket of a million records takes seconds.
+// counts returns the number of records in each state.
 func (s *boltStore) counts() (c storeCounts, err error) {
-	err = s.view(func(tx *bolt.Tx) error { return s.db.WithTransaction(tx).Get(metaBucket, countsKey, &c) })
+	err = s.view(func(tx *bolt.Tx) error {
+		c, err = keptCounts(tx)
+		return err
+	})
 	return c, err
+}
+
+// keptCounts reads the numbers of records, which are kept as their buckets' sequence numbers: counting a million records
+// takes seconds, and a key of its own, as format 1 had, is one more page to write in every commit.
+func keptCounts(tx *bolt.Tx) (storeCounts, error) {
+	counts := storeCounts{}
+	if value := tx.Bucket([]byte(metaBucket)).Get([]byte(countsKey)); value != nil {
+		return counts, json.Unmarshal(value, &counts)
+	}
+	for state, name := range buckets {
+		if bucket := tx.Bucket([]byte(name)); bucket != nil { // storm makes it with the first record
+			counts[state] = int(bucket.Sequence())
+		}
+	}
+	return counts, nil
+}
+
+// addToCount changes the number of records in the state, of which there is or was one.
+func addToCount(tx *bolt.Tx, of state, more int) error {
+	bucket := tx.Bucket([]byte(buckets[of]))
+	return bucket.SetSequence(bucket.Sequence() + uint64(more))
 }
 
 func (s *boltStore) Load(_ context.Context, a address) (r record, err error) {
@@ -91,7 +114,7 @@ func (s *boltStore) size() (int64, error) {
 // waits for the disk twice. That takes a page that was written before, as most registrations do; so it also writes, to
 // pages behind all others, what the next one that does not may need.
 func (s *boltStore) CheckWritable() error {
-	return s.updateBolt(func(tx *bolt.Tx) error {
+	return s.update(func(tx *bolt.Tx) error {
 		f, err := os.OpenFile(s.path, os.O_WRONLY, 0)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/asdine/storm/v3"
+	bolt "go.etcd.io/bbolt"
 )
 
 // A change is what one writer wants of its address's record.
@@ -88,42 +89,42 @@ func (s *boltStore) commit(group []*change) {
 
 // tryCommit makes all of the changes or none, and names the one that is to blame if one is.
 func (s *boltStore) tryCommit(group []*change) (bad *change, err error) {
-	err = s.update(func(tx storm.Node) error {
-		counts := storeCounts{}
-		if err := tx.Get(metaBucket, countsKey, &counts); err != nil {
-			return err
-		}
+	err = s.update(func(tx *bolt.Tx) error {
 		for _, bad = range group {
-			if err := bad.make(tx, counts); err != nil {
+			if err := bad.make(tx, s.db.WithTransaction(tx)); err != nil {
 				return err
 			}
 		}
 		bad = nil
-		return tx.Set(metaBucket, countsKey, counts)
+		return nil
 	})
 	return bad, err
 }
 
 // make makes the change within the transaction, and counts it.
-func (c *change) make(tx storm.Node, counts storeCounts) error {
+func (c *change) make(tx *bolt.Tx, node storm.Node) error {
 	for before, bucket := range buckets {
-		there, err := tx.KeyExists(bucket, c.key)
+		there, err := node.KeyExists(bucket, c.key)
 		if err != nil && !errors.Is(err, storm.ErrNotFound) { // storm makes a bucket with its first record
 			return err
 		}
 		if !there {
 			continue
 		}
-		counts[before]--
 		if before != c.state {
-			if err := tx.Delete(bucket, c.key); err != nil {
+			if err := node.Delete(bucket, c.key); err != nil {
 				return err
 			}
+		}
+		if err := addToCount(tx, before, -1); err != nil {
+			return err
 		}
 	}
 	if c.state == "" {
 		return nil
 	}
-	counts[c.state]++
-	return tx.SetBytes(buckets[c.state], c.key, c.value)
+	if err := node.SetBytes(buckets[c.state], c.key, c.value); err != nil {
+		return err
+	}
+	return addToCount(tx, c.state, +1)
 }

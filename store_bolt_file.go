@@ -125,11 +125,11 @@ func readBoltStore(path string) (_ *boltStore, err error) {
 		return nil, openError(err)
 	}
 	s := &boltStore{db: db, path: path}
-	made := false
+	format := 0
 	if s.file, err = lookAt(path); err == nil {
-		made, err = s.isMade()
+		format, err = s.format()
 	}
-	if err == nil && !made {
+	if err == nil && format == 0 {
 		err = errNoStore
 	}
 	if err != nil {
@@ -240,28 +240,36 @@ func openError(err error) error {
 	return err
 }
 
-// isMade tells whether the file has what a store holds from the first.
-func (s *boltStore) isMade() (bool, error) {
-	err := s.view(func(tx *bolt.Tx) error {
-		_, err := s.db.WithTransaction(tx).GetBytes(metaBucket, formatKey)
+// format returns the file's, and 0 where it is not a store yet.
+func (s *boltStore) format() (format int, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		if meta := tx.Bucket([]byte(metaBucket)); meta != nil {
+			format, err = strconv.Atoi(string(meta.Get([]byte(formatKey))))
+		}
 		return err
 	})
-	if errors.Is(err, storm.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
+	return format, err
 }
 
-// initialize writes what a store holds from the first, unless it is there.
+// initialize writes what a store holds from the first, and what one of an earlier format lacks.
 func (s *boltStore) initialize() error {
-	if made, err := s.isMade(); made || err != nil {
+	if format, err := s.format(); err != nil || format == storeFormat {
 		return err
 	}
-	return s.update(func(tx storm.Node) error {
-		if err := tx.SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
+	return s.update(func(tx *bolt.Tx) error {
+		if err := s.db.WithTransaction(tx).SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
 			return err
 		}
-		return tx.Set(metaBucket, countsKey, storeCounts{})
+		counts, err := keptCounts(tx)
+		for state, count := range counts {
+			if err == nil && count > 0 {
+				err = addToCount(tx, state, count)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return tx.Bucket([]byte(metaBucket)).Delete([]byte(countsKey))
 	})
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -76,7 +77,7 @@ func TestStoreRefuses(t *testing.T) {
 			withBolt(t, path, func(tx *bolt.Tx) error {
 				return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte(fmt.Sprint(storeFormat+1)))
 			})
-		}, "it has format 2 and this version knows up to 1"},
+		}, "it has format 3 and this version knows up to 2"},
 		{"cut short", func(t *testing.T, path string) {
 			makeStore(t, path)
 			if err := os.Truncate(path, 3*int64(os.Getpagesize())); err != nil {
@@ -172,7 +173,7 @@ func TestStoreLeadsAstray(t *testing.T) {
 			break
 		}
 		at += i + len(name)
-		if content[at] == '"' { // a record's state, or the counts
+		if content[at] == '"' { // a record's state
 			continue
 		}
 		copy(content[at:], []byte{0xa0, 0x86, 1, 0, 0, 0, 0, 0}) // page 100,000
@@ -222,6 +223,69 @@ func TestStoreInterrupted(t *testing.T) {
 			if counts, err := s.counts(); err != nil || len(counts) != 0 {
 				t.Errorf("got %v, %v", counts, err)
 			}
+		})
+	}
+}
+
+// asFormat1 makes a store's file what it was in format 1, which kept the counts under a key of their own.
+func asFormat1(t *testing.T, path string, counts storeCounts) {
+	t.Helper()
+	withBolt(t, path, func(tx *bolt.Tx) error {
+		for _, name := range buckets {
+			if bucket := tx.Bucket([]byte(name)); bucket != nil {
+				bucket.SetSequence(0)
+			}
+		}
+		meta := tx.Bucket([]byte(metaBucket))
+		value, _ := json.Marshal(counts)
+		return errors.Join(meta.Put([]byte(formatKey), []byte("1")), meta.Put([]byte(countsKey), value))
+	})
+}
+
+// A store of an earlier format is read as it is, checked as it is where a copy is restored, and brought up to date by
+// whoever opens it to write.
+func TestStoreOfFormat1(t *testing.T) {
+	for _, want := range []storeCounts{{}, {stateRegistered: 3}, {statePending: 1, stateRegistered: 9}} {
+		t.Run(fmt.Sprint(want), func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, storeFile)
+			check := func(s *boltStore, err error, want storeCounts) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				counts, err := s.verify(t.Context())
+				if err != nil || counts[statePending] != want[statePending] || counts[stateRegistered] != want[stateRegistered] {
+					t.Errorf("got %v, %v, want %v", counts, err, want)
+				}
+			}
+			s, err := openBoltStore(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fillStore(t, s, want[statePending]+want[stateRegistered])
+			s.Close()
+			asFormat1(t, path, want)
+
+			s, err = readBoltStore(path)
+			check(s, err, want)
+			s, err = openBoltStore(dir)
+			if err == nil {
+				keepRecord(t, s, testRecord(1000, statePending))
+				keepRecord(t, s, testRecord(1000, stateRegistered))
+			}
+			after := storeCounts{statePending: want[statePending], stateRegistered: want[stateRegistered] + 1}
+			check(s, err, after)
+			s, err = openBoltStore(dir)
+			check(s, err, after)
+			withBolt(t, path, func(tx *bolt.Tx) error {
+				meta := tx.Bucket([]byte(metaBucket))
+				if format := string(meta.Get([]byte(formatKey))); format != fmt.Sprint(storeFormat) || meta.Get([]byte(countsKey)) != nil {
+					t.Errorf("format %q, counts %q", format, meta.Get([]byte(countsKey)))
+				}
+				return nil
+			})
 		})
 	}
 }

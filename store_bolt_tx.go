@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"syscall"
 
-	"github.com/asdine/storm/v3"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -110,11 +109,7 @@ func (s *boltStore) view(read func(tx *bolt.Tx) error) (err error) {
 }
 
 // update runs the function in one transaction, on disk when it returns nil.
-func (s *boltStore) update(change func(tx storm.Node) error) error {
-	return s.updateBolt(func(tx *bolt.Tx) error { return change(s.db.WithTransaction(tx)) })
-}
-
-func (s *boltStore) updateBolt(change func(tx *bolt.Tx) error) (err error) {
+func (s *boltStore) update(change func(tx *bolt.Tx) error) (err error) {
 	defer asDamage(&err, debug.SetPanicOnFault(true))
 	tx, err := s.begin(true)
 	if err != nil {
