@@ -29,7 +29,7 @@ import (
 const (
 	benchDomain = "bench.example"
 	atOnce      = 8 // nodes
-	rounds      = 4 // of each way, either first in turn: Synapse goes on working for those who registered before
+	rounds      = 8 // of each way, either first in turn: Synapse goes on working for those who registered before
 )
 
 // A subject is a homeserver that is measured.
