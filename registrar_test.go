@@ -392,7 +392,7 @@ func (*panicAccounts) create(context.Context, node, func() error) (string, error
 func TestPanicReleases(t *testing.T) {
 	for name, breakPart := range map[string]func(*registrar){
 		"the homeserver's": func(r *registrar) { r.accounts = &panicAccounts{} },
-		"the store's":      func(r *registrar) { r.store = &panicStore{r.store.(*boltStore)} },
+		"the store's":      func(r *registrar) { r.store = &hookedStore{r.store.(*boltStore), func() { panic("secret words") }} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDoor(t, sharedSecretPath)
@@ -413,17 +413,31 @@ func TestPanicReleases(t *testing.T) {
 	}
 }
 
-// A panicStore panics when it should write.
-type panicStore struct{ *boltStore }
-
-type panicClaim struct{ claim }
-
-func (s *panicStore) Claim(ctx context.Context, a address) (claim, error) {
-	held, err := s.boltStore.Claim(ctx, a)
-	return &panicClaim{held}, err
+// A hookedStore does something before it saves a record.
+type hookedStore struct {
+	*boltStore
+	before func()
 }
 
-func (*panicClaim) Save(record) error { panic("secret words") }
+type hookedClaim struct {
+	claim
+	before func()
+}
+
+func (s *hookedStore) Claim(ctx context.Context, a address) (claim, error) {
+	held, err := s.boltStore.Claim(ctx, a)
+	return &hookedClaim{held, s.before}, err
+}
+
+func (c *hookedClaim) Save(r record) error {
+	c.before()
+	return c.claim.Save(r)
+}
+
+// slowStore is the store, a while at each write, so that who does not wait for it comes first.
+func slowStore(s *boltStore) *hookedStore {
+	return &hookedStore{s, func() { time.Sleep(50 * time.Millisecond) }}
+}
 
 // A brokenStore fails to write from the given write on.
 type brokenStore struct {
@@ -490,28 +504,13 @@ func TestStoreCannotBeWritten(t *testing.T) {
 	}
 }
 
-// A slowStore is a while at each write, so that who does not wait for it comes first.
-type slowStore struct{ *boltStore }
-
-type slowClaim struct{ claim }
-
-func (s *slowStore) Claim(ctx context.Context, a address) (claim, error) {
-	held, err := s.boltStore.Claim(ctx, a)
-	return &slowClaim{held}, err
-}
-
-func (c *slowClaim) Save(r record) error {
-	time.Sleep(50 * time.Millisecond)
-	return c.claim.Save(r)
-}
-
 // An attempt that ends before its first record is on disk leaves what it would have left otherwise: nothing when the
 // homeserver refused, and when it panicked the record, with the address free.
 func TestEndsBeforeItIsRecorded(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
 			d := newDoor(t, api.path)
-			d.server.registrar.store = &slowStore{d.bolt()}
+			d.server.registrar.store = slowStore(d.bolt())
 			proof, n := newProof(t)
 			d.homeserver.Close()
 			if got := d.send(proof); got.status != 502 || d.state(n) != "" {

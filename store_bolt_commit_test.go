@@ -363,7 +363,7 @@ func TestOnDiskBeforeAndAfter(t *testing.T) {
 			if bolt := d.bolt().db.Bolt; bolt.NoSync || bolt.NoGrowSync {
 				t.Error("bbolt is told not to wait for the disk")
 			}
-			d.server.registrar.store = &slowStore{d.bolt()}
+			d.server.registrar.store = slowStore(d.bolt())
 			proof, n := newProof(t)
 			seen := make(map[string]state)
 			rightly := d.homeserver.creates(api.creates)

@@ -199,19 +199,16 @@ func inspect(path string) error {
 		if tx.Bucket([]byte(bucket2018)) != nil {
 			return &unfitError{"it is the store of the 2018 program, which holds passwords", "move it away, or give another --datapath; nodes register again by themselves"}
 		}
-		meta := tx.Bucket([]byte(metaBucket))
-		if meta == nil {
+		switch format, err := formatIn(tx); {
+		case err != nil:
+			return errForeignFile
+		case format == 0:
 			return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
 				if string(name) != stormBucket { // which alone is a store whose making was interrupted
 					return errForeignFile
 				}
 				return nil
 			})
-		}
-		format, err := strconv.Atoi(string(meta.Get([]byte(formatKey))))
-		switch {
-		case err != nil:
-			return errForeignFile
 		case format > storeFormat:
 			return &unfitError{fmt.Sprintf("it has format %d and this version knows up to %d", format, storeFormat), "start the newer matrix-regservice that wrote it"}
 		}
@@ -240,12 +237,18 @@ func openError(err error) error {
 	return err
 }
 
-// format returns the file's, and 0 where it is not a store yet.
+// formatIn reads the file's format: 0 where it is not a store yet.
+func formatIn(tx *bolt.Tx) (int, error) {
+	meta := tx.Bucket([]byte(metaBucket))
+	if meta == nil {
+		return 0, nil
+	}
+	return strconv.Atoi(string(meta.Get([]byte(formatKey))))
+}
+
 func (s *boltStore) format() (format int, err error) {
 	err = s.view(func(tx *bolt.Tx) error {
-		if meta := tx.Bucket([]byte(metaBucket)); meta != nil {
-			format, err = strconv.Atoi(string(meta.Get([]byte(formatKey))))
-		}
+		format, err = formatIn(tx)
 		return err
 	})
 	return format, err
@@ -261,13 +264,16 @@ func (s *boltStore) initialize() error {
 			return err
 		}
 		counts, err := keptCounts(tx)
-		for state, count := range counts {
-			if err == nil && count > 0 {
-				err = addToCount(tx, state, count)
-			}
-		}
 		if err != nil {
 			return err
+		}
+		for state, count := range counts {
+			if count <= 0 {
+				continue // its bucket need not be there
+			}
+			if err := addToCount(tx, state, count); err != nil {
+				return err
+			}
 		}
 		return tx.Bucket([]byte(metaBucket)).Delete([]byte(countsKey))
 	})
