@@ -78,6 +78,27 @@ func ownPostgres(t testing.TB, settings ...string) *e2e.Postgres {
 	return p
 }
 
+// newPooler starts a PgBouncer before the PostgreSQL that the tests share.
+func newPooler(t testing.TB, mode string) *e2e.PgBouncer {
+	t.Helper()
+	p := postgresServer(t)
+	if err := e2e.PgBouncerInstalled(); errors.Is(err, e2e.ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
+		t.Skip(err)
+	}
+	b, err := e2e.StartPgBouncer(t.Context(), p, mode)
+	if b != nil {
+		t.Cleanup(func() {
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 var databases atomic.Int64
 
 // newDatabase makes a database, which stays to the end of the run, and returns its URL.

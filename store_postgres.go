@@ -7,6 +7,10 @@
 //
 // Rows are locked in one order, a record before its claim, so that none of these transactions waits for another in a
 // circle.
+//
+// Nothing is left behind on a connection, and nothing is expected there: a pooler such as PgBouncer in transaction mode
+// gives each transaction another one. So each operation is one transaction that brings its own settings, no statement is
+// prepared, and no lock outlasts its transaction.
 
 package main
 
@@ -23,6 +27,7 @@ import (
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -58,6 +63,17 @@ func (s *postgresStore) Close() error {
 	return nil
 }
 
+// send runs the statements that the function queues as one transaction, with ownSettings: they go out at once, and come
+// back in one round trip.
+func (s *postgresStore) send(ctx context.Context, queue func(*pgx.Batch)) error {
+	return s.do(ctx, func(ctx context.Context) error {
+		batch := &pgx.Batch{}
+		batch.Queue(ownSettings, milliseconds(statementTime))
+		queue(batch)
+		return s.pool.SendBatch(ctx, batch).Close()
+	})
+}
+
 // do runs an operation within its time. Whether its client is still there makes no difference to it: breaking a
 // statement off would cost the connection. Where that is lost, as it is after a failover, the operation is run once more
 // on a new one: each of them can be run twice.
@@ -83,9 +99,11 @@ func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
 }
 
 func (s *postgresStore) Load(ctx context.Context, a address) (r record, err error) {
-	err = s.do(ctx, func(ctx context.Context) (err error) {
-		r, _, err = scanRecord(s.pool.QueryRow(ctx, "SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", a.Bytes()))
-		return err
+	err = s.send(ctx, func(b *pgx.Batch) {
+		b.Queue("SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", a.Bytes()).QueryRow(func(row pgx.Row) (err error) {
+			r, _, err = scanRecord(row)
+			return err
+		})
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = errNoRecord
@@ -120,14 +138,15 @@ func (s *postgresStore) Claim(ctx context.Context, a address) (claim, error) {
 
 // take holds the address if nobody does, or if it is this claim's already and the answer was lost.
 func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
-	err = c.store.do(ctx, func(ctx context.Context) error {
-		tag, err := c.store.pool.Exec(ctx, `
+	err = c.store.send(ctx, func(b *pgx.Batch) {
+		b.Queue(`
 			INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
 			VALUES ($1, $2, clock_timestamp() + $3)
 			ON CONFLICT (address) DO UPDATE SET owner = EXCLUDED.owner, expires = clock_timestamp() + $3
-			WHERE c.expires <= clock_timestamp() OR c.owner = EXCLUDED.owner`, c.key, c.owner, c.store.lease)
-		taken = tag.RowsAffected() == 1
-		return err
+			WHERE c.expires <= clock_timestamp() OR c.owner = EXCLUDED.owner`, c.key, c.owner, c.store.lease).Exec(func(tag pgconn.CommandTag) error {
+			taken = tag.RowsAffected() == 1
+			return nil
+		})
 	})
 	return taken, err
 }
@@ -155,8 +174,8 @@ func (s *postgresStore) ClaimPending(ctx context.Context, before time.Time) (cla
 
 // takePending holds the next pending record behind the address. It is not taken where an attempt began this very moment.
 func (c *postgresClaim) takePending(ctx context.Context, after []byte, before time.Time) (r record, taken bool, err error) {
-	err = c.store.do(ctx, func(ctx context.Context) (err error) {
-		r, c.key, err = scanRecord(c.store.pool.QueryRow(ctx, `
+	err = c.store.send(ctx, func(b *pgx.Batch) {
+		b.Queue(`
 			WITH next AS MATERIALIZED (
 				SELECT `+recordColumns+` FROM matrix_regservice.records AS r
 				WHERE state = 'pending' AND address > $1 AND updated < $2 AND NOT EXISTS (
@@ -169,8 +188,10 @@ func (c *postgresClaim) takePending(ctx context.Context, after []byte, before ti
 				WHERE c.expires <= clock_timestamp()
 				RETURNING 1
 			)
-			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken) FROM next`, after, before, c.owner, c.store.lease), &taken)
-		return err
+			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken) FROM next`, after, before, c.owner, c.store.lease).QueryRow(func(row pgx.Row) (err error) {
+			r, c.key, err = scanRecord(row, &taken)
+			return err
+		})
 	})
 	return r, taken, err
 }
@@ -186,10 +207,9 @@ type postgresClaim struct {
 // Release gives the address back without waiting for the disk: if that is lost, the lease ends by itself.
 func (c *postgresClaim) Release() {
 	defer c.leave()
-	err := c.store.do(context.Background(), func(ctx context.Context) error {
-		_, err := c.store.pool.Exec(ctx, `DELETE FROM matrix_regservice.claims
+	err := c.store.send(context.Background(), func(b *pgx.Batch) {
+		b.Queue(`DELETE FROM matrix_regservice.claims
 			WHERE address = $1 AND owner = $2 AND set_config('synchronous_commit', 'off', true) = 'off'`, c.key, c.owner)
-		return err
 	})
 	if err != nil {
 		log.Warn("An address was not given back; it is free when its lease is over", "lease", c.store.lease, "err", err)
@@ -210,23 +230,19 @@ func (c *postgresClaim) Drop() error {
 // write changes the record of the address in hand, or nothing where the lease is over. Until it is on disk nobody
 // else can take the address.
 func (c *postgresClaim) write(change string, args ...any) error {
-	return c.store.do(context.Background(), func(ctx context.Context) error {
-		batch := &pgx.Batch{} // sent at once, and one transaction
-		batch.Queue("SELECT FROM matrix_regservice.records WHERE address = $1 FOR UPDATE", c.key)
-		var held int
-		batch.Queue(`
+	var held int
+	err := c.store.send(context.Background(), func(b *pgx.Batch) {
+		b.Queue("SELECT FROM matrix_regservice.records WHERE address = $1 FOR UPDATE", c.key)
+		b.Queue(`
 			WITH held AS MATERIALIZED (
 				SELECT address FROM matrix_regservice.claims WHERE address = $1 AND owner = $2 AND expires > clock_timestamp() FOR UPDATE
 			), changed AS (`+change+`)
 			SELECT count(*) FROM held`, append([]any{c.key, c.owner}, args...)...).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
-		if err := c.store.pool.SendBatch(ctx, batch).Close(); err != nil {
-			return err
-		}
-		if held == 0 {
-			return errLeaseOver
-		}
-		return nil
 	})
+	if err == nil && held == 0 {
+		return errLeaseOver
+	}
+	return err
 }
 
 // listings are statements of their own for each state, so that each has a plan of its own: the pending records have an
@@ -235,22 +251,19 @@ var listings = map[state]string{"": "", statePending: "AND state = 'pending'", s
 
 // List reads a page in the order of an index.
 func (s *postgresStore) List(ctx context.Context, of state, after string) (page []record, last string, err error) {
-	err = s.do(ctx, func(ctx context.Context) error {
+	err = s.send(ctx, func(b *pgx.Batch) {
 		page, last = nil, ""
-		rows, err := s.pool.Query(ctx, "SELECT "+recordColumns+` FROM matrix_regservice.records
-			WHERE address > $1 `+listings[of]+" ORDER BY address LIMIT $2", []byte(after), listPage)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			r, key, err := scanRecord(rows)
-			if err != nil {
-				return err
+		b.Queue("SELECT "+recordColumns+` FROM matrix_regservice.records
+			WHERE address > $1 `+listings[of]+" ORDER BY address LIMIT $2", []byte(after), listPage).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				r, key, err := scanRecord(rows)
+				if err != nil {
+					return err
+				}
+				page, last = append(page, r), string(key)
 			}
-			page, last = append(page, r), string(key)
-		}
-		return rows.Err()
+			return rows.Err()
+		})
 	})
 	return page, last, err
 }
@@ -266,12 +279,13 @@ func (s *postgresStore) add(ctx context.Context, page []record) (added int, err 
 		userIDs, names, states = append(userIDs, r.UserID), append(names, r.DisplayName), append(states, string(r.State))
 		created, updated = append(created, r.Created), append(updated, r.Updated)
 	}
-	err = s.do(ctx, func(ctx context.Context) error {
-		tag, err := s.pool.Exec(ctx, "INSERT INTO matrix_regservice.records ("+recordColumns+`)
+	err = s.send(ctx, func(b *pgx.Batch) {
+		b.Queue("INSERT INTO matrix_regservice.records ("+recordColumns+`)
 			SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
-			ON CONFLICT (address) DO NOTHING`, keys, userIDs, names, states, created, updated)
-		added = int(tag.RowsAffected())
-		return err
+			ON CONFLICT (address) DO NOTHING`, keys, userIDs, names, states, created, updated).Exec(func(tag pgconn.CommandTag) error {
+			added = int(tag.RowsAffected())
+			return nil
+		})
 	})
 	return added, err
 }
@@ -280,8 +294,10 @@ func (s *postgresStore) add(ctx context.Context, page []record) (added int, err 
 // rows takes seconds.
 func (s *postgresStore) counts() (storeCounts, error) {
 	var pending, registered int
-	err := s.do(context.Background(), func(ctx context.Context) error {
-		return s.pool.QueryRow(ctx, "SELECT sum(pending)::bigint, sum(registered)::bigint FROM matrix_regservice.counts").Scan(&pending, &registered)
+	err := s.send(context.Background(), func(b *pgx.Batch) {
+		b.Queue("SELECT sum(pending)::bigint, sum(registered)::bigint FROM matrix_regservice.counts").QueryRow(func(row pgx.Row) error {
+			return row.Scan(&pending, &registered)
+		})
 	})
 	counts := storeCounts{}
 	for state, count := range map[state]int{statePending: pending, stateRegistered: registered} {
@@ -293,22 +309,26 @@ func (s *postgresStore) counts() (storeCounts, error) {
 }
 
 func (s *postgresStore) size() (bytes int64, err error) {
-	err = s.do(context.Background(), func(ctx context.Context) error {
-		return s.pool.QueryRow(ctx, `SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
-			WHERE relnamespace = 'matrix_regservice'::regnamespace AND relkind = 'r'`).Scan(&bytes)
+	err = s.send(context.Background(), func(b *pgx.Batch) {
+		b.Queue(`SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
+			WHERE relnamespace = 'matrix_regservice'::regnamespace AND relkind = 'r'`).QueryRow(func(row pgx.Row) error { return row.Scan(&bytes) })
 	})
 	return bytes, err
 }
 
 // CheckWritable writes a counter as it is.
 func (s *postgresStore) CheckWritable() error {
-	return s.do(context.Background(), func(ctx context.Context) error {
-		tag, err := s.pool.Exec(ctx, "UPDATE matrix_regservice.counts SET pending = pending WHERE shard = matrix_regservice.shard()")
-		if err == nil && tag.RowsAffected() != 1 {
-			err = fmt.Errorf("the table %s.counts lacks rows: restore it from a backup", postgresSchema)
-		}
-		return err
+	var written int64
+	err := s.send(context.Background(), func(b *pgx.Batch) {
+		b.Queue("UPDATE matrix_regservice.counts SET pending = pending WHERE shard = matrix_regservice.shard()").Exec(func(tag pgconn.CommandTag) error {
+			written = tag.RowsAffected()
+			return nil
+		})
 	})
+	if err == nil && written != 1 {
+		err = fmt.Errorf("the table %s.counts lacks rows: restore it from a backup", postgresSchema)
+	}
+	return err
 }
 
 // Backup is left to those who do it better.

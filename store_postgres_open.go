@@ -1,5 +1,5 @@
 // store_postgres_open.go owns the way to PostgreSQL: the URL, of which nothing but host and database is ever shown, what
-// each connection is set to, and what is said when there is none.
+// each transaction is set to, and what is said when there is none.
 
 package main
 
@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/jackc/pgx/v5"
@@ -55,18 +56,30 @@ func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
 	if conn.ValidateConnect == nil && writes {
 		conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // of several hosts the one that is the primary now
 	}
-	c.AfterConnect = settle
+	conn.DefaultQueryExecMode = pgx.QueryExecModeExec // prepares nothing, and asks nothing twice
+	conn.StatementCacheCapacity, conn.DescriptionCacheCapacity = 0, 0
 	return c, nil
 }
 
-// settle makes a new connection's settings sure, whatever the server's, the database's and the role's are. No commit
-// counts that is not on disk: remote_apply waits for a replica too, and is let be.
-func settle(ctx context.Context, conn *pgx.Conn) error {
-	limit := strconv.FormatInt(statementTime.Milliseconds(), 10)
-	_, err := conn.Exec(ctx, `SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $1, false),
-		set_config('idle_in_transaction_session_timeout', $1, false), set_config('TimeZone', 'UTC', false),
-		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)`, limit)
-	return err
+// ownSettings are the settings of each transaction, whatever the server's, the database's, the role's and the last user's
+// of the connection are. No commit counts that is not on disk: remote_apply waits for a replica too, and is left alone.
+// The last three are how times and bytes are spelled, which arrive as text. Its parameter is the time limit of a
+// statement, in milliseconds; PostgreSQL counts it for each of the statements that follow.
+const ownSettings = `SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
+	set_config('idle_in_transaction_session_timeout', $1, true),
+	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
+	set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true), set_config('bytea_output', 'hex', true)`
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// inTransaction runs the function in a transaction with ownSettings and this time limit for each statement.
+func inTransaction(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, run func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, ownSettings, milliseconds(limit)); err != nil {
+			return err
+		}
+		return run(tx)
+	})
 }
 
 // openPostgresStore opens the store at the URL, which it makes if need be. Where a server name is given it has to be
@@ -94,7 +107,7 @@ func readPostgresStore(ctx context.Context, dataPath string) (*postgresStore, er
 		return nil, err
 	}
 	return connect(ctx, c, dataPath, func(ctx context.Context, s *postgresStore) error {
-		version, err := schemaVersion(ctx, s.pool)
+		version, err := readSchemaVersion(ctx, s.pool)
 		if err == nil && version == 0 {
 			err = errNoStore
 		}

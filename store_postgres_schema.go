@@ -85,15 +85,14 @@ CREATE TRIGGER count_gone AFTER DELETE ON matrix_regservice.records
 // prepareSchema makes the schema or brings it up to date where that is needed, which takes the rights of its owner. A
 // schema that is up to date is only read.
 func prepareSchema(ctx context.Context, pool *pgxpool.Pool) error {
-	version, err := schemaVersion(ctx, pool)
+	version, err := readSchemaVersion(ctx, pool)
 	if err != nil || version == len(schemaSteps) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, migrateTime)
 	defer cancel()
-	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1), set_config('statement_timeout', $2, true), set_config('lock_timeout', $2, true)",
-			migrateLock, fmt.Sprint(migrateTime.Milliseconds())); err != nil {
+	err = inTransaction(ctx, pool, migrateTime, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", migrateLock); err != nil {
 			return err
 		}
 		version, err := schemaVersion(ctx, tx) // another instance may have been faster
@@ -131,16 +130,23 @@ func createSchema(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
+// readSchemaVersion is schemaVersion in a transaction of its own.
+func readSchemaVersion(ctx context.Context, pool *pgxpool.Pool) (version int, err error) {
+	err = inTransaction(ctx, pool, statementTime, func(tx pgx.Tx) (err error) {
+		version, err = schemaVersion(ctx, tx)
+		return err
+	})
+	return version, err
+}
+
 // schemaVersion tells which version the database has: 0 for none. It reads the catalogue as a table: to_regclass
 // remembers within a transaction what was not there before another's ended.
-func schemaVersion(ctx context.Context, db interface {
-	QueryRow(context.Context, string, ...any) pgx.Row
-}) (version int, err error) {
+func schemaVersion(ctx context.Context, tx pgx.Tx) (version int, err error) {
 	var there bool
-	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
 		WHERE nspname = $1 AND relname = 'meta')`, postgresSchema).Scan(&there)
 	if err == nil && there {
-		err = db.QueryRow(ctx, "SELECT version FROM matrix_regservice.meta").Scan(&version)
+		err = tx.QueryRow(ctx, "SELECT version FROM matrix_regservice.meta").Scan(&version)
 	}
 	switch {
 	case sqlState(err) == sqlInsufficientPrivilege:
@@ -158,11 +164,12 @@ func schemaVersion(ctx context.Context, db interface {
 // belongTo makes sure that the record is of this homeserver: the first daemon that starts writes its name down. Two
 // homeservers in one database would take each other's nodes for registered.
 func (s *postgresStore) belongTo(ctx context.Context, serverName string) error {
-	if _, err := s.pool.Exec(ctx, "UPDATE matrix_regservice.meta SET server_name = $1 WHERE server_name IS NULL", serverName); err != nil {
-		return err
-	}
 	var name string
-	if err := s.pool.QueryRow(ctx, "SELECT server_name FROM matrix_regservice.meta").Scan(&name); err != nil {
+	err := s.send(ctx, func(b *pgx.Batch) {
+		b.Queue("UPDATE matrix_regservice.meta SET server_name = $1 WHERE server_name IS NULL", serverName)
+		b.Queue("SELECT server_name FROM matrix_regservice.meta").QueryRow(func(row pgx.Row) error { return row.Scan(&name) })
+	})
+	if err != nil {
 		return err
 	}
 	if name != serverName {

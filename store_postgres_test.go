@@ -271,24 +271,6 @@ func TestPostgresHoldsNoLock(t *testing.T) {
 	}
 }
 
-// What a connection is set to, against what the database would have it.
-func TestPostgresSettings(t *testing.T) {
-	p := postgresServer(t)
-	url := newDatabase(t)
-	name := databaseOf(url)
-	for set, want := range map[string]string{"off": "on", "local": "on", "remote_write": "on", "on": "on", "remote_apply": "remote_apply"} {
-		sql(t, p, name, "ALTER DATABASE "+name+" SET synchronous_commit = "+set+"; ALTER DATABASE "+name+" SET statement_timeout = 0")
-		s := openedPostgres(t, url)
-		var commit, timeout, lock string
-		if err := s.pool.QueryRow(t.Context(), "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout'), current_setting('lock_timeout')").Scan(&commit, &timeout, &lock); err != nil {
-			t.Fatal(err)
-		}
-		if commit != want || timeout != "2500ms" || lock != "2500ms" {
-			t.Errorf("%s: got synchronous_commit %s, statement_timeout %s, lock_timeout %s, want %s and 2500ms", set, commit, timeout, lock, want)
-		}
-	}
-}
-
 // refuses tells that everything a registration needs fails, as a node and its operator see it.
 func refuses(t *testing.T, d *door, when string) {
 	t.Helper()

@@ -1,5 +1,5 @@
-// store_test.go owns what every store has to do: the tests here run on BoltDB and on a real PostgreSQL alike, and so do
-// those of registrar_test.go and reconcile_test.go that begin with eachStore.
+// store_test.go owns what every store has to do: the tests here run on BoltDB, on a real PostgreSQL and on one behind a
+// pooler alike, and so do those of registrar_test.go and reconcile_test.go that begin with eachStore.
 
 package main
 
@@ -33,6 +33,14 @@ func eachStore(t *testing.T, test func(t *testing.T, fresh func(testing.TB) open
 		url := newDatabase(t)
 		test(t, func(t testing.TB) opener {
 			clearDatabase(t, url)
+			return func(t testing.TB) servedStore { return opened(t, url) }
+		})
+	})
+	t.Run("PgBouncer", func(t *testing.T) {
+		direct := newDatabase(t)
+		url := newPooler(t, "transaction").URL(databaseOf(direct))
+		test(t, func(t testing.TB) opener {
+			clearDatabase(t, direct)
 			return func(t testing.TB) servedStore { return opened(t, url) }
 		})
 	})
