@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,6 +138,9 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	}
 	c, err := readConfig(cmd)
 	if err != nil {
+		return err
+	}
+	if err := refuseAnyPort(c.port, cmp.Or(c.opsListen, script.flags[flagOpsListen])); err != nil {
 		return err
 	}
 	public, err := baseURL(flagPublicURL, cmd.String(flagPublicURL))

@@ -76,6 +76,9 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	if err := refuseAnyPort(c.port, c.opsListen); err != nil {
+		return err
+	}
 	if c.dataPathFile == "" && hasPassword(c.dataPath) {
 		return fmt.Errorf("the URL of --%s holds a password, which %s would show in the process list: write it into a file of mode 0600 and give --%s FILE", flagDataPath, runFile, flagDataPathFile)
 	}

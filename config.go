@@ -101,12 +101,12 @@ func rootFlags() []cli.Flag {
 		text(flagShareSecret, "", "the homeserver's registration_shared_secret; better in a file"),
 		text(flagShareSecretFile, "", "`FILE` that holds the homeserver's registration_shared_secret"),
 		text(flagHost, "127.0.0.1", "`ADDRESS` to listen on"),
-		number(flagPort, 8009, "`PORT` to listen on"),
+		number(flagPort, 8009, "`PORT` to listen on; 0 is any free one, which the log names"),
 		text(flagDataPath, ".matrix", "`DIRECTORY` of the store, or its PostgreSQL URL"),
 		text(flagDataPathFile, "", "`FILE` that holds the PostgreSQL URL of the store, password and all"),
 		number(flagVerbosity, 3, "what is logged: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace"),
 		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
-		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty"),
+		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty; port 0 is any free one, which the log names"),
 		&cli.BoolFlag{Name: flagOpsListenPublic, Usage: "allow an address for --" + flagOpsListen + " that other machines reach", Sources: fromEnvironment(flagOpsListenPublic)},
 	}, rootAdmissionFlags(text), rootLimitFlags(fromEnvironment), rootMASFlags(text))
 }
@@ -163,8 +163,8 @@ func readConfig(cmd *cli.Command) (config, error) {
 	switch {
 	case !isHost(c.host):
 		return config{}, fmt.Errorf("--%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", flagHost, c.host)
-	case c.port < 1 || c.port > 65535:
-		return config{}, fmt.Errorf("--%s %d is not a port: give one from 1 to 65535", flagPort, c.port)
+	case c.port < 0 || c.port > 65535:
+		return config{}, fmt.Errorf("--%s %d is not a port: give one from 1 to 65535, or 0 for any free one", flagPort, c.port)
 	case c.verbosity < 0 || c.verbosity > 5:
 		return config{}, fmt.Errorf("--%s %d is not a level: give one from 0 (silent but for crashes) to 5 (everything)", flagVerbosity, c.verbosity)
 	case c.logFormat != "terminal" && c.logFormat != "logfmt" && c.logFormat != "json":
@@ -206,11 +206,22 @@ func (c *config) checkOpsListen() error {
 		return nil
 	}
 	host, port, err := net.SplitHostPort(c.opsListen)
-	if err != nil || !isPort(port) || host != "" && !isHost(host) {
+	if err != nil || !isPort(port) && !isAnyPort(port) || host != "" && !isHost(host) {
 		return fmt.Errorf("--%s %q is not an address and a port: give such as 127.0.0.1:8010", flagOpsListen, c.opsListen)
 	}
 	if !isLoopback(host) && !c.opsListenPublic {
 		return fmt.Errorf("--%s %q can be reached from other machines: give an address such as 127.0.0.1:8010, or --%s if that is meant", flagOpsListen, c.opsListen, flagOpsListenPublic)
+	}
+	return nil
+}
+
+// refuseAnyPort refuses port 0, which is another port at each start, where a port has to be known beforehand.
+func refuseAnyPort(port int, opsListen string) error {
+	if port == 0 {
+		return fmt.Errorf("--%s 0 is another port at each start, and the homeserver and nginx have to be told one: give one from 1 to 65535", flagPort)
+	}
+	if _, opsPort, err := net.SplitHostPort(opsListen); err == nil && isAnyPort(opsPort) {
+		return fmt.Errorf("--%s %q is another port at each start, and Prometheus has to be told one: give such as 127.0.0.1:8010", flagOpsListen, opsListen)
 	}
 	return nil
 }
@@ -288,7 +299,7 @@ func (c config) api() api {
 	return &createUserAPI{homeserver: h, door: door, asToken: c.asToken}
 }
 
-// address is where the daemon listens.
+// address is where the daemon is to listen; with port 0 its listener alone knows where it does.
 func (c config) address() string { return net.JoinHostPort(c.host, strconv.Itoa(c.port)) }
 
 var (
@@ -367,6 +378,12 @@ func isHost(text string) bool {
 func isPort(text string) bool {
 	port, err := strconv.Atoi(text)
 	return err == nil && port >= 1 && port <= 65535
+}
+
+// isAnyPort tells whether the text is port 0, in whose place the system chooses a free one.
+func isAnyPort(text string) bool {
+	port, err := strconv.Atoi(text)
+	return err == nil && port == 0
 }
 
 // isToken tells whether the text can go into an HTTP header as a token. An absent one can.

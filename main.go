@@ -208,15 +208,28 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	if c.isPlainRemote() {
 		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.matrixURL)
 	}
-	log.Info("Listening", "address", c.address(), "server_name", c.serverName, "datapath", storeName(c.dataPath),
-		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version())
+	listening := []any{"address", listener.Addr().String(), "server_name", c.serverName, "datapath", storeName(c.dataPath),
+		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version()}
+	if opsListener != nil {
+		listening = append(listening, "ops_address", opsListener.Addr().String())
+	}
+	log.Info("Listening", listening...)
 	c.fitFiles()
 	c.admission.logStart(ctx)
 	go probeHomeserver(ctx, c)
 	go pingHomeserver(ctx, c)
 
-	daemon.SdNotify(false, daemon.SdNotifyReady) // does nothing unless systemd asks for it
+	tellReady(listener, opsListener)
 	return newServer(c, store).serve(ctx, listener)
+}
+
+// tellReady tells systemd that nodes are served, and its status line where. It does nothing unless systemd asks for it.
+func tellReady(listener, opsListener net.Listener) {
+	serving := "Serving nodes at " + listener.Addr().String()
+	if opsListener != nil {
+		serving += ", health and metrics at " + opsListener.Addr().String()
+	}
+	daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+serving)
 }
 
 // newLogger makes the daemon's log.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,7 +51,6 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("FREEPORT", freePort(t))
 			env.Values["daemon"] = &scriptedDaemon{stop: func() {}}
 			return nil
 		},
@@ -97,11 +97,14 @@ func scriptMode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// listen PORT: somebody else has the port until the script ends.
+// listen NAME: somebody else has port $NAME until the script ends.
 func scriptListen(ts *testscript.TestScript, _ bool, args []string) {
-	listener, err := net.Listen("tcp", "127.0.0.1:"+args[0])
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
 	ts.Defer(func() { listener.Close() })
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	ts.Check(err)
+	ts.Setenv(args[0], port)
 }
 
 // lockstore DIR: another instance has the store until the script ends.
@@ -207,7 +210,7 @@ func TestDaemon(t *testing.T) {
 	defer notify.Close()
 	told := make(chan string, 10)
 	go func() {
-		for buf := make([]byte, 100); ; {
+		for buf := make([]byte, 200); ; {
 			n, _, err := notify.ReadFrom(buf)
 			if err != nil {
 				return
@@ -218,9 +221,8 @@ func TestDaemon(t *testing.T) {
 
 	proof, _ := newProof(t)
 	for run, want := range []int{200, 409} {
-		port := freePort(t)
 		cmd := exec.Command(programForTest(t), "--matrixdomain", testServerName, "--matrixurl", homeserver.URL+sharedSecretPath,
-			"--hstoken", testHSToken, "--port", port, "--datapath", "store")
+			"--hstoken", testHSToken, "--port", "0", "--ops-listen", "127.0.0.1:0", "--datapath", "store")
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+dir+"/notify", "MATRIX_REGSERVICE_SHARESECRET_FILE="+secret)
 		var stderr strings.Builder
@@ -228,18 +230,26 @@ func TestDaemon(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		expectTold(t, told, "READY=1")
-		status := postTo(t, "http://127.0.0.1:"+port+registerPath, proof)
-		if status != want {
+		ready := expectTold(t, told, readyForm)
+		nodes, operator := ready[1], ready[2]
+		if status := postTo(t, "http://"+nodes+registerPath, proof); status != want {
 			t.Errorf("run %d: got %d, want %d", run, status, want)
 		}
+		if res, err := http.Get("http://" + operator + "/livez"); err != nil || res.StatusCode != 200 {
+			t.Errorf("run %d: /livez: got %v, %v", run, res, err)
+		} else {
+			res.Body.Close()
+		}
 		cmd.Process.Signal(syscall.SIGTERM)
-		expectTold(t, told, "STOPPING=1")
+		expectTold(t, told, stoppingForm)
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("run %d: %v", run, err)
 		}
-		if !strings.Contains(stderr.String(), "Listening") || strings.Contains(stderr.String(), testSecret) {
-			t.Errorf("run %d: log: %s", run, stderr.String())
+		said := stderr.String()
+		for _, words := range []string{"Listening", " address=" + nodes + " ", " ops_address=" + operator + "\n"} {
+			if !strings.Contains(said, words) || strings.Contains(said, testSecret) {
+				t.Errorf("run %d: want %q in the log: %s", run, words, said)
+			}
 		}
 	}
 }
@@ -268,16 +278,24 @@ func postTo(t *testing.T, url string, proof registration) int {
 	return res.StatusCode
 }
 
-func expectTold(t *testing.T, told chan string, want string) {
+var (
+	readyForm    = regexp.MustCompile(`^READY=1\nSTATUS=Serving nodes at (\S+:[1-9]\d*)(?:, health and metrics at (\S+:[1-9]\d*))?$`)
+	stoppingForm = regexp.MustCompile(`^STOPPING=1$`)
+)
+
+// expectTold returns what systemd is told, in parts.
+func expectTold(t *testing.T, told chan string, want *regexp.Regexp) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	select {
 	case got := <-told:
-		if got != want {
-			t.Errorf("systemd was told %q, want %q", got, want)
+		if parts := want.FindStringSubmatch(got); parts != nil {
+			return parts
 		}
+		t.Fatalf("systemd was told %q, want %q", got, want)
 	case <-ctx.Done():
 		t.Fatalf("systemd was not told %q", want)
 	}
+	return nil
 }

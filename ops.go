@@ -67,7 +67,6 @@ func startOps(ctx context.Context, c config, s operatedStore, listener net.Liste
 	if listener != nil {
 		c.metrics.watch(s)
 		servers = append(servers, serveOps(listener, o.healthHandler()))
-		log.Info("Health and metrics are served", "address", listener.Addr())
 	}
 	return func() {
 		remove()
