@@ -1,4 +1,5 @@
-# What a newcomer types: make demo, make test. Both install the homeservers that they start, once, below e2e/.venv.
+# What a newcomer types: make demo, make test, make test-all. They install the homeservers that they start, once, below e2e/.venv,
+# and nothing into the system.
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -13,26 +14,51 @@ endif
 
 RECIPES := e2e/testdata
 VENVS   := e2e/.venv
-PIP     := bin/pip --disable-pip-version-check --quiet install
+PIP     := bin/pip --disable-pip-version-check --quiet --retries 1 install
 
-.PHONY: build demo test test-dendrite test-chain test-deploy release check fuzz vuln venvs dendrite bench bench-homeservers bench-short bench-postgres clean soak
+export PYTHON
+
+.PHONY: build demo test test-all test-busy test-dendrite test-chain test-deploy cover release check fuzz vuln vulndb check-chain cgo venvs dendrite \
+	bench bench-homeservers bench-short bench-postgres clean soak needs-go
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
 
-demo: $(VENVS)/$(HOMESERVER)/.installed
+demo: needs-go $(VENVS)/$(HOMESERVER)/.installed
 	go run ./e2e/demo -homeserver $(HOMESERVER)
 
-test: check venvs
-	go test -race -count=1 -timeout 30m ./...
+needs-go:
+	@command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or later from https://go.dev/dl"; exit 1; }
+
+# All that this machine has what it takes for. It ends with a table of what did not run, and the line that would make it run.
+test: needs-go check venvs
+	go run ./e2e/notrun -also "fuzzing, the packages, known vulnerabilities, benchmarks: make test-all" -race -count=1 -timeout 30m ./...
+
+# Everything, at its longer length. What is missing is a failure. As root it takes some 40 minutes.
+test-all: export E2E_REQUIRED = 1
+test-all: export TEST_LONG = 1
+test-all: needs-go check $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed dendrite check-chain cgo test-deploy fuzz bench-short
+	@set --; if $(MAKE) --no-print-directory vulndb; then $(MAKE) --no-print-directory vuln || exit 1; \
+		else set -- -also "known vulnerabilities: make vuln, where $(VULNDB) can be reached"; fi; \
+		go run ./e2e/notrun "$$@" -race -count=1 -timeout 50m ./...
+
+# On a machine that has no time: three times beside four busy loops, then once on one core.
+test-busy:
+	e2e/busy
+
+# What of the code the tests run, and which functions that keep a promise of SECURITY.md no test enters.
+cover: needs-go venvs
+	go run ./e2e/cover
 
 test-dendrite: dendrite
-	E2E_DENDRITE=1 go test -race -count=1 -timeout 15m -run TestDendrite ./e2e
+	TEST_LONG=1 go test -race -count=1 -timeout 15m -run TestDendrite ./e2e
 
 # Admission by balance, on a real Ethereum chain, which takes a minute to build the first time.
-test-chain: $(VENVS)/synapse-1.163.2/.installed
+test-chain: check-chain $(VENVS)/synapse-1.163.2/.installed
+	TEST_LONG=1 go test -race -count=1 -timeout 15m -run TestAdmission ./e2e
+
+check-chain:
 	cd e2e/chain && go vet . && go mod tidy -diff && go run $(STATICCHECK) .
-	E2E_CHAIN=1 go test -race -count=1 -timeout 15m -run TestAdmission ./e2e
 
 # Kill after kill under load, in front of a real Synapse. A run is repeated with the SOAK_SEED that it prints; only the
 # clients and the moments come from it, not what the machine makes of them.
@@ -67,10 +93,18 @@ fuzz:
 	done
 
 # Known vulnerabilities of what is linked in.
-vuln:
+vuln: vulndb
+	go run $(GOVULNCHECK) -db $(VULNDB) ./...
+
+vulndb:
 	@curl --silent --fail --location --max-time 20 --output /dev/null $(VULNDB)/index/db.json || { \
 		echo "nothing was checked: the vulnerability database $(VULNDB) cannot be reached; run this where it can, or give VULNDB= a copy of it"; exit 1; }
-	go run $(GOVULNCHECK) -db $(VULNDB) ./...
+
+# Both builds, and the verification under each.
+cgo:
+	for cgo in 0 1; do \
+		CGO_ENABLED=$$cgo go build -o /dev/null . && CGO_ENABLED=$$cgo go test -run 'TestSign|TestVerify|TestRecoverSigner|TestVectors' . || exit 1; \
+	done
 
 # The figures of docs/performance.md, written there: some minutes on a machine that does nothing else.
 bench:
@@ -88,21 +122,28 @@ bench-postgres:
 	go test -run '^$$' -bench Gateways -benchtime 5000x -timeout 30m .
 	BENCH_ROWS=10000,1000000,10000000 go test -run '^$$' -bench PostgresGrowth -benchtime 2000x -timeout 60m -v .
 
-venvs: $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed
+find-python = said=$$(e2e/python $(1) 2>&1) || { echo "$(1) needs $$said"; exit 1; }
+
+# Installs what can be installed here. For what cannot, the tests say so.
+venvs:
+	@for name in synapse-1.163.2 synapse-0.34.0; do \
+		$(MAKE) --no-print-directory $(VENVS)/$$name/.installed || echo "going on without $$name"; \
+	done
 
 $(VENVS)/synapse-1.163.2/.installed: $(RECIPES)/synapse-1.163.2/requirements.txt
+	@$(call find-python,synapse-1.163.2)
 	@echo "installing Synapse 1.163.2 (once)"
 	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
+	$$(e2e/python synapse-1.163.2) -m venv $(@D)
 	$(@D)/$(PIP) --requirement $<
 	@touch $@
 
 # Its setup.py needs an old setuptools, and the mend in build/ while it runs.
 $(VENVS)/synapse-0.34.0/.installed: $(RECIPES)/synapse-0.34.0/requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))' || { echo "Synapse 0.34.0 needs Python 3.11 or older: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(call find-python,synapse-0.34.0)
 	@echo "installing Synapse 0.34.0 (once)"
 	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
+	$$(e2e/python synapse-0.34.0) -m venv $(@D)
 	$(@D)/$(PIP) setuptools==65.5.0 wheel
 	$(@D)/$(PIP) --requirement $<
 	PYTHONPATH=$(CURDIR)/$(RECIPES)/synapse-0.34.0/build $(@D)/$(PIP) --no-build-isolation --no-deps matrix-synapse==0.34.0
@@ -112,9 +153,10 @@ dendrite: $(VENVS)/dendrite-0.15.2/.installed
 
 # Its module is apart from the product's. Python is for the tests, which count accounts with it.
 $(VENVS)/dendrite-0.15.2/.installed: e2e/dendrite/go.mod e2e/dendrite/go.sum
+	@$(call find-python,dendrite-0.15.2)
 	@echo "building Dendrite 0.15.2 (once, some minutes)"
 	rm -rf $(@D)
-	$(PYTHON) -m venv --without-pip $(@D)
+	$$(e2e/python dendrite-0.15.2) -m venv --without-pip $(@D)
 	go build -C e2e/dendrite -o $(abspath $(@D))/bin/ $(addprefix github.com/element-hq/dendrite/cmd/,dendrite generate-keys generate-config)
 	@touch $@
 

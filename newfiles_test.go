@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // All of the files or none, and the old ones where they were.
@@ -41,7 +43,7 @@ func TestWriteFilesAllOrNothing(t *testing.T) {
 // What root writes belongs to whom homeserver.yaml belongs to.
 func TestWriteFilesOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to give files away")
+		need.Skip(t, need.Missing{What: "root, to give files away", Cure: "run the tests as root"})
 	}
 	t.Chdir(t.TempDir())
 	os.WriteFile(homeserverFile, nil, 0o600)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // sharedPostgres is started once.
@@ -44,11 +45,7 @@ func (w withPostgres) Run() int {
 // needPostgres skips the test where PostgreSQL is not installed, unless that has been forbidden.
 func needPostgres(t testing.TB) {
 	t.Helper()
-	if err := e2e.PostgresInstalled(); errors.Is(err, e2e.ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	need.All(t, e2e.PostgresInstalled())
 }
 
 func postgresServer(t testing.TB) *e2e.Postgres {
@@ -82,9 +79,7 @@ func ownPostgres(t testing.TB, settings ...string) *e2e.Postgres {
 func newPooler(t testing.TB, mode string) *e2e.PgBouncer {
 	t.Helper()
 	p := postgresServer(t)
-	if err := e2e.PgBouncerInstalled(); errors.Is(err, e2e.ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
-		t.Skip(err)
-	}
+	need.All(t, e2e.PgBouncerInstalled())
 	b, err := e2e.StartPgBouncer(t.Context(), p, mode)
 	if b != nil {
 		t.Cleanup(func() {

@@ -16,6 +16,8 @@ import (
 	"github.com/asdine/storm/v3"
 	stormgob "github.com/asdine/storm/v3/codec/gob"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // The file is its owner's alone, and holds the display name but not the password.
@@ -307,7 +309,7 @@ func TestStoreLocked(t *testing.T) {
 
 func TestStoreReadOnlyDirectory(t *testing.T) {
 	if os.Geteuid() == 0 {
-		t.Skip("root writes everywhere: run as another user")
+		need.Skip(t, need.Missing{What: "a user other than root, who writes everywhere", Cure: "run the tests as another user"})
 	}
 	dir := filepath.Join(t.TempDir(), "read-only")
 	if err := os.Mkdir(dir, 0o500); err != nil {

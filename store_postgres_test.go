@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // eventually polls until the condition holds.
@@ -305,7 +307,7 @@ func accepts(t *testing.T, d *door, when string) {
 func TestPostgresAway(t *testing.T) {
 	kill, err := exec.LookPath("kill")
 	if err != nil {
-		t.Skip(err)
+		need.All(t, need.Missing{What: "kill", Cure: "apt-get install procps"})
 	}
 	p := ownPostgres(t)
 	sql(t, p, "postgres", "CREATE DATABASE away")
@@ -467,7 +469,7 @@ func TestPostgresConnectionCut(t *testing.T) {
 func TestPostgresFullDisk(t *testing.T) {
 	prlimit, err := exec.LookPath("prlimit")
 	if err != nil {
-		t.Skip(err)
+		need.All(t, need.Missing{What: "prlimit", Cure: "apt-get install util-linux"})
 	}
 	p := ownPostgres(t, "autovacuum = off")
 	sql(t, p, "postgres", "CREATE DATABASE filled")

@@ -10,14 +10,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 const rememberedTime = time.Minute // for which the gateway goes by what the chain said
 
 func TestAdmission(t *testing.T) {
-	if os.Getenv("E2E_CHAIN") != "1" {
-		t.Skip("make test-chain runs it")
-	}
+	need.OnlyLong(t)
 	d := deploy(t, Recipes[0])
 	chain := must(StartChain(t.Context(), d.Dir))(t)
 	t.Cleanup(func() {

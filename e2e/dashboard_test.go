@@ -5,7 +5,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // rateInterval is what Grafana would put for $__rate_interval, at a scrape a second.
@@ -20,11 +21,7 @@ const rateInterval = "20s"
 
 func TestDashboard(t *testing.T) {
 	recipe := Recipes[0]
-	if err := errors.Join(PrometheusInstalled(), recipe.Installed(t.Context())); errors.Is(err, ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
-		t.Skip(strings.ReplaceAll(err.Error(), "\n", "; "))
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	need.All(t, PrometheusInstalled(), recipe.Installed(t.Context()))
 	d := must(Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Ops: true, Dir: t.TempDir()}))(t)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -3,10 +3,9 @@
 package e2e
 
 import (
-	"errors"
-	"os"
-	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 const domain = "transport02.smartmesh.cn"
@@ -47,9 +46,7 @@ var scenes = []struct {
 func TestHomeservers(t *testing.T) { playAll(t, Recipes) }
 
 func TestDendrite(t *testing.T) {
-	if os.Getenv("E2E_DENDRITE") != "1" {
-		t.Skip("make test-dendrite runs it")
-	}
+	need.OnlyLong(t)
 	playAll(t, Dendrites)
 }
 
@@ -67,15 +64,10 @@ func playAll(t *testing.T, recipes []Recipe) {
 	}
 }
 
-// deploy starts a homeserver with nginx and the gateway. Where something is not installed it skips the test, unless
-// that has been forbidden.
+// deploy starts a homeserver with nginx and the gateway.
 func deploy(t *testing.T, recipe Recipe) *Deployment {
 	t.Helper()
-	if err := errors.Join(recipe.Installed(t.Context()), NginxInstalled()); errors.Is(err, ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
-		t.Skip(strings.ReplaceAll(err.Error(), "\n", "; "))
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	need.All(t, recipe.Installed(t.Context()), NginxInstalled())
 	d, err := Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Nginx: true, Ops: true, Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)

@@ -26,6 +26,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // A frontDoor is an nginx with deploy/nginx.conf, of which ports, paths and the certificate are changed and nothing else.
@@ -136,11 +138,7 @@ func (door *frontDoor) ask(ctx context.Context, method, path string, body []byte
 
 func TestFrontDoor(t *testing.T) {
 	recipe := Recipes[0]
-	if err := errors.Join(recipe.Installed(t.Context()), NginxInstalled()); errors.Is(err, ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
-		t.Skip(strings.ReplaceAll(err.Error(), "\n", "; "))
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	need.All(t, recipe.Installed(t.Context()), NginxInstalled())
 	d := must(Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Dir: t.TempDir()}))(t)
 	door := newFrontDoor(t, d)
 	t.Cleanup(func() {

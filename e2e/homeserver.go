@@ -18,6 +18,7 @@ import (
 	"text/template"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // The ways of creating an account, as --matrixurl names them.
@@ -127,17 +128,22 @@ func RecipeNamed(name string) (Recipe, error) {
 	return Recipe{}, fmt.Errorf("there is no homeserver %q: give one of %s", name, strings.Join(names, ", "))
 }
 
-// ErrMissing is in the error of what has to be installed first.
-var ErrMissing = errors.New("not installed")
-
-// Installed returns nil when the homeserver can be started, and what to install otherwise.
+// Installed returns nil when the homeserver can be started, and what to install otherwise: Python where it is what
+// keeps make from installing the homeserver.
 func (r Recipe) Installed(ctx context.Context) error {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(root, "e2e", r.bin, r.installed)); err != nil {
-		return fmt.Errorf("%s is %w: %s", r.Title, ErrMissing, r.install)
+		python := exec.CommandContext(ctx, filepath.Join(root, "e2e", "python"), r.Name)
+		if said, err := python.CombinedOutput(); err != nil {
+			if m, ok := need.Parse(strings.TrimSpace(string(said))); ok {
+				return m
+			}
+			return fmt.Errorf("e2e/python: %w\n%s", err, said)
+		}
+		return need.Missing{What: r.Title, Cure: r.install}
 	}
 	return nil
 }

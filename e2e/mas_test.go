@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // masScenes are played behind Matrix Authentication Service: those of every homeserver, and its own.
@@ -92,7 +93,7 @@ func TestRealMAS(t *testing.T) {
 	}
 	registration := os.Getenv("E2E_MAS_REGISTRATION")
 	if at.url == "" || at.clientID == "" || at.clientSecret == "" || at.homeserver == "" || at.domain == "" || registration == "" {
-		t.Skip("set E2E_MAS_URL, E2E_MAS_CLIENT_ID, E2E_MAS_CLIENT_SECRET, E2E_MAS_HOMESERVER_URL, E2E_MAS_DOMAIN and E2E_MAS_REGISTRATION (the file that the homeserver loads), and E2E_MAS_NODE_URL where nodes log in")
+		need.Skip(t, need.Missing{What: "a real Matrix Authentication Service", Cure: "set E2E_MAS_URL and the others that README.md has under Tests"})
 	}
 	file := must(os.ReadFile(registration))(t)
 	for line := range strings.Lines(string(file)) {

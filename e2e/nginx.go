@@ -4,12 +4,13 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // An nginx is one nginx, which needs no more than its own directory.
@@ -26,7 +27,7 @@ func findNginx() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("nginx is %w: apt-get install nginx-light", ErrMissing)
+	return "", need.Missing{What: "nginx", Cure: "apt-get install nginx-light"}
 }
 
 // NginxInstalled returns nil when nginx is there, and what to install otherwise.

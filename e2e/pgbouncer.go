@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // pgBouncerPort names its socket; nothing listens on a port.
@@ -30,7 +32,7 @@ func findPgBouncer() (string, error) {
 		return path, nil
 	}
 	if _, err := os.Stat(debian); err != nil {
-		return "", fmt.Errorf("PgBouncer is %w: apt-get install pgbouncer", ErrMissing)
+		return "", need.Missing{What: "PgBouncer", Cure: "apt-get install pgbouncer"}
 	}
 	return debian, nil
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // A Postgres is one PostgreSQL, which needs no more than its own directory. Its superuser is postgres, whom it trusts
@@ -42,7 +44,7 @@ func findPostgres() (string, error) {
 			return filepath.Dir(path), nil
 		}
 	}
-	return "", fmt.Errorf("PostgreSQL is %w: apt-get install postgresql", ErrMissing)
+	return "", need.Missing{What: "PostgreSQL", Cure: "apt-get install postgresql"}
 }
 
 func postgresVersion(initdb string) int {

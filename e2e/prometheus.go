@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // scrapeJob is what it calls the gateway.
@@ -26,7 +28,7 @@ type prometheus struct {
 // PrometheusInstalled returns nil when Prometheus is there, and what to install otherwise.
 func PrometheusInstalled() error {
 	if _, err := exec.LookPath("prometheus"); err != nil {
-		return fmt.Errorf("prometheus is %w: apt-get install prometheus", ErrMissing)
+		return need.Missing{What: "Prometheus", Cure: "apt-get install prometheus"}
 	}
 	return nil
 }

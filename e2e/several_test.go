@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 const gateways = 3
@@ -33,11 +35,7 @@ type cluster struct {
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	recipe := Recipes[0]
-	if err := errors.Join(recipe.Installed(t.Context()), NginxInstalled(), PostgresInstalled()); errors.Is(err, ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
-		t.Skip(strings.ReplaceAll(err.Error(), "\n", "; "))
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	need.All(t, recipe.Installed(t.Context()), NginxInstalled(), PostgresInstalled())
 	p, err := StartPostgres(t.Context())
 	t.Cleanup(func() {
 		if p != nil {

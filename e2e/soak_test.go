@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -20,11 +19,14 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/crypto"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 const (
-	soakKills   = 25 // where SOAK_KILLS does not say; make soak does 5000, and CI 500
-	soakClients = 6  // each with one request at a time
+	soakKills     = 25 // where SOAK_KILLS does not say; make soak does 5000
+	longSoakKills = 500
+	soakClients   = 6 // each with one request at a time
 
 	killPause   = 250 * time.Millisecond // the longest from a start to the kill
 	earlyKills  = 8                      // one of so many does not wait until the gateway serves
@@ -113,6 +115,9 @@ func (s *soak) load(ctx context.Context, t *testing.T, random *rand.Rand) {
 
 func TestSoak(t *testing.T) {
 	kills, seed := soakKills, rand.Uint64()
+	if need.Long() {
+		kills = longSoakKills
+	}
 	for name, set := range map[string]func(string) error{
 		"SOAK_KILLS": func(text string) (err error) { kills, err = strconv.Atoi(text); return err },
 		"SOAK_SEED":  func(text string) (err error) { seed, err = strconv.ParseUint(text, 10, 64); return err },
@@ -124,11 +129,7 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	recipe := Recipes[0]
-	if err := recipe.Installed(t.Context()); errors.Is(err, ErrMissing) && os.Getenv("E2E_REQUIRED") != "1" {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	need.All(t, recipe.Installed(t.Context()))
 	s := &soak{Deployment: startSoak(t, recipe)}
 	t.Logf("SOAK_SEED=%d SOAK_KILLS=%d", seed, kills)
 
