@@ -37,7 +37,11 @@ func Build(ctx context.Context, dir string) (*Program, error) {
 		return nil, err
 	}
 	p := &Program{path: filepath.Join(dir, programName)}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", p.path, ".")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", p.path)
+	if os.Getenv("GOCOVERDIR") != "" { // make cover, which counts what the program runs too
+		cmd.Args = append(cmd.Args, "-cover", "-covermode=atomic", "-coverpkg=./...")
+	}
+	cmd.Args = append(cmd.Args, ".")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("go build: %w\n%s", err, out)
