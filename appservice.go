@@ -87,14 +87,16 @@ func (a *appServiceAPI) answered(kind string, handle func(asked) (any, error), n
 	return func(w rest.ResponseWriter, r *rest.Request) {
 		answer, err := a.answer(handle, needToken, r)
 		if err != nil {
-			a.metrics.asked(kind, toMatrixError(err).status)
+			told := toMatrixError(err)
+			a.metrics.asked(kind, told.status)
 			client, _ := a.proxies.client(r.Request)
-			log.Debug("Refused the homeserver", "path", r.URL.Path, "client", client, "reason", err)
-			toMatrixError(err).write(w)
+			log.Debug("Refused the homeserver", "kind", kind, "status", told.status, "errcode", told.Errcode,
+				"path", quoted(r.URL.Path), "client", client, "reason", err)
+			told.write(w)
 			return
 		}
 		a.metrics.asked(kind, http.StatusOK)
-		log.Trace("Answered the homeserver", "method", r.Method, "path", r.URL.Path)
+		log.Trace("Answered the homeserver", "kind", kind, "method", r.Method, "path", quoted(r.URL.Path))
 		w.WriteJson(answer)
 	}
 }

@@ -45,6 +45,7 @@ type limiter struct {
 	burst    int
 	reason   string
 	start    time.Time
+	clock    func() time.Time // time.Now, but for tests
 
 	mu   sync.Mutex
 	full lru.BasicLRU[limitKey, time.Duration] // after start
@@ -56,7 +57,7 @@ func newLimiter(perSecond float64, burst, keys int, reason string) *limiter {
 		return nil
 	}
 	return &limiter{
-		interval: time.Duration(float64(time.Second) / perSecond), burst: burst, reason: reason, start: time.Now(),
+		interval: time.Duration(float64(time.Second) / perSecond), burst: burst, reason: reason, start: time.Now(), clock: time.Now,
 		full: lru.NewBasicLRU[limitKey, time.Duration](keys),
 	}
 }
@@ -69,7 +70,7 @@ func (l *limiter) take(key limitKey) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Since(l.start)
+	now := l.clock().Sub(l.start)
 	full, _ := l.full.Get(key)
 	full = max(full, now) + l.interval
 	if wait := full - now - time.Duration(l.burst)*l.interval; wait > 0 {

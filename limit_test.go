@@ -468,25 +468,3 @@ func TestLookUpsAreBounded(t *testing.T) {
 		}
 	})
 }
-
-// Whoever asks as fast as he can does not fill the disk with what the log says of it; those who prove an address still
-// leave their lines, and how many were left out is told.
-func TestRefusalsLogged(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
-	count := func() int { return strings.Count(d.log.String(), "Refused registration") }
-	for range 5 * refusalsLogged {
-		d.postAs("203.0.113.9", "x")
-	}
-	if got := count(); got < refusalsLogged || got > 2*refusalsLogged { // as long as this took
-		t.Errorf("%d refusals left %d lines, want about %d", 5*refusalsLogged, got, refusalsLogged)
-	}
-	before := count()
-	proof, _ := newProof(t)
-	d.send(proof)
-	if got := d.send(proof); got.status != 409 {
-		t.Fatalf("got %d %s", got.status, got.body)
-	}
-	if got := count(); got < before+1 || !strings.Contains(d.log.String(), `"unlogged":`) {
-		t.Errorf("a proven address left no line, or none that tells of the others: %s", d.log.String()[max(0, d.log.Len()-600):])
-	}
-}

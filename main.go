@@ -232,6 +232,13 @@ func tellReady(listener, opsListener net.Listener) {
 	daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+serving)
 }
 
+// lineRulesOfLog leave each registration its line: its record takes more of the disk than that. Refusals are told apart by
+// what was answered, and what homeservers ask by what it is about.
+var lineRulesOfLog = lineRules{
+	unlimited: []string{lineRegistered, lineSettled},
+	apart:     []string{"status", "errcode", "kind"},
+}
+
 // newLogger makes the daemon's log.
 func newLogger(w io.Writer, c config) log.Logger {
 	level := log.FromLegacyLevel(c.verbosity)
@@ -244,7 +251,7 @@ func newLogger(w io.Writer, c config) log.Logger {
 	default:
 		handler = log.NewTerminalHandlerWithLevel(w, level, isTerminal(w))
 	}
-	return log.NewLogger(handler)
+	return log.NewLogger(limitLines(handler, lineRulesOfLog))
 }
 
 // isTerminal tells whether colours would be seen.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -89,7 +88,7 @@ func serveOps(listener net.Listener, handler http.Handler) *http.Server {
 		WriteTimeout:      opsAnswerTime, // a stream puts it off as long as somebody reads
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Root().Handler(), slog.LevelWarn),
+		ErrorLog:          newErrorLog(),
 	}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -15,6 +15,8 @@ const (
 	settlePeriod = 30 * time.Second
 	settleAfter  = time.Minute // no attempt that began before runs any more
 	settleAtMost = 100         // records a round, so that one round cannot outlast the next by much
+
+	lineSettled = "Settled a pending registration"
 )
 
 // settleAll settles pending records at once and then every so often, until shutdown begins.
@@ -70,6 +72,6 @@ func (r *registrar) settle(ctx context.Context, held claim, pending record) (err
 	default:
 		return err
 	}
-	log.Info("Settled a pending registration", "outcome", settled, "user_id", pending.UserID)
+	log.Info(lineSettled, "outcome", settled, "user_id", pending.UserID)
 	return nil
 }

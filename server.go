@@ -9,14 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"mime"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ant0ine/go-json-rest/rest"
@@ -35,9 +33,7 @@ const (
 
 	transactionTime = time.Minute // for a whole transaction's body to arrive
 
-	// refusalsLogged is how many refusals leave a line at once, of those with a proof and of those without one each; then it is
-	// one a second. Whoever asks as fast as he can would have 9 MB written a second otherwise.
-	refusalsLogged = 100
+	lineRegistered = "Registered node"
 )
 
 // A server answers nodes, and the homeserver.
@@ -51,8 +47,6 @@ type server struct {
 	proxies        proxies
 	perClient      *limiter
 	unnamed        sync.Once // whether the log says that a proxy does not name its clients
-	lines          *limiter  // of refusals in the log
-	unlogged       atomic.Int64
 	maxConnections int
 }
 
@@ -69,7 +63,6 @@ func newServer(c config, s store) *server {
 		admission:      c.admission,
 		proxies:        c.trustedProxies,
 		perClient:      newLimiter(c.rate, c.burst, clientsKept, "too many requests from this address"),
-		lines:          newLimiter(1, refusalsLogged, 2, ""),
 		maxConnections: c.maxConnections,
 	}
 }
@@ -172,8 +165,8 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	return sent.verify(s.serverName)
 }
 
-// audit writes the one line that each registration leaves, and each refusal unless there are very many. A user ID is
-// named only once its proof holds: what an unproven localpart holds may be anything, a password too.
+// audit writes the one line of a registration or a refusal. A user ID is named only once its proof holds: what an
+// unproven localpart holds may be anything, a password too.
 func (s *server) audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
 	told := (*matrixError)(nil)
 	fields := make([]any, 0, 14)
@@ -188,26 +181,22 @@ func (s *server) audit(client netip.Addr, n node, did outcome, err error, took t
 	}
 	fields = append(fields, "client", client, "took", took.Round(time.Microsecond))
 	if err == nil {
-		log.Info("Registered node", fields...)
+		log.Info(lineRegistered, fields...)
 		return
 	}
 	fields = append(fields, "reason", err)
-	if told.status >= 500 || errors.Is(err, errForeign) {
+	switch { // each place has a bucket of its own, so that no flood of one kind hides another
+	case errors.Is(err, errStore):
 		log.Warn("Refused registration", fields...)
-		return
+	case told.status >= 500:
+		log.Warn("Refused registration", fields...)
+	case errors.Is(err, errForeign):
+		log.Warn("Refused registration", fields...)
+	case n.UserID != "":
+		log.Info("Refused registration", fields...)
+	default: // without a proof
+		log.Info("Refused registration", fields...)
 	}
-	kind := limitKey{}
-	if n.UserID != "" {
-		kind[0] = 1
-	}
-	if s.lines.take(kind) != nil {
-		s.unlogged.Add(1)
-		return
-	}
-	if unlogged := s.unlogged.Swap(0); unlogged > 0 {
-		fields = append(fields, "unlogged", unlogged) // before this one
-	}
-	log.Info("Refused registration", fields...)
 }
 
 // serve answers on the listener until the context ends, then lets requests in flight finish. Each time limit
@@ -224,7 +213,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		ConnState:                    held.answered,
 		ConnContext:                  inContext,
 		DisableGeneralOptionsHandler: true, // it would answer without a body
-		ErrorLog:                     slog.NewLogLogger(log.Root().Handler(), slog.LevelWarn),
+		ErrorLog:                     newErrorLog(),
 	}
 	var settling sync.WaitGroup // which uses the store that the caller closes
 	settling.Go(s.registrar.settleAll)

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/log"
+)
+
+// A limitedLog is a daemon's log with a clock that the test sets, and with room for one line of each kind at once.
+type limitedLog struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	clock atomic.Int64 // in nanoseconds
+}
+
+func newLimitedLog(t *testing.T, verbosity int, format string) *limitedLog {
+	l := &limitedLog{}
+	logger := newLogger(l, config{verbosity: verbosity, logFormat: format})
+	buckets := logger.Handler().(*limitedHandler).lines.buckets
+	buckets.burst = 1
+	buckets.clock = func() time.Time { return buckets.start.Add(time.Duration(l.clock.Load())) }
+	before := log.Root()
+	log.SetDefault(logger)
+	t.Cleanup(func() { log.SetDefault(before) })
+	return l
+}
+
+func (l *limitedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// since returns what was logged since it was last called.
+func (l *limitedLog) since() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
+}
+
+// A badStore fails or panics on demand.
+type badStore struct {
+	servedStore
+	bad string // "": it is a good one
+}
+
+func (s *badStore) Load(ctx context.Context, a address) (record, error) {
+	switch s.bad {
+	case "":
+		return s.servedStore.Load(ctx, a)
+	case "panics":
+		panic(s.bad)
+	}
+	return record{}, errors.New(s.bad)
+}
+
+func (s *badStore) List(context.Context, state, string) ([]record, string, error) {
+	return nil, "", errors.New("no list")
+}
+func (s *badStore) counts() (storeCounts, error) { return nil, errors.New("no counts") }
+func (s *badStore) size() (int64, error)         { return 0, errors.New("no size") }
+
+// A caused is a line that somebody else can cause.
+type caused struct {
+	name  string
+	lines []string // what is in the line, as JSON
+	by    func()
+}
+
+const longText = 3000 // characters that a client sends where some are read
+
+// causes are what clients, the homeserver and the operator can do to have a line written.
+func (d *door) causes(t *testing.T) []caused {
+	bad := &badStore{servedStore: d.store}
+	d.server.registrar.store, d.server.appService.store = bad, bad
+	long := strings.Repeat("x", longText)
+	known, _ := newProof(t)
+	if got := d.send(known); got.status != 200 {
+		t.Fatalf("got %d %s", got.status, got.body)
+	}
+	unsigned := known
+	other, _ := newProof(t)
+	unsigned.Password = other.Password
+	failing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, fmt.Sprintf(`{"errcode":"M_UNKNOWN","error":"%s"}`, strings.Repeat("word ", longText)), 500)
+	})
+	asks := func(method, path, token string) func() {
+		return func() {
+			r := httptest.NewRequest(method, path, nil)
+			if token != "" {
+				r.Header.Set("Authorization", "Bearer "+token)
+			}
+			d.do(r)
+		}
+	}
+	withStore := func(how string, do func()) func() {
+		return func() {
+			bad.bad = how
+			do()
+			bad.bad = ""
+		}
+	}
+	newcomer := func() {
+		proof, _ := newProof(t)
+		d.send(proof)
+	}
+
+	c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath, dataPath: t.TempDir()}
+	c.metrics = newMetrics(c)
+	c.metrics.watch(bad)
+	o := &ops{config: c, store: bad, health: newHealth(t.Context(), c, bad)}
+	operator := func(h http.Handler, path string) func() {
+		return func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil)) }
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	panicking := serveOps(listener, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(long) }))
+	t.Cleanup(func() { panicking.Close() })
+
+	const refused, asked = `"msg":"Refused registration"`, `"msg":"Refused the homeserver"`
+	network := appServicePath + "/_matrix/app/v1/thirdparty/protocol/"
+	return []caused{
+		{"no JSON", []string{refused, `"status":400`, "M_NOT_JSON"}, func() { d.post(long) }},
+		{"other JSON", []string{refused, "M_BAD_JSON"}, func() { d.post(`{"localpart":1}`) }},
+		{"too much", []string{refused, "M_TOO_LARGE"}, func() { d.post(strings.Repeat("x", bodyLimit+1)) }},
+		{"other media", []string{refused, `"status":415`}, func() { d.postMedia("text/"+long, nil) }},
+		{"no address", []string{refused, "M_INVALID_USERNAME"}, func() { d.send(registration{Localpart: long, DisplayName: "x", Password: "x"}) }},
+		{"no proof", []string{refused, "M_INVALID_SIGNATURE"}, func() { d.send(unsigned) }},
+		{"registered already", []string{refused, `"lvl":"info"`, "M_USER_IN_USE"}, func() { d.send(known) }},
+		{"homeserver fails", []string{refused, `"status":502`}, func() {
+			d.homeserver.fail(callNonce, failing)
+			newcomer()
+			d.homeserver.fail(callNonce, nil)
+		}},
+		{"store fails", []string{refused, `"status":503`}, withStore(strings.Repeat("no store ", longText), newcomer)},
+		{"request panics", []string{`"msg":"A request panicked"`}, withStore("panics", newcomer)},
+		{"no token", []string{asked, "M_MISSING_TOKEN", `"kind":"user"`}, asks("GET", appServicePath+"/users/"+long, "")},
+		{"wrong token", []string{asked, "M_FORBIDDEN", `"kind":"user"`}, asks("GET", appServicePath+"/users/"+long+"?access_token="+long, long)},
+		{"unknown protocol", []string{asked, "M_NOT_FOUND", `"kind":"protocol"`}, asks("GET", network+long, "")},
+		{"unknown user", []string{asked, "M_NOT_FOUND", `"kind":"user"`}, asks("GET", appServicePath+"/users/"+long, testHSToken)},
+		{"protocol", []string{`"msg":"Answered the homeserver"`, `"kind":"protocol"`}, asks("GET", network+protocolID(testServerName), "")},
+		{"transaction", []string{`"msg":"Answered the homeserver"`, `"kind":"transaction"`}, asks("PUT", appServicePath+"/transactions/"+long, testHSToken)},
+		{"list fails", []string{`"msg":"The operator could not be answered"`}, operator(o.socketHandler(), usersPath+"?x="+long)},
+		{"scrape fails", []string{`"msg":"A scrape of the metrics is incomplete"`}, operator(o.healthHandler(), "/metrics")},
+		{"net/http complains", []string{`"msg":"The HTTP server met an error"`}, func() {
+			newErrorLog().Printf("http: Accept error: %s; retrying in 5ms", long)
+		}},
+		{"operator's handler panics", []string{`"msg":"A handler panicked"`}, func() {
+			if res, err := http.Get("http://" + listener.Addr().String()); err == nil {
+				res.Body.Close()
+				t.Error("it did not panic")
+			}
+		}},
+	}
+}
+
+// Whatever anybody sends to whatever is served, at every verbosity, the log grows by few bytes a second, and quotes
+// little of it.
+func TestFloodedLog(t *testing.T) {
+	const (
+		repeats   = 2
+		perSecond = 2 << 10 // bytes
+	)
+	long := strings.Repeat("x", longText)
+	for verbosity := range 6 {
+		formats := []string{""}
+		if verbosity == 5 {
+			formats = append(formats, "logfmt", "json")
+		}
+		for _, format := range formats {
+			t.Run(fmt.Sprintf("verbosity %d %s", verbosity, format), func(t *testing.T) {
+				d := newDoor(t, sharedSecretPath)
+				d.store = opened(t, t.TempDir())
+				address := d.serveLimited(limits{maxConnections: 100})
+				causes := d.causes(t)
+				tokens := []string{"", "Bearer " + long, "Bearer " + testHSToken}
+				flood := func() {
+					for range repeats {
+						for _, c := range causes {
+							c.by()
+						}
+						for _, route := range d.server.appService.routes() {
+							for _, token := range tokens {
+								r := httptest.NewRequest(route.HttpMethod, strings.ReplaceAll(route.PathExp, "*id", long+"%00%0a")+"?a="+long, strings.NewReader(long))
+								r.Header.Set("Authorization", token)
+								d.handler.ServeHTTP(httptest.NewRecorder(), r)
+							}
+						}
+						for _, sent := range []string{
+							"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + long, "\x00\xff" + long + "\r\n\r\n", long + " / HTTP/1.1\r\n\r\n", "GET /" + long + " HTTP/9\r\n\r\n",
+							"GET / HTTP/1.1\r\nHost: " + long + "\x01\r\n\r\n", "GET /;" + long + "?;" + long + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + long,
+							hostileHead + strings.Repeat("X: "+long+"\r\n", 4) + "\r\n", hostileHead + "Content-Length: 9\r\n\r\nx",
+						} {
+							conn, err := net.Dial("tcp", address)
+							if err != nil {
+								t.Fatal(err)
+							}
+							io.WriteString(conn, sent)
+							conn.(*net.TCPConn).CloseWrite()
+							io.Copy(io.Discard, conn)
+							conn.Close()
+						}
+					}
+				}
+				lines := newLimitedLog(t, verbosity, format)
+				flood()
+				first := lines.since()
+				flood()
+				if more := lines.since(); more != "" {
+					t.Errorf("a second flood in the same moment is logged: %.1000s", more)
+				}
+				lines.clock.Add(int64(lineInterval))
+				flood()
+				later := lines.since()
+				if most := perSecond * int(lineInterval/time.Second); len(later) > most {
+					t.Errorf("in %v %d bytes are logged, want at most %d", lineInterval, len(later), most)
+				}
+				t.Logf("%d bytes at first, then %d a second", len(first), len(later)*int(time.Second)/int(lineInterval))
+				if strings.Contains(first, strings.Repeat("x", quoteLimit+1)) {
+					t.Error("the log quotes more than a client's first characters")
+				}
+				if verbosity >= 3 && !strings.Contains(later, unloggedKey) {
+					t.Errorf("no line says how many were left out: %s", later)
+				}
+			})
+		}
+	}
+}
+
+// No flood of lines of one kind hides a line of another, least of all a success or the warning of a foreign account.
+func TestFloodHidesNothingElse(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	causes := append(d.causes(t),
+		caused{"success", []string{`"msg":"Registered node"`}, func() {
+			proof, _ := newProof(t)
+			d.send(proof)
+		}},
+		caused{"foreign account", []string{`"msg":"Refused registration"`, `"lvl":"warn"`, "did not make"}, func() {
+			proof, n := newProof(t)
+			d.homeserver.mu.Lock()
+			d.homeserver.users[n.UserID] = "somebody"
+			d.homeserver.mu.Unlock()
+			d.send(proof)
+		}})
+	for _, flood := range causes {
+		t.Run(flood.name, func(t *testing.T) {
+			lines := newLimitedLog(t, 5, "json")
+			for range 3 {
+				flood.by()
+			}
+			said := lines.since()
+			if got := countLines(said, flood.lines); got != 1 && flood.name != "success" {
+				t.Errorf("three left %d lines, want 1: %.3000s", got, said)
+			} else if flood.name == "success" && got != 3 {
+				t.Errorf("three successes left %d lines", got)
+			}
+			for _, other := range causes {
+				if other.name == flood.name {
+					continue
+				}
+				other.by()
+				if said := lines.since(); countLines(said, other.lines) != 1 {
+					t.Errorf("%s left no line: %.1000s", other.name, said)
+				}
+			}
+		})
+	}
+}
+
+// countLines counts the lines that have all of it.
+func countLines(text string, all []string) (count int) {
+lines:
+	for line := range strings.Lines(text) {
+		for _, part := range all {
+			if !strings.Contains(line, part) {
+				continue lines
+			}
+		}
+		count++
+	}
+	return count
+}
+
+//go:noinline
+func writeLine(status int) { // from one place: wherever it were inlined there would be another
+	log.Info("Something", "status", status, "text", strings.Repeat("ä", valueLimit))
+}
+
+// What is left out is counted and told; a burst comes back with time; a kind more than there is room for is limited
+// with the others of that sort.
+func TestLineLimit(t *testing.T) {
+	lines := newLimitedLog(t, 3, "json")
+	write := writeLine
+	unlogged := func() any {
+		line := map[string]any{}
+		json.Unmarshal([]byte(lines.since()), &line)
+		return line[unloggedKey]
+	}
+	for range 5 {
+		write(1)
+	}
+	if got := lines.since(); strings.Count(got, "\n") != 1 || len(got) > valueLimit+200 || !strings.Contains(got, "ä…") {
+		t.Errorf("five left %d bytes in %d lines", len(got), strings.Count(got, "\n"))
+	}
+	lines.clock.Add(int64(lineInterval))
+	if write(1); unlogged() != 4.0 {
+		t.Error("the next line does not tell of the four that were left out")
+	}
+	for status := range 2 * kindsKept {
+		write(status)
+	}
+	if got := strings.Count(lines.since(), "\n"); got > kindsKept {
+		t.Errorf("%d kinds left a line, want at most %d", got, kindsKept)
+	}
+}
