@@ -7,11 +7,14 @@ import (
 	"bytes"
 	"container/list"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -23,6 +26,16 @@ const (
 	unfinishedOne   = 32 << 10 // of one request: 240 lines, or all that header and body may have in 100
 	unfinishedAll   = 6 << 20  // of all together
 	unfinishedShare = 3 << 10  // what each of 2,000 has of it: no node's request needs more
+)
+
+// How long a peer may leave a write untaken: takeTime ends its connection, and from promptTime on it may be closed to
+// make room. An answer is one write of some hundred bytes, which the kernel takes at once unless earlier ones fill its
+// buffer.
+const (
+	promptTime = 50 * time.Millisecond
+	takeTime   = 2 * time.Second
+
+	sendBuffer = 4 << 10 // bytes of untaken answers that the kernel keeps for a connection; by default it keeps up to 4 MiB
 )
 
 // filesBeside is how many files may be open beside the connections of nodes and those to the homeserver: the store, the
@@ -53,17 +66,18 @@ func (l *limits) fitFiles() {
 	l.maxConnections = fit
 }
 
-// connections is a listener whose connections are counted. At the limit the one that has been longest without a
-// complete request is closed; one whose request has been read whole is being answered, and stays. When all are, the
-// new one is closed.
+// connections is a listener whose connections are counted. At the limit the one is closed that has been longest without
+// a complete request, or without taking its answer. One whose request has been read whole and whose answer is not
+// written yet stays. When all are such, the new one is closed.
 type connections struct {
 	net.Listener
-	most    int // 0: no limit
-	metrics *metrics
+	most       int       // 0: no limit
+	holding    func(int) // told how many are held; may be nil
+	crowdedOut func()    // told of each that is closed for want of room; may be nil
 
 	mu         sync.Mutex
 	held       int
-	unfinished list.List // of *heldConn, the longest without a complete request first
+	unfinished list.List // of *heldConn, the longest without a complete request or with an answer untaken first
 	cost       int       // of what those have sent
 	heavy      list.List // of those, the ones that have sent more than their share; the longest so first
 }
@@ -72,7 +86,7 @@ type connections struct {
 type heldConn struct {
 	net.Conn
 	of    *connections
-	place *list.Element // in unfinished; nil while a request is answered
+	place *list.Element // in unfinished; nil while a request is answered and the answer taken
 	gone  bool
 
 	inBody bool // the header has been read whole
@@ -97,10 +111,13 @@ func (l *connections) Accept() (net.Conn, error) {
 
 // hold takes the connection in, and nil is that there is no room.
 func (l *connections) hold(conn net.Conn) *heldConn {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetWriteBuffer(sendBuffer)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.most > 0 && l.held >= l.most {
-		l.metrics.crowdedOut()
+		l.countCrowded()
 		longest := l.unfinished.Front()
 		if longest == nil {
 			return nil
@@ -110,8 +127,20 @@ func (l *connections) hold(conn net.Conn) *heldConn {
 	c := &heldConn{Conn: conn, of: l}
 	c.place = l.unfinished.PushBack(c)
 	l.held++
-	l.metrics.holding(l.held)
+	l.countHeld()
 	return c
+}
+
+func (l *connections) countHeld() {
+	if l.holding != nil {
+		l.holding(l.held)
+	}
+}
+
+func (l *connections) countCrowded() {
+	if l.crowdedOut != nil {
+		l.crowdedOut()
+	}
 }
 
 // evict closes the connection; whoever serves it finds out.
@@ -143,14 +172,14 @@ func (l *connections) charge(c *heldConn, cost int) {
 	c.cost += cost
 	l.cost += cost
 	if c.cost > unfinishedOne {
-		l.metrics.crowdedOut()
+		l.countCrowded()
 		l.evict(c)
 	}
 	if c.place != nil && c.heavy == nil && c.cost > unfinishedShare {
 		c.heavy = l.heavy.PushBack(c)
 	}
 	for l.cost > unfinishedAll && l.heavy.Len() > 0 {
-		l.metrics.crowdedOut()
+		l.countCrowded()
 		l.evict(l.heavy.Front().Value.(*heldConn))
 	}
 }
@@ -163,7 +192,7 @@ func (l *connections) leave(c *heldConn) {
 	c.gone = true
 	l.finished(c)
 	l.held--
-	l.metrics.holding(l.held)
+	l.countHeld()
 }
 
 // Close is the end of the connection.
@@ -196,6 +225,35 @@ func (c *heldConn) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed // so that it is not taken apart
 	}
 	return n, err
+}
+
+// Write gives the peer its time to take what is written. While it does not the connection makes room as an unfinished
+// one does: nobody else is kept out by answers that nobody reads.
+func (c *heldConn) Write(p []byte) (int, error) {
+	c.Conn.SetWriteDeadline(time.Now().Add(promptTime))
+	n, err := c.Conn.Write(p)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	defer c.of.untaken(c)()
+	c.Conn.SetWriteDeadline(time.Now().Add(takeTime))
+	more, err := c.Conn.Write(p[n:])
+	return n + more, err
+}
+
+// untaken is that the connection's peer does not take an answer, until the function that it returns is called.
+func (l *connections) untaken(c *heldConn) (taken func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.gone || c.place != nil { // its request is unfinished, too
+		return func() {}
+	}
+	c.place = l.unfinished.PushBack(c)
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.finished(c)
+	}
 }
 
 func costOf(header []byte) int { return len(header) + lineCost*bytes.Count(header, []byte{'\n'}) }

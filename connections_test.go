@@ -132,6 +132,69 @@ func TestLongestUnfinishedMakesRoom(t *testing.T) {
 	}
 }
 
+// One whose peer does not take its answer makes room as an unfinished one does, and one that is being answered does not.
+// When nobody needs the room its time is up by itself.
+func TestUntakenMakesRoom(t *testing.T) {
+	l := &connections{most: 2}
+	connect := func() (*heldConn, net.Conn) {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		c := l.hold(ours)
+		if c == nil {
+			return nil, nil
+		}
+		r := httptest.NewRequest("GET", "/", http.NoBody)
+		watchBody(r.WithContext(inContext(t.Context(), c)), r.Body, true)
+		return c, theirs
+	}
+	untaken := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.unfinished.Len()
+	}
+	write := func(c *heldConn) <-chan error {
+		written := make(chan error, 1)
+		go func() {
+			_, err := c.Write([]byte("an answer"))
+			written <- err
+		}()
+		return written
+	}
+	answered, reading := connect()
+	blocked, _ := connect()
+	ended := write(blocked)
+	for untaken() == 0 { // it is not at once
+		select {
+		case err := <-ended:
+			t.Fatalf("it ended before it could make room: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	third, _ := connect()
+	if third == nil || answered.gone || !blocked.gone {
+		t.Fatalf("there is room: %v; gone are the answered one: %v, the untaken one: %v", third != nil, answered.gone, blocked.gone)
+	}
+	if err := <-ended; err == nil {
+		t.Error("what nobody took counts as written")
+	}
+	if fourth, _ := connect(); fourth != nil {
+		t.Error("there was room, with two that are being answered")
+	}
+
+	if err := <-write(third); !errors.Is(err, os.ErrDeadlineExceeded) || untaken() != 0 {
+		t.Errorf("untaken, with nobody waiting for room: got %v, and %d in the list", err, untaken())
+	}
+	written := write(answered)
+	for untaken() == 0 { // it takes its time
+		time.Sleep(time.Millisecond)
+	}
+	got := make([]byte, 100)
+	n, err := reading.Read(got)
+	if werr := <-written; string(got[:n]) != "an answer" || err != nil || werr != nil || untaken() != 0 {
+		t.Errorf("taken late: got %q, %v, %v, and %d in the list", got[:n], err, werr, untaken())
+	}
+}
+
 // A connection whose request is being answered is not closed for another; when all are, the new one is.
 func TestAnsweredKeepsItsPlace(t *testing.T) {
 	d := newDoor(t, sharedSecretPath)

@@ -35,6 +35,8 @@ type victim struct {
 	address    string
 	ops        string
 	pid        int
+	log        string // the file
+	started    time.Time
 	homeserver *standIn
 	peak       atomic.Int64 // of its anonymous memory, in bytes
 	served     atomic.Int64 // healthy clients
@@ -56,7 +58,7 @@ func startVictim(t *testing.T) *victim {
 	v := &victim{T: t, homeserver: newStandIn(t), address: "127.0.0.1:" + freePort(t), ops: "127.0.0.1:" + freePort(t)}
 	_, port, _ := net.SplitHostPort(v.address)
 	cmd := exec.Command(program, "--matrixdomain", testServerName, "--matrixurl", v.homeserver.URL+sharedSecretPath, "--hstoken", testHSToken,
-		"--sharesecret-file", "secret", "--port", port, "--ops-listen", v.ops, "--verbosity", "2")
+		"--sharesecret-file", "secret", "--port", port, "--ops-listen", v.ops, "--verbosity", "5", "--log-format", "json")
 	cmd.Dir = dir
 	stderr, err := os.Create(dir + "/stderr")
 	if err != nil {
@@ -66,7 +68,7 @@ func startVictim(t *testing.T) *victim {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	v.pid = cmd.Process.Pid
+	v.pid, v.log, v.started = cmd.Process.Pid, stderr.Name(), time.Now()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -175,6 +177,25 @@ func (v *victim) dial() *net.TCPConn {
 	}
 	v.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(endTime))
+	return conn.(*net.TCPConn)
+}
+
+// dialNarrow connects with a receive buffer that few answers fill.
+func (v *victim) dialNarrow() *net.TCPConn {
+	v.Helper()
+	narrow := func(_, _ string, raw syscall.RawConn) (err error) { // before a window is offered, which cannot be taken back
+		controlErr := raw.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1<<10)
+		})
+		return errors.Join(controlErr, err)
+	}
+	conn, err := (&net.Dialer{Timeout: endTime, Control: narrow}).Dial("tcp", v.address)
+	if err != nil {
+		v.Fatal(err)
+	}
+	v.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(endTime))
+	conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
 	return conn.(*net.TCPConn)
 }
 
@@ -314,6 +335,23 @@ func TestHostileClients(t *testing.T) {
 			many(50, func(int) { v.says(hostileHead+"X: "+strings.Repeat("x", 1<<20)+"\r\n\r\n", 431) })
 		}},
 		{"pipelining", (*victim).pipelines},
+		{"not reading", func(v *victim) { v.pipelinesUnread(2000, 0) }},
+		{"reading a byte a second", func(v *victim) { v.pipelinesUnread(300, time.Second) }},
+		{"half-closing", func(v *victim) {
+			v.halfCloses(hostilePost(good()), 200)
+			many(300, func(int) { v.halfCloses(hostilePost("x"), 400) })
+			many(300, func(i int) { v.halfCloses(hostilePost("xyz")[:i%len(hostilePost("xyz"))], 0) })
+		}},
+		{"resetting in the middle", func(v *victim) {
+			request := hostilePost("x") + notFoundRequest + hostilePost(strings.Repeat("x", bodyLimit))
+			many(2000, func(i int) {
+				conn := v.dial()
+				io.WriteString(conn, request[:i*len(request)/2000])
+				conn.SetLinger(0)
+				conn.Close()
+			})
+			v.forgets()
+		}},
 		{"HTTP/1.0", func(v *victim) {
 			v.says(strings.Replace(hostilePost(good()), "HTTP/1.1\r\nHost: x", "HTTP/1.0", 1), 200)
 		}},
@@ -354,6 +392,100 @@ func TestHostileClients(t *testing.T) {
 			}
 		})
 	}
+	v.T = t
+	v.logsLittle()
+}
+
+// logsLittle wants the log to hold of each kind of line no more than there may be since the start. The longer this takes,
+// the more there may be.
+func (v *victim) logsLittle() {
+	text, err := os.ReadFile(v.log)
+	if err != nil {
+		v.Fatal(err)
+	}
+	most := linesAtOnce + 1 + int(time.Since(v.started)/lineInterval)
+	lines := map[string]int{}
+	for text := range bytes.Lines(text) {
+		var line struct {
+			Msg, Errcode, Kind string
+			Status             int
+		}
+		if err := json.Unmarshal(text, &line); err != nil {
+			v.Fatalf("%.300s: %v", text, err)
+		}
+		if line.Msg != lineRegistered {
+			lines[fmt.Sprint(line)]++
+		}
+		if len(text) > 1000 {
+			v.Errorf("a line of %d bytes: %.300s", len(text), text)
+		}
+	}
+	for line, count := range lines {
+		if count > most {
+			v.Errorf("%d lines of %s, want at most %d", count, line, most)
+		}
+	}
+	v.Logf("%d bytes in the log after %v, of lines that are no successes: %v", len(text), time.Since(v.started).Round(time.Second), lines)
+}
+
+// forgets wants the service to hold no more connections than healthy clients and those who ask for this have.
+func (v *victim) forgets() {
+	v.Helper()
+	for deadline := time.Now().Add(endTime); v.metric("connections") > 20; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			v.Errorf("the service still holds %d connections", v.metric("connections"))
+			return
+		}
+	}
+}
+
+// pipelinesUnread has so many connections ask without end and take of the answers a byte at each interval, or none for 0,
+// and wants the service to end them all. That is asked of the service: a reset need not get through to who does not read.
+func (v *victim) pipelinesUnread(count int, interval time.Duration) {
+	v.Helper()
+	requests := strings.Repeat("GET "+appServicePath+"/users/x HTTP/1.1\r\nHost: x\r\n\r\n", 20)
+	conns := make([]*net.TCPConn, count)
+	for i := range conns {
+		conns[i] = v.dialNarrow()
+	}
+	var all sync.WaitGroup
+	for _, conn := range conns {
+		all.Go(func() {
+			for err := error(nil); err == nil; {
+				_, err = io.WriteString(conn, requests)
+			}
+		})
+		if interval > 0 {
+			all.Go(func() {
+				for err := error(nil); err == nil; time.Sleep(interval) {
+					_, err = conn.Read(make([]byte, 1))
+				}
+			})
+		}
+	}
+	v.forgets()
+	for _, conn := range conns {
+		conn.Close()
+	}
+	all.Wait()
+}
+
+// halfCloses sends all that it will ever send, and wants an answer of the status, or for 0 any or none, and the end.
+func (v *victim) halfCloses(sent string, want int) {
+	v.Helper()
+	conn := v.dial()
+	io.WriteString(conn, sent)
+	conn.CloseWrite()
+	answers := bufio.NewReader(conn)
+	if want != 0 {
+		res, err := http.ReadResponse(answers, nil)
+		if err != nil || res.StatusCode != want {
+			v.Errorf("got %v, %v, want %d", res, err, want)
+			return
+		}
+		io.Copy(io.Discard, res.Body)
+	}
+	v.ends(conn)
 }
 
 // idle opens 10,000 connections that have had an answer each, and keeps them. The service keeps 2,000.

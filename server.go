@@ -200,14 +200,14 @@ func (s *server) audit(client netip.Addr, n node, did outcome, err error, took t
 }
 
 // serve answers on the listener until the context ends, then lets requests in flight finish. Each time limit
-// is there so that no client can hold a connection for nothing.
+// is there so that no client can hold a connection for nothing. What is written has its limit from the connection, since
+// an answer may wait long before it is.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
-	held := &connections{Listener: listener, most: s.maxConnections, metrics: s.metrics}
+	held := &connections{Listener: listener, most: s.maxConnections, holding: s.metrics.holding, crowdedOut: s.metrics.crowdedOut}
 	httpServer := &http.Server{
 		Handler:                      s.handler(),
 		ReadHeaderTimeout:            5 * time.Second,
 		ReadTimeout:                  10 * time.Second,
-		WriteTimeout:                 waitTime + attemptTime + 10*time.Second, // an answer may wait for an earlier attempt and then for its own
 		IdleTimeout:                  time.Minute,
 		MaxHeaderBytes:               headerLimit - 4<<10, // to which net/http adds 4 KiB
 		ConnState:                    held.answered,
