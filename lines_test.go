@@ -55,17 +55,18 @@ func (l *limitedLog) since() string {
 // A badStore fails or panics on demand.
 type badStore struct {
 	servedStore
-	bad string // "": it is a good one
+	how atomic.Value // a string; "" for a good one
 }
 
 func (s *badStore) Load(ctx context.Context, a address) (record, error) {
-	switch s.bad {
+	switch how, _ := s.how.Load().(string); how {
 	case "":
 		return s.servedStore.Load(ctx, a)
 	case "panics":
-		panic(s.bad)
+		panic(how)
+	default:
+		return record{}, errors.New(how)
 	}
-	return record{}, errors.New(s.bad)
 }
 
 func (s *badStore) List(context.Context, state, string) ([]record, string, error) {
@@ -83,10 +84,9 @@ type caused struct {
 
 const longText = 3000 // characters that a client sends where some are read
 
-// causes are what clients, the homeserver and the operator can do to have a line written.
+// causes are what clients, the homeserver and the operator can do to have a line written, where the door's store is a bad one.
 func (d *door) causes(t *testing.T) []caused {
-	bad := &badStore{servedStore: d.store}
-	d.server.registrar.store, d.server.appService.store = bad, bad
+	bad := d.store.(*badStore)
 	long := strings.Repeat("x", longText)
 	known, _ := newProof(t)
 	if got := d.send(known); got.status != 200 {
@@ -109,9 +109,9 @@ func (d *door) causes(t *testing.T) []caused {
 	}
 	withStore := func(how string, do func()) func() {
 		return func() {
-			bad.bad = how
+			bad.how.Store(how)
 			do()
-			bad.bad = ""
+			bad.how.Store("")
 		}
 	}
 	newcomer := func() {
@@ -185,8 +185,7 @@ func TestFloodedLog(t *testing.T) {
 		}
 		for _, format := range formats {
 			t.Run(fmt.Sprintf("verbosity %d %s", verbosity, format), func(t *testing.T) {
-				d := newDoor(t, sharedSecretPath)
-				d.store = opened(t, t.TempDir())
+				d := newDoorOn(t, sharedSecretPath, &badStore{servedStore: opened(t, t.TempDir())})
 				address := d.serveLimited(limits{maxConnections: 100})
 				causes := d.causes(t)
 				tokens := []string{"", "Bearer " + long, "Bearer " + testHSToken}
@@ -245,7 +244,7 @@ func TestFloodedLog(t *testing.T) {
 
 // No flood of lines of one kind hides a line of another, least of all a success or the warning of a foreign account.
 func TestFloodHidesNothingElse(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoorOn(t, sharedSecretPath, &badStore{servedStore: opened(t, t.TempDir())})
 	causes := append(d.causes(t),
 		caused{"success", []string{`"msg":"Registered node"`}, func() {
 			proof, _ := newProof(t)
