@@ -440,16 +440,16 @@ func (v *victim) forgets() {
 }
 
 // pipelinesUnread has so many connections ask without end and take of the answers a byte at each interval, or none for 0,
-// and wants the service to end them all. That is asked of the service: a reset need not get through to who does not read.
+// with more that come in the place of those that were closed, and wants the service to end them all. That is asked of the
+// service: a reset need not get through to who does not read.
 func (v *victim) pipelinesUnread(count int, interval time.Duration) {
 	v.Helper()
 	requests := strings.Repeat("GET "+appServicePath+"/users/x HTTP/1.1\r\nHost: x\r\n\r\n", 20)
-	conns := make([]*net.TCPConn, count)
-	for i := range conns {
-		conns[i] = v.dialNarrow()
-	}
+	var conns []*net.TCPConn
 	var all sync.WaitGroup
-	for _, conn := range conns {
+	attack := func() {
+		conn := v.dialNarrow()
+		conns = append(conns, conn)
 		all.Go(func() {
 			for err := error(nil); err == nil; {
 				_, err = io.WriteString(conn, requests)
@@ -461,6 +461,14 @@ func (v *victim) pipelinesUnread(count int, interval time.Duration) {
 					_, err = conn.Read(make([]byte, 1))
 				}
 			})
+		}
+	}
+	for range count {
+		attack()
+	}
+	for until := v.served.Load() + 60; v.served.Load() < until; time.Sleep(100 * time.Millisecond) {
+		for range count / 100 {
+			attack()
 		}
 	}
 	v.forgets()
