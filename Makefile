@@ -18,7 +18,7 @@ PIP     := bin/pip --disable-pip-version-check --quiet --retries 1 install
 
 export PYTHON
 
-.PHONY: build demo test test-all test-busy test-dendrite test-chain test-deploy cover release check fuzz vuln vulndb check-chain cgo venvs dendrite \
+.PHONY: build demo test test-all test-busy test-dendrite test-chain test-deploy cover release check fuzz vuln check-chain cgo venvs dendrite \
 	bench bench-homeservers bench-short bench-postgres clean soak needs-go
 
 build:
@@ -38,7 +38,7 @@ test: needs-go check venvs
 test-all: export E2E_REQUIRED = 1
 test-all: export TEST_LONG = 1
 test-all: needs-go check $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed dendrite check-chain cgo test-deploy fuzz bench-short
-	@set --; if $(MAKE) --no-print-directory vulndb; then $(MAKE) --no-print-directory vuln || exit 1; \
+	@set --; if $(reach-vulndb); then $(govulncheck) || exit 1; \
 		else set -- -also "known vulnerabilities: make vuln, where $(VULNDB) can be reached"; fi; \
 		go run ./e2e/notrun "$$@" -race -count=1 -timeout 50m ./...
 
@@ -93,12 +93,12 @@ fuzz:
 	done
 
 # Known vulnerabilities of what is linked in.
-vuln: vulndb
-	go run $(GOVULNCHECK) -db $(VULNDB) ./...
+vuln:
+	@$(reach-vulndb) || { echo "nothing was checked: the vulnerability database $(VULNDB) cannot be reached; run this where it can, or give VULNDB= a copy of it"; exit 1; }
+	$(govulncheck)
 
-vulndb:
-	@curl --silent --fail --location --max-time 20 --output /dev/null $(VULNDB)/index/db.json || { \
-		echo "nothing was checked: the vulnerability database $(VULNDB) cannot be reached; run this where it can, or give VULNDB= a copy of it"; exit 1; }
+reach-vulndb = curl --silent --fail --location --max-time 20 --output /dev/null $(VULNDB)/index/db.json
+govulncheck  = go run $(GOVULNCHECK) -db $(VULNDB) ./...
 
 # Both builds, and the verification under each.
 cgo:

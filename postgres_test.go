@@ -78,8 +78,8 @@ func ownPostgres(t testing.TB, settings ...string) *e2e.Postgres {
 // newPooler starts a PgBouncer before the PostgreSQL that the tests share.
 func newPooler(t testing.TB, mode string) *e2e.PgBouncer {
 	t.Helper()
+	need.All(t, e2e.PostgresInstalled(), e2e.PgBouncerInstalled())
 	p := postgresServer(t)
-	need.All(t, e2e.PgBouncerInstalled())
 	b, err := e2e.StartPgBouncer(t.Context(), p, mode)
 	if b != nil {
 		t.Cleanup(func() {
