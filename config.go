@@ -79,6 +79,9 @@ type config struct {
 	dataPathFile string // where dataPath came from; empty when it was given itself
 
 	verbositySet bool // for run.sh, whose own default is another
+
+	secretFiles []string          // every file that a secret was read from
+	secretArgs  map[string]string // flags that have a secret in the command line, and the flags of a file in their place
 }
 
 // rootFlags are the flags of every command: they work before the subcommand's name and after it.
@@ -254,6 +257,7 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 			return config{}, err
 		}
 	}
+	c.findSecrets(cmd, path)
 	missing := func(flag, what string) error {
 		return fmt.Errorf("--%s is missing: %s", flag, what)
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
 )
 
@@ -130,4 +132,47 @@ func (f yamlFile) text(key string) (string, error) {
 		return value, nil
 	}
 	return "", fmt.Errorf("%s: %s must be a string: put it in quotes", f.path, key)
+}
+
+// findSecrets notes where the secrets of the daemon are.
+func (c *config) findSecrets(cmd *cli.Command, registration string) {
+	for _, path := range []string{registration, c.sharedSecretFile, c.masClientSecretFile, c.ethRPCFile, c.dataPathFile} {
+		if path != "" {
+			c.secretFiles = append(c.secretFiles, path)
+		}
+	}
+	u, err := parseEthRPC(c.ethRPC)
+	c.secretArgs = map[string]string{}
+	for _, arg := range []struct {
+		flag, file string
+		isSecret   bool
+	}{
+		{flagDataPath, flagDataPathFile, c.dataPathFile == "" && hasPassword(c.dataPath)},
+		{flagShareSecret, flagShareSecretFile, c.sharedSecretFile == "" && c.sharedSecret != ""},
+		{flagEthRPC, flagEthRPCFile, c.ethRPCFile == "" && err == nil && isKeyed(u)},
+	} {
+		if arg.isSecret && isArgument(cmd, arg.flag) {
+			c.secretArgs[arg.flag] = arg.file
+		}
+	}
+}
+
+// isArgument tells whether the flag is in the command line, and not in the environment alone.
+func isArgument(cmd *cli.Command, flag string) bool {
+	_, inEnvironment := os.LookupEnv(environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")))
+	return cmd.IsSet(flag) && !inEnvironment
+}
+
+// warnOfReaders says which secrets everybody on this machine can read. The tokens of the guide's run.sh are not among
+// them: that has a form of its own.
+func (c config) warnOfReaders() {
+	for flag, file := range c.secretArgs {
+		log.Warn("A secret is in the command line, which every user of this machine can see: write it into a file of mode 0600 and name that",
+			"flag", "--"+flag, "instead", "--"+file)
+	}
+	for _, path := range c.secretFiles {
+		if stat, err := os.Stat(path); err == nil && stat.Mode().Perm()&0o004 != 0 {
+			log.Warn("Every user of this machine can read a file of secrets: chmod 0600", "file", path, "mode", fmt.Sprintf("%04o", stat.Mode().Perm()))
+		}
+	}
 }

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/urfave/cli/v3"
 )
 
 // An error about a file names the file and the key, and never quotes what stands there.
@@ -76,5 +81,62 @@ func TestReadSecret(t *testing.T) {
 	os.WriteFile(path, []byte("open sesame\n"), 0o600)
 	if got, err := readSecret(path, sharedSecretInFile); got != "open sesame" || err != nil {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// Each start says which secrets every user of the machine can read.
+func TestWarnOfReaders(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write := func(name, content string, mode os.FileMode) {
+		if err := os.WriteFile(name, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("url", "postgres://u:Geheim0815@127.0.0.1:1/db", 0o644)
+	write("secret", "Geheim0815", 0o604)
+	write("rpc", "http://127.0.0.1:1/Geheim0815", 0o644)
+	write("private", "Geheim0815", 0o640)
+	write(registrationFile, "id: x\nas_token: a\nhs_token: h\n", 0o600)
+	const url, keyed = "postgres://u:Geheim0815@127.0.0.1:1/db", "http://127.0.0.1:1/Geheim0815"
+	for _, test := range []struct {
+		args, environment string
+		want              string
+	}{
+		{"--datapath-file url --sharesecret-file secret", "", "file=secret mode=0604, file=url mode=0644"},
+		{"--sharesecret-file private --eth-rpc-file rpc --min-balance 1", "", "file=rpc mode=0644"},
+		{"--sharesecret-file private", "", ""},
+		{"--datapath " + url + " --sharesecret-file private", "", "flag=--datapath instead=--datapath-file"},
+		{"--sharesecret Geheim0815", "", "flag=--sharesecret instead=--sharesecret-file"},
+		{"--eth-rpc " + keyed + " --min-balance 1 --sharesecret-file private", "", "flag=--eth-rpc instead=--eth-rpc-file"},
+		{"--sharesecret-file private", "DATAPATH=" + url, ""},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			if name, value, ok := strings.Cut(test.environment, "="); ok {
+				t.Setenv(environmentPrefix+name, value)
+			}
+			var c config
+			root := newCommand(io.Discard, io.Discard)
+			root.Action = func(_ context.Context, cmd *cli.Command) (err error) {
+				c, err = readServeConfig(cmd)
+				return err
+			}
+			args := []string{programName, "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:1" + sharedSecretPath}
+			if err := root.Run(t.Context(), append(args, strings.Fields(test.args)...)); err != nil {
+				t.Fatal(err)
+			}
+			captureLog(t) // puts the log back afterwards
+			var lines strings.Builder
+			log.SetDefault(log.NewLogger(log.LogfmtHandler(&lines)))
+			c.warnOfReaders()
+			var got []string
+			for line := range strings.Lines(lines.String()) {
+				if _, keys, ok := strings.Cut(strings.TrimSpace(line), `" `); ok && strings.Contains(line, "lvl=warn") {
+					got = append(got, keys)
+				}
+			}
+			if said := strings.Join(got, ", "); said != test.want || strings.Contains(lines.String(), "Geheim") {
+				t.Errorf("got %s, want %s\n%s", said, test.want, lines.String())
+			}
+		})
 	}
 }

@@ -208,6 +208,7 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	if c.isPlainRemote() {
 		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.matrixURL)
 	}
+	c.warnOfReaders()
 	listening := []any{"address", listener.Addr().String(), "server_name", c.serverName, "datapath", storeName(c.dataPath),
 		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version()}
 	if opsListener != nil {

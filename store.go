@@ -79,6 +79,7 @@ func readStore(ctx context.Context, dataPath string) (servedStore, error) {
 
 // checkDataPath refuses what is neither a directory nor a URL that is known. It may hold a password, and is not quoted.
 func checkDataPath(dataPath string) error {
+	const what = "give a directory, or a URL such as postgres://USER@HOST/DATABASE"
 	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
 	case dataPath == "":
 		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
@@ -87,6 +88,10 @@ func checkDataPath(dataPath string) error {
 		return err
 	case isURL && !strings.Contains(scheme, "/"):
 		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
+	case isNearlyPostgres(dataPath):
+		return fmt.Errorf("--%s looks like a way to PostgreSQL and is no URL of it: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", flagDataPath, what)
+	case dataPath[0] == '~':
+		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", flagDataPath, "~…")
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,31 @@ func isPostgres(dataPath string) bool {
 	return strings.HasPrefix(dataPath, "postgres://") || strings.HasPrefix(dataPath, "postgresql://")
 }
 
+var (
+	postgresScheme  = regexp.MustCompile(`(?i)^["'\s]*postgres(ql)?:`)
+	postgresKeyword = regexp.MustCompile(`(?i)(?:^|[\s"';,&?])(host|hostaddr|port|user|dbname|password|passfile|sslpassword|service|sslmode)\s*=`)
+	userPassword    = regexp.MustCompile(`^["'\s]*(//)?[^./\s][^:]*:.*@`) // user:password@host, and a scheme misspelt before it
+)
+
+// isNearlyPostgres tells what somebody wrote who meant PostgreSQL, in another form than a URL: taken for a directory,
+// it would be made and logged, a password with it.
+func isNearlyPostgres(dataPath string) bool {
+	return postgresScheme.MatchString(dataPath) || userPassword.MatchString(dataPath) || len(postgresKeyword.FindAllString(dataPath, 2)) == 2
+}
+
+// checkPostgresURL looks for a password whose special characters cut it into other parts of the URL, which are logged and
+// looked up in the DNS.
+func checkPostgresURL(u *url.URL) error {
+	strayed := strings.Contains(u.Host+u.EscapedPath()+u.RawQuery, "@") || u.Fragment != ""
+	for _, parameter := range strings.Split(u.RawQuery, "&") {
+		strayed = strayed || parameter != "" && !strings.Contains(parameter, "=")
+	}
+	if strayed {
+		return errors.New("the PostgreSQL URL of the store has an @, a # or an & where none can be: percent-encode them in a password and in names, @ as %40, # as %23, & as %26, / as %2F, ? as %3F and % as %25")
+	}
+	return nil
+}
+
 // postgresConfig reads the URL. The library's errors quote it, the password too where that has characters that do not
 // belong there: nothing of them is passed on but which file, that a parameter names, cannot be read.
 func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
@@ -42,6 +68,9 @@ func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
 		return nil, errors.New("the PostgreSQL URL of the store has a port or a parameter that cannot be: give such as postgres://USER@HOST:5432/DATABASE?sslmode=verify-full, with a password's special characters percent-encoded")
 	case urlErr != nil:
 		return nil, errors.New("the PostgreSQL URL of the store cannot be read: give one such as postgres://USER@HOST/DATABASE, with a password's special characters percent-encoded")
+	}
+	if err := checkPostgresURL(u); err != nil {
+		return nil, err
 	}
 	if !u.Query().Has("pool_max_conns") {
 		c.MaxConns = poolSize

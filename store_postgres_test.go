@@ -566,6 +566,21 @@ func TestPostgresPasswordUnseen(t *testing.T) {
 		"as a parameter":     "postgres://postgres@/postgres?host=" + host + "&port=" + port + "&password=" + password,
 		"with a bad setting": "postgres://postgres:" + password + "@" + address + "/postgres?sslmode=maybe",
 		"another scheme":     "postgress://postgres:" + password + "@" + address + "/postgres",
+		"a slash after port": "postgres://postgres:12/" + password + "@127.0.0.1:1/postgres",
+		"an @ in the path":   "postgres://postgres:x@12/" + password + "@127.0.0.1:1/postgres",
+		"before a slash":     "postgres://" + password + ":12/3@127.0.0.1:1/postgres",
+		"before a question":  "postgres://postgres:" + password + "@12?3@127.0.0.1:1/postgres",
+		"an & in it":         "postgres://postgres@127.0.0.1:1/postgres?password=x&" + password,
+		"a hash after port":  "postgres://" + password + ":12#3@127.0.0.1:1/postgres",
+		"no slashes":         "postgres:postgres:" + password + "@127.0.0.1:1/postgres",
+		"one slash":          "postgresql:/postgres:" + password + "@127.0.0.1:1/postgres",
+		"in capitals":        "Postgres://postgres:" + password + "@127.0.0.1:1/postgres",
+		"in quotes":          `"postgres://postgres:` + password + `@127.0.0.1:1/postgres"`,
+		"no colon":           "postgres//postgres:" + password + "@127.0.0.1:1/postgres",
+		"no scheme":          "postgres:" + password + "@127.0.0.1:1/postgres",
+		"slashes alone":      "//u:" + password + "@127.0.0.1:1/postgres",
+		"keywords":           "host=127.0.0.1 user=postgres password=" + password,
+		"other keywords":     "service = x; PASSWORD = '" + password + "'",
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := t.TempDir() + "/url"
@@ -612,6 +627,22 @@ func TestPostgresPassword(t *testing.T) {
 	t.Setenv("PGPASSFILE", passFile)
 	u.User = url.User("with_password")
 	openedPostgres(t, u.String())
+}
+
+// What only looks a little like PostgreSQL is a directory, but for ~, which a shell was to replace.
+func TestCheckDataPath(t *testing.T) {
+	for dataPath, want := range map[string]string{
+		".matrix": "", "/data/env=prod/x": "", "/data/host=a/user=b/x": "", "env=prod": "", "host=a": "", "data/12:30": "", "a@b": "", "/data/x:y@z": "",
+		"./u:p@h": "", "postgres": "", "postgres/data": "", "my.host=1/port": "",
+		"postgres://u:p%40ss@h/db": "", "postgres://u:p@ss@h/db": "", "postgres://u@h/d%40b?password=p%40ss": "", "postgres://u@h1:1,h2:2/db?application_name=x": "",
+		"~/x": "no shell has replaced", "~": "no shell has replaced",
+		"host=a port=b": "looks like a way to PostgreSQL", "": "is empty", "mysql://u@h/db": "not PostgreSQL's", "jdbc:postgresql://h/db?user=u": "not PostgreSQL's",
+		"postgres://u@h/d@b": "percent-encode", "postgres://u@h/db#x": "percent-encode", "postgres://u@h/db?x": "percent-encode",
+	} {
+		if err := checkDataPath(dataPath); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", dataPath, err, want)
+		}
+	}
 }
 
 func TestIsPlainPostgres(t *testing.T) {
