@@ -139,13 +139,15 @@ func (c config) judgeNamespace(file yamlFile) finding {
 type runScript struct {
 	path  string
 	flags map[string]string
+
+	passesOn bool // the arguments that it is given, behind its own
 }
 
 var errNoCommand = errors.New("no line of it starts " + programName)
 
 // readScript finds the command in run.sh and takes its flags apart.
 func readScript(path string) (runScript, error) {
-	script := runScript{path, map[string]string{}}
+	script := runScript{path: path, flags: map[string]string{}}
 	content, err := readFile(path)
 	if err != nil {
 		return script, err
@@ -154,7 +156,7 @@ func readScript(path string) (runScript, error) {
 		words := shellWords(line)
 		for i, word := range words {
 			if filepath.Base(word) == programName && !strings.HasPrefix(word, "#") {
-				script.takeFlags(words[i+1:])
+				script.passesOn = script.takeFlags(words[i+1:])
 				return script, nil
 			}
 		}
@@ -162,16 +164,18 @@ func readScript(path string) (runScript, error) {
 	return script, errNoCommand
 }
 
-// takeFlags reads --name value and --name=value, up to what is for the shell.
-func (s runScript) takeFlags(words []string) {
+// takeFlags reads --name value and --name=value, up to what is for the shell, and tells whether "$@" ends them.
+func (s runScript) takeFlags(words []string) (passesOn bool) {
 	for i := 0; i < len(words); i++ {
 		name, isFlag := strings.CutPrefix(words[i], "--")
 		if words[i] == "$@" { // behind which somebody may have added more
+			passesOn = true
 			continue
 		}
 		if !isFlag {
-			return
+			return passesOn
 		}
+		passesOn = false
 		name, value, hasValue := strings.Cut(name, "=")
 		if !hasValue && i+1 < len(words) && !strings.HasPrefix(words[i+1], "--") { // --ops-listen-public has none
 			i++
@@ -179,6 +183,7 @@ func (s runScript) takeFlags(words []string) {
 		}
 		s.flags[name] = value
 	}
+	return passesOn
 }
 
 // shellWords takes a line apart as a shell does that has quotes and backslashes, and expands nothing.
@@ -260,6 +265,9 @@ func (s runScript) findings(err error, contradicted []string, registration yamlF
 		return []finding{problem(subjectRun, anew, "%v", err)}
 	}
 	found := []finding{judgeMode(subjectRun, s.path, 0o700)}
+	if !s.passesOn {
+		found = append(found, warning(subjectRun+" arguments", "end its last line in \"$@\"", "%s drops what it is given: with an --%s behind it, for instance, everybody may register all the same", s.path, flagAdmitFile))
+	}
 	for _, token := range []struct{ flag, key string }{{flagASToken, "as_token"}, {flagHSToken, "hs_token"}} {
 		itsOwn, ok := s.flags[token.flag]
 		if of, err := registration.text(token.key); ok && err == nil && of != "" && of != itsOwn {

@@ -114,6 +114,21 @@ func TestReadScript(t *testing.T) {
 			t.Errorf("%s: got %v, %v", name, s.flags, err)
 		}
 	}
+	for content, want := range map[string]bool{
+		programName + ` --port 1`: false, programName + ` --port 1 "$@"`: true, programName + ` --port 1 $@ >> log`: true,
+		programName + ` "$@" --port 1`: false,
+	} {
+		path := filepath.Join(t.TempDir(), runFile)
+		os.WriteFile(path, []byte("exec "+content+"\n"), 0o700)
+		s, err := readScript(path)
+		named := false
+		for _, f := range s.findings(err, nil, yamlFile{}) {
+			named = named || f.Subject == subjectRun+" arguments" && f.Status == statusWarning
+		}
+		if err != nil || named == want {
+			t.Errorf("%s: named %t, %v", content, named, err)
+		}
+	}
 	path := filepath.Join(t.TempDir(), runFile)
 	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(programName)+"\n"), 0o700)
 	if s, err := readScript(path); err != errNoCommand || s.findings(err, nil, yamlFile{})[0].Status != statusProblem {

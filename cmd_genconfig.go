@@ -293,7 +293,7 @@ func renderRun(c config, program string) []byte {
 	}
 	return []byte("#!/bin/sh\n" +
 		`self=$(readlink -f -- "$0") && cd -- "$(dirname -- "$self")" || exit 1` + "\n" +
-		"exec " + strings.Join(command, " ") + "\n")
+		"exec " + strings.Join(command, " ") + ` "$@"` + "\n") // of a flag that is there twice the last one counts
 }
 
 var shellSafe = regexp.MustCompile(`^[0-9A-Za-z@%+=:,./_-]+$`)
