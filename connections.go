@@ -35,6 +35,10 @@ const (
 	promptTime = 50 * time.Millisecond
 	takeTime   = 2 * time.Second
 
+	// untakenMost is how many connections may be blocked in writing at once: each holds some 30 KB, and no node's is for
+	// longer than a moment. Beyond it the longest so is closed.
+	untakenMost = 100
+
 	sendBuffer = 4 << 10 // bytes of untaken answers that the kernel keeps for a connection; by default it keeps up to 4 MiB
 )
 
@@ -79,6 +83,7 @@ type connections struct {
 	held       int
 	unfinished list.List // of *heldConn, the longest without a complete request or with an answer untaken first
 	cost       int       // of what those have sent
+	untaken    list.List // of those, the ones whose peer does not take an answer; the longest so first
 	heavy      list.List // of those, the ones that have sent more than their share; the longest so first
 }
 
@@ -89,10 +94,11 @@ type heldConn struct {
 	place *list.Element // in unfinished; nil while a request is answered and the answer taken
 	gone  bool
 
-	inBody bool // the header has been read whole
-	cost   int  // of the unfinished request
-	heavy  *list.Element
-	next   int // of what is read and may be the next one's, at most a buffer of net/http
+	inBody  bool // the header has been read whole
+	cost    int  // of the unfinished request
+	heavy   *list.Element
+	blocked *list.Element // in untaken
+	next    int           // of what is read and may be the next one's, at most a buffer of net/http
 }
 
 // Accept returns the next connection that is held.
@@ -158,6 +164,10 @@ func (l *connections) finished(c *heldConn) {
 	if c.heavy != nil {
 		l.heavy.Remove(c.heavy)
 		c.heavy = nil
+	}
+	if c.blocked != nil {
+		l.untaken.Remove(c.blocked)
+		c.blocked = nil
 	}
 	l.cost -= c.cost
 	c.cost = 0
@@ -235,20 +245,24 @@ func (c *heldConn) Write(p []byte) (int, error) {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
-	defer c.of.untaken(c)()
+	defer c.of.blocks(c)()
 	c.Conn.SetWriteDeadline(time.Now().Add(takeTime))
 	more, err := c.Conn.Write(p[n:])
 	return n + more, err
 }
 
-// untaken is that the connection's peer does not take an answer, until the function that it returns is called.
-func (l *connections) untaken(c *heldConn) (taken func()) {
+// blocks is that the connection's peer does not take an answer, until the function that it returns is called.
+func (l *connections) blocks(c *heldConn) (taken func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.gone || c.place != nil { // its request is unfinished, too
 		return func() {}
 	}
-	c.place = l.unfinished.PushBack(c)
+	c.place, c.blocked = l.unfinished.PushBack(c), l.untaken.PushBack(c)
+	if l.untaken.Len() > untakenMost {
+		l.countCrowded()
+		l.evict(l.untaken.Front().Value.(*heldConn))
+	}
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -192,6 +192,23 @@ func TestUntakenMakesRoom(t *testing.T) {
 	}
 }
 
+// However many do not take their answers, few of them are held.
+func TestUntakenIsBounded(t *testing.T) {
+	l := &connections{most: 2000}
+	var all []*heldConn
+	for range untakenMost + 10 {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		c := l.hold(ours)
+		l.finished(c)
+		l.blocks(c)
+		all = append(all, c)
+	}
+	if l.held != untakenMost || l.untaken.Len() != untakenMost || !all[9].gone || all[10].gone {
+		t.Errorf("%d are held, %d of them blocked in writing, want %d, the first 10 gone", l.held, l.untaken.Len(), untakenMost)
+	}
+}
+
 // Where nobody needs the room the peer's time is up soon, counted from the write, however long the answer took.
 func TestUntakenEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
