@@ -223,9 +223,9 @@ func TestHangup(t *testing.T) {
 	proof, n := newProof(t)
 	for _, withList := range []bool{true, false} {
 		t.Run(fmt.Sprintf("list=%v", withList), func(t *testing.T) {
-			secret, list, port := writeTemp(t, testSecret), writeTemp(t, listedAddress+"\n"), freePort(t)
+			secret, list := writeTemp(t, testSecret), writeTemp(t, listedAddress+"\n")
 			args := []string{"--matrixdomain", testServerName, "--matrixurl", homeserver.URL + sharedSecretPath,
-				"--hstoken", testHSToken, "--port", port, "--sharesecret-file", secret}
+				"--hstoken", testHSToken, "--port", "0", "--sharesecret-file", secret}
 			wantStatus, wantLog := 200, "Nothing to reload"
 			if withList {
 				args = append(args, "--admit-file", list)
@@ -236,12 +236,13 @@ func TestHangup(t *testing.T) {
 			said := new(strings.Builder)
 			stderr := &lockedWriter{w: said}
 			cmd.Stderr = stderr
+			told := announced(t, cmd)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
 			defer cmd.Process.Kill()
-			waitFor(t, stderr, said, "Listening")
-			url := "http://127.0.0.1:" + port + registerPath
+			nodes, _ := told(nil)
+			url := "http://" + nodes + registerPath
 			if got := postTo(t, url, proof); got != wantStatus {
 				t.Errorf("got %d, want %d", got, wantStatus)
 			}

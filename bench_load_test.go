@@ -263,6 +263,9 @@ func (c *benchClient) ask(request []byte) (err error) {
 // A benchGateway is the program itself, built and started as a process of its own.
 type benchGateway struct {
 	cmd     *exec.Cmd
+	ended   chan struct{}
+	failed  error // how it ended
+	stopped bool
 	address string
 	ready   time.Duration // from its start to its first answer
 }
@@ -285,9 +288,8 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 		b.Fatal(err)
 	}
 	defer logFile.Close()
-	port := freePort(b)
-	g := &benchGateway{address: "127.0.0.1:" + port}
-	g.cmd = exec.Command(binary, "--matrixdomain", testServerName, "--port", port, "--datapath", dir,
+	g := &benchGateway{ended: make(chan struct{})}
+	g.cmd = exec.Command(binary, "--matrixdomain", testServerName, "--port", "0", "--datapath", dir,
 		"--matrixurl", homeserverURL+apiPath, "--astoken", testASToken, "--hstoken", testHSToken,
 		"--"+flagRateLimit, "0", "--"+flagTotalRateLimit, "0", "--"+flagMaxInflight, "128", "--"+flagMaxConnections, "0")
 	if apiPath == sharedSecretPath {
@@ -301,11 +303,14 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 		g.cmd.Args = append(g.cmd.Args, "--"+flagHomeserverURL, homeserverURL, "--"+flagMASClientID, testMASClientID, "--"+flagMASClientSecretFile, secret)
 	}
 	g.cmd.Stdout, g.cmd.Stderr = logFile, logFile
+	told := announced(b, g.cmd)
 	start := time.Now()
 	if err := g.cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
+	go func() { g.failed = g.cmd.Wait(); close(g.ended) }()
 	b.Cleanup(func() { g.stop(b) })
+	g.address, _ = told(g.ended)
 	probe := httpMessage("GET", registerPath, "")
 	for {
 		client := benchClient{aim: aim{address: g.address, status: "405"}}
@@ -325,12 +330,13 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 // stop ends the program; a second call does nothing.
 func (g *benchGateway) stop(b *testing.B) {
 	b.Helper()
-	if g.cmd.ProcessState != nil {
+	if g.stopped {
 		return
 	}
+	g.stopped = true
 	g.cmd.Process.Signal(os.Interrupt)
-	if err := g.cmd.Wait(); err != nil {
-		b.Errorf("the gateway ended badly: %v", err)
+	if <-g.ended; g.failed != nil {
+		b.Errorf("the gateway ended badly: %v", g.failed)
 	}
 }
 

@@ -76,6 +76,7 @@ func crashingAction(ctx context.Context, cmd *cli.Command) error {
 	s := newServer(c, store)
 	s.registrar.store = crashingStore{s.registrar.store}
 	s.registrar.accounts = crashingAccounts{s.registrar.accounts}
+	tellReady(listener, opsListener)
 	return s.serve(ctx, crashingListener{listener})
 }
 

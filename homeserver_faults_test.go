@@ -225,17 +225,12 @@ func TestAnswerLostThenRefused(t *testing.T) {
 // A homeserver that is not there gets no request: of a registered node nobody knows then that its account is gone.
 func TestHomeserverUnreachable(t *testing.T) {
 	captureLog(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener.Close()
 	plain, untrusted := newStandIn(t), httptest.NewUnstartedServer(http.NotFoundHandler())
 	untrusted.Config.ErrorLog = slog.NewLogLogger(log.Root().Handler(), slog.LevelDebug)
 	untrusted.StartTLS()
 	t.Cleanup(untrusted.Close)
 	for name, origin := range map[string]string{
-		"refused":                       "http://" + listener.Addr().String(),
+		"refused":                       "http://127.0.0.1:1",
 		"no route":                      "http://[::1]:1",
 		"no such name":                  "http://does-not-exist.invalid",
 		"no TLS there":                  strings.Replace(plain.URL, "http:", "https:", 1),

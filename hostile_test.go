@@ -55,39 +55,31 @@ func startVictim(t *testing.T) *victim {
 	if err := os.WriteFile(dir+"/secret", []byte(testSecret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v := &victim{T: t, homeserver: newStandIn(t), address: "127.0.0.1:" + freePort(t), ops: "127.0.0.1:" + freePort(t)}
-	_, port, _ := net.SplitHostPort(v.address)
+	v := &victim{T: t, homeserver: newStandIn(t)}
 	cmd := exec.Command(program, "--matrixdomain", testServerName, "--matrixurl", v.homeserver.URL+sharedSecretPath, "--hstoken", testHSToken,
-		"--sharesecret-file", "secret", "--port", port, "--ops-listen", v.ops, "--verbosity", "5", "--log-format", "json")
+		"--sharesecret-file", "secret", "--port", "0", "--ops-listen", "127.0.0.1:0", "--verbosity", "5", "--log-format", "json")
 	cmd.Dir = dir
 	stderr, err := os.Create(dir + "/stderr")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd.Stderr = stderr
+	told := announced(t, cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	v.pid, v.log, v.started = cmd.Process.Pid, stderr.Name(), time.Now()
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended, failed := make(chan struct{}), error(nil)
+	go func() { failed = cmd.Wait(); close(ended) }()
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
-		if err := <-ended; err != nil {
+		if <-ended; failed != nil {
 			said, _ := os.ReadFile(stderr.Name())
-			t.Errorf("the service: %v\n%.2000s", err, said)
+			t.Errorf("the service: %v\n%.2000s", failed, said)
 		}
 	})
-	for deadline := time.Now().Add(endTime); ; time.Sleep(10 * time.Millisecond) {
-		conn, err := net.Dial("tcp", v.address)
-		if err == nil {
-			conn.Close()
-			return v
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	v.address, v.ops = told(ended)
+	return v
 }
 
 var anonLine = regexp.MustCompile(`RssAnon:\s+(\d+) kB`)

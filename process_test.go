@@ -21,7 +21,8 @@ type daemonProcess struct {
 	t      testing.TB
 	cmd    *exec.Cmd
 	done   chan struct{} // closed when it has ended
-	url    string        // where nodes register
+	told   func(ended <-chan struct{}) (nodes, operator string)
+	url    string // where nodes register; empty until it serves
 	opsURL string
 	dir    string // its --datapath
 	stderr lockedWriter
@@ -32,20 +33,46 @@ type daemonProcess struct {
 func startDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *daemonProcess {
 	t.Helper()
 	d := launchDaemon(t, command, dir, matrixURL, env...)
-	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		res, err := http.Get(d.opsURL + "/livez")
-		if err == nil {
-			res.Body.Close()
-			return d
+	nodes, operator := d.told(d.done)
+	d.url, d.opsURL = "http://"+nodes+registerPath, "http://"+operator
+	return d
+}
+
+// startTime is how long a daemon may take to its start: one that takes longer hangs.
+const startTime = 5 * time.Minute
+
+// announced has the command, which is not started yet, say where it serves as it says it to systemd. The function returns
+// the two addresses when that is said; it fails the test where the command has ended before.
+func announced(t testing.TB, cmd *exec.Cmd) (told func(ended <-chan struct{}) (nodes, operator string)) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "notify-") // a test's own directory can have a name that is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "socket"))
+	return func(ended <-chan struct{}) (nodes, operator string) {
+		t.Helper()
+		buf := make([]byte, 200)
+		for start := time.Now(); time.Since(start) < startTime; {
+			socket.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			n, err := socket.Read(buf)
+			if ready := readyForm.FindStringSubmatch(string(buf[:n])); err == nil && ready != nil {
+				return ready[1], ready[2]
+			}
+			select {
+			case <-ended:
+				t.Fatal("the daemon ended at its start")
+			default:
+			}
 		}
-		select {
-		case <-d.done:
-			t.Fatalf("the daemon ended at its start: %s", d.log())
-		default:
-		}
-		if time.Since(start) > time.Minute {
-			t.Fatalf("the daemon does not answer: %v", err)
-		}
+		t.Fatal("the daemon does not serve")
+		return "", ""
 	}
 }
 
@@ -56,9 +83,8 @@ func launchDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, opsPort := freePort(t), freePort(t)
-	d := &daemonProcess{t: t, done: make(chan struct{}), url: "http://127.0.0.1:" + port + registerPath, opsURL: "http://127.0.0.1:" + opsPort, dir: dir}
-	d.cmd = exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", matrixURL, "--port", port, "--ops-listen", "127.0.0.1:"+opsPort, "--datapath", dir, "--rate-limit", "0", "--total-rate-limit", "0")
+	d := &daemonProcess{t: t, done: make(chan struct{}), dir: dir}
+	d.cmd = exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", matrixURL, "--port", "0", "--ops-listen", "127.0.0.1:0", "--datapath", dir, "--rate-limit", "0", "--total-rate-limit", "0")
 	d.cmd.Dir = t.TempDir()
 	d.cmd.Env = append(os.Environ(), append(env, "MATRIX_REGSERVICE_HSTOKEN="+testHSToken)...)
 	secretFile := func(secret string) string {
@@ -76,13 +102,19 @@ func launchDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *
 	if homeserver, ok := strings.CutSuffix(matrixURL, masUsersPath); ok {
 		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_HOMESERVER_URL="+homeserver, "MATRIX_REGSERVICE_MAS_CLIENT_ID="+testMASClientID, "MATRIX_REGSERVICE_MAS_CLIENT_SECRET_FILE="+secretFile(testMASSecret))
 	}
+	d.told = announced(t, d.cmd)
 	d.stderr.w = new(bytes.Buffer)
 	d.cmd.Stderr = &d.stderr
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { d.cmd.Wait(); close(d.done) }()
-	t.Cleanup(d.kill)
+	t.Cleanup(func() {
+		d.kill()
+		if t.Failed() {
+			t.Log(d.log())
+		}
+	})
 	return d
 }
 

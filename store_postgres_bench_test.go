@@ -107,29 +107,24 @@ func startBenchedGateway(b *testing.B, homeserver, dataPath string) (url string,
 	if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	port := freePort(b)
 	cmd := exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", homeserver+sharedSecretPath, "--hstoken", testHSToken,
-		"--sharesecret-file", secret, "--port", port, "--datapath", dataPath, "--verbosity", "2", "--rate-limit", "0", "--total-rate-limit", "0")
+		"--sharesecret-file", secret, "--port", "0", "--datapath", dataPath, "--verbosity", "2", "--rate-limit", "0", "--total-rate-limit", "0")
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	told := announced(b, cmd)
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
 	end = sync.OnceValue(func() time.Duration {
 		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
+		<-ended
 		return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	})
 	b.Cleanup(func() { end() })
-	url = "http://127.0.0.1:" + port + registerPath
-	eventually(b, "the gateway answers", func() bool {
-		res, err := http.Get(url)
-		if err == nil {
-			res.Body.Close()
-		}
-		return err == nil
-	})
-	return url, end
+	nodes, _ := told(ended)
+	return "http://" + nodes + registerPath, end
 }
 
 // reportTimes reports the median and the 99th percentile in milliseconds.

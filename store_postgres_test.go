@@ -589,7 +589,7 @@ func TestPostgresPasswordUnseen(t *testing.T) {
 			}
 			for _, args := range [][]string{
 				{"--datapath", dataPath, "users"}, {"--datapath-file", file, "users"}, {"migrate", "--to", dataPath}, {"migrate", "--to-file", file},
-				{"--matrixdomain", testServerName, "--hstoken", "x", "--astoken", "x", "--port", freePort(t), "--datapath-file", file},
+				{"--matrixdomain", testServerName, "--hstoken", "x", "--astoken", "x", "--port", "0", "--datapath-file", file},
 			} {
 				var out, errs strings.Builder
 				if code := run(append([]string{programName}, args...), &out, &errs); code != 1 {

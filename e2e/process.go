@@ -9,11 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -107,30 +104,42 @@ func logTail(path string) string {
 	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
 }
 
-// The ports that servers get lie below those that systems give to outgoing connections: one of these, or what it
-// leaves for a minute after its end, would keep a server from its port.
-const (
-	firstPort = 20000
-	lastPort  = 32000
-)
-
-// freePorts returns so many different ports of the loopback address that nobody listens on. Somebody else may take
-// one before it is used: the server then ends at its start and says so.
+// freePorts returns so many different ports that nobody has and nobody gets until this process ends: each is bound here, and
+// nobody listens. A server can bind it beside that, at its start and at each further one, because both set SO_REUSEADDR, as
+// servers do. The system gives such a port to no other socket, be it another run's listener or an outgoing connection. It is
+// bound at every address: systems other than Linux let two sockets share a port only where their addresses differ.
 func freePorts(count int) ([]int, error) {
-	var ports []int
-	var failed error
-	for tries := 0; len(ports) < count; tries++ {
-		if tries > lastPort-firstPort {
-			return nil, fmt.Errorf("no free port: %w", failed)
-		}
-		port := firstPort + rand.IntN(lastPort-firstPort)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	ports := make([]int, count)
+	for i := range ports {
+		port, err := holdPort()
 		if err != nil {
-			failed = err
-			continue
+			return nil, fmt.Errorf("no free port: %w", err)
 		}
-		defer l.Close() // all are held until the last is found
-		ports = append(ports, port)
+		ports[i] = port
 	}
 	return ports, nil
+}
+
+// holdPort binds a port of the system's choice, and leaves it so.
+func holdPort() (port int, err error) {
+	syscall.ForkLock.RLock()
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(socket) // a child that lives on would hold it
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return 0, err
+	}
+	if err := errors.Join(
+		syscall.SetsockoptInt(socket, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1),
+		syscall.Bind(socket, &syscall.SockaddrInet4{}),
+	); err != nil {
+		return 0, errors.Join(err, syscall.Close(socket))
+	}
+	name, err := syscall.Getsockname(socket)
+	if err != nil {
+		return 0, errors.Join(err, syscall.Close(socket))
+	}
+	return name.(*syscall.SockaddrInet4).Port, nil
 }
