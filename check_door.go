@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -15,21 +16,21 @@ const subjectDoor = "public door"
 // door asks at --public-url.
 func (l *liveCheck) door(ctx context.Context) []finding {
 	h := newHomeserver(l.public, l.config.serverName, l.config.asToken, l.config.hsToken, l.config.sharedSecret)
-	found := []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorForwarded(ctx, h)}
+	found := []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorClientRegister(ctx, h), l.doorForwarded(ctx, h)}
 	if l.config.apiPath == masUsersPath {
 		found = append(found, l.doorLogin(ctx, h), l.doorMASAdmin(ctx, h))
 	}
 	return found
 }
 
-// location is the nginx configuration that a path needs.
-func (l *liveCheck) location(path, to string) string {
-	return fmt.Sprintf("write in nginx, in the server of %s: location %s { proxy_pass %s; proxy_set_header X-Forwarded-For $remote_addr; }", hostOf(l.public), path, to)
+// write says which location to write where nodes come in.
+func (l *liveCheck) write(location nginxLocation) string {
+	return fmt.Sprintf("write in nginx, in the server of %s: %s", hostOf(l.public), location.oneLine())
 }
 
 func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " " + registerPath
-	do := l.location("= "+registerPath, l.serviceURL())
+	do := l.write(nginxRegister(l.serviceURL()))
 	found := askRegister(ctx, h, nil)
 	switch {
 	case found.is == registerOurs:
@@ -48,9 +49,9 @@ func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
 
 func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " /_matrix"
-	do := l.location("/_matrix", "http://127.0.0.1:8007") // the guide's port, where --matrixurl goes by nginx itself
+	do := l.write(nginxMatrix(guideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
 	if hostOf(l.config.origin) != hostOf(l.public) {
-		do = l.location("/_matrix", l.config.origin)
+		do = l.write(nginxMatrix(l.config.origin))
 	}
 	said, status := sayVersions(ctx, h, nil)
 	switch {
@@ -70,21 +71,25 @@ func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
 	return fine(subject, "reaches the homeserver")
 }
 
-// doorAppService asks without a token, which the service refuses in words of its own: no other program has them.
+// doorAppService asks without a token, which the service refuses in words of its own: no other program has them. The last
+// path is registerPath to nginx, which chooses a location by it and may then send it on as it is.
 func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " application-service API"
-	for _, path := range []string{appServicePath + "/transactions/check", modernPath + "/ping"} {
+	for _, path := range []string{appServicePath + "/transactions/check", modernPath + "/ping", rawRegisterPath} {
 		method := http.MethodPut
 		if strings.HasSuffix(path, "/ping") {
 			method = http.MethodPost
 		}
-		if a, err := h.call(ctx, lookUpTime, method, path, "", struct{}{}); err == nil && a.errcode == errcodeMissingToken {
-			return warning(subject, "write in nginx location = "+registerPath+" in the place of location "+appServicePath,
-				"%s answers from outside; only the hs_token keeps others out", path)
+		a, err := h.call(ctx, lookUpTime, method, path, "", struct{}{})
+		if err == nil && (a.errcode == errcodeMissingToken || a.errcode == errUncleanPath.Errcode && a.message == errUncleanPath.Message) {
+			return warning(subject, l.write(nginxRegister(l.serviceURL()))+" in the place of the location that passes it on",
+				"%s arrives from outside; only the hs_token keeps others out", path)
 		}
 	}
 	return fine(subject, "does not answer from outside")
 }
+
+const rawRegisterPath = appServicePath + "/transactions/..%2fregister"
 
 // doorAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
 func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver) finding {
@@ -94,6 +99,35 @@ func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver) finding {
 		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+registerPath+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.status)
 	}
 	return fine(subject, "does not answer from outside")
+}
+
+// oldRegisterPaths are those where Synapse up to 0.34.0 takes the shared secret as well.
+var oldRegisterPaths = []string{"/_matrix/client/r0/register", "/_matrix/client/v2_alpha/register", "/_matrix/client/unstable/register"}
+
+// doorClientRegister looks whether the homeserver's own registration is reached, where an old Synapse makes accounts for
+// whoever has the shared secret. It asks with a method that the path does not have: where nginx passes that on, the answer
+// is the homeserver's own. That is asked for at the homeserver; or where it is known through nginx alone, by a path beside
+// this one, of which old Synapses say the same.
+func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver) finding {
+	const subject = subjectDoor + " client register"
+	if l.server.isSynapse() && !l.server.before(1, 23) {
+		return fine(subject, "%v takes no shared secret there", l.server)
+	}
+	reference, beside := l.config.homeserver(), ""
+	if hostOf(l.config.origin) == hostOf(l.public) {
+		reference, beside = h, "-"
+	}
+	for _, path := range oldRegisterPaths {
+		outside, err := h.call(ctx, lookUpTime, http.MethodPut, path, "", nil)
+		own, ownErr := reference.call(ctx, lookUpTime, http.MethodPut, path+beside, "", nil)
+		switch {
+		case err != nil || ownErr != nil || own.errcode == "":
+			return warning(subject, "check again when nginx and the homeserver answer", "it cannot be told")
+		case outside.status == own.status && bytes.Equal(outside.body, own.body):
+			return warning(subject, l.write(nginxClosed()), "%s is reached from outside, where Synapse up to 0.34.0 makes accounts for whoever has its registration_shared_secret", path)
+		}
+	}
+	return fine(subject, "is not reached from outside")
 }
 
 // Headers that no server takes but a proxy does: more than Go's 12 KiB and Twisted's 16 in all, each line below nginx's 8.
@@ -107,7 +141,7 @@ const (
 // it arrives. Where they do not refuse it when it comes straight to them, it cannot be told.
 func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " X-Forwarded-For"
-	const line = "proxy_set_header X-Forwarded-For $remote_addr;"
+	const line = nginxForwards
 	fat := http.Header{}
 	for range fatLines {
 		fat.Add("X-Forwarded-For", strings.Repeat("192.0.2.1, ", fatAddresses)+"192.0.2.1")
@@ -121,7 +155,7 @@ func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver) finding {
 	}
 	switch l.forwardedToHomeserver(ctx, h, fat) {
 	case doorOpen:
-		return problem(subject, "write in nginx, in location /_matrix: "+line, "nginx hands what a client sends as X-Forwarded-For on to the homeserver, which then limits the logins of all nodes as one's, or of nobody")
+		return problem(subject, "write in nginx, in the location of /_matrix: "+line, "nginx hands what a client sends as X-Forwarded-For on to the homeserver, which then limits the logins of all nodes as one's, or of nobody")
 	case doorShut:
 		told = append(told, "homeserver")
 	}

@@ -83,7 +83,7 @@ func front(t *testing.T, homeserver, service string, through func(path string) b
 	toHomeserver, toService := proxyTo(homeserver), proxyTo(service)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case !through(r.URL.Path):
+		case !through(r.URL.Path) && !through(r.RequestURI):
 			w.WriteHeader(http.StatusNotFound)
 			io.WriteString(w, "<html>")
 		case strings.HasPrefix(r.URL.Path, appServicePath):
@@ -109,6 +109,7 @@ func TestDoor(t *testing.T) {
 		{"no register path", func(p string) bool { return p != registerPath && onlyNodes(p) }, true, map[string]status{registerPath: statusProblem, "X-Forwarded-For": statusWarning}}, // the stand-in takes headers of any size
 		{"no homeserver", func(p string) bool { return p == registerPath }, true, map[string]status{"/_matrix": statusProblem}},
 		{"the whole service", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, appServicePath) }, true, map[string]status{"application-service API": statusWarning}},
+		{"the path as the client wrote it", func(p string) bool { return onlyNodes(p) || p == rawRegisterPath }, true, map[string]status{"application-service API": statusWarning}},
 		{"the new paths alone", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, modernPath) }, true, map[string]status{"application-service API": statusWarning}},
 		{"the admin API", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, "/_synapse") }, true, map[string]status{"/_synapse/admin": statusProblem}},
 		{"the client's own header", onlyNodes, false, map[string]status{"X-Forwarded-For": statusProblem}},

@@ -133,7 +133,7 @@ func isAdminAPI(ctx context.Context, h *homeserver) bool {
 // doorLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
 func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " login"
-	do := l.location("~ "+masLoginRoutes, "http://127.0.0.1:8080") + ", with the port of its listener that serves compat"
+	do := l.write(nginxLogins(guideMAS)) + ", with the port of its listener that serves compat"
 	for _, path := range []string{loginPath, "/_matrix/client/v3/login"} {
 		a, err := h.call(ctx, lookUpTime, http.MethodGet, path, "", nil)
 		if err != nil {

@@ -275,12 +275,19 @@ func (j judging) registrationListed(path ...string) finding {
 	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", registrationFile)
 }
 
-// sharedSecret compares the homeserver's secret with ours, where accounts are made with it.
+// sharedSecret compares the homeserver's secret with ours, where accounts are made with it. Where createUser makes them
+// the homeserver needs none.
 func (j judging) sharedSecret(subject string) []finding {
-	if j.config.apiPath != sharedSecretPath {
+	const key = "registration_shared_secret"
+	switch {
+	case j.config.apiPath == createUserPath && j.settings.at(key) != nil && j.settings.at(key) != "":
+		return []finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,
+			"set, and createUser needs none: whoever has it makes accounts without a proof, at %s too", oldRegisterPaths[0])}
+	case j.config.apiPath == createUserPath:
+		return []finding{fine(subject, "not set, and not needed")}
+	case j.config.apiPath != sharedSecretPath:
 		return nil
 	}
-	const key = "registration_shared_secret"
 	inline, path := j.settings.text(key), j.settings.text(key+"_path")
 	if path != "" && inline != "" {
 		return []finding{problem(subject, "delete "+key+" from "+j.settings.fileOf(key)+thenRestart, "both %s and %s_path are set, and the homeserver does not start", key, key)}

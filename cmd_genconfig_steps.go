@@ -51,39 +51,34 @@ What is left to do:
 	}
 	homeserver := c.origin
 	if portOf(homeserver) == 8008 { // nginx's in the guide, and createUser may be reached through it
-		homeserver = "http://127.0.0.1:8007"
+		homeserver = guideHomeserver
+	}
+	locations := []nginxLocation{nginxMatrix(homeserver), nginxClosed(), nginxRegister("http://" + here)}
+	if c.apiPath == masUsersPath {
+		locations = append(locations, nginxLogins(guideMAS))
+	}
+	fmt.Fprint(out, "\n2. In nginx, in the server that nodes reach (port 8008 in the guide):\n\n")
+	for _, location := range locations {
+		fmt.Fprint(out, location.lines("     "))
+	}
+	if c.apiPath == masUsersPath {
+		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", hostOf(c.apiOrigin))
 	}
 	fmt.Fprintf(out, `
-2. In nginx, in the server that nodes reach (port 8008 in the guide):
-
-     location /_matrix {
-         proxy_pass %s;
-         proxy_set_header X-Forwarded-For $remote_addr;
-     }
-`, homeserver)
-	if c.apiPath == masUsersPath {
-		fmt.Fprintf(out, `     location ~ %s {
-         proxy_pass http://127.0.0.1:8080;   (its listener for everybody, not %s)
-         proxy_set_header X-Forwarded-For $remote_addr;
-     }
-`, masLoginRoutes, hostOf(c.apiOrigin))
-	}
-	fmt.Fprintf(out, `     location = %s {
-         proxy_pass http://%s;
-         proxy_set_header X-Forwarded-For $remote_addr;
-     }
-
 3. Start the service, from any directory:
 
      %s
 
 %s and %s hold tokens that can act as any user of the
 homeserver: keep them as secret as %s.
-`, registerPath, here, shellQuote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
+`, shellQuote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
 }
 
-// masLoginRoutes are the paths that Matrix Authentication Service answers in the homeserver's place, for nginx.
-const masLoginRoutes = "^/_matrix/client/(.*)/(login|logout|refresh)"
+// guideHomeserver is where the homeserver listens in the guide.
+const guideHomeserver = "http://127.0.0.1:8007"
+
+// guideMAS is the listener for everybody of Matrix Authentication Service in the guide.
+const guideMAS = "http://127.0.0.1:8080"
 
 // printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.
 func printMASSteps(out io.Writer, c config, dir string) {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -63,6 +64,9 @@ func bodyTooLarge(limit int64) error {
 	return &matrixError{status: http.StatusRequestEntityTooLarge, Errcode: errcodeTooLarge, Message: fmt.Sprintf("the body is over %d bytes", limit)}
 }
 
+// errUncleanPath is what check knows this service by where nginx sends on a path that a client wrote.
+var errUncleanPath = &matrixError{status: http.StatusNotFound, Errcode: errcodeUnrecognized, Message: "the path has an empty segment or a dot segment, encoded or not"}
+
 // toMatrixError is the one place where what went wrong becomes what the client is told.
 func toMatrixError(err error) *matrixError {
 	if known, ok := errors.AsType[*matrixError](err); ok {
@@ -100,11 +104,23 @@ func (e *matrixError) write(w rest.ResponseWriter) {
 	w.WriteJson(e) // a client that has gone away is no matter of ours
 }
 
+// answer answers with the error where go-json-rest was not asked.
+func (e *matrixError) answer(w http.ResponseWriter) {
+	setHeaders(w.Header())
+	w.WriteHeader(e.status)
+	json.NewEncoder(w).Encode(e)
+}
+
+// setHeaders says what every answer is.
+func setHeaders(h http.Header) {
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
 // asMatrixErrors turns go-json-rest's own errors and panics into Matrix errors. It is the outermost layer.
 func asMatrixErrors(next rest.HandlerFunc) rest.HandlerFunc {
 	return func(w rest.ResponseWriter, r *rest.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
+		setHeaders(w.Header())
 		writer := &matrixWriter{ResponseWriter: w}
 		defer func() {
 			switch broken := recover(); {

@@ -253,6 +253,7 @@ var settingsBreaks = map[string][]checkBreak{
 		}},
 		{"no list of application services", edits("homeserver.yaml", `- registration.yaml`, "registration.yaml"), oneProblem("homeserver.yaml app_service_config_files")},
 		{"passwords off", adds("homeserver.yaml", "password_config: {enabled: False}\n"), oneProblem("homeserver.yaml password_config")},
+		{"a shared secret that nobody needs", adds("homeserver.yaml", "registration_shared_secret: "+wrongSecret+"\n"), oneWarning("homeserver.yaml registration_shared_secret")},
 	},
 	"dendrite": {
 		{"server_name", edits("dendrite.yaml", `server_name: \S+`, "server_name: elsewhere.example"), oneProblem("dendrite.yaml global.server_name")},
@@ -337,11 +338,13 @@ var nginxBreaks = []struct {
 	name, createPath, form, by string
 	want                       map[string]string
 }{
-	{"the whole service", SharedSecretPath, `location = /regapp/1/register`, "location /regapp/1", oneWarning("public door application-service API")},
-	{"the register path alone", CreateUserPath, `location /regapp/1`, "location = /regapp/1/register", map[string]string{"public door application-service API": "ok"}},
-	{"no register path", SharedSecretPath, `/regapp/1`, "/elsewhere", map[string]string{"public door /regapp/1/register": "problem"}},
-	{"no /_matrix", SharedSecretPath, `location /_matrix`, "location /elsewhere", oneProblem("public door /_matrix")},
-	{"the admin API", SharedSecretPath, `location /_matrix`, "location /_", oneProblem("public door /_synapse/admin")},
+	{"the whole service", "", `= /regapp/1/register \{\n(\s*proxy_pass [^;]*)/regapp/1/register;`, "/regapp/1 {\n$1;", oneWarning("public door application-service API")},
+	{"the path as the client wrote it", "", `(proxy_pass [^;]*)/regapp/1/register;`, "$1;", oneWarning("public door application-service API")},
+	{"no register path", SharedSecretPath, `location = /regapp/1`, "location = /elsewhere", map[string]string{"public door /regapp/1/register": "problem"}},
+	{"no /_matrix", SharedSecretPath, `location /_matrix/`, "location /elsewhere/", oneProblem("public door /_matrix")},
+	{"the admin API", SharedSecretPath, `location /_matrix/`, "location /_", oneProblem("public door /_synapse/admin")},
+	{"the homeserver's register", CreateUserPath, `\(register\|admin\)`, "admin", oneWarning("public door client register")},
+	{"the homeserver's register under one prefix", CreateUserPath, `\[\^/\]\+/\(register\|admin\)`, "(r0|unstable)/(register|admin)", oneWarning("public door client register")},
 	{"the client's own X-Forwarded-For for the service", "", `(?s)(location [^{]*/regapp[^{]*\{[^;]*;)[^;]*;`, "$1", oneProblem("public door X-Forwarded-For")},
 }
 
@@ -365,7 +368,7 @@ func testCheckLive(t *testing.T, d *Deployment) {
 	}
 	if d.Recipe.Name == "synapse-1.163.2" {
 		t.Run("nginx: the client's own X-Forwarded-For for the homeserver", func(t *testing.T) {
-			withNginx(t, d, `(?s)(location /_matrix \{[^;]*;)[^;]*;`, "$1")
+			withNginx(t, d, `(?s)(location /_matrix/ \{.*?proxy_pass[^;]*;)[^;]*;`, "$1")
 			wantChange(t, before, runCheck(t, d, dir), oneProblem("public door X-Forwarded-For"))
 		})
 	}
@@ -418,7 +421,7 @@ func testCheckNoService(t *testing.T, d *Deployment, dir string, before checkRun
 }
 
 func testCheckNoHomeserver(t *testing.T, d *Deployment, dir string, before checkRun) {
-	want := map[string]string{"homeserver": "problem", "public door /_matrix": "problem"}
+	want := map[string]string{"homeserver": "problem", "public door /_matrix": "problem", "public door client register": "warning"}
 	for _, gone := range []string{"server_name", "registration", "as_token", "shared secret", "ping"} {
 		if _, ok := before.findings["homeserver "+gone]; ok {
 			want["homeserver "+gone] = ""

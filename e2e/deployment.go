@@ -80,7 +80,7 @@ func Prepare(ctx context.Context, plan Plan) (*Deployment, error) {
 	d.NodeURL = d.Homeserver.URL
 	if plan.Nginx {
 		gateway := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
-		d.nginx, err = newNginx(ctx, filepath.Join(plan.Dir, "nginx"), d.Homeserver.URL, gateway, plan.Recipe.nginxLocation, d.MASURL, ports[2])
+		d.nginx, err = newNginx(ctx, filepath.Join(plan.Dir, "nginx"), d.Homeserver.URL, gateway, d.MASURL, ports[2])
 		if err != nil {
 			return nil, err
 		}

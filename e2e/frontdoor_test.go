@@ -47,7 +47,7 @@ func frontDoorChanges(d *Deployment, dir string, port, secondPort int) []string 
 		"/etc/letsencrypt/live/transport02.smartmesh.cn/fullchain.pem", its("cert.pem"),
 		"/etc/letsencrypt/live/transport02.smartmesh.cn/privkey.pem", its("key.pem"),
 		"/var/log/nginx/matrix-regservice.log", its("access.log"),
-		"http://127.0.0.1:8009;", d.Gateway.URL + ";",
+		"http://127.0.0.1:8009/", d.Gateway.URL + "/",
 		"http://127.0.0.1:8007;", d.Homeserver.URL + ";",
 	}
 }
@@ -220,6 +220,12 @@ func testFrontDoorClosed(t *testing.T, d *Deployment, door *frontDoor) {
 		{"POST", "/regapp/1/register/"},
 		{"POST", "/regapp/1/registers"},
 		{"POST", "/_matrix/client/api/v1/createUser"},
+		{"POST", "/_matrix/client/r0/register"},
+		{"POST", "/_matrix/client/v2_alpha/register"},
+		{"POST", "/_matrix/client/unstable/register"},
+		{"POST", "/_matrix/client/v3/register"},
+		{"GET", "/_matrix/client/v2_alpha/admin/register"},
+		{"GET", "/_matrix/client/r0/admin/whois/x%2f..%2f..%2f..%2f..%2f..%2f..%2f_matrix%2fx"},
 		{"GET", "/_matrix/client/api/v1/admin/register"},
 		{"GET", "/_matrix/client/r0/admin/register"},
 		{"GET", "/_matrix/../_synapse/admin/v1/register"},

@@ -49,7 +49,6 @@ type Recipe struct {
 	genconfig     []string // further flags of genconfig, which reads the settings of Synapse alone
 	opensSession  bool     // it answers a creation with an access token
 	createByNginx bool     // the guide of 2018 reaches even createUser by nginx
-	nginxLocation string   // of the gateway, as its guide has it
 	noDirectory   string   // why its user directory does not find every node, if it does not
 }
 
@@ -73,7 +72,7 @@ var Recipes = []Recipe{
 		start:      []string{"python", "-m", "synapse.app.homeserver", "--config-path", "homeserver.yaml"},
 		database:   "homeserver.db*",
 		count:      synapseCount,
-		createPath: SharedSecretPath, nginxLocation: "= /regapp/1/register",
+		createPath: SharedSecretPath,
 	},
 	{
 		Name: "synapse-0.34.0", Title: "Synapse 0.34.0",
@@ -83,7 +82,7 @@ var Recipes = []Recipe{
 		start:      []string{"python", "createuser.py", "--config-path", "homeserver.yaml"},
 		database:   "homeserver.db*",
 		count:      synapseCount,
-		createPath: CreateUserPath, opensSession: true, createByNginx: true, nginxLocation: "/regapp/1",
+		createPath: CreateUserPath, opensSession: true, createByNginx: true,
 	},
 }
 
@@ -102,7 +101,7 @@ func dendrite(name, title string, legacy bool) Recipe {
 		start:      []string{"dendrite", "--config", "dendrite.yaml", "--http-bind-address", "127.0.0.1:{{.Port}}"},
 		database:   "homeserver_*.db*",
 		count:      dendriteCount,
-		createPath: SharedSecretPath, opensSession: true, nginxLocation: "= /regapp/1/register",
+		createPath: SharedSecretPath, opensSession: true,
 		genconfig:   []string{"--sharesecret-file", "registration_shared_secret"},
 		noDirectory: "its directory finds only users that share a room; nodes are found by the third-party look-up",
 	}

@@ -37,7 +37,7 @@ func NginxInstalled() error {
 }
 
 // newNginx writes the configuration. Login is where logins go that do not go to the homeserver.
-func newNginx(ctx context.Context, dir, homeserver, gateway, location, login string, port int) (*nginx, error) {
+func newNginx(ctx context.Context, dir, homeserver, gateway, login string, port int) (*nginx, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err
@@ -46,9 +46,9 @@ func newNginx(ctx context.Context, dir, homeserver, gateway, location, login str
 		return nil, err
 	}
 	values := struct {
-		Homeserver, Gateway, Location, Login string
-		Port                                 int
-	}{homeserver, gateway, location, login, port}
+		Homeserver, Gateway, Login string
+		Port                       int
+	}{homeserver, gateway, login, port}
 	n := &nginx{dir: dir, url: "http://127.0.0.1:" + strconv.Itoa(port)}
 	return n, render(filepath.Join(root, "e2e", "testdata", "nginx.conf"), filepath.Join(dir, "nginx.conf"), values)
 }

@@ -1,0 +1,179 @@
+// nginx_test.go owns that every place which shows nginx a location shows the one of nginx.go, and what the service makes
+// of paths that a proxy may have read otherwise.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// locationLine begins a location, also one in a comment or on one line.
+var locationLine = regexp.MustCompile(`^\s*#?\s*location\s+(.+?)\s*\{(.*)$`)
+
+// readLocations finds every nginx location of a text, commented ones too, with its directives and those of the server.
+func readLocations(text string) []nginxLocation {
+	var all []nginxLocation
+	var server []string
+	inside := false
+	for line := range strings.Lines(text) {
+		directive := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#"))
+		found := locationLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
+		switch {
+		case found != nil:
+			all, inside = append(all, nginxLocation{match: found[1]}), found[2] == ""
+		case directive == "}":
+			inside = false
+		case inside:
+			all[len(all)-1].body = append(all[len(all)-1].body, directive)
+		case strings.HasPrefix(directive, "proxy_set_header"):
+			server = append(server, directive)
+		}
+	}
+	for i := range all {
+		all[i].body = append(all[i].body, server...)
+	}
+	return all
+}
+
+// upstream is where a location passes to: every place has its own.
+var upstream = regexp.MustCompile(`^proxy_pass http[^/]*//[^/;]+|^proxy_pass \{\{[^}]*\}\}`)
+
+func withoutUpstream(directive string) string {
+	return upstream.ReplaceAllString(directive, "proxy_pass http://upstream")
+}
+
+// lacks tells what of the directives the location does not have.
+func (l nginxLocation) lacks(want nginxLocation) string {
+	for _, directive := range want.body {
+		if !slices.ContainsFunc(l.body, func(its string) bool {
+			return strings.HasPrefix(withoutUpstream(its), withoutUpstream(directive)) // a comment may follow
+		}) {
+			return directive
+		}
+	}
+	return ""
+}
+
+// Every place that shows nginx a location has those of nginx.go, with all of their directives, and no other of the service.
+func TestNginxPlaces(t *testing.T) {
+	matrix, closed, register, logins := nginxMatrix("http://x"), nginxClosed(), nginxRegister("http://x"), nginxLogins("http://x")
+	for file, want := range map[string][]nginxLocation{
+		"deploy/nginx.conf":          {matrix, closed, register, logins},
+		"README.md":                  {matrix, closed, register, logins},
+		"e2e/testdata/nginx.conf":    {matrix, closed, register, logins},
+		"e2e/testdata/upstream.conf": {matrix, closed, register},
+	} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantLocations(t, file, string(content), want)
+	}
+	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: guideHomeserver, apiPath: sharedSecretPath}
+	for apiPath, want := range map[string][]nginxLocation{
+		createUserPath: {matrix, closed, register}, sharedSecretPath: {matrix, closed, register}, masUsersPath: {matrix, closed, register, logins},
+	} {
+		c.apiPath, c.apiOrigin = apiPath, "http://127.0.0.1:8081"
+		var out bytes.Buffer
+		printSteps(&out, c, "/x")
+		wantLocations(t, "genconfig for "+apiPath, out.String(), want)
+	}
+}
+
+func wantLocations(t *testing.T, place, text string, all []nginxLocation) {
+	t.Helper()
+	found := readLocations(text)
+	for _, want := range all {
+		at := slices.IndexFunc(found, func(l nginxLocation) bool { return l.match == want.match })
+		if at < 0 {
+			t.Errorf("%s has no location %s", place, want.match)
+		} else if lacks := found[at].lacks(want); lacks != "" {
+			t.Errorf("%s, location %s: no %s", place, want.match, lacks)
+		}
+	}
+}
+
+// Whatever file of the project shows a proxy_pass to the service names the one path in it.
+func TestNginxNamesThePath(t *testing.T) {
+	seen := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "synapse-0.34"):
+			return fs.SkipDir
+		case d.IsDir() || !slices.Contains([]string{".md", ".conf", ".txtar", ".example", ".yml"}, filepath.Ext(path)) || path == "CHANGELOG.md":
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for i, line := range strings.Split(string(content), "\n") {
+			for _, pass := range regexp.MustCompile(`proxy_pass [^;]*;?`).FindAllString(line, -1) {
+				to := strings.ToLower(pass)
+				if !strings.Contains(to, ":8009") && !strings.Contains(to, "regservice") && !strings.Contains(to, "gateway") && !strings.Contains(to, "31252") {
+					continue
+				}
+				seen++
+				if !strings.HasSuffix(pass, registerPath+";") {
+					t.Errorf("%s:%d sends on what the client wrote: %s", path, i+1, pass)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || seen < 6 {
+		t.Errorf("%d seen, %v", seen, err)
+	}
+}
+
+// What a proxy may have taken for another path is refused before a token is looked at, right or wrong, and is not
+// counted as a wrong token.
+func TestUncleanPaths(t *testing.T) {
+	d := newDoor(t, sharedSecretPath)
+	var unclean []string
+	for _, dots := range []string{".", "..", "%2e", "%2E", "%2e%2e", ".%2e", "%2E."} {
+		for _, slash := range []string{"/", "%2f", "%2F"} {
+			unclean = append(unclean, "/transactions/"+dots+slash+"register", "/transactions/x"+slash+dots, "/users"+"/x"+slash+dots+slash+"y",
+				"/_matrix/app/v1/transactions/"+dots+slash+"1", "/_matrix/app/v1/thirdparty/protocol/"+dots, slash+dots+slash+"register")
+		}
+	}
+	unclean = append(unclean, "/transactions//1", "/users/x//y", "/rooms/a//", "///transactions/1", "//register//", "/_matrix//app/v1/transactions/1")
+	for _, path := range unclean {
+		for _, token := range []string{testHSToken, "wrong", ""} {
+			got := d.ask("PUT", path, token, token, "{}")
+			if got.status != 404 || got.Errcode != errcodeUnrecognized {
+				t.Errorf("%s, token %q: got %d %s", path, token, got.status, got.body)
+			}
+		}
+		if got := d.ask("GET", path, "", testHSToken, ""); got.status != 404 || got.Message != errUncleanPath.Message {
+			t.Errorf("GET %s: got %d %s", path, got.status, got.body)
+		}
+	}
+	if log := d.log.String(); strings.Contains(log, "Refused the homeserver") {
+		t.Errorf("a token was looked at: %s", log)
+	}
+	n := d.registeredNode()
+	for _, clean := range []struct{ method, path string }{
+		{"PUT", "//transactions/1"}, {"PUT", "//_matrix/app/v1/transactions/1"}, {"POST", "//_matrix/app/v1/ping"}, {"GET", "//users/" + n.UserID},
+		{"GET", "//users/" + strings.NewReplacer("@", "%40", ":", "%3A").Replace(n.UserID)},
+		{"PUT", "/transactions/a%2Fb"}, {"PUT", "/transactions/a/b"}, {"PUT", "/transactions/..."}, {"PUT", "/transactions/.a"}, {"PUT", "/transactions/a.."},
+		{"PUT", "/transactions/%252e%252e"}, {"PUT", "/transactions/a;b=.."}, {"PUT", "/transactions/1?x=/../"}, {"PUT", "/transactions/a%2F%2Fb"},
+	} {
+		if got := d.ask(clean.method, clean.path, "", testHSToken, "{}"); got.status != 200 {
+			t.Errorf("%s %s: got %d %s", clean.method, clean.path, got.status, got.body)
+		}
+		if got := d.ask(clean.method, clean.path, "", "wrong", "{}"); got.status != 403 {
+			t.Errorf("%s %s with a wrong token: got %d %s", clean.method, clean.path, got.status, fmt.Sprint(got.body))
+		}
+	}
+}
