@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
@@ -91,12 +92,12 @@ func (a *appServiceAPI) answered(kind string, handle func(asked) (any, error), n
 			a.metrics.asked(kind, told.status)
 			client, _ := a.proxies.client(r.Request)
 			log.Debug("Refused the homeserver", "kind", kind, "status", told.status, "errcode", told.Errcode,
-				"path", quoted(r.URL.Path), "client", client, "reason", err)
+				"path", redact.Quote(r.URL.Path), "client", client, "reason", err)
 			told.write(w)
 			return
 		}
 		a.metrics.asked(kind, http.StatusOK)
-		log.Trace("Answered the homeserver", "kind", kind, "method", r.Method, "path", quoted(r.URL.Path))
+		log.Trace("Answered the homeserver", "kind", kind, "method", r.Method, "path", redact.Quote(r.URL.Path))
 		w.WriteJson(answer)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/log"
 	"golang.org/x/sync/singleflight"
@@ -285,4 +286,4 @@ func (c *chain) notReached(err error) error {
 }
 
 // scrub makes a node's words fit for a log.
-func (c *chain) scrub(text string) string { return masked(printable(text, c.secrets...)) }
+func (c *chain) scrub(text string) string { return redact.Mask(redact.Line(text, c.secrets...)) }

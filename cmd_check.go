@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/urfave/cli/v3"
 )
 
@@ -66,7 +67,7 @@ type checkReport struct {
 // add takes findings in, on one line each and without the secrets.
 func (r *checkReport) add(found ...finding) {
 	for _, f := range found {
-		f.Found, f.Do = printable(f.Found, r.secrets...), printable(f.Do, r.secrets...)
+		f.Found, f.Do = redact.Line(f.Found, r.secrets...), redact.Line(f.Do, r.secrets...)
 		switch f.Status {
 		case statusOK:
 			r.OK++

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/accounts/keystore"
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/google/uuid"
@@ -318,7 +319,7 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 		answer = nodeAnswer{status: res.StatusCode, Message: "the answer is not JSON: is this the right server, and does what is behind it run?"}
 	}
 	for _, text := range []*string{&answer.UserID, &answer.Errcode, &answer.Message} {
-		*text = printable(*text, c.secrets...)
+		*text = redact.Line(*text, c.secrets...)
 	}
 	c.steps = append(c.steps, nodeStep{name, answer.status, answer.Errcode, answer.Message, took.Milliseconds()})
 	fmt.Fprintf(c.out, "%-9s %s (%v)\n", name, answer, took.Round(time.Millisecond))

@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"os"
@@ -74,15 +75,11 @@ func uncovered(line string, fragments []*regexp.Regexp) string {
 // sourceFragments are the constant parts of all strings of the program, as whole words, the longest first.
 func sourceFragments(t *testing.T) []*regexp.Regexp {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
 	seen := make(map[string]bool)
 	for _, words := range systemWords {
 		seen[words] = true
 	}
-	for _, file := range files {
+	for _, file := range goFiles(t, ".", "internal") {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
 		}
@@ -118,6 +115,30 @@ func sourceFragments(t *testing.T) []*regexp.Regexp {
 	return fragments
 }
 
+// goFiles returns the Go files of the root, where "." is among the directories, and all those below the others.
+func goFiles(t *testing.T, dirs ...string) []string {
+	t.Helper()
+	var files []string
+	for _, dir := range dirs {
+		found := 0
+		if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case d.IsDir() && path != dir && (dir == "." || strings.HasPrefix(d.Name(), ".")):
+				return fs.SkipDir
+			case !d.IsDir() && strings.HasSuffix(path, ".go"):
+				found++
+				files = append(files, path)
+			}
+			return nil
+		}); err != nil || found == 0 {
+			t.Fatalf("%s: %d files, %v", dir, found, err)
+		}
+	}
+	return files
+}
+
 func isWord(b byte) bool { return b == '_' || b < unicode.MaxASCII && unicode.IsLetter(rune(b)) }
 
 var (
@@ -128,19 +149,16 @@ var (
 // Each test that SECURITY.md names is there.
 func TestSecurityNamesTests(t *testing.T) {
 	there := make(map[string]bool)
-	for _, pattern := range []string{"*_test.go", "e2e/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+	for _, file := range goFiles(t, ".", "internal", "e2e") {
+		if !strings.HasSuffix(file, "_test.go") {
+			continue
 		}
-		for _, file := range files {
-			source, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, match := range testMaking.FindAllStringSubmatch(string(source), -1) {
-				there[match[1]] = true
-			}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range testMaking.FindAllStringSubmatch(string(source), -1) {
+			there[match[1]] = true
 		}
 	}
 	doc, err := os.ReadFile("SECURITY.md")

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -22,7 +22,6 @@ const (
 	lineInterval = 10 * time.Second
 
 	kindsKept  = 1 << 10 // kinds of lines; there are some hundred
-	quoteLimit = 100     // characters of a client's text
 	valueLimit = 2 << 10 // bytes of any value, a stack's too: it shows where the panic was
 
 	unloggedKey = "unlogged" // on a line: how many of its kind were left out before it
@@ -86,7 +85,7 @@ func (h *limitedHandler) Handle(ctx context.Context, r slog.Record) error {
 	if !ok {
 		return nil
 	}
-	short := slog.NewRecord(r.Time, r.Level, shortened(r.Message, valueLimit), r.PC)
+	short := slog.NewRecord(r.Time, r.Level, redact.Shorten(r.Message, valueLimit), r.PC)
 	r.Attrs(func(a slog.Attr) bool {
 		short.AddAttrs(slog.Attr{Key: a.Key, Value: shortenedValue(a.Value)})
 		return true
@@ -151,32 +150,7 @@ func shortenedValue(v slog.Value) slog.Value {
 	if len(text) <= valueLimit {
 		return v
 	}
-	return slog.StringValue(shortened(text, valueLimit))
-}
-
-// shortened is the text up to so many bytes, whole characters, with a mark where something is missing.
-func shortened(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	for most > 0 && !utf8.RuneStart(text[most]) {
-		most--
-	}
-	return text[:most] + "…"
-}
-
-// quoted is a client's text as a line of the log may have it: its first characters.
-func quoted(text string) string {
-	if len(text) <= quoteLimit {
-		return text
-	}
-	characters := 0
-	for i := range text {
-		if characters++; characters > quoteLimit {
-			return text[:i] + "…"
-		}
-	}
-	return text
+	return slog.StringValue(redact.Shorten(text, valueLimit))
 }
 
 // newErrorLog is where a server of net/http says what it meets. It may quote a client, and the value of a panic.
@@ -186,7 +160,7 @@ type errorLog struct{}
 
 func (errorLog) Write(p []byte) (int, error) {
 	said, stack, isPanic := strings.Cut(string(p), "\ngoroutine ")
-	said = masked(printable(said))
+	said = redact.Mask(redact.Line(said))
 	if isPanic {
 		log.Error("A handler panicked", "err", said, "stack", stack)
 	} else {

@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/urfave/cli/v3"
@@ -89,7 +90,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 
 // usageError replaces the library's, which prints the whole help and the error twice.
 func usageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
-	return fmt.Errorf("%s: see %s --help", masked(err.Error()), programName)
+	return fmt.Errorf("%s: see %s --help", redact.Mask(err.Error()), programName)
 }
 
 // refuseArguments keeps a mistyped subcommand from starting the daemon.

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
 // Paths of the questions that are not about creating accounts.
@@ -323,7 +325,7 @@ func notSent(e *homeserverError) *homeserverError {
 
 // scrub makes a homeserver's words fit for a log: printable, and without anything that is or looks like a token, a
 // password or a hash.
-func (h *homeserver) scrub(text string) string { return masked(printable(text, h.secrets...)) }
+func (h *homeserver) scrub(text string) string { return redact.Mask(redact.Line(text, h.secrets...)) }
 
 func isObject(body []byte) bool {
 	return bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{"))
@@ -332,4 +334,9 @@ func isObject(body []byte) bool {
 func isTimeout(err error) bool {
 	timeout := net.Error(nil)
 	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// isErrcode tells a Matrix errcode from whatever else may stand in its place.
+func isErrcode(text string) bool {
+	return len(text) <= 64 && strings.HasPrefix(text, "M_") && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
 }

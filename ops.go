@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -355,7 +356,7 @@ func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.R
 	case res.StatusCode != http.StatusOK:
 		defer res.Body.Close()
 		said, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
-		return nil, fmt.Errorf("the daemon answers %d: %s", res.StatusCode, printable(string(said)))
+		return nil, fmt.Errorf("the daemon answers %d: %s", res.StatusCode, redact.Line(string(said)))
 	}
 	return res, nil
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -150,7 +151,7 @@ func (h *homeserver) loginIssuer(ctx context.Context) (issuer string, told bool)
 		}
 		var said struct{ Issuer string }
 		if a.status == http.StatusOK && json.Unmarshal(a.body, &said) == nil && said.Issuer != "" {
-			return printable(said.Issuer, h.secrets...), true
+			return redact.Line(said.Issuer, h.secrets...), true
 		}
 		told = a.status == http.StatusNotFound && a.errcode == errcodeUnrecognized || a.status == http.StatusBadRequest && a.errcode == errcodeUnrecognized
 	}

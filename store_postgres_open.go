@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -63,7 +64,7 @@ func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
 	unreadable := (*fs.PathError)(nil)
 	switch {
 	case urlErr == nil && errors.As(err, &unreadable):
-		return nil, fmt.Errorf("the PostgreSQL URL of the store names a file that cannot be read: %s", printable(unreadable.Error()))
+		return nil, fmt.Errorf("the PostgreSQL URL of the store names a file that cannot be read: %s", redact.Line(unreadable.Error()))
 	case urlErr == nil && err != nil:
 		return nil, errors.New("the PostgreSQL URL of the store has a port or a parameter that cannot be: give such as postgres://USER@HOST:5432/DATABASE?sslmode=verify-full, with a password's special characters percent-encoded")
 	case urlErr != nil:
@@ -218,7 +219,7 @@ func isConnectionLost(err error) bool {
 // A postgresFailure is an error of the library on one line.
 type postgresFailure struct{ cause error }
 
-func (e *postgresFailure) Error() string { return printable(e.cause.Error()) }
+func (e *postgresFailure) Error() string { return redact.Line(e.cause.Error()) }
 func (e *postgresFailure) Unwrap() error { return e.cause }
 
 // postgresError makes the library's errors fit for a log. Those of connecting name user and database, and never the
