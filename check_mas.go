@@ -68,16 +68,22 @@ func (l *liveCheck) masClient(ctx context.Context, api *masAPI) []finding {
 func (l *liveCheck) masSite(ctx context.Context, api *masAPI) []finding {
 	const passwords, registration, name = subjectMAS + " passwords", subjectMAS + " registration", subjectMAS + " server name"
 	said, err := api.site(ctx)
-	if err != nil || said.PasswordLogin == nil {
+	if err != nil {
+		return []finding{warning(passwords, "see its log", "it does not tell: %v", err)}
+	}
+	if said.PasswordLogin == nil {
 		return []finding{fine(passwords, "it does not tell, as old versions do not; the login at the public door does")}
 	}
 	found := []finding{fine(passwords, "nodes can log in with one")}
 	if !*said.PasswordLogin {
 		found[0] = problem(passwords, errMASPasswords.Error(), "they are switched off")
 	}
-	if said.PasswordRegistration != nil && *said.PasswordRegistration {
+	switch {
+	case said.PasswordRegistration == nil:
+		found = append(found, warning(registration, "see that its configuration has account: {password_registration_enabled: false}, as it has by default", "it does not tell whether anybody can make accounts"))
+	case *said.PasswordRegistration:
 		found = append(found, problem(registration, "write into its configuration: account: {password_registration_enabled: false}"+restartMAS, "anybody can make accounts, without a proof"))
-	} else {
+	default:
 		found = append(found, fine(registration, "off"))
 	}
 	if said.ServerName != "" && said.ServerName != l.config.serverName {

@@ -391,7 +391,7 @@ func TestCrowded(t *testing.T) {
 	if got := d.send(proof); got.status != 429 || got.Errcode != "M_LIMIT_EXCEEDED" || got.RetryMS == 0 || got.header.Get("Retry-After") == "" || d.state(n) != "" {
 		t.Errorf("got %d %s, state %q", got.status, got.body, d.state(n))
 	}
-	if err := d.server.registrar.settleRound(t.Context()); err != nil || d.state(old) != "" {
+	if err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(old) != "" {
 		t.Errorf("settling: %v, %q", err, d.state(old))
 	}
 }
@@ -454,16 +454,20 @@ func TestLookUpsAreBounded(t *testing.T) {
 		made := 0
 		for i := range 10 * lookUpsKept {
 			a := address{byte(i), byte(i >> 8), byte(i >> 16)}
-			if !r.lookedUp(a) {
-				r.remember(a)
+			if r.remembered(a) == nil {
+				r.remember(a, errRegistered)
 				made++
 			}
 		}
 		if made != lookUpsKept || len(r.lookUps) != lookUpsKept {
 			t.Errorf("%d look-ups, %d remembered, want %d", made, len(r.lookUps), lookUpsKept)
 		}
+		early := (*limitError)(nil)
+		if err := r.remembered(address{0xff, 0xff, 0xff, 1}); !errors.As(err, &early) || errors.Is(err, errRegistered) { // nobody looked
+			t.Errorf("without room: got %v", err)
+		}
 		time.Sleep(lookUpPeriod)
-		if r.lookedUp(address{1}) || len(r.lookUps) != 0 {
+		if r.remembered(address{1}) != nil || len(r.lookUps) != 0 {
 			t.Errorf("a minute later %d are remembered", len(r.lookUps))
 		}
 	})

@@ -79,7 +79,23 @@ func (api *masAPI) create(ctx context.Context, n node, recorded func() error) (s
 }
 
 // finish does what was left to do of an account. Each step can be done twice.
-func (api *masAPI) finish(ctx context.Context, n node) error { return api.complete(ctx, n, "") }
+func (api *masAPI) finish(ctx context.Context, n node, since time.Time) error {
+	id, err := api.lookUp(ctx, n.Localpart)
+	failed, _ := errors.AsType[*homeserverError](err)
+	switch {
+	case errors.Is(err, errNoUser):
+		failed = &homeserverError{reason: "the homeserver has no account that it said it has", cause: errors.New("look the account up at Matrix Authentication Service")}
+	case err == nil && !since.IsZero() && madeAt(id).Before(since.Add(-clocksDiffer)):
+		failed = unnamed()
+	case err == nil:
+		return api.complete(ctx, n, id)
+	}
+	failed.fate, failed.again = unanswered, false
+	if !since.IsZero() { // whose it is has not been told
+		failed.fate = taken
+	}
+	return failed
+}
 
 // add creates the account and returns its id. Whether a name is taken has two answers that do not say it: a name that
 // is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
@@ -106,29 +122,21 @@ func (api *masAPI) add(ctx context.Context, n node) (id string, err error) {
 			failed.cause = fmt.Errorf("%w: %w", errMASReserved, failed.cause)
 		}
 	case a.status == http.StatusInternalServerError:
-		if id, err := api.lookUp(ctx, n.Localpart); err == nil {
-			return id, nil // of this request, for all that is known: it got no readable answer
+		if _, err := api.lookUp(ctx, n.Localpart); err == nil {
+			failed.fate, failed.mayBeOurs = taken, true // by this request or by another
 		}
 	}
 	return "", failed
 }
 
-// complete sets the password and the display name of the account that has the id, or the node's name where the id is
-// not known. Whatever fails, the account is there and half made.
+// complete sets the password and the display name of the account that has the id. Whatever fails, the account is there
+// and half made.
 func (api *masAPI) complete(ctx context.Context, n node, id string) (err error) {
 	defer func() {
 		if failed := (*homeserverError)(nil); errors.As(err, &failed) {
 			failed.fate, failed.again = unanswered, false
 		}
 	}()
-	if id == "" {
-		if id, err = api.lookUp(ctx, n.Localpart); errors.Is(err, errNoUser) {
-			return &homeserverError{reason: "the homeserver has no account that it said it has", cause: errors.New("look the account up at Matrix Authentication Service")}
-		}
-		if err != nil {
-			return err
-		}
-	}
 	if _, err := retried(func() (string, error) { return "", api.setPassword(ctx, n, id) }); err != nil {
 		return err
 	}
@@ -205,6 +213,22 @@ func (api *masAPI) lookUp(ctx context.Context, localpart string) (id string, err
 	return "", failed
 }
 
+// clocksDiffer is how far the clocks of this service and of Matrix Authentication Service may be apart.
+const clocksDiffer = time.Minute
+
+// ulidDigits are those of a ULID, in the order of their values. The first ten of its digits are the time when it was
+// made, in ms (github.com/ulid/spec).
+const ulidDigits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+// madeAt is when the account with the id was made.
+func madeAt(id string) time.Time {
+	ms := int64(0)
+	for _, digit := range strings.ToUpper(id[:10]) {
+		ms = ms<<5 | int64(max(strings.IndexRune(ulidDigits, digit), 0))
+	}
+	return time.UnixMilli(ms)
+}
+
 // ulidForm is what every id of Matrix Authentication Service looks like, whichever letters it writes it with.
 var ulidForm = regexp.MustCompile(`^[0-7][0-9A-Za-z]{25}$`)
 
@@ -261,9 +285,15 @@ type masSite struct {
 
 // site asks for it. The zero value where it does not tell, as old versions do not.
 func (api *masAPI) site(ctx context.Context) (said masSite, err error) {
-	a, err := api.ask(ctx, lookUpTime, "read its site-config", http.MethodGet, masSitePath, nil)
-	if err != nil || a.status != http.StatusOK || a.cut != nil {
+	const step = "read its site-config"
+	a, err := api.ask(ctx, lookUpTime, step, http.MethodGet, masSitePath, nil)
+	switch {
+	case err != nil:
 		return masSite{}, err
+	case a.tellsNothing() || a.cut != nil:
+		return masSite{}, notSent(inStep(step, api.door.failure(a, "")))
+	case a.status != http.StatusOK:
+		return masSite{}, nil
 	}
 	json.Unmarshal(a.body, &said) // what is of another form says nothing
 	return said, nil

@@ -46,7 +46,8 @@ func TestMASLife(t *testing.T) {
 	const (
 		same, other, gone = "same", "other", "gone" // what the homeserver's profile shows
 		steps             = "key token masCreate password setName"
-		finishing         = "key token masCreate lookUp password setName"
+		finishing         = "key token masCreate profile lookUp password setName"
+		bare              = "bare" // the profile shows the localpart, as of an account that was never given a name
 	)
 	html404 := says(404, "<html>nginx</html>")
 	limited := says(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1234}`)
@@ -55,6 +56,7 @@ func TestMASLife(t *testing.T) {
 		name      string
 		before    state
 		atMAS     bool
+		old       bool   // made before the record
 		profile   string // "" and gone for none
 		settings  mas.Settings
 		faults    faults
@@ -66,15 +68,23 @@ func TestMASLife(t *testing.T) {
 	}{
 		{name: "created", want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
 		{name: "created by 1.3", settings: mas.Settings{Old: true}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
-		{name: "half made, pending", before: statePending, atMAS: true, profile: other, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
-		{name: "half made, this name, no record", atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: "key token masCreate profile lookUp password setName"},
+		{name: "somebody's, pending", before: statePending, atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
+		{name: "without a name, no record", atMAS: true, profile: bare, want: 502, wantAsked: "key token masCreate profile", wantLog: "set its display name to the node's"},
+		{name: "without a name, and older than the record", before: statePending, atMAS: true, old: true, profile: bare, want: 502, wantAfter: statePending, wantAsked: "key token masCreate profile lookUp", wantLog: "set its display name to the node's"},
+		{name: "without a name, and how old cannot be told", before: statePending, atMAS: true, profile: bare, faults: faults{callLookUp: says(500, "{}")}, want: 502, wantAfter: statePending},
+		{name: "without a profile, and older than the record", before: statePending, atMAS: true, old: true, want: 502, wantAfter: statePending},
+		{name: "half made, this name, pending", before: statePending, atMAS: true, old: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
+		{name: "somebody's, 500", atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.CannotTell)}, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate lookUp profile"},
+		{name: "somebody's, 500, profile unreadable", atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.CannotTell), callProfile: html404}, want: 502, wantAfter: statePending},
+		{name: "half made, pending", before: statePending, atMAS: true, profile: bare, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
+		{name: "half made, this name, no record", atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
 		{name: "somebody's, no record", atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "erased, no record", atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile lookUp"},
 		{name: "gone between", before: statePending, faults: faults{callMASCreate: titled(mas.Exists)}, want: 502, wantAfter: statePending},
 
 		{name: "at the homeserver alone", profile: same, want: 502, wantAsked: "key token masCreate lookUp", wantLog: "exclusive namespace"},
 		{name: "at the homeserver alone, pending", before: statePending, profile: other, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
-		{name: "reserved, and there, pending", before: statePending, atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
+		{name: "reserved, and there, pending", before: statePending, atMAS: true, profile: bare, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
 		{name: "reserved, and somebody's", atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 409, wantAfter: stateRegistered},
 		{name: "reserved, and it cannot be told", faults: faults{callMASCreate: titled(mas.Reserved), callLookUp: says(500, "{}")}, want: 502},
 		{name: "bad name", faults: faults{callMASCreate: titled(mas.BadName)}, want: 502},
@@ -113,7 +123,7 @@ func TestMASLife(t *testing.T) {
 		{name: "registered, gone, and reserved", before: stateRegistered, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 502, wantAfter: stateRegistered},
 		{name: "registered, gone, and exists", before: stateRegistered, faults: faults{callMASCreate: titled(mas.Exists)}, want: 409, wantAfter: stateRegistered},
 		{name: "registered, erased at the homeserver", before: stateRegistered, atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "profile token lookUp"},
-		{name: "registered, gone, MAS cannot tell", before: stateRegistered, faults: faults{callLookUp: html404}, want: 409, wantAfter: stateRegistered, wantAsked: "profile token lookUp"},
+		{name: "registered, gone, MAS cannot tell", before: stateRegistered, faults: faults{callLookUp: html404}, want: 502, wantAfter: stateRegistered, wantAsked: "profile token lookUp"},
 		{name: "registered, gone, MAS limited", before: stateRegistered, faults: faults{callLookUp: limited}, want: 429, wantAfter: stateRegistered},
 	}
 	for _, test := range tests {
@@ -124,7 +134,12 @@ func TestMASLife(t *testing.T) {
 			if test.atMAS {
 				d.homeserver.mas.Add(n.Localpart)
 			}
+			if test.old {
+				d.homeserver.mas.AddOld(n.Localpart)
+			}
 			switch test.profile {
+			case bare:
+				d.homeserver.users[n.UserID] = n.Localpart
 			case same:
 				d.homeserver.users[n.UserID] = n.DisplayName
 			case other:
@@ -232,7 +247,7 @@ func TestMASSendsNoMore(t *testing.T) {
 }
 
 // A pending record is kept while anything is there, since only the node has what may be left to do.
-func TestMASSettle(t *testing.T) {
+func TestMASReconcile(t *testing.T) {
 	for _, test := range []struct {
 		name           string
 		atMAS, profile bool
@@ -259,7 +274,7 @@ func TestMASSettle(t *testing.T) {
 			for call, fault := range test.faults {
 				d.homeserver.fail(call, fault)
 			}
-			if err := d.server.registrar.settleRound(t.Context()); (err != nil) != test.wantErr {
+			if err := d.server.registrar.reconcileRound(t.Context()); (err != nil) != test.wantErr {
 				t.Errorf("got %v", err)
 			}
 			if got := d.state(n); got != test.want {

@@ -280,7 +280,7 @@ func (h *homeserver) createdUser(a answer, userID, hint string) (string, error) 
 }
 
 // retried runs a try to create an account, and once more where that promises another end. A request that went
-// unanswered marks the whole attempt: an account that the second try finds is its doing, and a refusal of the
+// unanswered marks the whole attempt: an account that the second try finds may be its doing, and a refusal of the
 // second proves nothing of the first.
 func retried(try func() (accessToken string, err error)) (string, error) {
 	token, err := try()
@@ -291,9 +291,10 @@ func retried(try func() (accessToken string, err error)) (string, error) {
 	token, err = try()
 	if second := (*homeserverError)(nil); errors.As(err, &second) && first.fate == unanswered {
 		if second.fate == taken {
-			return "", nil
+			second.mayBeOurs = true
+		} else {
+			second.fate = unanswered
 		}
-		second.fate = unanswered
 	}
 	return token, err
 }

@@ -271,8 +271,8 @@ func (s *meteredStore) Claim(ctx context.Context, a address) (claim, error) {
 	return s.meter(held), err
 }
 
-func (s *meteredStore) ClaimPending(ctx context.Context, before time.Time) (claim, record, error) {
-	held, pending, err := s.store.ClaimPending(ctx, before)
+func (s *meteredStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
+	held, pending, err := s.store.ClaimPending(ctx, not)
 	return s.meter(held), pending, err
 }
 

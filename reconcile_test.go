@@ -23,9 +23,9 @@ func (d *door) setOld(n node, s state, age time.Duration) {
 }
 
 // What is settled, and how.
-func TestSettle(t *testing.T) { eachStore(t, testSettle) }
+func TestReconcile(t *testing.T) { eachStore(t, testReconcile) }
 
-func testSettle(t *testing.T, fresh func(testing.TB) opener) {
+func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 	tests := []struct {
 		name   string
 		before state
@@ -38,6 +38,10 @@ func testSettle(t *testing.T, fresh func(testing.TB) opener) {
 		{"the account is there", statePending, 2 * time.Minute, true, nil, stateRegistered, "profile"},
 		{"it is not", statePending, 2 * time.Minute, false, nil, "", "profile"},
 		{"too young", statePending, 30 * time.Second, false, nil, statePending, ""},
+		{"written in the future, the account is there", statePending, -time.Hour, true, nil, stateRegistered, "profile"},
+		{"written in the future, it is not", statePending, -time.Hour, false, nil, "", "profile"},
+		{"written in the future, 500", statePending, -time.Hour, true, says(500, "{}"), statePending, "profile"},
+		{"written by a clock that differs a little", statePending, -30 * time.Second, false, nil, statePending, ""},
 		{"registered", stateRegistered, 2 * time.Minute, false, nil, stateRegistered, ""},
 		{"an HTML 404", statePending, 2 * time.Minute, false, says(404, "<html>"), statePending, "profile"},
 		{"a 404 of another kind", statePending, 2 * time.Minute, false, says(404, `{"errcode":"M_UNRECOGNIZED"}`), statePending, "profile"},
@@ -54,7 +58,7 @@ func testSettle(t *testing.T, fresh func(testing.TB) opener) {
 				d.homeserver.users[n.UserID] = "any name"
 			}
 			d.homeserver.fail(callProfile, test.fault)
-			err := d.server.registrar.settleRound(t.Context())
+			err := d.server.registrar.reconcileRound(t.Context())
 			if (err != nil) != (test.fault != nil) {
 				t.Errorf("got %v", err)
 			}
@@ -63,6 +67,13 @@ func testSettle(t *testing.T, fresh func(testing.TB) opener) {
 			}
 			if asked := d.homeserver.asked(); asked != test.asked {
 				t.Errorf("asked: got %q, want %q", asked, test.asked)
+			}
+			future := test.age < -time.Minute
+			if told := strings.Count(d.log.String(), "a clock is wrong, or was"); (told == 1) != future {
+				t.Errorf("the log has %d lines of a wrong clock: %s", told, d.log)
+			}
+			if future && test.want == statePending && d.record(n).Updated.After(time.Now()) {
+				t.Error("the record still has the wrong time")
 			}
 			changed := test.before != test.want
 			if lines := strings.Count(d.log.String(), "Settled a pending registration"); (lines == 1) != changed {
@@ -76,23 +87,23 @@ func testSettle(t *testing.T, fresh func(testing.TB) opener) {
 }
 
 // A record that an attempt holds is left to it.
-func TestSettleLeavesHeld(t *testing.T) { eachStore(t, testSettleLeavesHeld) }
+func TestReconcileLeavesHeld(t *testing.T) { eachStore(t, testReconcileLeavesHeld) }
 
-func testSettleLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
+func testReconcileLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
 	d := newDoorOn(t, createUserPath, fresh(t)(t))
 	_, held := newProof(t)
 	_, free := newProof(t)
 	d.setOld(held, statePending, time.Hour)
 	d.setOld(free, statePending, time.Hour)
 	inHand := d.claim(held)
-	if err := d.server.registrar.settleRound(t.Context()); err != nil {
+	if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if d.state(held) != statePending || d.state(free) != "" {
 		t.Errorf("held: %q, free: %q", d.state(held), d.state(free))
 	}
 	inHand.Release()
-	if err := d.server.registrar.settleRound(t.Context()); err != nil || d.state(held) != "" {
+	if err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(held) != "" {
 		t.Errorf("released: %q, %v", d.state(held), err)
 	}
 }
@@ -107,6 +118,7 @@ func TestClaimIfPending(t *testing.T) {
 	}{
 		{statePending, time.Hour, nil},
 		{statePending, 0, errNoRecord}, // begun anew meanwhile
+		{statePending, -time.Hour, nil},
 		{stateRegistered, time.Hour, errNoRecord},
 		{"", 0, errNoRecord},
 	} {
@@ -114,7 +126,7 @@ func TestClaimIfPending(t *testing.T) {
 		if test.before != "" {
 			d.setOld(n, test.before, test.age)
 		}
-		held, _, err := d.bolt().claimIfPending(t.Context(), n.Address, time.Now().Add(-settleAfter))
+		held, _, err := d.bolt().claimIfPending(t.Context(), n.Address, span{time.Now().Add(-reconcileAfter), time.Now().Add(reconcileAfter)})
 		if !errors.Is(err, test.want) {
 			t.Errorf("%q of %v: got %v, want %v", test.before, test.age, err, test.want)
 		}
@@ -128,9 +140,9 @@ func TestClaimIfPending(t *testing.T) {
 }
 
 // A homeserver that does not tell of one record costs the others nothing but time: each round goes on behind it.
-func TestSettleGoesRound(t *testing.T) { eachStore(t, testSettleGoesRound) }
+func TestReconcileGoesRound(t *testing.T) { eachStore(t, testReconcileGoesRound) }
 
-func testSettleGoesRound(t *testing.T, fresh func(testing.TB) opener) {
+func testReconcileGoesRound(t *testing.T, fresh func(testing.TB) opener) {
 	d := newDoorOn(t, createUserPath, fresh(t)(t))
 	nodes := make([]node, 5)
 	for i := range nodes {
@@ -146,7 +158,7 @@ func testSettleGoesRound(t *testing.T, fresh func(testing.TB) opener) {
 		d.homeserver.profile(w, r)
 	})
 	for range 3 {
-		d.server.registrar.settleRound(t.Context())
+		d.server.registrar.reconcileRound(t.Context())
 	}
 	for i, n := range nodes {
 		want := state("")
@@ -160,14 +172,14 @@ func testSettleGoesRound(t *testing.T, fresh func(testing.TB) opener) {
 }
 
 // A round is bounded.
-func TestSettleAtMost(t *testing.T) { eachStore(t, testSettleAtMost) }
+func TestReconcileAtMost(t *testing.T) { eachStore(t, testReconcileAtMost) }
 
-func testSettleAtMost(t *testing.T, fresh func(testing.TB) opener) {
+func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
 	d := newDoorOn(t, createUserPath, fresh(t)(t))
-	for i := range settleAtMost + 20 {
+	for i := range reconcileAtMost + 20 {
 		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, UserID: "@x:" + testServerName}, statePending, time.Hour)
 	}
-	if err := d.server.registrar.settleRound(t.Context()); err != nil {
+	if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if counts, err := d.store.counts(); err != nil || counts[statePending] != 20 {
@@ -176,9 +188,9 @@ func testSettleAtMost(t *testing.T, fresh func(testing.TB) opener) {
 }
 
 // Two that settle at once share the records out, and a node's own try meets what they left.
-func TestSettleAtOnce(t *testing.T) { eachStore(t, testSettleAtOnce) }
+func TestReconcileAtOnce(t *testing.T) { eachStore(t, testReconcileAtOnce) }
 
-func testSettleAtOnce(t *testing.T, fresh func(testing.TB) opener) {
+func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 	d := newDoorOn(t, sharedSecretPath, fresh(t)(t))
 	proofs := make([]registration, 20)
 	for i := range proofs {
@@ -190,7 +202,7 @@ func testSettleAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 	var all sync.WaitGroup
 	for range 2 {
 		all.Go(func() {
-			if err := d.server.registrar.settleRound(t.Context()); err != nil {
+			if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -212,7 +224,7 @@ func testSettleAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 }
 
 // Settling begins at once and ends with the service, before the store is closed.
-func TestSettleAllStops(t *testing.T) {
+func TestReconcileAllStops(t *testing.T) {
 	d := newDoor(t, createUserPath)
 	_, n := newProof(t)
 	d.setOld(n, statePending, time.Hour)
@@ -222,7 +234,7 @@ func TestSettleAllStops(t *testing.T) {
 		<-r.Context().Done() // the homeserver never answers; shutdown breaks the look-up off
 	})
 	done := make(chan bool)
-	go func() { d.server.registrar.settleAll(); close(done) }()
+	go func() { d.server.registrar.reconcileAll(); close(done) }()
 	<-asked
 	d.server.registrar.stop()
 	select {
@@ -296,7 +308,7 @@ func (s *stubbornAccounts) displayName(context.Context, string) (string, error) 
 }
 
 // The service does not end, and have its store closed, while a record is being settled.
-func TestServeWaitsForSettling(t *testing.T) {
+func TestServeWaitsForReconciling(t *testing.T) {
 	d := newDoor(t, createUserPath)
 	_, n := newProof(t)
 	d.setOld(n, statePending, time.Hour)

@@ -1,5 +1,6 @@
-// registrar.go owns the life of a registration: who holds an address and who waits for whom, what is recorded
-// before and after the homeserver is asked, and what each answer of the homeserver means for the record.
+// registrar.go owns the life of a registration: who claims an address and who waits for whom, what each answer of the
+// homeserver says of the account, what that means for the record and for the node, and the reconciling of registrations
+// whose end nobody learned.
 
 package main
 
@@ -9,13 +10,21 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/ethereum/go-ethereum/log"
 )
 
 const (
 	attemptTime  = 12 * time.Second // all that one attempt may take once it holds the address
 	waitTime     = 13 * time.Second // how long another request for the same address waits: longer than an attempt
 	lookUpPeriod = time.Minute      // a registered address costs the homeserver at most one look-up in this time
-	lookUpsKept  = 1 << 15          // look-ups remembered, in 2 MiB: beyond 500 a second there are none for a while
+	lookUpsKept  = 1 << 15          // look-ups remembered, in 8 MiB: beyond 500 a second there are none for a while
+
+	reconcilePeriod = 30 * time.Second
+	reconcileAfter  = time.Minute // no attempt that began before runs any more, and clocks that differ by less are right
+	reconcileAtMost = 100         // records a round, so that one round cannot outlast the next by much
+
+	lineSettled = "Settled a pending registration"
 )
 
 // accounts is the homeserver, as far as registering needs it.
@@ -28,9 +37,11 @@ type accounts interface {
 	// inSteps tells whether create takes several calls, so that an account that is there need not be whole.
 	inSteps() bool
 
-	// finish makes an account whole that is there and is the node's: create was cut off, or its record lost.
-	// Its errors are as those of create.
-	finish(ctx context.Context, n node) error
+	// finish makes an account whole that is there and is the node's: create was cut off, or its record lost. Where
+	// nothing but a record says whose the account is, since is when that record's first attempt began, and an account
+	// that is not known to be younger is left alone: the error's fate is taken then. Its other errors are as those of
+	// create.
+	finish(ctx context.Context, n node, since time.Time) error
 
 	// displayName returns the user's display name: errNoUser where the homeserver says that there is no such
 	// user, a *homeserverError where it cannot be told.
@@ -40,30 +51,8 @@ type accounts interface {
 // oneCall is of the ways of creating accounts that do it in one call.
 type oneCall struct{}
 
-func (oneCall) inSteps() bool                      { return false }
-func (oneCall) finish(context.Context, node) error { return nil }
-
-// store keeps the records of all nodes.
-type store interface {
-	// Load reads a record, whoever holds its address: errNoRecord where it is unknown.
-	Load(ctx context.Context, a address) (record, error)
-
-	// Claim holds the address for one attempt alone, waiting for it until the context ends: errBusy where too many wait.
-	Claim(ctx context.Context, a address) (claim, error)
-
-	// ClaimPending holds the next pending record that nobody holds and that was last written before the given
-	// time. Called again it goes on behind that one, and begins anew after it said errNoRecord: there is no more.
-	ClaimPending(ctx context.Context, before time.Time) (claim, record, error)
-
-	Close() error
-}
-
-// claim is an address in hand. What Save and Drop did is on disk when they return.
-type claim interface {
-	Save(record) error
-	Drop() error
-	Release() // once, whatever happened
-}
+func (oneCall) inSteps() bool                                 { return false }
+func (oneCall) finish(context.Context, node, time.Time) error { return nil }
 
 // A fate is what is known of an account after a call that should have created it did not.
 type fate int
@@ -78,6 +67,7 @@ const (
 type homeserverError struct {
 	fate       fate
 	again      bool          // worth one more try at once: a kept connection had been closed, a nonce was stale
+	mayBeOurs  bool          // of a taken account: an earlier send of this attempt got no readable answer
 	limited    bool          // it asked for fewer requests (429)
 	retryAfter time.Duration // and for how long; 0 when it did not say
 	shows      *string       // the display name that a taken account was seen to have, if somebody looked
@@ -97,7 +87,8 @@ func (e *homeserverError) Unwrap() error { return e.cause }
 var (
 	errNoUser     = errors.New("no such user at the homeserver")
 	errRegistered = errors.New("this address is registered already")
-	errForeign    = fmt.Errorf("%w: the homeserver has an account of this name that this service did not make", errRegistered)
+	errForeign    = fmt.Errorf("%w: the homeserver has an account of this name that does not show this node's display name", errRegistered)
+	errUnnamed    = errors.New("the account has no display name of its own, and may be this node's, half made: if it is, set its display name to the node's, which matrix-regservice register --key FILE --print shows, and the node's next try completes it; if it is not, remove it")
 	errBusy       = errors.New("an earlier attempt for this address is still running")
 	errStopping   = errors.New("the service is shutting down")
 	errStore      = errors.New("the record cannot be read or written")
@@ -123,14 +114,87 @@ type registrar struct {
 	slots    slots    // of attempts that ask the homeserver
 
 	mu        sync.Mutex
-	lookUps   map[address]time.Time // when a registered address was last looked up, and not found gone
+	lookUps   map[address]lookUp // of registered addresses that were not found gone
 	lastSweep time.Time
 }
 
+// A lookUp is what a look-up of a registered node's account said, and when.
+type lookUp struct {
+	at  time.Time
+	err error // what its node is answered
+}
+
 func newRegistrar(a accounts, s store) *registrar {
-	r := &registrar{accounts: a, store: s, lookUps: make(map[address]time.Time)}
+	r := &registrar{accounts: a, store: s, lookUps: make(map[address]lookUp)}
 	r.stopping, r.stop = context.WithCancel(context.Background())
 	return r
+}
+
+// An account is what an attempt, or a look-up, has found out of a node's account.
+type account int
+
+const (
+	accountNotMade    account = iota // no creating request left, or each was answered with a refusal
+	accountUnanswered                // a creating request got no readable answer: the account may be there
+	accountMade                      // the homeserver confirms that this attempt made it
+	accountOwn                       // it was there: with a display name of this node, or what an attempt of its own left
+	accountForeign                   // it was there with another display name, or with none
+	accountThere                     // it was there; whose it is was not asked
+	accountGone                      // the homeserver says that there is none
+	accountUnclear                   // whose it is, or whether it is there, could not be found out
+)
+
+// unchanged is of a record that is to be what it was before the attempt.
+const unchanged state = "unchanged"
+
+// errAsItFailed stands for the error of the call that failed.
+var errAsItFailed = errors.New("the call that failed says why")
+
+// A decision is what becomes of a record, "" being none, and what the node is answered.
+type decision struct {
+	record state
+	did    outcome
+	err    error
+}
+
+// decide is the table of README.md, which TestDecide holds it against. Begun tells whether an earlier creating request of this service for the address
+// may have made the account, and whole whether an account that is there needs nothing more.
+//
+// What could not be found out never decides: the record is what it was.
+func decide(before state, found account, begun, whole bool) decision {
+	switch found {
+	case accountMade, accountOwn:
+		switch {
+		case found == accountOwn && before == stateRegistered && !begun:
+			return decision{record: unchanged, err: errRegistered}
+		case !whole:
+			return decision{record: statePending, err: errAsItFailed}
+		case before == stateRegistered:
+			return decision{record: stateRegistered, did: outcomeRecreated}
+		case found == accountOwn && before == statePending:
+			return decision{record: stateRegistered, did: outcomeCompleted}
+		case found == accountOwn && !begun:
+			return decision{record: stateRegistered, did: outcomeAdopted}
+		}
+		return decision{record: stateRegistered, did: outcomeCreated}
+	case accountUnanswered:
+		if before == stateRegistered && whole {
+			return decision{record: unchanged, err: errAsItFailed}
+		}
+		return decision{record: statePending, err: errAsItFailed}
+	case accountForeign:
+		if before == stateRegistered {
+			return decision{record: unchanged, err: errRegistered}
+		}
+		return decision{record: stateRegistered, err: errForeign}
+	case accountThere:
+		return decision{record: unchanged, err: errRegistered}
+	case accountGone:
+		if before == statePending {
+			return decision{record: ""}
+		}
+	}
+	return decision{record: unchanged, err: errAsItFailed}
 }
 
 // register takes a node from whatever its record says to registered. The context bounds only the wait for
@@ -148,8 +212,10 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return "", "", fmt.Errorf("%w: %w", errStore, err)
 	}
-	if before.State == stateRegistered && r.lookedUp(n.Address) {
-		return "", "", errRegistered
+	if before.State == stateRegistered {
+		if err := r.remembered(n.Address); err != nil {
+			return "", "", err
+		}
 	}
 	if before.State == "" {
 		if err := r.newNodes.take(limitKey{}); err != nil {
@@ -166,88 +232,162 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 			return "", "", err
 		}
 	}
+	return r.attempt(ctx, held, before, n)
+}
+
+// attempt has the account created, and leaves the record that the table has for what came of it.
+func (r *registrar) attempt(ctx context.Context, held claim, before record, n node) (accessToken string, did outcome, err error) {
 	// A registered node's record stays what it is, unless what is created anew may be left half made: then its next
 	// try has to find it pending.
-	begun := before.State != stateRegistered || r.accounts.inSteps()
 	recorded := func() error { return nil }
-	if begun {
+	writes := before.State != stateRegistered || r.accounts.inSteps()
+	if writes {
 		recorded = beside(func() error { return save(held, before, n, statePending) })
-		defer recorded() // before the address is released, even if the hand-over panics
+		defer recorded() // before the address is released, even if the rest panics
 	}
 
-	accessToken, did, err = r.handOver(ctx, before.State, n, recorded)
+	since := time.Now()
+	if before.State == statePending {
+		since = before.Created
+	}
+	accessToken, err = r.accounts.create(ctx, n, recorded)
+	found, begun, whole, err := r.found(ctx, before, n, since, err)
 	if err := recorded(); err != nil {
 		return "", "", err
 	}
-	failed := (*homeserverError)(nil)
-	isNotCreated := errors.As(err, &failed) && failed.fate == notCreated
+
+	decided := decide(before.State, found, begun, whole)
+	if decided.err == errAsItFailed {
+		decided.err = err
+	}
 	switch {
-	case err == nil, errors.Is(err, errForeign), begun && before.State == stateRegistered && (isNotCreated || errors.Is(err, errRegistered)):
-		if err := save(held, before, n, stateRegistered); err != nil {
-			return "", "", err
-		}
-	case isNotCreated && before.State == "":
-		if err := held.Drop(); err != nil {
-			return "", "", fmt.Errorf("%w: %w", errStore, err)
-		}
+	case decided.record == stateRegistered:
+		err = save(held, before, n, stateRegistered)
+	case decided.record == unchanged && writes:
+		err = putBack(held, before)
+	default: // pending was written, or nothing
+		err = nil
 	}
-	return accessToken, did, err
-}
-
-// beside runs the write while its caller goes on, and returns how to wait for its end. A panic is the waiting caller's.
-func beside(write func() error) (wait func() error) {
-	wait = sync.OnceValue(write)
-	go func() {
-		defer func() { recover() }()
-		wait()
-	}()
-	return wait
-}
-
-// handOver has the account created, and tells what it means when it was there already.
-func (r *registrar) handOver(ctx context.Context, before state, n node, recorded func() error) (accessToken string, did outcome, err error) {
-	accessToken, err = r.accounts.create(ctx, n, recorded)
-	if err == nil {
-		if before == stateRegistered {
-			return accessToken, outcomeRecreated, nil
-		}
-		return accessToken, outcomeCreated, nil
-	}
-	failed := (*homeserverError)(nil)
-	if !errors.As(err, &failed) || failed.fate != taken {
+	if err != nil {
 		return "", "", err
 	}
+	return accessToken, decided.did, decided.err
+}
 
-	switch before {
-	case stateRegistered:
-		return "", "", errRegistered
-	case statePending:
-		return "", outcomeCompleted, r.accounts.finish(ctx, n)
+// beside runs the write while its caller goes on, and returns how to wait for its end. A panic is logged where it
+// happened, and is an error to all who wait.
+func beside(write func() error) (wait func() error) {
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if broken := recover(); broken != nil {
+				logPanic(broken)
+				err = errPanic
+			}
+		}()
+		err = write()
+	}()
+	return func() error {
+		<-done
+		return err
 	}
-	if failed.shows == nil {
-		name, err := r.accounts.displayName(ctx, n.UserID)
-		if errors.As(err, &failed) && failed.limited {
-			return "", "", err
-		}
-		if err != nil {
-			return "", "", errForeign
-		}
-		failed.shows = &name
+}
+
+// found tells what create's end says of the account, asking whose it is where it was there already, and makes the account
+// whole where it is the node's. Since is when the first attempt began of those whose end nobody learned, this one included.
+func (r *registrar) found(ctx context.Context, before record, n node, since time.Time, err error) (found account, begun, whole bool, failure error) {
+	begun, whole = before.State == statePending, !r.accounts.inSteps()
+	if err == nil {
+		return accountMade, begun, true, nil
 	}
-	if *failed.shows != n.DisplayName {
-		return "", "", errForeign
+	failed, ok := errors.AsType[*homeserverError](err)
+	switch {
+	case !ok: // the record's, which is not on disk, or one that nobody knows
+		return accountUnanswered, begun, whole, err
+	case failed.fate == notCreated:
+		return accountNotMade, begun, whole, err
+	case failed.fate == unanswered:
+		return accountUnanswered, begun, whole, err
 	}
-	return "", outcomeAdopted, r.accounts.finish(ctx, n)
+
+	begun = begun || failed.mayBeOurs
+	unclear := accountUnclear
+	if failed.mayBeOurs { // this attempt may have made it, whatever else cannot be told
+		unclear = accountUnanswered
+	}
+	if before.State == stateRegistered && !begun {
+		return accountThere, begun, whole, err
+	}
+	name, err := r.shownName(ctx, n, failed, begun)
+	if err != nil {
+		return unclear, begun, whole, err
+	}
+	isOwn := name == n.DisplayName || before.State == statePending && name == before.DisplayName
+	isUnnamed := r.accounts.inSteps() && (name == n.Localpart || name == "" && begun)
+	switch {
+	case isOwn:
+		since = time.Time{}
+	case isUnnamed && begun:
+	case isUnnamed:
+		return unclear, begun, whole, unnamed()
+	default:
+		return accountForeign, begun, whole, errForeign
+	}
+	err = r.accounts.finish(ctx, n, since)
+	if failed, ok := errors.AsType[*homeserverError](err); ok && failed.fate == taken {
+		return unclear, begun, whole, err
+	}
+	return accountOwn, begun, err == nil, err
+}
+
+// shownName is the display name of an account that the homeserver says is there, "" where it has none. Where an attempt
+// of this service may be making it this moment, its having no profile says nothing.
+func (r *registrar) shownName(ctx context.Context, n node, failed *homeserverError, begun bool) (string, error) {
+	if failed.shows != nil {
+		return *failed.shows, nil
+	}
+	name, err := r.accounts.displayName(ctx, n.UserID)
+	switch {
+	case errors.Is(err, errNoUser) && begun:
+		return "", &homeserverError{reason: "the homeserver does not tell whose the account of this name is", cause: errors.New("it says that there is one, and shows no profile of it")}
+	case errors.Is(err, errNoUser):
+		return "", nil
+	}
+	return name, err
+}
+
+// unnamed is the failure of a node whose account shows what one shows that was never given a name: it may be the node's,
+// half made.
+func unnamed() *homeserverError {
+	return &homeserverError{
+		reason: "the homeserver does not tell whose the account of this name is",
+		cause:  errUnnamed,
+	}
 }
 
 // save writes the node's record in the given state.
 func save(held claim, before record, n node, s state) error {
 	now := time.Now().UTC()
 	after := record{Localpart: n.Localpart, UserID: n.UserID, DisplayName: n.DisplayName, State: s, Created: before.Created, Updated: now}
-	if after.Created.IsZero() {
+	if after.Created.IsZero() || after.Created.After(now) {
 		after.Created = now
 	}
 	if err := held.Save(after); err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	return nil
+}
+
+// putBack leaves what there was before the attempt.
+func putBack(held claim, before record) (err error) {
+	if before.State == "" {
+		err = held.Drop()
+	} else {
+		err = held.Save(before)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
 	return nil
@@ -278,37 +418,136 @@ func (r *registrar) claim(ctx context.Context, a address) (claim, error) {
 // Any other look-up is remembered, so that a node that restarts in a loop costs at most one a minute.
 func (r *registrar) confirmGone(ctx context.Context, n node) error {
 	_, err := r.accounts.displayName(ctx, n.UserID)
-	if errors.Is(err, errNoUser) {
+	found := accountUnclear
+	switch {
+	case errors.Is(err, errNoUser):
 		return nil
+	case err == nil:
+		found = accountThere
 	}
-	r.remember(n.Address)
-	if failed := (*homeserverError)(nil); errors.As(err, &failed) && failed.limited {
-		return err
+	decided := decide(stateRegistered, found, false, true)
+	if decided.err != errAsItFailed {
+		err = decided.err
 	}
-	return errRegistered
+	r.remember(n.Address, err)
+	return err
 }
 
-// lookedUp tells whether the address may not be looked up now: because it was, or because so many were that no more
-// can be remembered. It forgets once a period those that no longer count.
-func (r *registrar) lookedUp(a address) bool {
+// remembered returns what the last look-up of the address said, and nil where it is too long ago. Where so many are
+// remembered that there is no room for another, it is that none can be made. It forgets once a period those that no
+// longer count.
+func (r *registrar) remembered(a address) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	if now.Sub(r.lastSweep) >= lookUpPeriod {
 		r.lastSweep = now
-		for other, at := range r.lookUps {
-			if now.Sub(at) >= lookUpPeriod {
+		for other, last := range r.lookUps {
+			if now.Sub(last.at) >= lookUpPeriod {
 				delete(r.lookUps, other)
 			}
 		}
 	}
-	at, ok := r.lookUps[a]
-	return ok && now.Sub(at) < lookUpPeriod || len(r.lookUps) >= lookUpsKept
+	if last, ok := r.lookUps[a]; ok && now.Sub(last.at) < lookUpPeriod {
+		return last.err
+	}
+	if len(r.lookUps) >= lookUpsKept {
+		return &limitError{"too many registered nodes at once", lookUpPeriod - now.Sub(r.lastSweep)}
+	}
+	return nil
 }
 
-// remember notes a look-up.
-func (r *registrar) remember(a address) {
+// remember notes what a look-up said, without what only the log is told of it: that was logged.
+func (r *registrar) remember(a address, err error) {
+	if failed, ok := errors.AsType[*homeserverError](err); ok {
+		err = &homeserverError{limited: failed.limited, retryAfter: failed.retryAfter, reason: failed.reason}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lookUps[a] = time.Now()
+	r.lookUps[a] = lookUp{time.Now(), err}
+}
+
+// reconcileAll reconciles pending records at once and then every so often, until shutdown begins.
+func (r *registrar) reconcileAll() {
+	rounds := time.NewTicker(reconcilePeriod)
+	defer rounds.Stop()
+	for {
+		if err := r.reconcileRound(r.stopping); err != nil && r.stopping.Err() == nil {
+			log.Warn("Pending registrations could not be settled; trying again", "in", reconcilePeriod, "err", err)
+		}
+		select {
+		case <-r.stopping.Done():
+			return
+		case <-rounds.C:
+		}
+	}
+}
+
+// reconcileRound reconciles records until there is none left, the round's share is done, or the homeserver does not tell.
+func (r *registrar) reconcileRound(ctx context.Context) error {
+	for range reconcileAtMost {
+		now := time.Now()
+		held, pending, err := r.store.ClaimPending(ctx, span{now.Add(-reconcileAfter), now.Add(reconcileAfter)})
+		if errors.Is(err, errNoRecord) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errStore, err)
+		}
+		if err := r.reconcile(ctx, held, pending); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reconcile asks the homeserver for the account of a pending record, and keeps the record where it does not tell.
+func (r *registrar) reconcile(ctx context.Context, held claim, pending record) error {
+	defer held.Release()
+	now := time.Now().UTC()
+	written := pending.Updated
+	if written.After(now) {
+		log.Warn("A pending registration was written at a time that is still to come: a clock is wrong, or was; see that the clocks of all gateways are set (NTP)",
+			"user_id", pending.UserID, "written", written, "now", now)
+	}
+
+	name, failure := r.accounts.displayName(ctx, pending.UserID)
+	found := accountUnclear
+	switch {
+	case errors.Is(failure, errNoUser):
+		found = accountGone
+	case failure == nil && (name == pending.DisplayName || r.accounts.inSteps()): // only the node has what may be left to do
+		found = accountOwn
+	case failure == nil:
+		found = accountForeign
+	}
+
+	decided := decide(statePending, found, true, !r.accounts.inSteps())
+	end, err := "", error(nil)
+	switch decided.record {
+	case stateRegistered:
+		end = "registered"
+		pending.State, pending.Updated = stateRegistered, now
+		err = held.Save(pending)
+	case "":
+		end = "dropped"
+		err = held.Drop()
+	default:
+		if !written.After(now) {
+			break
+		}
+		pending.Updated = now // so that the clock is complained of once
+		err = held.Save(pending)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errStore, err)
+	case errors.Is(decided.err, errForeign):
+		log.Warn(lineSettled, "outcome", end, "user_id", pending.UserID, "reason", errForeign)
+	case end != "":
+		log.Info(lineSettled, "outcome", end, "user_id", pending.UserID)
+	case found == accountUnclear:
+		return failure
+	}
+	return nil
 }

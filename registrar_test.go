@@ -1,15 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 )
 
 // The life of a registration, as the contract's table has it. Every row runs with every API but where it names one. What a
@@ -23,6 +29,13 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 		empty = "empty" // it shows none
 	)
 	inUse := says(400, `{"errcode":"M_USER_IN_USE","error":"User ID already taken."}`)
+	exists := func(w http.ResponseWriter, r *http.Request) { // as each API says it
+		if r.URL.Path == masUsersPath {
+			titled(mas.Exists)(w, r)
+			return
+		}
+		inUse(w, r)
+	}
 	html404 := says(404, "<html>nginx</html>")
 	limited := says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":1234}`)
 	tests := []struct {
@@ -39,12 +52,19 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 		{name: "created", wantStatus: 200, wantAfter: stateRegistered},
 		{name: "created, pending", before: statePending, wantStatus: 200, wantAfter: stateRegistered},
 
-		{name: "exists, pending", before: statePending, account: other, wantStatus: 200, wantAfter: stateRegistered},
+		{name: "exists with this name, pending", before: statePending, account: same, wantStatus: 200, wantAfter: stateRegistered},
+		{name: "exists with another name, pending", before: statePending, account: other, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
+		{name: "exists, profile unreadable, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": exists, callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
+		{name: "exists, profile limited, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": exists, callProfile: limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED", wantAfter: statePending},
+		{name: "refused, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "exists with this name", account: same, wantStatus: 200, wantAfter: stateRegistered},
 		{name: "exists with another name", account: other, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
 		{name: "exists without a name", account: empty, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
-		{name: "exists, profile unreadable", faults: map[string]http.HandlerFunc{"create": inUse, callProfile: html404}, api: "shared secret", wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
-		{name: "exists, profile limited", faults: map[string]http.HandlerFunc{"create": inUse, callProfile: limited}, api: "shared secret", wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED"},
+		{name: "exists, profile unreadable", faults: map[string]http.HandlerFunc{"create": exists, callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "exists, profile not one", faults: map[string]http.HandlerFunc{"create": exists, callProfile: says(200, "[]")}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "exists, profile hidden", faults: map[string]http.HandlerFunc{"create": exists, callProfile: says(401, `{"errcode":"M_MISSING_TOKEN"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "exists, profile lost", faults: map[string]http.HandlerFunc{"create": exists, callProfile: breaks}, wantStatus: 502, wantErrcode: "M_UNKNOWN"},
+		{name: "exists, profile limited", faults: map[string]http.HandlerFunc{"create": exists, callProfile: limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED"},
 		{name: "another was faster", api: "createUser", faults: map[string]http.HandlerFunc{"create": inUse}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
 
 		{name: "look-up failed", api: "createUser", faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAsked: "key profile"},
@@ -57,8 +77,8 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 		{name: "limited, registered", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED", wantAfter: stateRegistered, wantAsked: "profile"},
 
 		{name: "registered", before: stateRegistered, account: same, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered, wantAsked: "profile"},
-		{name: "registered, profile unreadable", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered, wantAsked: "profile"},
-		{name: "registered, 404 of another kind", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: says(404, `{"errcode":"M_UNRECOGNIZED","error":"?"}`)}, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered, wantAsked: "profile"},
+		{name: "registered, profile unreadable", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: stateRegistered, wantAsked: "profile"},
+		{name: "registered, 404 of another kind", before: stateRegistered, faults: map[string]http.HandlerFunc{callProfile: says(404, `{"errcode":"M_UNRECOGNIZED","error":"?"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: stateRegistered, wantAsked: "profile"},
 		{name: "registered, gone", before: stateRegistered, wantStatus: 200, wantAfter: stateRegistered},
 		{name: "registered, gone, refused", before: stateRegistered, faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: stateRegistered},
 		{name: "registered, gone, unanswered", before: stateRegistered, faults: map[string]http.HandlerFunc{"create": says(500, "")}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: stateRegistered},
@@ -76,6 +96,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 				d := newDoorOn(t, api.path, fresh(t)(t))
 				proof, n := newProof(t)
 				d.setState(n, test.before)
+				was := d.record(n)
 				switch test.account {
 				case same:
 					d.homeserver.users[n.UserID] = n.DisplayName
@@ -107,11 +128,14 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 				if after := d.state(n); after != test.wantAfter {
 					t.Errorf("record: got %q, want %q", after, test.wantAfter)
 				}
+				if now := d.record(n); test.wantStatus >= 429 && test.before != "" && test.name != "registered, gone, unanswered" && now != was {
+					t.Errorf("record: got %+v, want what it was, %+v", now, was)
+				}
 				if asked := d.homeserver.asked(); test.wantAsked != "" && asked != test.wantAsked {
 					t.Errorf("asked: got %q, want %q", asked, test.wantAsked)
 				}
-				foreign := test.wantStatus == 409 && test.before == ""
-				if warned := strings.Contains(d.log.String(), `"lvl":"warn"`) && strings.Contains(d.log.String(), "did not make"); warned != foreign {
+				foreign := test.wantStatus == 409 && test.before != stateRegistered
+				if warned := strings.Contains(d.log.String(), `"lvl":"warn"`) && strings.Contains(d.log.String(), "does not show"); warned != foreign {
 					t.Errorf("warned of a foreign account: got %v, want %v", warned, foreign)
 				}
 			})
@@ -136,12 +160,20 @@ func TestRetryOnKeptConnection(t *testing.T) {
 			{"lost after it was done", func(d *door) http.HandlerFunc { return doesAndBreaks(right(d)) }, 200, stateRegistered, 0},
 			{"lost after it was done, and the profile cannot be read", func(d *door) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
-					if api.path == sharedSecretPath { // createUser asks the profile first, and cannot go on without
-						d.homeserver.fail(callProfile, says(500, ""))
-					}
+					d.homeserver.fail(callProfile, says(500, ""))
 					doesAndBreaks(right(d))(w, r)
 				}
-			}, 200, stateRegistered, 0},
+			}, 502, statePending, 0},
+			{"lost, and somebody else's is there", func(d *door) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					d.homeserver.mu.Lock()
+					localpart := localpartIn(r)
+					d.homeserver.users[userIDOf(localpart, testServerName)] = "somebody"
+					d.homeserver.mas.Add(localpart)
+					d.homeserver.mu.Unlock()
+					breaks(w, r)
+				}
+			}, 409, stateRegistered, 0},
 			{"lost, then refused", func(d *door) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
@@ -192,6 +224,13 @@ func TestRetryOnKeptConnection(t *testing.T) {
 	}
 }
 
+// localpartIn is the localpart in a creating request.
+func localpartIn(r *http.Request) string {
+	var body struct{ Localpart, Username string }
+	json.NewDecoder(r.Body).Decode(&body)
+	return cmp.Or(body.Localpart, body.Username)
+}
+
 // A registered address costs the homeserver one look-up a minute, unless the last one found it gone.
 func TestLookUpOnceAMinute(t *testing.T) {
 	d := newDoor(t, sharedSecretPath)
@@ -207,7 +246,7 @@ func TestLookUpOnceAMinute(t *testing.T) {
 		t.Errorf("asked: got %q, want one profile", asked)
 	}
 
-	d.server.registrar.lookUps[n.Address] = time.Now().Add(-lookUpPeriod)
+	d.server.registrar.lookUps[n.Address] = lookUp{at: time.Now().Add(-lookUpPeriod)}
 	d.homeserver.users = map[string]string{}
 	d.homeserver.fail(callRegister, says(500, ""))
 	for i := range 2 { // found gone each time
@@ -225,10 +264,10 @@ func TestLookUpsAreForgotten(t *testing.T) {
 		r := newRegistrar(nil, nil)
 		for i := range 1000 {
 			a := address{byte(i), byte(i >> 8)}
-			if r.lookedUp(a) {
+			if r.remembered(a) != nil {
 				t.Fatalf("%v was not looked up", a)
 			}
-			r.remember(a)
+			r.remember(a, errRegistered)
 			time.Sleep(time.Second)
 		}
 		if len(r.lookUps) > 130 {
@@ -609,5 +648,137 @@ func TestWaitingIsBounded(t *testing.T) {
 	all.Wait()
 	if got := busy.Load(); got != addresses*usersAtMost-waitingAtMost || c.waiting != 0 {
 		t.Errorf("%d were sent away and %d wait, want %d and 0", got, c.waiting, addresses*usersAtMost-waitingAtMost)
+	}
+}
+
+// The table of README.md row by row: what it says, and what decide makes of it. Every row there is here.
+func TestDecide(t *testing.T) {
+	const either, begun, known = "unknown, or begun earlier", "begun earlier", "registered"
+	both := []state{"", statePending}
+	anew := []state{stateRegistered}
+	fails, completes := decision{unchanged, "", errAsItFailed}, decision{statePending, "", errAsItFailed}
+	tests := []struct {
+		row    string
+		before []state
+		found  account
+		lost   bool // a send of this very attempt went unanswered
+		whole  bool
+		want   map[state]decision
+	}{
+		{either + " | creates the account | registered | 200", both, accountMade, false, true, map[state]decision{
+			"": {stateRegistered, outcomeCreated, nil}, statePending: {stateRegistered, outcomeCreated, nil}}},
+		{either + " | has the account, with this very display name | registered | 200", both, accountOwn, false, true, map[state]decision{
+			"": {stateRegistered, outcomeAdopted, nil}, statePending: {stateRegistered, outcomeCompleted, nil}}},
+		{either + " | has the account, with this very display name | registered | 200", both, accountOwn, true, true, map[state]decision{
+			"": {stateRegistered, outcomeCreated, nil}, statePending: {stateRegistered, outcomeCompleted, nil}}},
+		{either + " | has the account, with another display name or none | registered, with a warning in the log | 409", both, accountForeign, false, true, map[state]decision{
+			"": {stateRegistered, "", errForeign}, statePending: {stateRegistered, "", errForeign}}},
+		{either + " | has the account, and does not tell whose it is | as it was | 502, or 429 where it limits", both, accountUnclear, false, true, map[state]decision{"": fails, statePending: fails}},
+		{either + " | has the account, and does not tell whose it is | as it was | 502, or 429 where it limits", both, accountUnclear, false, false, map[state]decision{"": fails, statePending: fails}},
+		{either + " | refuses, or is never reached | as it was | 502, or 429 where it limits", both, accountNotMade, false, true, map[state]decision{"": fails, statePending: fails}},
+		{either + " | refuses, or is never reached | as it was | 502, or 429 where it limits", both, accountNotMade, false, false, map[state]decision{"": fails, statePending: fails}},
+		{either + " | gives no readable answer | begun | 502, and the next try completes it", both, accountUnanswered, false, true, map[state]decision{"": completes, statePending: completes}},
+		{either + " | gives no readable answer | begun | 502, and the next try completes it", both, accountUnanswered, false, false, map[state]decision{"": completes, statePending: completes}},
+		{either + " | leaves the account half made | begun | 502, and the next try completes it", both, accountMade, false, false, map[state]decision{"": completes, statePending: completes}},
+		{either + " | leaves the account half made | begun | 502, and the next try completes it", both, accountOwn, false, false, map[state]decision{"": completes, statePending: completes}},
+		{begun + " | is asked without the node, and has no such account | none | ", both[1:], accountGone, false, true, map[state]decision{statePending: {}}},
+		{known + " | has the account | registered | 409", anew, accountThere, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered}}},
+		{known + " | has the account | registered | 409", anew, accountOwn, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered}}},
+		{known + " | has the account | registered | 409", anew, accountForeign, true, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered}}},
+		{known + " | does not tell whether it has the account | registered | 502, or 429 where it limits", anew, accountUnclear, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | has lost the account, and creates it | registered | 200", anew, accountMade, false, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil}}},
+		{known + " | has lost the account, and creates it | registered | 200", anew, accountOwn, true, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil}}},
+		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 where it limits", anew, accountNotMade, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 where it limits", anew, accountUnanswered, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | has lost the account, and leaves it half made | begun | 502, and the next try completes it", anew, accountUnanswered, false, false, map[state]decision{stateRegistered: completes}},
+		{known + " | has lost the account, and leaves it half made | begun | 502, and the next try completes it", anew, accountMade, false, false, map[state]decision{stateRegistered: completes}},
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "| before | the homeserver | record after | answer |\n|---|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	untried := map[string]bool{}
+	for row := range strings.SplitSeq(table, "\n") {
+		untried[strings.TrimSuffix(strings.TrimPrefix(row, "| "), "|")] = true
+	}
+	documented := maps.Clone(untried)
+	for _, test := range tests {
+		row := strings.TrimSuffix(test.row, " ") + " "
+		if !documented[row] {
+			t.Errorf("README.md does not have the row %q", test.row)
+		}
+		delete(untried, row)
+		for _, before := range test.before {
+			got := decide(before, test.found, before == statePending || test.lost, test.whole)
+			if got != test.want[before] {
+				t.Errorf("%s (%s): got %+v, want %+v", test.row, orUnknown(before), got, test.want[before])
+			}
+		}
+	}
+	for row := range untried {
+		t.Errorf("README.md has a row that is not tried: %q", row)
+	}
+}
+
+// Whatever the homeserver does before, a foreign account whose profile cannot be read is never the node's, however often
+// it asks; and its password is never set.
+func TestForeignAccountIsNeverAdopted(t *testing.T) { eachStore(t, testForeignAccountIsNeverAdopted) }
+
+func testForeignAccountIsNeverAdopted(t *testing.T, fresh func(testing.TB) opener) {
+	for _, api := range apis {
+		for name, first := range map[string]http.HandlerFunc{"at once": nil, "after a 500": says(500, "{}"), "after a lost answer": breaks, "after 503": says(503, "<html>")} {
+			for _, before := range []state{"", statePending} {
+				t.Run(api.name+"/"+name+"/"+orUnknown(before), func(t *testing.T) {
+					d := newDoorOn(t, api.path, fresh(t)(t))
+					proof, n := newProof(t)
+					d.setState(n, before) // pending: a crash between the record and the creating call
+					d.homeserver.users[n.UserID] = "somebody"
+					d.homeserver.mas.AddOld(n.Localpart)
+					d.homeserver.fail(callProfile, says(403, `{"errcode":"M_FORBIDDEN"}`))
+					if first != nil {
+						d.homeserver.failOnce(api.creates, first)
+					}
+					for range 5 {
+						if got := d.send(proof); got.status != 502 {
+							t.Errorf("got %d %s, want 502", got.status, got.body)
+						}
+					}
+					d.homeserver.fail(callProfile, nil)
+					if got := d.send(proof); got.status != 409 || !strings.Contains(d.log.String(), "does not show this node") {
+						t.Errorf("with a profile: got %d %s, want 409 and a warning", got.status, got.body)
+					}
+					password, _ := d.homeserver.mas.Password(n.Localpart)
+					if password != "" || d.homeserver.hashed[n.UserID] != "" || d.homeserver.whole[n.UserID] != "" || d.homeserver.users[n.UserID] != "somebody" {
+						t.Error("the account was changed")
+					}
+				})
+			}
+		}
+	}
+}
+
+// What a look-up of a registered node's account did not tell is not told for its minute either, and costs no second one.
+func TestRememberedKeepsItsKind(t *testing.T) {
+	for _, api := range apis {
+		for _, test := range []struct {
+			fault http.HandlerFunc
+			want  int
+		}{{says(500, "{}"), 502}, {says(404, "<html>"), 502}, {breaks, 502}, {says(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1234}`), 429}, {nil, 409}} {
+			d := newDoor(t, api.path)
+			proof, n := newProof(t)
+			d.setState(n, stateRegistered)
+			d.homeserver.users[n.UserID] = n.DisplayName
+			d.homeserver.fail(callProfile, test.fault)
+			for i := range 3 {
+				if got := d.send(proof); got.status != test.want {
+					t.Errorf("%s, try %d: got %d %s, want %d", api.name, i, got.status, got.body, test.want)
+				}
+			}
+			if asked := d.homeserver.asked(); asked != callProfile {
+				t.Errorf("%s: asked %q, want one profile", api.name, asked)
+			}
+		}
 	}
 }

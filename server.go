@@ -126,17 +126,22 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	var n node
 	var did outcome
 	var accessToken string
-	err := errPanic // until something else came of it
+	var err error
 	done := s.metrics.registering()
 	client, known := s.proxies.client(r.Request)
-	defer func() { done(did, err); s.audit(client, n, did, err, time.Since(start)) }()
+	defer func() {
+		if broken := recover(); broken != nil {
+			err = errPanic
+			defer panic(broken) // which asMatrixErrors logs and answers
+		}
+		done(did, err)
+		s.audit(client, n, did, err, time.Since(start))
+	}()
 	n, err = s.readNode(r.Request, client, known)
 	if err == nil {
-		err = errPanic
 		err = s.admission.admit(n.Address)
 	}
 	if err == nil {
-		err = errPanic
 		accessToken, did, err = s.registrar.register(r.Context(), n)
 	}
 	if err != nil {
@@ -243,9 +248,9 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		DisableGeneralOptionsHandler: true, // it would answer without a body
 		ErrorLog:                     newErrorLog(),
 	}
-	var settling sync.WaitGroup // which uses the store that the caller closes
-	settling.Go(s.registrar.settleAll)
-	defer settling.Wait()
+	var reconciling sync.WaitGroup // which uses the store that the caller closes
+	reconciling.Go(s.registrar.reconcileAll)
+	defer reconciling.Wait()
 	failed := make(chan error, 1)
 	go func() { failed <- httpServer.Serve(held) }()
 

@@ -126,13 +126,14 @@ func (api *sharedSecretAPI) mac(nonce, username, password string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// checkName looks, where the version is not known, whether a first account has its display name.
+// checkName looks, where the version is not known, whether a first account has its display name. Where the profile does
+// not tell, the next account is asked for.
 func (api *sharedSecretAPI) checkName(ctx context.Context, server software, n node) error {
 	if server.Name != "" || api.namesShown.Load() {
 		return nil
 	}
 	name, err := api.displayName(ctx, n.UserID)
-	if err == nil && name == "" {
+	if err == nil && name == "" || errors.Is(err, errNoUser) {
 		return &homeserverError{fate: unanswered, reason: "the homeserver is too old", cause: fmt.Errorf("%s: %s", n.UserID, sharedSecretTooOld)}
 	}
 	api.namesShown.Store(err == nil)

@@ -66,11 +66,15 @@ func (h *homeserver) software(ctx context.Context) (software, error) {
 var errOtherServerName = errors.New("its server_name")
 
 // checkServerName asks for the homeserver's server_name, and refuses one that is not ours: an account there would
-// have another user ID than the one that was proven. A listener without the federation resource does not tell.
+// have another user ID than the one that was proven. A listener without the federation resource does not have it to tell;
+// one that fails to answer is a failure.
 func (h *homeserver) checkServerName(ctx context.Context) error {
 	a, err := h.call(ctx, lookUpTime, http.MethodGet, keyPath, "", nil)
 	if err != nil {
 		return notSent(h.notReached(err))
+	}
+	if a.tellsNothing() {
+		return notSent(h.failure(a, "its server_name cannot be read"))
 	}
 	var said struct {
 		ServerName string `json:"server_name"`

@@ -462,6 +462,17 @@ func (d *door) state(n node) state {
 	return r.State
 }
 
+// record returns what the store has of the node, times without what a store leaves out.
+func (d *door) record(n node) record {
+	d.t.Helper()
+	r, err := d.store.Load(d.t.Context(), n.Address)
+	if err != nil && err != errNoRecord {
+		d.t.Fatal(err)
+	}
+	r.Created, r.Updated = r.Created.UTC().Truncate(time.Microsecond), r.Updated.UTC().Truncate(time.Microsecond)
+	return r
+}
+
 // setState brings the node's record into the state.
 func (d *door) setState(n node, s state) {
 	d.t.Helper()

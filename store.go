@@ -33,6 +33,33 @@ type record struct {
 	Updated     time.Time `json:"updated"` // when the record was last written
 }
 
+// A span is from one time to another, both in it.
+type span struct{ from, to time.Time }
+
+func (s span) holds(t time.Time) bool { return !t.Before(s.from) && !t.After(s.to) }
+
+// store keeps the records of all nodes.
+type store interface {
+	// Load reads a record, whoever holds its address: errNoRecord where it is unknown.
+	Load(ctx context.Context, a address) (record, error)
+
+	// Claim holds the address for one attempt alone, waiting for it until the context ends: errBusy where too many wait.
+	Claim(ctx context.Context, a address) (claim, error)
+
+	// ClaimPending claims the next pending record that nobody has claimed and whose last write is outside the span.
+	// Called again it goes on after that one, and begins anew after it said errNoRecord: there is no more.
+	ClaimPending(ctx context.Context, not span) (claim, record, error)
+
+	Close() error
+}
+
+// claim is an address in hand. What Save and Drop did is on disk when they return.
+type claim interface {
+	Save(record) error
+	Drop() error
+	Release() // once, whatever happened
+}
+
 // A listing is a store's List.
 type listing func(ctx context.Context, of state, after string) (page []record, last string, err error)
 

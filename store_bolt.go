@@ -211,16 +211,16 @@ func (s *boltStore) Claim(ctx context.Context, a address) (claim, error) {
 
 // ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave, so
 // that records which stay pending do not keep it from the others.
-func (s *boltStore) ClaimPending(ctx context.Context, before time.Time) (claim, record, error) {
+func (s *boltStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
 	s.walk.Lock()
 	defer s.walk.Unlock()
 	for {
-		key, err := s.nextPending(s.walked, before)
+		key, err := s.nextPending(s.walked, not)
 		s.walked = key
 		if err != nil {
 			return nil, record{}, err
 		}
-		held, pending, err := s.claimIfPending(ctx, address(key), before)
+		held, pending, err := s.claimIfPending(ctx, address(key), not)
 		if !errors.Is(err, errNoRecord) {
 			return held, pending, err
 		}
@@ -229,13 +229,13 @@ func (s *boltStore) ClaimPending(ctx context.Context, before time.Time) (claim, 
 
 // claimIfPending holds the address if nobody does and its record is still pending: whoever held it between the
 // walk and here may have ended its attempt.
-func (s *boltStore) claimIfPending(ctx context.Context, a address, before time.Time) (claim, record, error) {
+func (s *boltStore) claimIfPending(ctx context.Context, a address, not span) (claim, record, error) {
 	release, free := s.claims.tryAcquire(a)
 	if !free {
 		return nil, record{}, errNoRecord
 	}
 	r, err := s.Load(ctx, a)
-	if err == nil && (r.State != statePending || !r.Updated.Before(before)) {
+	if err == nil && (r.State != statePending || not.holds(r.Updated)) {
 		err = errNoRecord
 	}
 	if err != nil {
@@ -245,8 +245,8 @@ func (s *boltStore) claimIfPending(ctx context.Context, a address, before time.T
 	return &boltClaim{store: s, key: a.Bytes(), release: release}, r, nil
 }
 
-// nextPending returns the first key behind the given one of a pending record last written before the time.
-func (s *boltStore) nextPending(after []byte, before time.Time) (next []byte, err error) {
+// nextPending returns the first key behind the given one of a pending record whose last write is outside the span.
+func (s *boltStore) nextPending(after []byte, not span) (next []byte, err error) {
 	err = s.view(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket([]byte(buckets[statePending]))
 		if bucket == nil { // storm makes it with the first record
@@ -261,7 +261,7 @@ func (s *boltStore) nextPending(after []byte, before time.Time) (next []byte, er
 			if err != nil {
 				return err
 			}
-			if r.Updated.Before(before) {
+			if !not.holds(r.Updated) {
 				next = bytes.Clone(key)
 				return nil
 			}

@@ -153,12 +153,12 @@ func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
 
 // ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave. Those
 // that other instances hold or are about to hold are theirs.
-func (s *postgresStore) ClaimPending(ctx context.Context, before time.Time) (claim, record, error) {
+func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
 	walked := <-s.walk
 	defer func() { s.walk <- walked }()
 	for {
 		held := &postgresClaim{store: s, owner: uuid.New(), leave: func() {}}
-		r, taken, err := held.takePending(ctx, walked, before)
+		r, taken, err := held.takePending(ctx, walked, not)
 		if errors.Is(err, pgx.ErrNoRows) {
 			walked = []byte{}
 			return nil, record{}, errNoRecord
@@ -173,22 +173,22 @@ func (s *postgresStore) ClaimPending(ctx context.Context, before time.Time) (cla
 }
 
 // takePending holds the next pending record behind the address. It is not taken where an attempt began this very moment.
-func (c *postgresClaim) takePending(ctx context.Context, after []byte, before time.Time) (r record, taken bool, err error) {
+func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span) (r record, taken bool, err error) {
 	err = c.store.send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			WITH next AS MATERIALIZED (
 				SELECT `+recordColumns+` FROM matrix_regservice.records AS r
-				WHERE state = 'pending' AND address > $1 AND updated < $2 AND NOT EXISTS (
+				WHERE state = 'pending' AND address > $1 AND (updated < $2 OR updated > $3) AND NOT EXISTS (
 					SELECT FROM matrix_regservice.claims AS c WHERE c.address = r.address AND c.expires > clock_timestamp())
 				ORDER BY address LIMIT 1 FOR UPDATE OF r SKIP LOCKED
 			), taken AS (
 				INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
-				SELECT address, $3, clock_timestamp() + $4 FROM next
-				ON CONFLICT (address) DO UPDATE SET owner = EXCLUDED.owner, expires = clock_timestamp() + $4
+				SELECT address, $4, clock_timestamp() + $5 FROM next
+				ON CONFLICT (address) DO UPDATE SET owner = EXCLUDED.owner, expires = clock_timestamp() + $5
 				WHERE c.expires <= clock_timestamp()
 				RETURNING 1
 			)
-			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken) FROM next`, after, before, c.owner, c.store.lease).QueryRow(func(row pgx.Row) (err error) {
+			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken) FROM next`, after, not.from, not.to, c.owner, c.store.lease).QueryRow(func(row pgx.Row) (err error) {
 			r, c.key, err = scanRecord(row, &taken)
 			return err
 		})

@@ -202,7 +202,7 @@ func measureGrowth(b *testing.B, s *postgresStore) {
 	timed("counts", func() error { _, err := s.counts(); return err })
 	timed("list-page", func() error { _, _, err := s.List(b.Context(), "", string([]byte{0x80})); return err })
 	timed("claim-pending", func() error {
-		held, _, err := s.ClaimPending(b.Context(), time.Now())
+		held, _, err := s.ClaimPending(b.Context(), span{from: time.Now(), to: time.Now()})
 		if err == nil {
 			held.Release()
 		}

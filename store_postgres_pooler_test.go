@@ -74,7 +74,7 @@ func TestPostgresSettings(t *testing.T) {
 				t.Error(err)
 			}
 			keepRecord(t, s, testRecord(1, statePending))
-			held, _, err := s.ClaimPending(t.Context(), time.Now())
+			held, _, err := s.ClaimPending(t.Context(), span{from: time.Now(), to: time.Now()})
 			if err != nil {
 				t.Fatal(err)
 			}

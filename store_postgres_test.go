@@ -170,7 +170,7 @@ func TestPostgresSettlesOnce(t *testing.T) {
 	for range 3 {
 		r := newRegistrar(homeserver, openedPostgres(t, url))
 		all.Go(func() {
-			if err := r.settleRound(t.Context()); err != nil {
+			if err := r.reconcileRound(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -207,7 +207,7 @@ func TestPostgresLockOrder(t *testing.T) {
 			})
 			all.Go(func() {
 				for time.Now().Before(stop) {
-					held, _, err := s.ClaimPending(t.Context(), time.Now())
+					held, _, err := s.ClaimPending(t.Context(), span{from: time.Now(), to: time.Now()})
 					if err == nil {
 						err = held.Drop()
 						held.Release()
@@ -244,7 +244,7 @@ func TestPostgresSkipsLocked(t *testing.T) {
 	if _, err := other.Exec(t.Context(), "SELECT FROM matrix_regservice.records WHERE address = $1 FOR UPDATE", common.HexToAddress(keys[0]).Bytes()); err != nil {
 		t.Fatal(err)
 	}
-	held, r, err := s.ClaimPending(t.Context(), time.Now())
+	held, r, err := s.ClaimPending(t.Context(), span{from: time.Now(), to: time.Now()})
 	if err != nil || r.Localpart != keys[1] {
 		t.Fatalf("got %s, %v, want %s", r.Localpart, err, keys[1])
 	}
@@ -450,7 +450,10 @@ func TestPostgresConnectionCut(t *testing.T) {
 			func() error { _, err := s.Load(t.Context(), address{byte(i)}); return err },
 			s.CheckWritable,
 			func() error { held, err := s.Claim(t.Context(), address{byte(i)}); held.Release(); return err },
-			func() error { _, _, err := s.ClaimPending(t.Context(), time.Now()); return err },
+			func() error {
+				_, _, err := s.ClaimPending(t.Context(), span{from: time.Now(), to: time.Now()})
+				return err
+			},
 		} {
 			var all sync.WaitGroup
 			for range 8 { // so that there are several connections

@@ -278,7 +278,7 @@ func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 	for round := range 2 {
 		got := map[string]bool{}
 		for before := ""; ; {
-			held, r, err := s.ClaimPending(t.Context(), time.Now().Add(-time.Minute))
+			held, r, err := s.ClaimPending(t.Context(), span{time.Now().Add(-time.Minute), time.Now().Add(time.Minute)})
 			if errors.Is(err, errNoRecord) {
 				break
 			}

@@ -72,7 +72,14 @@ func (s *Service) Set(to Settings) {
 func (s *Service) Add(localpart string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.users[localpart] = &user{id: newID(), name: localpart}
+	s.users[localpart] = &user{id: newID(time.Now()), name: localpart}
+}
+
+// AddOld adds a user that was made before this service came.
+func (s *Service) AddOld(localpart string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[localpart] = &user{id: newID(time.Now().AddDate(-1, 0, 0)), name: localpart}
 }
 
 // Password returns a user's password, and whether there is such a user.
@@ -113,14 +120,17 @@ func (s *Service) Forget() {
 // ulidDigits are Crockford's.
 const ulidDigits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
-// newID makes a ULID of random digits.
-func newID() string {
-	raw := make([]byte, 25)
+// newID makes a ULID: ten digits of the time, and random ones.
+func newID(made time.Time) string {
+	raw := make([]byte, 26)
 	rand.Read(raw)
 	for i, b := range raw {
 		raw[i] = ulidDigits[b%32]
 	}
-	return "0" + string(raw)
+	for i, ms := 9, made.UnixMilli(); i >= 0; i, ms = i-1, ms>>5 {
+		raw[i] = ulidDigits[ms%32]
+	}
+	return string(raw)
 }
 
 var loginForm = regexp.MustCompile(`^/_matrix/client/(api/v1|r0|v3)/(login|logout)$`)
