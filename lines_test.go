@@ -250,7 +250,7 @@ func TestFloodHidesNothingElse(t *testing.T) {
 			proof, _ := newProof(t)
 			d.send(proof)
 		}},
-		caused{"foreign account", []string{`"msg":"Refused registration"`, `"lvl":"warn"`, "did not make"}, func() {
+		caused{"foreign account", []string{`"msg":"Refused registration"`, `"lvl":"warn"`, "does not show"}, func() {
 			proof, n := newProof(t)
 			d.homeserver.mu.Lock()
 			d.homeserver.users[n.UserID] = "somebody"

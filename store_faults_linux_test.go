@@ -416,6 +416,7 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 				}
 			}
 			d = startDaemon(t, programName, dir, homeserver.URL+sharedSecretPath)
+			homeserver.fail(callProfile, nil)
 			if got := d.mustSend(known); got.status != 409 {
 				t.Errorf("afterwards: got %d %s", got.status, got.body)
 			}
