@@ -49,6 +49,7 @@ type chain struct {
 	http    *http.Client
 	asking  singleflight.Group // by address: who asks meanwhile waits for the same answer
 	askers  atomic.Int64
+	calls   atomic.Int64 // made so far: each call's id, which its answer repeats
 
 	mu        sync.Mutex
 	known     map[address]balance
@@ -66,13 +67,11 @@ func newChain(rpcURL string, least *big.Int) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := newTransport()
-	transport.MaxConnsPerHost = balanceCalls // it speaks HTTP/1.1, one call at a time on each
 	return &chain{
 		url:     u,
 		secrets: urlSecrets(u),
 		least:   least,
-		http:    &http.Client{Transport: transport, CheckRedirect: noRedirects},
+		http:    newHTTPClient(clientOptions{headerTime: headerTime, mostConns: balanceCalls}), // one call at a time on each connection
 		known:   make(map[address]balance),
 	}, nil
 }
@@ -211,12 +210,13 @@ func (c *chain) logStart(ctx context.Context) {
 
 // quantity makes one call whose result is a number. Anything else that the node answers is an error.
 func (c *chain) quantity(ctx context.Context, method string, params ...string) (*big.Int, error) {
-	body, err := c.call(ctx, method, params)
+	id := c.calls.Add(1)
+	body, err := c.call(ctx, id, method, params)
 	if err != nil {
 		return nil, err
 	}
 	var said struct {
-		ID     int
+		ID     int64
 		Result *string
 		Error  *struct {
 			Code    int
@@ -228,7 +228,7 @@ func (c *chain) quantity(ctx context.Context, method string, params ...string) (
 		return nil, errors.New("the Ethereum node's answer is not JSON-RPC: is --" + flagEthRPC + " its URL?")
 	case said.Error != nil:
 		return nil, fmt.Errorf("the Ethereum node refused %s (%d): it says %q", method, said.Error.Code, c.scrub(said.Error.Message))
-	case said.ID != rpcID || said.Result == nil:
+	case said.ID != id || said.Result == nil:
 		return nil, errors.New("the Ethereum node's answer has no result, or is not to what was asked")
 	}
 	number, err := hexutil.DecodeBig(*said.Result)
@@ -238,15 +238,12 @@ func (c *chain) quantity(ctx context.Context, method string, params ...string) (
 	return number, nil
 }
 
-// rpcID is every call's: an answer is known by its connection.
-const rpcID = 1
-
 // call makes one call and returns the body of an answer 200.
-func (c *chain) call(ctx context.Context, method string, params []string) ([]byte, error) {
+func (c *chain) call(ctx context.Context, id int64, method string, params []string) ([]byte, error) {
 	if params == nil {
 		params = []string{}
 	}
-	question, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": rpcID, "method": method, "params": params})
+	question, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 	if err != nil {
 		return nil, err
 	}

@@ -253,8 +253,7 @@ func answering(t *testing.T, wei func() string) (c *chain, asked *atomic.Int64) 
 	}
 	asked = new(atomic.Int64)
 	c.http = &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
-		asked.Add(1)
-		body := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"result":%q}`, wei())
+		body := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":%q}`, asked.Add(1), wei())
 		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))}, nil
 	})}
 	return c, asked

@@ -88,6 +88,11 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Bool(flagPrint) {
 		return json.NewEncoder(out).Encode(proof)
 	}
+	for flag, given := range map[string]string{flagServer: server, flagRegisterURL: registerURL} {
+		if u, err := url.Parse(given); err == nil && isPlainRemote(u) && (flag == flagServer || u.Host != hostOf(server)) {
+			fmt.Fprintf(cmd.Root().ErrWriter, "%s: warning: --%s is plain http to another machine: whoever is on the way gets the password, which can never be changed: use https\n", programName, flag)
+		}
+	}
 	client := newNodeClient(server, registerURL, c.serverName, proof)
 	if !cmd.Bool(flagJSON) {
 		client.out = out
@@ -214,6 +219,7 @@ type nodeClient struct {
 	registerURL string
 	serverName  string
 	secrets     []string // that a server may repeat and nobody should see
+	http        *http.Client
 	out         io.Writer
 	steps       []nodeStep
 }
@@ -230,6 +236,7 @@ type nodeStep struct {
 func newNodeClient(server, registerURL, serverName string, proof registration) *nodeClient {
 	return &nodeClient{
 		server: server, registerURL: registerURL, serverName: serverName, out: io.Discard,
+		http:    newHTTPClient(clientOptions{headerTime: nodeCallTime}),
 		secrets: []string{proof.Password, proof.DisplayName[prefixDigits+1:]},
 	}
 }
@@ -304,17 +311,20 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 	req.Close = true // nodes send Connection: close
 
 	start := time.Now()
-	res, err := http.DefaultClient.Do(req)
+	res, err := c.http.Do(req)
 	if err != nil {
-		return nodeAnswer{}, fmt.Errorf("%s failed: %w: are --%s and --%s where nodes come in, and does what is there run?", name, err, flagServer, flagRegisterURL)
+		return nodeAnswer{}, fmt.Errorf("%s failed: %s: are --%s and --%s where nodes come in, and does what is there run?", name, redact.Mask(redact.Line(err.Error(), c.secrets...)), flagServer, flagRegisterURL)
 	}
 	defer res.Body.Close()
 	content, err := io.ReadAll(io.LimitReader(res.Body, answerLimit))
 	if err != nil {
-		return nodeAnswer{}, fmt.Errorf("%s failed: the answer broke off: %w", name, err)
+		return nodeAnswer{}, fmt.Errorf("%s failed: the answer broke off: %s", name, redact.Mask(redact.Line(err.Error(), c.secrets...)))
 	}
 	took := time.Since(start)
 	answer := nodeAnswer{status: res.StatusCode}
+	if res.StatusCode/100 == 3 {
+		content = []byte(`{"error":"it redirects, which is not followed, since the password goes along: give the URL that it leads to"}`)
+	}
 	if json.Unmarshal(content, &answer) != nil {
 		answer = nodeAnswer{status: res.StatusCode, Message: "the answer is not JSON: is this the right server, and does what is behind it run?"}
 	}

@@ -49,7 +49,7 @@ func (api *createUserAPI) create(ctx context.Context, n node, recorded func() er
 		if err := recorded(); err != nil {
 			return "", err
 		}
-		a, err := api.door.call(ctx, createTime, http.MethodPost, createUserPath, api.asToken, map[string]string{
+		a, err := api.door.binding().call(ctx, createTime, http.MethodPost, createUserPath, api.asToken, map[string]string{
 			"localpart": n.Localpart, "displayname": n.DisplayName, "password_hash": string(hash),
 		})
 		if err != nil {

@@ -400,7 +400,7 @@ func TestCrowded(t *testing.T) {
 func TestKeptConnections(t *testing.T) {
 	for most, want := range map[int]int{0: keptConns, 7: 7} {
 		h := config{limits: limits{maxInflight: most}}.homeserver()
-		if got := h.http.Transport.(*http.Transport).MaxIdleConnsPerHost; got != want {
+		if got := h.http.Transport.(*watchedTransport).kept.MaxIdleConnsPerHost; got != want {
 			t.Errorf("--max-inflight %d: %d are kept, want %d", most, got, want)
 		}
 	}

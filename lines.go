@@ -160,7 +160,7 @@ type errorLog struct{}
 
 func (errorLog) Write(p []byte) (int, error) {
 	said, stack, isPanic := strings.Cut(string(p), "\ngoroutine ")
-	said = redact.Mask(redact.Line(said))
+	said = maskedLine(said)
 	if isPanic {
 		log.Error("A handler panicked", "err", said, "stack", stack)
 	} else {

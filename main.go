@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"os"
@@ -38,7 +39,10 @@ const (
 	completionFlag = "--generate-shell-completion" // the last word of what a shell's completion script calls
 )
 
-func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
+func main() {
+	stdlog.SetOutput(libraryWriter{os.Stderr}) // until the daemon has a log; commands have none
+	os.Exit(run(os.Args, os.Stdout, os.Stderr))
+}
 
 // run is the program, but for its exit: tests call it too.
 func run(args []string, stdout, stderr io.Writer) int {
@@ -253,7 +257,7 @@ func newLogger(w io.Writer, c config) log.Logger {
 	default:
 		handler = log.NewTerminalHandlerWithLevel(w, level, isTerminal(w))
 	}
-	return log.NewLogger(limitLines(handler, lineRulesOfLog))
+	return log.NewLogger(limitLines(libraryHandler{handler}, lineRulesOfLog))
 }
 
 // isTerminal tells whether colours would be seen.

@@ -101,7 +101,7 @@ func (api *masAPI) finish(ctx context.Context, n node, since time.Time) error {
 // is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
 func (api *masAPI) add(ctx context.Context, n node) (id string, err error) {
 	const step = "create the account"
-	a, err := api.ask(ctx, createTime, step, http.MethodPost, masUsersPath, map[string]string{"username": n.Localpart, "displayname": n.DisplayName})
+	a, err := api.askAt(ctx, api.door.binding(), createTime, step, http.MethodPost, masUsersPath, map[string]string{"username": n.Localpart, "displayname": n.DisplayName})
 	if err != nil {
 		return "", err
 	}
@@ -151,7 +151,7 @@ func (api *masAPI) setPassword(ctx context.Context, n node, id string) error {
 	switch {
 	case err != nil:
 		return err
-	case a.status/100 == 2:
+	case a.status == http.StatusNoContent:
 		return nil
 	}
 	failed := inStep(step, api.door.failure(a, ""))
@@ -249,15 +249,20 @@ func (a answer) userNamed(localpart string) (id string) {
 // ask makes one call with an access token, and one more with a fresh token where the first was refused. Its error is a
 // *homeserverError.
 func (api *masAPI) ask(ctx context.Context, limit time.Duration, step, method, path string, body any) (answer, error) {
+	return api.askAt(ctx, api.door, limit, step, method, path, body)
+}
+
+// askAt does so with that client to it.
+func (api *masAPI) askAt(ctx context.Context, door *homeserver, limit time.Duration, step, method, path string, body any) (answer, error) {
 	refused := ""
 	for {
 		token, err := api.tokens.get(ctx, refused)
 		if err != nil {
 			return answer{}, err
 		}
-		a, err := api.door.call(ctx, limit, method, path, token, body)
+		a, err := door.call(ctx, limit, method, path, token, body)
 		if err != nil {
-			return answer{}, inStep(step, api.door.notReached(err))
+			return answer{}, inStep(step, door.notReached(err))
 		}
 		if a.status != http.StatusUnauthorized || refused != "" {
 			return a, nil

@@ -31,15 +31,10 @@ const (
 
 // Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
 const (
-	dialTime   = 2 * time.Second
-	tlsTime    = 2 * time.Second
-	headerTime = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
 	lookUpTime = 3 * time.Second // a whole call that reads
 	createTime = 6 * time.Second // a whole call that creates
 
-	answerLimit   = 1 << 20 // bytes of an answer that are read
-	keptConns     = 64      // connections kept open between calls, where --max-inflight does not say how many calls there may be
-	keptConnsTime = 30 * time.Second
+	answerLimit = 1 << 20 // bytes of an answer that are read
 )
 
 // A homeserver is the client to one homeserver.
@@ -49,6 +44,7 @@ type homeserver struct {
 	secrets    []string    // never to be seen in an error, even when the homeserver repeats them
 	header     http.Header // sent with every call
 	http       *http.Client
+	binds      bool // each answer holds what binds it to its request, so that calls may share connections
 	metrics    *metrics
 }
 
@@ -57,36 +53,29 @@ func newHomeserver(origin, serverName string, secrets ...string) *homeserver {
 		origin:     origin,
 		serverName: serverName,
 		secrets:    secrets,
-		http:       &http.Client{Timeout: createTime, Transport: newTransport(), CheckRedirect: noRedirects},
+		http:       newHTTPClient(clientOptions{headerTime: headerTime, wholeTime: createTime}),
 	}
 }
 
 // keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
 // call alone.
 func (h *homeserver) keep(most int) {
-	h.http.Transport.(*http.Transport).MaxIdleConnsPerHost = most
+	h.http.Transport.(*watchedTransport).keep(most)
 }
-
-// newTransport is how any server is called: with HTTP/1.1, a time limit on each step, and no way around.
-func newTransport() *http.Transport {
-	return &http.Transport{
-		Proxy:                 nil, // tokens go to the server they are for and nowhere else
-		DialContext:           (&net.Dialer{Timeout: dialTime}).DialContext,
-		TLSHandshakeTimeout:   tlsTime,
-		ResponseHeaderTimeout: headerTime,
-		MaxIdleConnsPerHost:   keptConns,
-		IdleConnTimeout:       keptConnsTime,
-		DisableCompression:    true, // a small answer may not grow behind the limit
-	}
-}
-
-// noRedirects takes a redirect for the answer.
-func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // at is the client to what listens elsewhere and belongs to the homeserver, with the same connections and secrets.
 func (h *homeserver) at(origin string) *homeserver {
 	other := *h
 	other.origin = origin
+	return &other
+}
+
+// binding is the same client for a call whose answer says what it answers: the user that was created, or a nonce, which the
+// homeserver itself checks when it is used. Every other call gets a connection of its own, since a profile, a version, a
+// 204 or a 404 could be the answer to anything.
+func (h *homeserver) binding() *homeserver {
+	other := *h
+	other.binds = true
 	return &other
 }
 
@@ -142,6 +131,7 @@ func (h *homeserver) call(ctx context.Context, limit time.Duration, method, path
 	for name, values := range h.header {
 		req.Header[name] = values
 	}
+	req.Close = !h.binds
 	req.Header.Set("User-Agent", programName)
 	if body != nil {
 		req.Header.Set("Content-Type", contentType)
@@ -309,13 +299,25 @@ func (h *homeserver) displayName(ctx context.Context, userID string) (string, er
 	case a.status == http.StatusNotFound && a.errcode == errcodeNotFound:
 		return "", errNoUser
 	}
-	var profile struct {
-		DisplayName string `json:"displayname"`
-	}
-	if a.status != http.StatusOK || a.cut != nil || !isObject(a.body) || json.Unmarshal(a.body, &profile) != nil {
+	name, ok := a.profileName()
+	if !ok {
 		return "", notSent(h.failure(a, "the profile of the user cannot be read"))
 	}
-	return profile.DisplayName, nil
+	return name, nil
+}
+
+// profileName reads the display name of a profile, which may have none. What holds anything else is the answer to another
+// question.
+func (a answer) profileName() (name string, ok bool) {
+	var profile map[string]json.RawMessage
+	if a.status != http.StatusOK || a.cut != nil || !isObject(a.body) || json.Unmarshal(a.body, &profile) != nil {
+		return "", false
+	}
+	said, named := profile["displayname"]
+	if named && json.Unmarshal(said, &name) != nil || named && len(profile) > 1 || !named && len(profile) > 0 {
+		return "", false
+	}
+	return name, true
 }
 
 // notSent takes a failed question's error for what it means to the attempt: the creating request never left.

@@ -330,23 +330,20 @@ func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.R
 	if isPostgres(dir) {
 		return nil, errNoDaemon
 	}
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives:     true,
-		ResponseHeaderTimeout: headerTime,
-		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
-			err = withShortName(dir, func(dir string) (err error) {
-				dialer := net.Dialer{Timeout: socketDial}
-				conn, err = dialer.DialContext(ctx, "unix", filepath.Join(dir, socketFile))
-				return err
-			})
-			return conn, err
-		},
-	}}
+	client := newHTTPClient(clientOptions{headerTime: headerTime, dial: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+		err = withShortName(dir, func(dir string) (err error) {
+			dialer := net.Dialer{Timeout: socketDial}
+			conn, err = dialer.DialContext(ctx, "unix", filepath.Join(dir, socketFile))
+			return err
+		})
+		return conn, err
+	}})
 	u := url.URL{Scheme: "http", Host: socketFile, Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
+	req.Close = true
 	res, err := client.Do(req)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):

@@ -206,8 +206,10 @@ func TestRetryOnKeptConnection(t *testing.T) {
 			}
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
 				d := newDoor(t, api.path)
+				other, _ := newProof(t) // whose creation leaves a kept connection behind
+				d.send(other)
+				d.homeserver.asked()
 				proof, n := newProof(t)
-				// The look-up or the nonce before the send leaves a kept connection behind.
 				d.homeserver.failOnce(api.creates, test.first(d))
 				got := d.send(proof)
 				if got.status != test.wantStatus {

@@ -61,7 +61,7 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node, recorded func() 
 		if err := recorded(); err != nil {
 			return "", err
 		}
-		a, err := api.door.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
+		a, err := api.door.binding().call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
 			"nonce": nonce, "username": n.Localpart, "displayname": n.DisplayName, "password": password,
 			"admin": false, "mac": api.mac(nonce, n.Localpart, password), "inhibit_login": true,
 		})
@@ -106,14 +106,14 @@ func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error)
 
 // nonce fetches what makes the next request's mac good for one use. Without it nothing that creates is sent.
 func (api *sharedSecretAPI) nonce(ctx context.Context) (string, error) {
-	a, err := api.door.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	a, err := api.door.binding().call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
 	if err != nil {
 		return "", notSent(api.notReached(err))
 	}
 	var given struct {
 		Nonce string `json:"nonce"`
 	}
-	if a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &given) == nil && given.Nonce != "" {
+	if a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &given) == nil && given.Nonce != "" && isToken(given.Nonce) {
 		return given.Nonce, nil
 	}
 	return "", notSent(api.failure(a, sharedSecretHint(a)))

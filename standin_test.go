@@ -392,7 +392,7 @@ func captureLog(t testing.TB) *bytes.Buffer {
 	t.Helper()
 	before := log.Root()
 	lines := new(bytes.Buffer)
-	log.SetDefault(log.NewLogger(log.JSONHandlerWithLevel(&lockedWriter{w: lines}, log.LevelTrace)))
+	log.SetDefault(log.NewLogger(libraryHandler{log.JSONHandlerWithLevel(&lockedWriter{w: lines}, log.LevelTrace)}))
 	t.Cleanup(func() { log.SetDefault(before) })
 	return lines
 }

@@ -1,0 +1,46 @@
+package main
+
+import (
+	stdlog "log"
+	"log/slog"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/ethereum/go-ethereum/log"
+)
+
+// Whoever writes the line, and however: a library's is masked, and ours is not.
+func TestLibraryLines(t *testing.T) {
+	lines := captureLog(t)
+	text := `starting with "HTTP/1.1 200 OK\r\n\r\n{\"access_token\":\"` + strayToken + `\"}"; see http://x/?access_token=` + strayToken
+	writes := map[string]func(){
+		"standard logger": func() { stdlog.Printf("%s", text) },
+		"server ErrorLog": func() {
+			reflect.ValueOf(slog.NewLogLogger(log.Root().Handler(), slog.LevelWarn).Print).Call([]reflect.Value{reflect.ValueOf(text)})
+		},
+		"slog": func() { reflect.ValueOf(slog.Warn).Call([]reflect.Value{reflect.ValueOf(text)}) }, // so that the caller is a library
+		"slog's attribute": func() {
+			reflect.ValueOf(slog.Warn).Call([]reflect.Value{reflect.ValueOf("x"), reflect.ValueOf(any("body")), reflect.ValueOf(any(text))})
+		},
+		"slog with":     func() { slog.Default().With("body", text).Info("x") },
+		"go-ethereum's": func() { reflect.ValueOf(log.Warn).Call([]reflect.Value{reflect.ValueOf(text)}) },
+	}
+	for name, write := range writes {
+		lines.Reset()
+		write()
+		if got := lines.String(); strings.Contains(got, strayToken) || got == "" {
+			t.Errorf("%s: got %q", name, got)
+		}
+	}
+	lines.Reset()
+	log.Info("ours", "user_id", "@"+listedAddress+":x")
+	if !strings.Contains(lines.String(), listedAddress) {
+		t.Errorf("ours is masked: %s", lines)
+	}
+	var out strings.Builder
+	stdlog.New(libraryWriter{&out}, "", 0).Print(text)
+	if got := out.String(); strings.Contains(got, strayToken) || got == "" {
+		t.Errorf("without a log: got %q", got)
+	}
+}

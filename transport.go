@@ -1,0 +1,224 @@
+// transport.go owns how any server is called: the one constructor of HTTP clients, their time and size limits, and that an
+// answer is taken only for the request that it came after.
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	dialTime      = 2 * time.Second
+	tlsTime       = 2 * time.Second
+	headerTime    = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
+	keptConns     = 64              // connections kept open between calls, where --max-inflight does not say how many calls there may be
+	keptConnsTime = 30 * time.Second
+
+	answerHeaderLimit = 64 << 10 // bytes of an answer's header, those of 1xx answers before it included; Go's default is 10 MiB
+
+	// readAhead is the size of net/http's read buffer. A watchedConn fills it byte by byte, so that net/http reads nothing
+	// behind an answer; a longer read, which a body's is, passes it by. It bounds a chunk's first line and its trailers.
+	readAhead = 128
+)
+
+// errUnasked is the failure of a call on whose connection something had arrived before its request was written. What the
+// peer sends then answers something else.
+var errUnasked = errors.New("the server sent something unasked before the request")
+
+// A clientOptions is what differs from one client to the next.
+type clientOptions struct {
+	dial       func(ctx context.Context, network, address string) (net.Conn, error) // nil for TCP
+	headerTime time.Duration                                                        // to the answer's first byte
+	wholeTime  time.Duration                                                        // 0 where the request's context ends it
+	mostConns  int                                                                  // at once on kept connections; 0 for any number
+}
+
+// newHTTPClient is how every server is called: with HTTP/1.1, a limit on each step, no proxy, since tokens and passwords
+// go to the server they are for, and redirects taken for the answer.
+//
+// A request with Close set goes out on a connection of its own: what comes on that can answer nothing else. Others share
+// kept connections, and the caller has to find in the answer what binds it to its request.
+func newHTTPClient(o clientOptions) *http.Client {
+	if o.dial == nil {
+		o.dial = (&net.Dialer{Timeout: dialTime}).DialContext
+	}
+	kept := &http.Transport{
+		Proxy: nil,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := o.dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &watchedConn{Conn: conn, raw: rawConn(conn)}, nil
+		},
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := o.dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return shakeHands(ctx, conn, address)
+		},
+		ResponseHeaderTimeout:  o.headerTime,
+		MaxResponseHeaderBytes: answerHeaderLimit,
+		MaxIdleConnsPerHost:    keptConns,
+		MaxConnsPerHost:        o.mostConns,
+		IdleConnTimeout:        keptConnsTime,
+		ReadBufferSize:         readAhead,
+		DisableCompression:     true, // a small answer may not grow behind the limit
+	}
+	own := kept.Clone()
+	own.DisableKeepAlives = true
+	return &http.Client{
+		Timeout:       o.wholeTime,
+		Transport:     &watchedTransport{kept: kept, own: own},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// shakeHands begins TLS. net/http would as well, but then what it decrypts could not be watched.
+func shakeHands(ctx context.Context, conn net.Conn, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, tlsTime)
+	defer cancel()
+	host, _, err := net.SplitHostPort(address)
+	if err == nil {
+		secured := tls.Client(conn, &tls.Config{ServerName: host})
+		if err = secured.HandshakeContext(ctx); err == nil {
+			return &watchedConn{Conn: secured}, nil // below lie records of TLS's own, tickets for instance
+		}
+	}
+	conn.Close()
+	return nil, err
+}
+
+// A watchedTransport refuses answers that began to arrive before their request was sent.
+type watchedTransport struct{ kept, own *http.Transport }
+
+// keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
+// call alone.
+func (t *watchedTransport) keep(most int) { t.kept.MaxIdleConnsPerHost = most }
+
+func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	chosen := t.kept
+	if req.Close {
+		chosen = t.own
+	}
+	var conn atomic.Pointer[watchedConn] // net/http may try a second one
+	var unasked atomic.Bool
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			c := got.Conn.(*watchedConn)
+			c.begin()
+			conn.Store(c)
+		},
+		GotFirstResponseByte: func() { // net/http holds this one byte of the answer, and none behind it
+			if c := conn.Load(); c != nil && c.since.Load() == 0 {
+				unasked.Store(true)
+			}
+		},
+	})
+	res, err := chosen.RoundTrip(req.WithContext(ctx))
+	if !unasked.Load() {
+		return res, err
+	}
+	conn.Load().Close()
+	if err == nil {
+		res.Body.Close()
+	}
+	return nil, errUnasked
+}
+
+// A watchedConn tells whether something arrived on it before a request was written.
+//
+// net/http does not: what comes between two requests it takes for the second's answer if it has chosen the connection by
+// then, and otherwise prints as it is (seen with Go 1.26; TestStrayAnswer).
+type watchedConn struct {
+	net.Conn
+	raw syscall.RawConn // tells what the kernel holds; nil where that says nothing
+
+	space  [4 << 10]byte // what was read; its rest is in ahead, and failed is what comes behind it
+	ahead  []byte
+	failed error
+
+	waiting atomic.Int64 // bytes in ahead
+	asked   atomic.Bool  // the request's first byte was written
+	since   atomic.Int64 // bytes handed on since then
+}
+
+// begin is called when net/http has chosen the connection, before it writes the request.
+func (c *watchedConn) begin() {
+	c.asked.Store(false)
+	c.since.Store(0)
+}
+
+func (c *watchedConn) Read(p []byte) (n int, err error) {
+	if len(c.ahead) == 0 && len(p) > readAhead {
+		n, err = c.Conn.Read(p)
+		c.handedOn(n)
+		return n, err
+	}
+	if len(c.ahead) == 0 && c.failed == nil {
+		n, c.failed = c.Conn.Read(c.space[:])
+		c.ahead = c.space[:n]
+	}
+	if len(p) <= readAhead {
+		p = p[:min(1, len(p))]
+	}
+	n = copy(p, c.ahead)
+	c.ahead = c.ahead[n:]
+	c.waiting.Store(int64(len(c.ahead)))
+	c.handedOn(n)
+	if n == 0 && len(p) > 0 {
+		err, c.failed = c.failed, nil
+	}
+	return n, err
+}
+
+func (c *watchedConn) handedOn(n int) {
+	if c.asked.Load() {
+		c.since.Add(int64(n))
+	}
+}
+
+// Write refuses a request's first byte where something waits to be read. Nothing is sent then, and net/http takes another
+// connection if this one was a kept one.
+func (c *watchedConn) Write(p []byte) (int, error) {
+	if !c.asked.Load() {
+		if c.waiting.Load() > 0 || c.raw != nil && holdsBytes(c.raw) {
+			return 0, errUnasked
+		}
+		c.asked.Store(true)
+	}
+	return c.Conn.Write(p)
+}
+
+// rawConn is nil where the kernel cannot be asked.
+func rawConn(conn net.Conn) syscall.RawConn {
+	system, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := system.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// holdsBytes tells whether something can be read, without reading it or waiting. A connection that the peer has closed
+// holds nothing.
+func holdsBytes(conn syscall.RawConn) (holds bool) {
+	conn.Control(func(fd uintptr) { // Go has sockets not wait
+		var one [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK)
+		holds = err == nil && n > 0
+	})
+	return holds
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/ethereum/go-ethereum/log"
+)
+
+// strayToken is what a stray answer gives away.
+const strayToken = "syt_c29tZWJvZHk_QWNjZXNzVG9rZW5PZg_1a2B3c"
+
+// A bytePeer speaks bytes: it answers each request on a connection with what the function says, which is told the
+// connection's number and the request's on it, and the path.
+func bytePeer(t *testing.T, answer func(conn, request int, path string) string) (origin string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	serving.Go(func() {
+		for number := 1; ; number++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { conn.Close() })
+			go func() {
+				in := bufio.NewReader(conn)
+				for request := 1; ; request++ {
+					r, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					io.Copy(io.Discard, r.Body)
+					for rest := answer(number, request, r.URL.Path); rest != "" && err == nil; {
+						piece := []byte(rest[:min(4<<10, len(rest))])
+						rest = rest[len(piece):]
+						_, err = conn.Write(piece)
+					}
+					if err != nil || r.Close {
+						conn.Close()
+						return
+					}
+				}
+			}()
+		}
+	})
+	return "http://" + l.Addr().String()
+}
+
+func rawAnswer(body string) string {
+	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+// What comes behind an answer is never the answer to the next request, whether it came with it or after it, and is not
+// told.
+func TestStrayAnswer(t *testing.T) {
+	captureLog(t)
+	lines := &lockedWriter{w: new(bytes.Buffer)} // net/http's connections write on when their call has ended
+	log.SetDefault(log.NewLogger(libraryHandler{log.JSONHandler(lines)}))
+	stray := rawAnswer(`{"access_token":"` + strayToken + `","stray":true}`)
+	for name, behind := range map[string]string{"whole": stray, "a byte": "H", "a part": stray[:30], "two": stray + stray} {
+		t.Run(name, func(t *testing.T) {
+			h := newHomeserver(bytePeer(t, func(conn, request int, path string) string {
+				return rawAnswer(`{"path":"`+path+`"}`) + behind
+			}), testServerName).binding()
+			defer h.http.CloseIdleConnections()
+			for i := range 300 {
+				path := fmt.Sprintf("/%d", i)
+				a, err := h.call(t.Context(), lookUpTime, http.MethodGet, path, "", nil)
+				if err == nil && string(a.body) != `{"path":"`+path+`"}` {
+					t.Fatalf("%s was answered %q", path, a.body)
+				}
+			}
+		})
+	}
+	lines.mu.Lock()
+	defer lines.mu.Unlock()
+	if told := lines.w.(*bytes.Buffer).String(); strings.Contains(told, strayToken) {
+		t.Errorf("the log tells the token: %s", told)
+	}
+}
+
+// A connection without strays is used again.
+func TestKeptConnection(t *testing.T) {
+	h := newHomeserver(bytePeer(t, func(conn, request int, path string) string {
+		return rawAnswer(fmt.Sprintf("%d.%d", conn, request))
+	}), testServerName)
+	for i := range 3 {
+		if a, err := h.binding().call(t.Context(), lookUpTime, http.MethodGet, "/", "", nil); err != nil || string(a.body) != fmt.Sprintf("1.%d", i+1) {
+			t.Errorf("binding call %d: got %q, %v", i, a.body, err)
+		}
+	}
+	for i := range 3 { // as the answer does not say what it answers
+		if a, err := h.call(t.Context(), lookUpTime, http.MethodGet, "/", "", nil); err != nil || string(a.body) != fmt.Sprintf("%d.1", i+2) {
+			t.Errorf("other call %d: got %q, %v", i, a.body, err)
+		}
+	}
+	h.http.CloseIdleConnections()
+}
+
+// An answer to another question is no profile.
+func TestProfileForms(t *testing.T) {
+	for body, want := range map[string]bool{
+		`{"displayname":"x"}`: true, `{"displayname":null}`: true, `{}`: true,
+		`{"user_id":"@x:y","access_token":"z"}`: false, `{"displayname":"x","user_id":"@x:y"}`: false, `{"nonce":"x"}`: false,
+		`{"displayname":1}`: false, `{"DisplayName":"x"}`: false, `[]`: false, `null`: false, ``: false, `{"duration_ms":1}`: false,
+	} {
+		if _, got := (answer{status: 200, body: []byte(body)}).profileName(); got != want {
+			t.Errorf("%s: got %v, want %v", body, got, want)
+		}
+	}
+}
+
+// No client has limits of its own, or none.
+func TestOneClient(t *testing.T) {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			if d != nil && d.IsDir() && (path == "e2e" || path == "bench" || path == "testdata") {
+				return fs.SkipDir
+			}
+			return err
+		}
+		files := token.NewFileSet()
+		f, err := parser.ParseFile(files, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		for _, i := range f.Imports { // which make clients of their own
+			if strings.HasSuffix(i.Path.Value, `/ethclient"`) || strings.HasSuffix(i.Path.Value, `go-ethereum/rpc"`) {
+				t.Errorf("%s imports %s", path, i.Path.Value)
+			}
+		}
+		in := ""
+		ast.Inspect(f, func(n ast.Node) bool {
+			if fn, ok := n.(*ast.FuncDecl); ok {
+				in = fn.Name.Name
+			}
+			if s, ok := n.(*ast.StarExpr); ok { // a type, which makes none
+				if x, ok := s.X.(*ast.SelectorExpr); ok && (x.Sel.Name == "Client" || x.Sel.Name == "Transport") {
+					return false
+				}
+			}
+			x, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			pkg, ok := x.X.(*ast.Ident)
+			if !ok || pkg.Name != "http" || in == "newHTTPClient" {
+				return true
+			}
+			switch x.Sel.Name {
+			case "Client", "Transport", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm":
+				t.Errorf("%v makes calls with http.%s: use newHTTPClient", files.Position(x.Pos()), x.Sel.Name)
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An answer's header takes no memory to speak of, however it is made.
+func TestHeaderBombs(t *testing.T) {
+	const status = "HTTP/1.1 200 OK\r\n"
+	short := new(strings.Builder)
+	for i := 0; short.Len() < 10<<20; i++ {
+		fmt.Fprintf(short, "%x:\r\n", i)
+	}
+	for name, bomb := range map[string]string{
+		"lines":    status + short.String(),
+		"one line": status + "X: " + strings.Repeat("x", 10<<20),
+		"status":   "HTTP/1.1 200 " + strings.Repeat("x", 10<<20),
+		"1xx":      strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 200_000),
+		"100":      strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 200_000),
+		"trailers": status + "Transfer-Encoding: chunked\r\nTrailer: X\r\n\r\n0\r\n" + short.String(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHomeserver(bytePeer(t, func(int, int, string) string { return bomb }), testServerName)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			a, err := h.call(t.Context(), lookUpTime, http.MethodGet, "/", "", nil)
+			runtime.ReadMemStats(&after)
+			if err == nil && a.cut == nil {
+				t.Error("the answer was taken")
+			}
+			const most = 8 << 20 // in all, most of it garbage at once
+			if took := after.TotalAlloc - before.TotalAlloc; took > most {
+				t.Errorf("took %d KiB", took>>10)
+			} else {
+				t.Logf("took %d KiB", took>>10)
+			}
+		})
+	}
+}
+
+// The password goes to the server that was named and nowhere else.
+func TestNodeClientGoesNowhereElse(t *testing.T) {
+	for _, status := range []int{301, 302, 307, 308} {
+		elsewhere := newStandIn(t)
+		t.Setenv("HTTP_PROXY", elsewhere.URL)
+		t.Setenv("http_proxy", elsewhere.URL)
+		origin := bytePeer(t, func(_, _ int, path string) string {
+			return fmt.Sprintf("HTTP/1.1 %d Elsewhere\r\nLocation: %s%s\r\nContent-Length: 0\r\n\r\n", status, elsewhere.URL, path)
+		})
+		proof, _ := newProof(t)
+		err := newNodeClient(origin, origin+registerPath, testServerName, proof).enter(t.Context(), proof)
+		if err == nil || !strings.Contains(err.Error(), "redirects") {
+			t.Errorf("%d: got %v", status, err)
+		}
+		if asked := elsewhere.asked(); asked != "" {
+			t.Errorf("%d: asked elsewhere: %s", status, asked)
+		}
+	}
+}
