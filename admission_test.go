@@ -265,7 +265,7 @@ func TestHangup(t *testing.T) {
 // waitFor waits until what was written has the words.
 func waitFor(t *testing.T, w *lockedWriter, said *strings.Builder, words string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		w.mu.Lock()
 		has := strings.Contains(said.String(), words)
 		w.mu.Unlock()

@@ -253,7 +253,7 @@ func TestTransactionBodies(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	fmt.Fprintf(conn, "PUT %s/transactions/1?access_token=%s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"events\":", appServicePath, testHSToken)
 	conn.(*net.TCPConn).CloseWrite()
 	answer, _ := io.ReadAll(conn)

@@ -20,6 +20,7 @@ import (
 func (d *door) serveLimited(l limits) (address string) {
 	d.t.Helper()
 	d.limited(l)
+	d.server.metrics = newMetrics(config{})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		d.t.Fatal(err)
@@ -36,6 +37,22 @@ func (d *door) serveLimited(l limits) (address string) {
 	return listener.Addr().String()
 }
 
+// crowdedOut is how many connections the door has closed for want of room.
+func (d *door) crowdedOut() int {
+	d.t.Helper()
+	families, err := d.server.metrics.registry.Gather()
+	if err != nil {
+		d.t.Error(err)
+	}
+	for _, family := range families {
+		if family.GetName() == metricsPrefix+"connections_crowded_out_total" {
+			return int(family.GetMetric()[0].GetCounter().GetValue())
+		}
+	}
+	d.t.Error("the closed connections are not counted")
+	return 0
+}
+
 // A peer is the other end of a connection.
 type peer struct {
 	*testing.T
@@ -50,7 +67,7 @@ func newPeer(t *testing.T, address string) *peer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	return &peer{t, conn, bufio.NewReader(conn)}
 }
 
@@ -75,10 +92,9 @@ func (p *peer) isAnswered(want int) {
 	}
 }
 
-// isClosed wants the other side to have ended it, soon.
+// isClosed wants the other side to end it. Whether it did for want of room is counted: a time limit would end it as well.
 func (p *peer) isClosed() {
 	p.Helper()
-	p.SetReadDeadline(time.Now().Add(4 * time.Second)) // sooner than the time limit of a header ends it
 	if _, err := p.in.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		p.Errorf("the connection is open (%v)", err)
 	}
@@ -259,11 +275,14 @@ func TestAnsweredKeepsItsPlace(t *testing.T) {
 	for range 3 {
 		newPeer(t, address).isClosed()
 	}
+	if got := d.crowdedOut(); got != 3 {
+		t.Errorf("%d were closed for want of room, want 3", got)
+	}
 	for _, p := range busy {
 		answer <- true
 		p.isAnswered(200)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; { // until the service knows that one of them is idle
+	for deadline := time.Now().Add(patience); ; { // until the service knows that one of them is idle
 		p := newPeer(t, address)
 		io.WriteString(p, notFoundRequest)
 		if _, err := http.ReadResponse(p.in, nil); err == nil {
@@ -303,7 +322,8 @@ func TestShareIsKept(t *testing.T) {
 
 // What unfinished requests hold is bounded: of one, and of all.
 func TestUnfinishedIsBounded(t *testing.T) {
-	address := newDoor(t, sharedSecretPath).serveLimited(limits{maxConnections: 2000})
+	d := newDoor(t, sharedSecretPath)
+	address := d.serveLimited(limits{maxConnections: 2000})
 	lines := strings.Repeat("a:\r\n", 300)
 	for name, sent := range map[string]string{
 		"in a header":              hostileHead + lines,
@@ -314,8 +334,8 @@ func TestUnfinishedIsBounded(t *testing.T) {
 		"behind a body":            hostilePost("x") + hostileHead + lines,
 	} {
 		t.Run(name, func(t *testing.T) {
+			before := d.crowdedOut()
 			p := newPeer(t, address)
-			p.SetReadDeadline(time.Now().Add(4 * time.Second)) // sooner than the time limit of a header ends it
 			io.WriteString(p, sent)
 			for {
 				res, err := http.ReadResponse(p.in, nil)
@@ -323,6 +343,9 @@ func TestUnfinishedIsBounded(t *testing.T) {
 					t.Fatal("the connection is open")
 				}
 				if err != nil {
+					if got := d.crowdedOut() - before; got != 1 {
+						t.Errorf("%d were closed for what they hold, want 1", got)
+					}
 					return
 				}
 				if res.StatusCode != 404 && res.StatusCode != 400 {
@@ -340,6 +363,7 @@ func TestUnfinishedIsBounded(t *testing.T) {
 	body := strings.Repeat("\n", 1<<20) // the lines of a body are no header's
 	newPeer(t, address).asks(fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", transaction, len(body), body), 200)
 
+	before := d.crowdedOut()
 	var held []*peer
 	for range 2 * unfinishedAll / bodyLimit {
 		p := newPeer(t, address)
@@ -347,6 +371,9 @@ func TestUnfinishedIsBounded(t *testing.T) {
 		held = append(held, p)
 	}
 	held[0].isClosed()
+	if d.crowdedOut() == before {
+		t.Error("nothing was closed for what all of them hold")
+	}
 	last := held[len(held)-1]
 	io.WriteString(last, "x")
 	last.isAnswered(400)

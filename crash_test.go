@@ -168,6 +168,7 @@ func TestCrash(t *testing.T) {
 		{atAnswer, false, "", 200},
 		{atAnswer, true, stateRegistered, 409},
 	}
+	t.Parallel()
 	for _, api := range apis {
 		for _, test := range tests {
 			if (test.at == duringPassword || test.at == duringName) && api.path != masUsersPath {
@@ -199,7 +200,7 @@ func TestCrash(t *testing.T) {
 				}
 				select {
 				case <-d.done:
-				case <-time.After(time.Minute):
+				case <-time.After(patience):
 					t.Fatal("it did not die")
 				}
 				if d.cmd.ProcessState.ExitCode() != -1 {

@@ -300,7 +300,7 @@ func TestBackupWhileWriting(t *testing.T) {
 			t.Fatal(err)
 		}
 		paused := written.Load()
-		for deadline := time.Now().Add(10 * time.Second); written.Load() < paused+200; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(patience); written.Load() < paused+200; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("a reader that pauses holds up the writers")
 			}
@@ -357,7 +357,7 @@ func TestOpsListenerFails(t *testing.T) {
 	}
 	res.Body.Close()
 	listener.Close()
-	for deadline := time.After(5 * time.Second); ; {
+	for deadline := time.After(patience); ; {
 		select {
 		case line := <-lines:
 			if !strings.Contains(line, "The operator is no longer served") {

@@ -38,9 +38,6 @@ func startDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *d
 	return d
 }
 
-// startTime is how long a daemon may take to its start: one that takes longer hangs.
-const startTime = 5 * time.Minute
-
 // announced has the command, which is not started yet, say where it serves as it says it to systemd. The function returns
 // the two addresses when that is said; it fails the test where the command has ended before.
 func announced(t testing.TB, cmd *exec.Cmd) (told func(ended <-chan struct{}) (nodes, operator string)) {
@@ -59,7 +56,7 @@ func announced(t testing.TB, cmd *exec.Cmd) (told func(ended <-chan struct{}) (n
 	return func(ended <-chan struct{}) (nodes, operator string) {
 		t.Helper()
 		buf := make([]byte, 200)
-		for start := time.Now(); time.Since(start) < startTime; {
+		for start := time.Now(); time.Since(start) < patience; {
 			socket.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 			n, err := socket.Read(buf)
 			if ready := readyForm.FindStringSubmatch(string(buf[:n])); err == nil && ready != nil {
@@ -136,7 +133,7 @@ func (d *daemonProcess) stop() int {
 	d.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-d.done:
-	case <-time.After(drainTime + 15*time.Second):
+	case <-time.After(drainTime + patience):
 		d.kill()
 	}
 	return d.cmd.ProcessState.ExitCode()
@@ -148,7 +145,7 @@ func (d *daemonProcess) send(proof registration) (answered, error) {
 	if err != nil {
 		return answered{}, err
 	}
-	ctx, cancel := context.WithTimeout(d.t.Context(), waitTime+attemptTime+10*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), waitTime+attemptTime+patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url, bytes.NewReader(body))
 	if err != nil {
@@ -179,7 +176,7 @@ func (d *daemonProcess) mustSend(proof registration) answered {
 	return a
 }
 
-// readiness is what /readyz answers, once it is what is wanted or its look at the store is certainly a new one.
+// readiness is what /readyz answers, once it is what is wanted or nobody would wait any longer.
 func (d *daemonProcess) readiness(want int) int {
 	d.t.Helper()
 	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
@@ -188,7 +185,7 @@ func (d *daemonProcess) readiness(want int) int {
 			d.t.Fatal(err)
 		}
 		res.Body.Close()
-		if res.StatusCode == want || time.Since(start) > 4*storeHealthTime {
+		if res.StatusCode == want || time.Since(start) > patience {
 			return res.StatusCode
 		}
 	}
@@ -204,7 +201,7 @@ func TestFewFiles(t *testing.T) {
 	d := startDaemon(t, few, t.TempDir(), newStandIn(t).URL+sharedSecretPath)
 	host := strings.TrimSuffix(strings.TrimPrefix(d.url, "http://"), registerPath)
 	for range 400 {
-		conn, err := net.DialTimeout("tcp", host, endTime)
+		conn, err := net.DialTimeout("tcp", host, patience)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -239,7 +239,7 @@ func TestReconcileAllStops(t *testing.T) {
 	d.server.registrar.stop()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("still settling")
 	}
 	if d.state(n) != statePending {

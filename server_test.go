@@ -246,7 +246,7 @@ func TestServeStops(t *testing.T) {
 	}()
 	<-asked
 	stop()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial("tcp", listener.Addr().String())
 		if err != nil {
 			break
@@ -292,7 +292,7 @@ func TestRawRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			conn.SetDeadline(time.Now().Add(patience))
 			io.WriteString(conn, test.request)
 			conn.(*net.TCPConn).CloseWrite()
 			res, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -488,7 +488,7 @@ func (d *door) setState(n node, s state) {
 
 func (d *door) claim(n node) claim {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	held, err := d.store.Claim(ctx, n.Address)
 	if err != nil {

@@ -49,7 +49,7 @@ func (h *heldStore) begin(all *sync.WaitGroup, write func()) {
 	}
 	want := queued() + 1
 	all.Go(write)
-	for deadline := time.Now().Add(10 * time.Second); queued() != want; time.Sleep(100 * time.Microsecond) {
+	for deadline := time.Now().Add(patience); queued() != want; time.Sleep(100 * time.Microsecond) {
 		if time.Now().After(deadline) {
 			h.t.Fatal("the writer was not queued")
 		}
@@ -328,7 +328,7 @@ func TestCloseWaits(t *testing.T) {
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- s.Close() }()
-	for deadline := time.Now().Add(10 * time.Second); s.writers.TryRLock(); time.Sleep(100 * time.Microsecond) {
+	for deadline := time.Now().Add(patience); s.writers.TryRLock(); time.Sleep(100 * time.Microsecond) {
 		s.writers.RUnlock() // it waits for the writers as soon as nobody else gets in
 		if time.Now().After(deadline) {
 			t.Fatal("it does not wait for the writers")

@@ -302,7 +302,7 @@ func TestDiskReadOnly(t *testing.T) {
 		d := launchDaemon(t, programName, dir, "http://127.0.0.1:8007"+sharedSecretPath)
 		select {
 		case <-d.done:
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			t.Fatal("it runs")
 		}
 		if out := d.log(); d.cmd.ProcessState.ExitCode() != 1 || !strings.Contains(out, "open the store "+filepath.Join(dir, storeFile)) || !strings.Contains(out, syscall.EROFS.Error()) || strings.Count(out, "\n") != 1 {
@@ -358,6 +358,7 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 			os.WriteFile(path, []byte("diary"), 0o600)
 		}, back, "moved or removed under the running service"},
 	}
+	t.Parallel()
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -378,12 +379,17 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 			homeserver.asked()
 
 			stranger, _ := newProof(t)
-			for range 3 {
-				for _, proof := range []registration{known, stranger} {
+			for _, proof := range []registration{known, stranger} {
+				quickest := patience
+				for range 3 {
 					start := time.Now()
-					if got := d.mustSend(proof); got.status != 503 || got.Errcode != "M_UNKNOWN" || time.Since(start) > 10*time.Second {
-						t.Errorf("got %d %s after %v", got.status, got.body, time.Since(start))
+					if got := d.mustSend(proof); got.status != 503 || got.Errcode != "M_UNKNOWN" {
+						t.Errorf("got %d %s", got.status, got.body)
 					}
+					quickest = min(quickest, time.Since(start))
+				}
+				if quickest > 10*time.Second { // a busy machine has its moment in one of three, what waits in each
+					t.Errorf("each answer took more than %v", quickest)
 				}
 			}
 			if got := d.readiness(503); got != 503 {

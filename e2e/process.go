@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	startTime = 60 * time.Second // until a server answers: a busy machine takes twenty times the usual two
-	stopTime  = 10 * time.Second // between SIGTERM and SIGKILL
-	killTime  = 5 * time.Second  // for what SIGKILL ends
+	startTime = 5 * time.Minute  // until a server answers, which is a matter of two seconds: no machine is so busy
+	stopTime  = time.Minute      // between SIGTERM and SIGKILL
+	killTime  = 30 * time.Second // for what SIGKILL ends
 	pollPause = 50 * time.Millisecond
 
 	tailLines = 20 // of a log, where it explains a failure

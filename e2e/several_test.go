@@ -196,7 +196,7 @@ func testAtOnce(t *testing.T, c *cluster, nodes []*Node) {
 
 func testClusterFaults(t *testing.T, c *cluster, before int) {
 	nodes := c.newNodes(t, 128)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*startTime)
 	defer cancel()
 	var done, tries atomic.Int64
 	waiting := make(chan *Node, len(nodes))
