@@ -11,13 +11,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -25,6 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "4") // whatever the processors: those that run beside others mostly wait; -parallel says otherwise
 	testscript.Main(leakChecked{withPostgres{m}}, map[string]func(){programName: main, crashingName: crashing, storeWriter: writeStore})
 }
 
@@ -63,6 +64,7 @@ func TestScript(t *testing.T) {
 			"ethnode":   scriptEthNode,
 			"fill":      scriptFill,
 			"daemon":    scriptDaemon,
+			"plain":     scriptPlain,
 			"stopdaemon": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Value("daemon").(*scriptedDaemon).stop()
 			},
@@ -84,6 +86,16 @@ func scriptMode(ts *testscript.TestScript, neg bool, args []string) {
 	if got := fmt.Sprintf("%04o", stat.Mode().Perm()); (got == args[1]) == neg {
 		ts.Fatalf("%s has mode %s", args[0], got)
 	}
+}
+
+// plain: from here on the script runs the program as it is built for operators, without the race detector.
+func scriptPlain(ts *testscript.TestScript, _ bool, _ []string) {
+	dir := ts.MkAbs("plain")
+	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, programName), ".").CombinedOutput()
+	if err != nil {
+		ts.Fatalf("%v: %s", err, out)
+	}
+	ts.Setenv("PATH", dir+string(filepath.ListSeparator)+ts.Getenv("PATH"))
 }
 
 // listen NAME: somebody else has port $NAME until the script ends.
@@ -275,7 +287,7 @@ var (
 // expectTold returns what systemd is told, in parts.
 func expectTold(t *testing.T, told chan string, want *regexp.Regexp) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	select {
 	case got := <-told:
