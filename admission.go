@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -137,7 +138,7 @@ func readAdmitFile(path string) ([]address, error) {
 		return nil, fmt.Errorf("read the admit file: %w", err)
 	}
 	defer f.Close()
-	list := make([]address, 0, size/int64(len("0x")+addressDigits+len("\n")))
+	list := make([]address, 0, size/int64(len("0x")+names.AddressDigits+len("\n")))
 	lines := bufio.NewScanner(f)
 	number := 0
 	for lines.Scan() {
@@ -147,9 +148,9 @@ func readAdmitFile(path string) ([]address, error) {
 		switch {
 		case text == "":
 			continue
-		case !anyHexAddress.MatchString(text):
-			return nil, fmt.Errorf("%s, line %d is not an address: write 0x and %d hex digits, or a comment behind #", path, number, addressDigits)
-		case !isAddress(text):
+		case !names.IsHexAddress(text):
+			return nil, fmt.Errorf("%s, line %d is not an address: write 0x and %d hex digits, or a comment behind #", path, number, names.AddressDigits)
+		case !names.IsAddress(text):
 			return nil, fmt.Errorf("%s, line %d has mixed case, and is not what its EIP-55 checksum says: look for a typing error, or write it in lowercase", path, number)
 		}
 		list = append(list, common.HexToAddress(text))

@@ -11,9 +11,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/ethereum/go-ethereum/common"
@@ -199,7 +199,7 @@ func (a *appServiceAPI) protocol(r asked) (any, error) {
 		UserFields:     []string{addressField},
 		LocationFields: []string{},
 		FieldTypes: map[string]thirdPartyField{
-			addressField: {Regexp: fmt.Sprintf("0x[0-9a-f]{%d}", addressDigits), Placeholder: "0x6d12d262a2fe4fd9c714ad3521acbea52adb4aaf"},
+			addressField: {Regexp: fmt.Sprintf("0x[0-9a-f]{%d}", names.AddressDigits), Placeholder: "0x6d12d262a2fe4fd9c714ad3521acbea52adb4aaf"},
 		},
 		Instances: []thirdPartyInstance{{
 			Desc:      "Photon nodes of " + a.serverName,
@@ -215,10 +215,10 @@ func (a *appServiceAPI) thirdPartyUser(r asked) (any, error) {
 		return nil, err
 	}
 	given := r.URL.Query().Get(addressField)
-	if !isAddress(given) {
-		return nil, badRequest(errcodeInvalidParam, "%s must be an Ethereum address: 0x and %d hex digits, lowercase or with a right EIP-55 checksum", addressField, addressDigits)
+	if !names.IsAddress(given) {
+		return nil, badRequest(errcodeInvalidParam, "%s must be an Ethereum address: 0x and %d hex digits, lowercase or with a right EIP-55 checksum", addressField, names.AddressDigits)
 	}
-	return a.thirdPartyList(r, userIDOf(strings.ToLower(given), a.serverName))
+	return a.thirdPartyList(r, names.UserID(strings.ToLower(given), a.serverName))
 }
 
 // thirdPartyByUserID tells what a user is in the third-party network.
@@ -262,7 +262,7 @@ func (a *appServiceAPI) checkProtocol(id string) error {
 func (a *appServiceAPI) registered(r asked, userID string) (record, error) {
 	localpart, ok := strings.CutSuffix(userID, ":"+a.serverName)
 	localpart, isUser := strings.CutPrefix(localpart, "@")
-	if !ok || !isUser || !isLocalpart(localpart) {
+	if !ok || !isUser || !names.IsLocalpart(localpart) {
 		return record{}, notFound("there is no such node")
 	}
 	n, err := a.store.Load(r.Context(), common.HexToAddress(localpart))
@@ -277,12 +277,4 @@ func (a *appServiceAPI) registered(r asked, userID string) (record, error) {
 
 func notFound(message string) error {
 	return &matrixError{status: http.StatusNotFound, Errcode: errcodeNotFound, Message: message, cause: errNoRecord}
-}
-
-var anyHexAddress = regexp.MustCompile(fmt.Sprintf("^0x[0-9a-fA-F]{%d}$", addressDigits))
-
-// isAddress takes what people paste: lowercase, or mixed case with a right EIP-55 checksum, which is there to
-// tell a mistyped address.
-func isAddress(text string) bool {
-	return anyHexAddress.MatchString(text) && (isLocalpart(text) || common.HexToAddress(text).Hex() == text)
 }

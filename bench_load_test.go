@@ -22,6 +22,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // An instantHomeserver answers the calls of every API at once and keeps nothing. It parses no more of a request than
@@ -82,14 +84,14 @@ func (h *instantHomeserver) say(line string, body []byte) (status, said string) 
 		return ok, "{}"
 	case strings.HasPrefix(path, masUsersPath):
 		at := bytes.Index(body, []byte(`"0x`))
-		return "201 Created", `{"data":{"id":"` + testMASClientID + `","attributes":{"username":"` + string(body[at+1:at+1+len("0x")+addressDigits]) + `"}}}`
+		return "201 Created", `{"data":{"id":"` + testMASClientID + `","attributes":{"username":"` + string(body[at+1:at+1+len("0x")+names.AddressDigits]) + `"}}}`
 	case strings.HasPrefix(path, sharedSecretPath), strings.HasPrefix(path, createUserPath):
 		at := bytes.Index(body, []byte(`"0x`)) // a localpart is the only value that begins so
 		if at < 0 {                            // it is asked whether it has the path
 			return "403 Forbidden", `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`
 		}
-		localpart := string(body[at+1 : at+1+len("0x")+addressDigits])
-		return ok, `{"user_id":"` + userIDOf(localpart, testServerName) + `","access_token":"MDAyOGxvY2F0aW9uIHRva2VuMTIzNDU2Nzg5","home_server":"` + testServerName + `"}`
+		localpart := string(body[at+1 : at+1+len("0x")+names.AddressDigits])
+		return ok, `{"user_id":"` + names.UserID(localpart, testServerName) + `","access_token":"MDAyOGxvY2F0aW9uIHRva2VuMTIzNDU2Nzg5","home_server":"` + testServerName + `"}`
 	}
 	return "404 Not Found", `{"errcode":"M_NOT_FOUND","error":"Profile was not found"}`
 }

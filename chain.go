@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/log"
@@ -63,9 +64,9 @@ type balance struct {
 }
 
 func newChain(rpcURL string, least *big.Int) (*chain, error) {
-	u, err := parseEthRPC(rpcURL)
+	u, err := names.ParseEthereumURL(rpcURL)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("its URL is %w", err)
 	}
 	return &chain{
 		url:     u,
@@ -74,20 +75,6 @@ func newChain(rpcURL string, least *big.Int) (*chain, error) {
 		http:    newHTTPClient(clientOptions{headerTime: headerTime, mostConns: balanceCalls}), // one call at a time on each connection
 		known:   make(map[address]balance),
 	}, nil
-}
-
-// parseEthRPC reads the URL of a node. Its error does not quote it.
-func parseEthRPC(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()) || u.Fragment != "" {
-		return nil, fmt.Errorf("--%s is not the http or https URL of an Ethereum node: give one such as http://127.0.0.1:8545", flagEthRPC)
-	}
-	return u, nil
-}
-
-// isKeyed tells whether the URL may hold a key: providers have it in the path, in the query or as a password.
-func isKeyed(u *url.URL) bool {
-	return strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil
 }
 
 // urlSecrets are the parts of the URL that may be a key, the longest first.
@@ -194,7 +181,7 @@ func (c *chain) look(ctx context.Context) error {
 
 // logStart says once what answers there.
 func (c *chain) logStart(ctx context.Context) {
-	if isPlainRemote(c.url) {
+	if names.IsPlainRemote(c.url) {
 		log.Warn("Balances are asked for in the clear, and could be forged on the way: use https, or a node of your own on this machine", "eth_rpc", c.where())
 	}
 	id, err := c.chainID(ctx)

@@ -443,36 +443,6 @@ func TestEthKeyIsNotTold(t *testing.T) {
 	}
 }
 
-func TestParseEthRPC(t *testing.T) {
-	for text, want := range map[string]struct{ valid, keyed bool }{
-		"http://127.0.0.1:8545":              {true, false},
-		"http://127.0.0.1:8545/":             {true, false},
-		"https://eth.example.org":            {true, false},
-		"http://[::1]:8545":                  {true, false},
-		"https://eth.example.org/v3/hunter2": {true, true},
-		"https://eth.example.org/?k=hunter2": {true, true},
-		"https://u:hunter2@eth.example.org":  {true, true},
-		"https://hunter2@eth.example.org":    {true, true},
-		"":                                   {},
-		"127.0.0.1:8545":                     {},
-		"ws://127.0.0.1:8546/hunter2":        {},
-		"/run/geth.ipc":                      {},
-		"http:///hunter2":                    {},
-		"http://x:99999/hunter2":             {},
-		"http://x/hunter2#fragment":          {},
-		"http://x/hunter2\n":                 {},
-		"http://x/%zzhunter2":                {},
-	} {
-		u, err := parseEthRPC(text)
-		if (err == nil) != want.valid || err == nil && isKeyed(u) != want.keyed {
-			t.Errorf("%q: got %v", text, err)
-		}
-		if err != nil && strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%q: the error quotes it: %v", text, err)
-		}
-	}
-}
-
 func TestReadMinBalance(t *testing.T) {
 	most := new(big.Int).Lsh(big.NewInt(1), 256)
 	const rpc = "http://127.0.0.1:8545"

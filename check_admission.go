@@ -3,7 +3,11 @@
 
 package main
 
-import "context"
+import (
+	"context"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
 
 // checkAdmission finds nothing where everybody is admitted.
 func checkAdmission(ctx context.Context, c config) []finding {
@@ -43,10 +47,10 @@ func (c config) judgeEthRPC(ctx context.Context) []finding {
 	if err != nil {
 		return append(found, problem(subject, "give its URL", "%v", err))
 	}
-	if c.ethRPCFile == "" && isKeyed(asked.url) {
+	if c.ethRPCFile == "" && names.MayHoldKey(asked.url) {
 		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+flagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
 	}
-	if isPlainRemote(asked.url) {
+	if names.IsPlainRemote(asked.url) {
 		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", asked.where()))
 	}
 	id, err := asked.chainID(ctx)

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 const (
@@ -168,7 +170,7 @@ func (l *liveCheck) sharedSecret(ctx context.Context) finding {
 
 // serviceURL is where the service listens.
 func (l *liveCheck) serviceURL() string {
-	return "http://" + net.JoinHostPort(reachableHost(l.config.host), strconv.Itoa(l.config.port))
+	return "http://" + net.JoinHostPort(names.ReachableHost(l.config.host), strconv.Itoa(l.config.port))
 }
 
 // service tells whether it runs, with this server name and these tokens, and whether the homeserver reaches it.
@@ -245,7 +247,7 @@ func askRegister(ctx context.Context, h *homeserver, headers http.Header) regist
 	asked := *h
 	asked.header = headers
 	zeros := strings.Repeat("0", signatureDigits)
-	localpart := "0x" + strings.Repeat("0", addressDigits)
+	localpart := "0x" + strings.Repeat("0", names.AddressDigits)
 	a, err := asked.call(ctx, lookUpTime, http.MethodPost, registerPath, "", registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros})
 	switch {
 	case err != nil:
@@ -254,7 +256,7 @@ func askRegister(ctx context.Context, h *homeserver, headers http.Header) regist
 		return registerFound{registerLimited, a.status}
 	case a.errcode != errcodeInvalidSignature:
 		return registerFound{registerElse, a.status}
-	case !strings.Contains(a.message, strconv.Quote(userIDOf(localpart, h.serverName))):
+	case !strings.Contains(a.message, strconv.Quote(names.UserID(localpart, h.serverName))):
 		return registerFound{registerOther, a.status}
 	}
 	return registerFound{registerOurs, a.status}

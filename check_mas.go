@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 const (
@@ -278,7 +280,7 @@ func (j judging) masFileListener() finding {
 			if address := b.text("address"); address != "" {
 				host, _, _ = net.SplitHostPort(address)
 			}
-			if b.text("socket") == "" && !isLoopback(host) {
+			if b.text("socket") == "" && !names.IsLoopback(host) {
 				return problem(subject, "write for the listener with adminapi: binds: [{address: '127.0.0.1:"+strconv.Itoa(portOf(j.config.apiOrigin))+"'}], and leave adminapi out of the others"+restartMAS, "the admin API is open to other machines")
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
 
@@ -61,7 +62,7 @@ func (c *config) takeTokens(file yamlFile) finding {
 		case value == "":
 			bad = append(bad, problem(subject, anew, "there is no %s", key))
 		case token == nil:
-		case !isToken(value):
+		case !names.IsToken(value):
 			bad = append(bad, problem(subject, anew, "%s has characters that no token has", key))
 		case *token != "" && *token != value:
 			bad = append(bad, problem(subject, "leave --"+flags[key]+" out", "--%s is not its %s, which the homeserver goes by", flags[key], key))
@@ -81,7 +82,7 @@ func (c *config) takeTokens(file yamlFile) finding {
 // judgeURL holds the url against where the service listens.
 func (c config) judgeURL(file yamlFile) finding {
 	const subject = subjectRegistration + " url"
-	want := "http://" + net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port)) + appServicePath
+	want := "http://" + net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port)) + appServicePath
 	do := "write in " + file.path + ": url: " + want + "" + thenRestart
 	value, err := file.text("url")
 	if err != nil || value == "" {
@@ -91,7 +92,7 @@ func (c config) judgeURL(file yamlFile) finding {
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" {
 		return problem(subject, do, "it is not an absolute URL")
 	}
-	sameHost := u.Hostname() == reachableHost(c.host) || isLoopback(u.Hostname()) && isLoopback(reachableHost(c.host))
+	sameHost := u.Hostname() == names.ReachableHost(c.host) || names.IsLoopback(u.Hostname()) && names.IsLoopback(names.ReachableHost(c.host))
 	switch {
 	case strings.TrimSuffix(u.Path, "/") != appServicePath:
 		return problem(subject, do, "it is %s, and must end in %s", value, appServicePath)
@@ -106,8 +107,8 @@ func (c config) judgeURL(file yamlFile) finding {
 // judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
 func (c config) judgeNamespace(file yamlFile) finding {
 	const subject = subjectRegistration + " namespace"
-	node := userIDOf("0x"+strings.Repeat("0", addressDigits), c.serverName)
-	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", addressDigits, regexp.QuoteMeta(c.serverName))
+	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.serverName)
+	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.serverName))
 	do := "write in " + file.path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
 
 	spaces, _ := file.keys["namespaces"].(map[any]any)
@@ -124,7 +125,7 @@ func (c config) judgeNamespace(file yamlFile) finding {
 			return problem(subject, do, "it is exclusive: the homeserver then refuses to create any user in it, nodes too")
 		}
 		hasNodes = hasNodes || compiled.MatchString(node)
-		wide = wide || compiled.MatchString(userIDOf("admin", c.serverName)) || compiled.MatchString(userIDOf("0x", c.serverName)) || compiled.MatchString("@a:example.org")
+		wide = wide || compiled.MatchString(names.UserID("admin", c.serverName)) || compiled.MatchString(names.UserID("0x", c.serverName)) || compiled.MatchString("@a:example.org")
 	}
 	switch {
 	case !hasNodes:

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // A listener is one of Synapse's, of those that speak HTTP.
@@ -106,7 +108,7 @@ func (j judging) listenerAddresses(subject string, clients []listener) finding {
 	for _, l := range clients {
 		open := len(l.addresses) == 0 && !l.unixSocket
 		for _, address := range l.addresses {
-			open = open || !isLoopback(address)
+			open = open || !names.IsLoopback(address)
 		}
 		if open {
 			return warning(subject, fmt.Sprintf("write for port %d in %s: bind_addresses: ['127.0.0.1', '::1']"+thenRestart, l.port, j.settings.fileOf("listeners")),
@@ -227,5 +229,5 @@ func (j judging) ofDendrite() []finding {
 // isLocal tells whether a URL is of this machine.
 func isLocal(text string) bool {
 	u, err := url.Parse(text)
-	return err == nil && isLoopback(u.Hostname())
+	return err == nil && names.IsLoopback(u.Hostname())
 }

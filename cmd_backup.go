@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
 
@@ -50,7 +51,7 @@ func oneFile(ctx context.Context, cmd *cli.Command) (context.Context, error) {
 
 func backupAction(ctx context.Context, cmd *cli.Command) error {
 	dataPath, err := readDataPath(cmd)
-	if err == nil && isPostgres(dataPath) {
+	if err == nil && names.IsPostgres(dataPath) {
 		err = errUsePgDump
 	}
 	if err != nil {
@@ -124,7 +125,7 @@ func inWords(counts storeCounts) string {
 
 func restoreAction(ctx context.Context, cmd *cli.Command) error {
 	dataPath, err := readDataPath(cmd)
-	if err == nil && isPostgres(dataPath) {
+	if err == nil && names.IsPostgres(dataPath) {
 		err = errUsePgDump
 	}
 	if err != nil {

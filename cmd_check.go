@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/urfave/cli/v3"
 )
@@ -263,7 +264,7 @@ func (c *config) checkDataPathFile() []finding {
 	switch {
 	case c.dataPathFile != "":
 		return []finding{judgeMode(subject, c.dataPathFile, 0o600)}
-	case hasPassword(c.dataPath):
+	case names.HasPassword(c.dataPath):
 		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagDataPathFile+" FILE instead", "it holds a password, and other users of the machine see the command line")}
 	}
 	return nil
@@ -273,7 +274,7 @@ func (c *config) checkDataPathFile() []finding {
 func checkStore(ctx context.Context, dataPath string, serviceRuns bool) finding {
 	const subject = "store"
 	name := storeName(dataPath)
-	if !isPostgres(dataPath) {
+	if !names.IsPostgres(dataPath) {
 		name = filepath.Join(dataPath, storeFile)
 	}
 	is := func(size int64, counts storeCounts, by string) finding {
@@ -285,7 +286,7 @@ func checkStore(ctx context.Context, dataPath string, serviceRuns bool) finding 
 		return is(size, counts, "")
 	case errors.Is(err, errNoStore):
 		return fine(subject, "%s is not there yet; the service makes it when it starts", name)
-	case isPostgres(dataPath):
+	case names.IsPostgres(dataPath):
 		return problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/deployment.md has it", "%v", err)
 	case !errors.Is(err, errStoreLocked):
 		return problem(subject, "see what is said of it, and put a backup in its place if it is damaged", "%v", err)

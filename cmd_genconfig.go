@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
 )
@@ -79,7 +79,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err := refuseAnyPort(c.port, c.opsListen); err != nil {
 		return err
 	}
-	if c.dataPathFile == "" && hasPassword(c.dataPath) {
+	if c.dataPathFile == "" && names.HasPassword(c.dataPath) {
 		return fmt.Errorf("the URL of --%s holds a password, which %s would show in the process list: write it into a file of mode 0600 and give --%s FILE", flagDataPath, runFile, flagDataPathFile)
 	}
 	program, err := programPath()
@@ -174,8 +174,8 @@ func (c *config) readHomeserverFile() ([]generatedFile, error) {
 
 // keepEthRPC returns the file of the Ethereum node's URL where that may hold a key, which no command line should.
 func (c *config) keepEthRPC() []generatedFile {
-	u, err := parseEthRPC(c.ethRPC)
-	if err != nil || !isKeyed(u) {
+	u, err := names.ParseEthereumURL(c.ethRPC)
+	if err != nil || !names.MayHoldKey(u) {
 		return nil
 	}
 	file := generatedFile{ethRPCFile, 0o600, []byte(c.ethRPC + "\n")}
@@ -187,7 +187,7 @@ func (c *config) keepEthRPC() []generatedFile {
 // file where one has to be made. That has no newline at its end: it is read by others too.
 func (c *config) makeMASClient() ([]generatedFile, error) {
 	if c.masClientID == "" {
-		c.masClientID = newULID(time.Now())
+		c.masClientID = names.NewULID(time.Now())
 	}
 	if c.masClientSecretFile != "" {
 		_, err := readMASSecret(c.masClientSecretFile)
@@ -197,30 +197,13 @@ func (c *config) makeMASClient() ([]generatedFile, error) {
 	return []generatedFile{{masSecretFile, 0o600, []byte(randomText(tokenLength))}}, nil
 }
 
-// newULID makes an id as Matrix Authentication Service wants its clients' to be: 48 bits of milliseconds and 80 random
-// ones, in Crockford's base32.
-func newULID(now time.Time) string {
-	const digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-	raw := make([]byte, 26)
-	rand.Read(raw[10:]) // never fails
-	ms := now.UnixMilli()
-	for i := 9; i >= 0; i-- {
-		raw[i] = byte(ms)
-		ms >>= 5
-	}
-	for i, b := range raw {
-		raw[i] = digits[b%32]
-	}
-	return string(raw)
-}
-
 // renderRegistration is registration.yaml.
 func renderRegistration(c config, id string) ([]byte, error) {
 	return yaml.Marshal(appService{
 		ID:              id + "-" + c.serverName,
 		HSToken:         c.hsToken,
 		ASToken:         c.asToken,
-		URL:             "http://" + net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port)) + appServicePath,
+		URL:             "http://" + net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port)) + appServicePath,
 		SenderLocalpart: strings.ReplaceAll(c.serverName, ":", "-"), // a localpart has no colon
 		Protocols:       []string{protocolID(c.serverName)},
 		Namespaces: namespaces{
@@ -229,17 +212,6 @@ func renderRegistration(c config, id string) ([]byte, error) {
 			Rooms:   []namespace{},
 		},
 	})
-}
-
-// reachableHost is where a client finds a daemon that listens on every address.
-func reachableHost(host string) string {
-	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
-		if ip.Is6() {
-			return "::1"
-		}
-		return "127.0.0.1"
-	}
-	return host
 }
 
 // renderRun is run.sh: the command of the guide, in the script's own directory, so that it serves the same store

@@ -8,11 +8,13 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // printSteps says what is left to do on the homeserver and in nginx.
 func printSteps(out io.Writer, c config, dir string) {
-	here := net.JoinHostPort(reachableHost(c.host), strconv.Itoa(c.port))
+	here := net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port))
 	fmt.Fprintf(out, `
 What is left to do:
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/urfave/cli/v3"
 )
@@ -54,7 +55,7 @@ func migrateAction(ctx context.Context, cmd *cli.Command) error {
 			return err
 		}
 	}
-	if !isPostgres(to) {
+	if !names.IsPostgres(to) {
 		return fmt.Errorf("there is nowhere to migrate to: give --%s FILE with a PostgreSQL URL in FILE, such as postgres://USER@HOST/DATABASE", flagToFile)
 	}
 	out := cmd.Root().Writer

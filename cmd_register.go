@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/accounts/keystore"
 	"github.com/ethereum/go-ethereum/crypto"
@@ -89,7 +90,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 		return json.NewEncoder(out).Encode(proof)
 	}
 	for flag, given := range map[string]string{flagServer: server, flagRegisterURL: registerURL} {
-		if u, err := url.Parse(given); err == nil && isPlainRemote(u) && (flag == flagServer || u.Host != hostOf(server)) {
+		if u, err := url.Parse(given); err == nil && names.IsPlainRemote(u) && (flag == flagServer || u.Host != hostOf(server)) {
 			fmt.Fprintf(cmd.Root().ErrWriter, "%s: warning: --%s is plain http to another machine: whoever is on the way gets the password, which can never be changed: use https\n", programName, flag)
 		}
 	}
@@ -100,7 +101,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 	}
 	client.out = io.Discard
 	failed := client.enter(ctx, proof)
-	return errors.Join(failed, client.writeReport(out, userIDOf(proof.Localpart, c.serverName), failed))
+	return errors.Join(failed, client.writeReport(out, names.UserID(proof.Localpart, c.serverName), failed))
 }
 
 // baseURL checks a URL that paths are put behind.
@@ -269,7 +270,7 @@ type nodeAnswer struct {
 // enter does what a node does at start: it registers only when its login is refused, and then logs in again. At the
 // end it logs out, so that a check leaves no session behind.
 func (c *nodeClient) enter(ctx context.Context, proof registration) error {
-	userID := userIDOf(proof.Localpart, c.serverName)
+	userID := names.UserID(proof.Localpart, c.serverName)
 	fmt.Fprintf(c.out, "%-9s %s\n", "node", userID)
 
 	login := map[string]string{"type": "m.login.password", "user": proof.Localpart, "password": proof.Password}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
 
@@ -85,7 +86,7 @@ func eachUser(ctx context.Context, dataPath string, of state, visit func(listedU
 // eachUserInStore opens a file for each page anew: who reads the list may take his time, and a daemon that is started
 // meanwhile has to find the store free.
 func eachUserInStore(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
-	if isPostgres(dataPath) { // which others can use meanwhile
+	if names.IsPostgres(dataPath) { // which others can use meanwhile
 		s, err := readStore(ctx, dataPath)
 		if err != nil {
 			return withoutSocket(err)

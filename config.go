@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
 
@@ -138,8 +137,11 @@ func readConfig(cmd *cli.Command) (config, error) {
 		masClientID:         cmd.String(flagMASClientID),
 		masClientSecretFile: cmd.String(flagMASClientSecretFile),
 	}
-	if err := checkServerName(c.serverName); err != nil {
-		return config{}, err
+	if c.serverName == "" {
+		return config{}, fmt.Errorf("--%s is missing: give the server_name of %s", flagMatrixDomain, homeserverFile)
+	}
+	if err := names.CheckServerName(c.serverName); err != nil {
+		return config{}, fmt.Errorf("--%s %w", flagMatrixDomain, err)
 	}
 	if err := c.readMatrixURL(); err != nil {
 		return config{}, err
@@ -164,7 +166,7 @@ func readConfig(cmd *cli.Command) (config, error) {
 		return config{}, err
 	}
 	switch {
-	case !isHost(c.host):
+	case !names.IsHost(c.host):
 		return config{}, fmt.Errorf("--%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", flagHost, c.host)
 	case c.port < 0 || c.port > 65535:
 		return config{}, fmt.Errorf("--%s %d is not a port: give one from 1 to 65535, or 0 for any free one", flagPort, c.port)
@@ -178,7 +180,7 @@ func readConfig(cmd *cli.Command) (config, error) {
 		return config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, sharedSecretPath)
 	}
 	for name, token := range map[string]string{flagASToken: c.asToken, flagHSToken: c.hsToken} {
-		if !isToken(token) {
+		if !names.IsToken(token) {
 			return config{}, fmt.Errorf("--%s has characters that no token has: give visible ASCII without spaces", name)
 		}
 	}
@@ -196,7 +198,7 @@ func readDataPath(cmd *cli.Command) (string, error) {
 		if dataPath, err = readSecret(file, "the URL of the store"); err != nil {
 			return "", err
 		}
-		if !isPostgres(dataPath) { // it would be a directory, whose name is logged, and the file was to hold a password
+		if !names.IsPostgres(dataPath) { // it would be a directory, whose name is logged, and the file was to hold a password
 			return "", fmt.Errorf("--%s: %s holds no PostgreSQL URL: write one such as postgres://USER:PASSWORD@HOST/DATABASE, or give the directory of the store with --%s", flagDataPathFile, file, flagDataPath)
 		}
 	}
@@ -209,10 +211,10 @@ func (c *config) checkOpsListen() error {
 		return nil
 	}
 	host, port, err := net.SplitHostPort(c.opsListen)
-	if err != nil || !isPort(port) && !isAnyPort(port) || host != "" && !isHost(host) {
+	if err != nil || !names.IsPort(port) && !names.IsAnyPort(port) || host != "" && !names.IsHost(host) {
 		return fmt.Errorf("--%s %q is not an address and a port: give such as 127.0.0.1:8010", flagOpsListen, c.opsListen)
 	}
-	if !isLoopback(host) && !c.opsListenPublic {
+	if !names.IsLoopback(host) && !c.opsListenPublic {
 		return fmt.Errorf("--%s %q can be reached from other machines: give an address such as 127.0.0.1:8010, or --%s if that is meant", flagOpsListen, c.opsListen, flagOpsListenPublic)
 	}
 	return nil
@@ -223,7 +225,7 @@ func refuseAnyPort(port int, opsListen string) error {
 	if port == 0 {
 		return fmt.Errorf("--%s 0 is another port at each start, and the homeserver and nginx have to be told one: give one from 1 to 65535", flagPort)
 	}
-	if _, opsPort, err := net.SplitHostPort(opsListen); err == nil && isAnyPort(opsPort) {
+	if _, opsPort, err := net.SplitHostPort(opsListen); err == nil && names.IsAnyPort(opsPort) {
 		return fmt.Errorf("--%s %q is another port at each start, and Prometheus has to be told one: give such as 127.0.0.1:8010", flagOpsListen, opsListen)
 	}
 	return nil
@@ -306,33 +308,6 @@ func (c config) api() api {
 // address is where the daemon is to listen; with port 0 its listener alone knows where it does.
 func (c config) address() string { return net.JoinHostPort(c.host, strconv.Itoa(c.port)) }
 
-var (
-	hostForm = regexp.MustCompile(`^[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$`)
-	portForm = regexp.MustCompile(`^[0-9]{1,5}$`)
-)
-
-// longestUserID is the specification's limit, in bytes.
-const longestUserID = 255
-
-// checkServerName holds the name against the grammar of Matrix server names. IPv6 literals are in that grammar,
-// but what is made of the name here has no form for them.
-func checkServerName(name string) error {
-	if name == "" {
-		return fmt.Errorf("--%s is missing: give the server_name of %s", flagMatrixDomain, homeserverFile)
-	}
-	if strings.HasPrefix(name, "[") || strings.Count(name, ":") > 1 {
-		return fmt.Errorf("--%s %q is an IPv6 literal, which is not supported: give the homeserver a name", flagMatrixDomain, name)
-	}
-	host, port, hasPort := strings.Cut(name, ":")
-	if !hostForm.MatchString(host) || strings.Contains(host, "_") || hasPort && !portForm.MatchString(port) {
-		return fmt.Errorf("--%s %q is not a Matrix server name: give the server_name of %s, such as example.org or example.org:8448", flagMatrixDomain, name, homeserverFile)
-	}
-	if longest := longestUserID - len(userIDOf("", "")) - len("0x") - addressDigits; len(name) > longest {
-		return fmt.Errorf("--%s has %d characters: with more than %d its user IDs are longer than Matrix allows", flagMatrixDomain, len(name), longest)
-	}
-	return nil
-}
-
 // readMatrixURL takes --matrixurl apart.
 func (c *config) readMatrixURL() error {
 	u, err := url.Parse(c.matrixURL)
@@ -343,7 +318,7 @@ func (c *config) readMatrixURL() error {
 		return fmt.Errorf("--%s has a user, a query or a fragment: give scheme, host, port and path alone; tokens have flags of their own", flagMatrixURL)
 	case apiNames[u.Path] == "":
 		return fmt.Errorf("--%s has a path that no API has: give %s (Synapse up to 0.34.0), %s (Synapse 1.23.0 or later, Dendrite) or %s (Matrix Authentication Service)", flagMatrixURL, createUserPath, sharedSecretPath, masUsersPath)
-	case !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()):
+	case !names.IsHost(u.Hostname()) || u.Port() != "" && !names.IsPort(u.Port()):
 		return fmt.Errorf("--%s has a host or a port that cannot be: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
 	}
 	c.apiPath = u.Path
@@ -355,42 +330,9 @@ func (c *config) readMatrixURL() error {
 // isPlainRemote tells whether tokens and passwords would cross a network in the clear.
 func (c config) isPlainRemote() bool {
 	for _, origin := range []string{c.origin, c.apiOrigin} {
-		if u, err := url.Parse(origin); err == nil && origin != "" && isPlainRemote(u) {
+		if u, err := url.Parse(origin); err == nil && origin != "" && names.IsPlainRemote(u) {
 			return true
 		}
 	}
 	return false
-}
-
-// isPlainRemote tells whether what is sent to the URL, and what comes back, would cross a network in the clear.
-func isPlainRemote(u *url.URL) bool {
-	return u.Scheme != "https" && !isLoopback(u.Hostname())
-}
-
-// isLoopback tells whether the host is this machine, whatever the network.
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// isHost tells whether the text is an address or a host name. An address with a zone is not: URLs spell it otherwise.
-func isHost(text string) bool {
-	address, err := netip.ParseAddr(text)
-	return err == nil && address.Zone() == "" || hostForm.MatchString(text)
-}
-
-func isPort(text string) bool {
-	port, err := strconv.Atoi(text)
-	return err == nil && port >= 1 && port <= 65535
-}
-
-// isAnyPort tells whether the text is port 0, in whose place the system chooses a free one.
-func isAnyPort(text string) bool {
-	port, err := strconv.Atoi(text)
-	return err == nil && port == 0
-}
-
-// isToken tells whether the text can go into an HTTP header as a token. An absent one can.
-func isToken(text string) bool {
-	return strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
 }

@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
 
@@ -30,8 +31,8 @@ func rootAdmissionFlags(text func(name, value, usage string) cli.Flag) []cli.Fla
 // readMinBalance checks the balance that is asked for, and that there is a node to ask for it.
 func (c *config) readMinBalance(wei string) error {
 	if c.ethRPC != "" {
-		if _, err := parseEthRPC(c.ethRPC); err != nil {
-			return err
+		if _, err := names.ParseEthereumURL(c.ethRPC); err != nil {
+			return fmt.Errorf("--%s is %w", flagEthRPC, err)
 		}
 	}
 	given := flagEthRPC
@@ -64,7 +65,7 @@ func (c *config) readEthRPC() error {
 		return fmt.Errorf("read the URL of the Ethereum node: %w", err)
 	}
 	c.ethRPC = strings.TrimSpace(string(content))
-	if _, err := parseEthRPC(c.ethRPC); err != nil {
+	if _, err := names.ParseEthereumURL(c.ethRPC); err != nil {
 		return fmt.Errorf("%s does not hold the http or https URL of an Ethereum node: write one into it, such as http://127.0.0.1:8545", c.ethRPCFile)
 	}
 	return nil

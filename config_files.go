@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
@@ -36,7 +37,7 @@ func (c *config) readRegistration(path string, required bool) error {
 			return err
 		case value == "":
 			return fmt.Errorf("%s has no %s: write it anew with genconfig, or repair it", path, token.key)
-		case !isToken(value):
+		case !names.IsToken(value):
 			return fmt.Errorf("%s: %s has characters that no token has: write visible ASCII without spaces", path, token.key)
 		case *token.given != "" && *token.given != value:
 			return fmt.Errorf("--%s is not the %s of %s, which the homeserver goes by: leave the flag out, or give the same", token.flag, token.key, path)
@@ -141,15 +142,15 @@ func (c *config) findSecrets(cmd *cli.Command, registration string) {
 			c.secretFiles = append(c.secretFiles, path)
 		}
 	}
-	u, err := parseEthRPC(c.ethRPC)
+	u, err := names.ParseEthereumURL(c.ethRPC)
 	c.secretArgs = map[string]string{}
 	for _, arg := range []struct {
 		flag, file string
 		isSecret   bool
 	}{
-		{flagDataPath, flagDataPathFile, c.dataPathFile == "" && hasPassword(c.dataPath)},
+		{flagDataPath, flagDataPathFile, c.dataPathFile == "" && names.HasPassword(c.dataPath)},
 		{flagShareSecret, flagShareSecretFile, c.sharedSecretFile == "" && c.sharedSecret != ""},
-		{flagEthRPC, flagEthRPCFile, c.ethRPCFile == "" && err == nil && isKeyed(u)},
+		{flagEthRPC, flagEthRPCFile, c.ethRPCFile == "" && err == nil && names.MayHoldKey(u)},
 	} {
 		if arg.isSecret && isArgument(cmd, arg.flag) {
 			c.secretArgs[arg.flag] = arg.file

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
 
@@ -93,6 +94,8 @@ func readLimits(cmd *cli.Command) (limits, error) {
 		}
 	}
 	var err error
-	l.trustedProxies, err = readProxies(cmd.String(flagTrustedProxies))
-	return l, err
+	if l.trustedProxies, err = names.ParseNetworks(cmd.String(flagTrustedProxies)); err != nil {
+		return limits{}, fmt.Errorf("--%s: %w", flagTrustedProxies, err)
+	}
+	return l, nil
 }

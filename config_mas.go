@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
 
@@ -35,8 +36,7 @@ func (c *config) readHomeserverURL(given string) error {
 		return nil
 	}
 	u, err := url.Parse(given)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !isHost(u.Hostname()) || u.Port() != "" && !isPort(u.Port()) ||
-		u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+	if err != nil || !names.IsHTTP(u) || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
 		return fmt.Errorf("--%s is not the http or https URL of a homeserver: give scheme, host and port alone, such as http://127.0.0.1:8007", flagHomeserverURL)
 	}
 	c.apiOrigin, c.origin = c.origin, u.Scheme+"://"+u.Host
@@ -48,7 +48,7 @@ func (c config) checkMASFlags() error {
 	switch {
 	case c.apiPath != masUsersPath && c.masClientID+c.masClientSecretFile != "":
 		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, masUsersPath)
-	case c.masClientID != "" && !ulidForm.MatchString(c.masClientID):
+	case c.masClientID != "" && !names.IsULID(c.masClientID):
 		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", flagMASClientID)
 	}
 	return nil
@@ -57,7 +57,7 @@ func (c config) checkMASFlags() error {
 // readMASSecret reads the secret of this service's client at Matrix Authentication Service.
 func readMASSecret(path string) (string, error) {
 	secret, err := readSecret(path, "the client secret of Matrix Authentication Service")
-	if err == nil && !isToken(secret) {
+	if err == nil && !names.IsToken(secret) {
 		return "", fmt.Errorf("%s has characters that a client secret cannot have: write visible ASCII without spaces, in one line", path)
 	}
 	return secret, err

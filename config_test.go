@@ -5,42 +5,6 @@ import (
 	"testing"
 )
 
-func TestCheckServerName(t *testing.T) {
-	tests := []struct {
-		name string
-		want string // in the error; "" for none
-	}{
-		{"transport02.smartmesh.cn", ""},
-		{"localhost", ""},
-		{"example.org:8448", ""},
-		{"192.0.2.1", ""},
-		{"192.0.2.1:8448", ""},
-		{strings.Repeat("a", 211), ""},
-		{"", "is missing"},
-		{"[2001:db8::1]", "IPv6 literal"},
-		{"[2001:db8::1]:8448", "IPv6 literal"},
-		{"2001:db8::1", "IPv6 literal"},
-		{"example.org:", "not a Matrix server name"},
-		{"example.org:123456", "not a Matrix server name"},
-		{"example.org:port", "not a Matrix server name"},
-		{":8448", "not a Matrix server name"},
-		{"exa mple.org", "not a Matrix server name"},
-		{"example.org\n", "not a Matrix server name"},
-		{"exämple.org", "not a Matrix server name"},
-		{"under_score.org", "not a Matrix server name"},
-		{"https://example.org", "not a Matrix server name"},
-		{"@user", "not a Matrix server name"},
-		{"-", "not a Matrix server name"},
-		{strings.Repeat("a", 212), "longer than Matrix allows"},
-	}
-	for _, test := range tests {
-		err := checkServerName(test.name)
-		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
-			t.Errorf("%q: got %v, want %q", test.name, err, test.want)
-		}
-	}
-}
-
 func TestReadMatrixURL(t *testing.T) {
 	tests := []struct {
 		url        string

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	decred "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/crypto"
@@ -46,7 +47,7 @@ func FuzzRecoverSigner(f *testing.F) {
 			continue
 		}
 		_, name, _ := strings.Cut(sent.DisplayName, "-")
-		for text, signature := range map[string]string{v.Domain: sent.Password, userIDOf(sent.Localpart, v.Domain): name} {
+		for text, signature := range map[string]string{v.Domain: sent.Password, names.UserID(sent.Localpart, v.Domain): name} {
 			if sig, err := hex.DecodeString(signature); err == nil {
 				f.Add(text, sig, sig[:min(32, len(sig))])
 			}

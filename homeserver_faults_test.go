@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -331,6 +332,6 @@ func withRightAnswer(write func(w http.ResponseWriter, answer string)) http.Hand
 	return func(w http.ResponseWriter, r *http.Request) {
 		var asked struct{ Localpart, Username string }
 		json.NewDecoder(r.Body).Decode(&asked)
-		write(w, fmt.Sprintf(`{"user_id":%q}`, userIDOf(asked.Localpart+asked.Username, testServerName)))
+		write(w, fmt.Sprintf(`{"user_id":%q}`, names.UserID(asked.Localpart+asked.Username, testServerName)))
 	}
 }

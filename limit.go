@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -194,25 +193,4 @@ func (s slots) take(ctx, stopping context.Context) (release func(), err error) {
 	case <-ctx.Done():
 		return nil, errCrowded
 	}
-}
-
-// readProxies reads --trusted-proxies: addresses and networks, with commas between.
-func readProxies(text string) (proxies, error) {
-	var all proxies
-	for entry := range strings.SplitSeq(text, ",") {
-		entry = strings.TrimSpace(entry)
-		if entry == "" {
-			continue
-		}
-		prefix, err := netip.ParsePrefix(entry)
-		if a, alone := netip.ParseAddr(entry); alone == nil && a.Zone() == "" {
-			a = plain(a)
-			prefix, err = netip.PrefixFrom(a, a.BitLen()), nil
-		}
-		if err != nil || prefix.Addr().Is4In6() {
-			return nil, fmt.Errorf("--%s: %q is neither an address nor a network: give such as 127.0.0.1 or 10.0.0.0/8, with commas between", flagTrustedProxies, entry)
-		}
-		all = append(all, prefix.Masked())
-	}
-	return all, nil
 }

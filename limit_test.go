@@ -6,13 +6,14 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // limited is the door with the limits.
@@ -37,7 +38,7 @@ func (d *door) postAs(client, body string) answered {
 
 func mustProxies(t testing.TB, text string) proxies {
 	t.Helper()
-	p, err := readProxies(text)
+	p, err := names.ParseNetworks(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,32 +271,6 @@ func TestClientAddress(t *testing.T) {
 				t.Errorf("got %s, %v, want %s, %v", got, known, test.want, test.wantKnown)
 			}
 		})
-	}
-}
-
-func TestReadProxies(t *testing.T) {
-	for text, want := range map[string]string{ // "" is an error
-		defaultProxies:             "127.0.0.0/8 ::1/128",
-		"10.1.2.3/8":               "10.0.0.0/8",
-		" 10.1.2.3 , 2001:db8::1 ": "10.1.2.3/32 2001:db8::1/128",
-		"::ffff:10.1.2.3":          "10.1.2.3/32",
-		"::ffff:10.0.0.0/104":      "",
-		"nginx":                    "",
-		"10.0.0.0/33":              "",
-		"10.0.0.1:80":              "",
-		"fe80::1%eth0/64":          "",
-	} {
-		all, err := readProxies(text)
-		var got []string
-		for _, prefix := range all {
-			got = append(got, prefix.String())
-		}
-		if (err != nil) != (want == "") || strings.Join(got, " ") != want {
-			t.Errorf("%q: got %v, %v, want %s", text, got, err, want)
-		}
-	}
-	if all, err := readProxies(""); err != nil || all.trust(netip.MustParseAddr("127.0.0.1")) {
-		t.Errorf("nobody: got %v, %v", all, err)
 	}
 }
 

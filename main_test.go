@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
@@ -176,7 +177,7 @@ func withLogin(homeserver *standIn, service http.Handler) http.Handler {
 	mux.HandleFunc(loginPath, func(w http.ResponseWriter, r *http.Request) {
 		var given struct{ User, Password string }
 		json.NewDecoder(r.Body).Decode(&given)
-		userID := userIDOf(given.User, testServerName)
+		userID := names.UserID(given.User, testServerName)
 		homeserver.mu.Lock()
 		whole := homeserver.whole[userID]
 		homeserver.mu.Unlock()

@@ -11,9 +11,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // Paths of Matrix Authentication Service, and the homeserver's where a display name is set.
@@ -85,7 +86,7 @@ func (api *masAPI) finish(ctx context.Context, n node, since time.Time) error {
 	switch {
 	case errors.Is(err, errNoUser):
 		failed = &homeserverError{reason: "the homeserver has no account that it said it has", cause: errors.New("look the account up at Matrix Authentication Service")}
-	case err == nil && !since.IsZero() && madeAt(id).Before(since.Add(-clocksDiffer)):
+	case err == nil && !since.IsZero() && names.ULIDTime(id).Before(since.Add(-clocksDiffer)):
 		failed = unnamed()
 	case err == nil:
 		return api.complete(ctx, n, id)
@@ -216,22 +217,6 @@ func (api *masAPI) lookUp(ctx context.Context, localpart string) (id string, err
 // clocksDiffer is how far the clocks of this service and of Matrix Authentication Service may be apart.
 const clocksDiffer = time.Minute
 
-// ulidDigits are those of a ULID, in the order of their values. The first ten of its digits are the time when it was
-// made, in ms (github.com/ulid/spec).
-const ulidDigits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-// madeAt is when the account with the id was made.
-func madeAt(id string) time.Time {
-	ms := int64(0)
-	for _, digit := range strings.ToUpper(id[:10]) {
-		ms = ms<<5 | int64(max(strings.IndexRune(ulidDigits, digit), 0))
-	}
-	return time.UnixMilli(ms)
-}
-
-// ulidForm is what every id of Matrix Authentication Service looks like, whichever letters it writes it with.
-var ulidForm = regexp.MustCompile(`^[0-7][0-9A-Za-z]{25}$`)
-
 // userNamed is the id of the account that an answer is about, where it is the one with this name.
 func (a answer) userNamed(localpart string) (id string) {
 	var said struct {
@@ -240,7 +225,7 @@ func (a answer) userNamed(localpart string) (id string) {
 			Attributes struct{ Username string }
 		}
 	}
-	if a.cut != nil || json.Unmarshal(a.body, &said) != nil || said.Data.Attributes.Username != localpart || !ulidForm.MatchString(said.Data.ID) {
+	if a.cut != nil || json.Unmarshal(a.body, &said) != nil || said.Data.Attributes.Username != localpart || !names.IsULID(said.Data.ID) {
 		return ""
 	}
 	return said.Data.ID

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // masTokenStep names for the log what failed, and who: to a node both are the homeserver.
@@ -88,7 +90,7 @@ func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duratio
 		Expires float64 `json:"expires_in"` // in seconds
 		Scope   string  `json:"scope"`
 	}
-	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &given) != nil || given.Token == "" || !isToken(given.Token) {
+	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &given) != nil || given.Token == "" || !names.IsToken(given.Token) {
 		failed = notSent(inStep(masTokenStep, t.door.failure(a, "")))
 		if hint := masTokenHint(a); hint != nil {
 			failed.cause = fmt.Errorf("%w: %w", hint, failed.cause)

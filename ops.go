@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -50,7 +51,7 @@ type ops struct {
 func startOps(ctx context.Context, c config, s operatedStore, listener net.Listener) (stop func(), err error) {
 	o := &ops{config: c, store: s, health: newHealth(ctx, c, s)}
 	socket, remove, err := net.Listener(nil), func() {}, error(nil)
-	if !isPostgres(c.dataPath) { // there the commands ask the database, whichever instance serves it
+	if !names.IsPostgres(c.dataPath) { // there the commands ask the database, whichever instance serves it
 		socket, remove, err = listenSocket(c.dataPath)
 	}
 	switch {
@@ -327,7 +328,7 @@ func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.R
 	if path == backupPath {
 		headerTime = opsPatience // its answer begins when the copy is made
 	}
-	if isPostgres(dir) {
+	if names.IsPostgres(dir) {
 		return nil, errNoDaemon
 	}
 	client := newHTTPClient(clientOptions{headerTime: headerTime, dial: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {

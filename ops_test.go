@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 	bolt "go.etcd.io/bbolt"
@@ -32,7 +33,7 @@ func testRecord(i int, s state) record {
 	}
 	localpart := "0x" + common.Bytes2Hex(a.Bytes())
 	when := time.Date(2018, 9, 1, 12, 0, 0, 0, time.UTC).Add(time.Duration(i) * time.Second)
-	return record{localpart, userIDOf(localpart, testServerName), localpart[2:6] + "-" + strings.Repeat("ab", signatureDigits/2), s, when, when}
+	return record{localpart, names.UserID(localpart, testServerName), localpart[2:6] + "-" + strings.Repeat("ab", signatureDigits/2), s, when, when}
 }
 
 // fillStore puts so many records into the store as fast as that goes, one in ten pending.
@@ -209,7 +210,7 @@ func TestOpsAnswers(t *testing.T) {
 		got := 0
 		err := eachUser(t.Context(), dir, state(query), func(u listedUser) error {
 			got++
-			if !isLocalpart(u.Localpart) || u.UserID != userIDOf(u.Localpart, testServerName) || u.Created.IsZero() || u.Updated.IsZero() || query != "" && u.State != state(query) {
+			if !names.IsLocalpart(u.Localpart) || u.UserID != names.UserID(u.Localpart, testServerName) || u.Created.IsZero() || u.Updated.IsZero() || query != "" && u.State != state(query) {
 				t.Errorf("got %+v", u)
 			}
 			return nil

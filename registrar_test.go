@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // The life of a registration, as the contract's table has it. Every row runs with every API but where it names one. What a
@@ -168,7 +169,7 @@ func TestRetryOnKeptConnection(t *testing.T) {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.mu.Lock()
 					localpart := localpartIn(r)
-					d.homeserver.users[userIDOf(localpart, testServerName)] = "somebody"
+					d.homeserver.users[names.UserID(localpart, testServerName)] = "somebody"
 					d.homeserver.mas.Add(localpart)
 					d.homeserver.mu.Unlock()
 					breaks(w, r)

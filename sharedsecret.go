@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 const sharedSecretPath = "/_synapse/admin/v1/register"
@@ -113,7 +115,7 @@ func (api *sharedSecretAPI) nonce(ctx context.Context) (string, error) {
 	var given struct {
 		Nonce string `json:"nonce"`
 	}
-	if a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &given) == nil && given.Nonce != "" && isToken(given.Nonce) {
+	if a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &given) == nil && given.Nonce != "" && names.IsToken(given.Nonce) {
 		return given.Nonce, nil
 	}
 	return "", notSent(api.failure(a, sharedSecretHint(a)))

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // A software is the program that a homeserver runs, and its version.
@@ -79,7 +81,7 @@ func (h *homeserver) checkServerName(ctx context.Context) error {
 	var said struct {
 		ServerName string `json:"server_name"`
 	}
-	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil || checkServerName(said.ServerName) != nil || said.ServerName == h.serverName {
+	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil || names.CheckServerName(said.ServerName) != nil || said.ServerName == h.serverName {
 		return nil
 	}
 	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("%w is %q and --%s is %q: give the homeserver's", errOtherServerName, said.ServerName, flagMatrixDomain, h.serverName)}

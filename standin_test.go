@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 const (
@@ -94,14 +95,14 @@ type masHalf struct{ s *standIn }
 func (h masHalf) Available(localpart string) (bool, error) {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
-	_, there := h.s.users[userIDOf(localpart, testServerName)]
+	_, there := h.s.users[names.UserID(localpart, testServerName)]
 	return !there, nil
 }
 
 func (h masHalf) Provision(localpart, displayName string) error {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
-	h.s.users[userIDOf(localpart, testServerName)] = cmp.Or(displayName, localpart)
+	h.s.users[names.UserID(localpart, testServerName)] = cmp.Or(displayName, localpart)
 	return nil
 }
 
@@ -110,7 +111,7 @@ func (h masHalf) AddDevice(string, string) error { return nil }
 func (h masHalf) Delete(localpart string) error {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
-	delete(h.s.users, userIDOf(localpart, testServerName))
+	delete(h.s.users, names.UserID(localpart, testServerName))
 	return nil
 }
 
@@ -249,7 +250,7 @@ func (s *standIn) createUser(w http.ResponseWriter, r *http.Request) {
 	}
 	var body map[string]any
 	json.NewDecoder(r.Body).Decode(&body)
-	userID := userIDOf(body["localpart"].(string), testServerName)
+	userID := names.UserID(body["localpart"].(string), testServerName)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(body) != 3 {
@@ -282,7 +283,7 @@ func (s *standIn) register(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	mac := hmac.New(sha1.New, []byte(testSecret))
 	fmt.Fprintf(mac, "%s\x00%s\x00%s\x00notadmin", body.Nonce, body.Username, body.Password)
-	userID := userIDOf(body.Username, testServerName)
+	userID := names.UserID(body.Username, testServerName)
 	switch _, exists := s.users[userID]; {
 	case !s.nonces[body.Nonce]:
 		says(400, `{"errcode":"M_UNKNOWN","error":"unrecognised nonce"}`)(w, r)

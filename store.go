@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // A state is how far a node's registration has come. A node without a record is unknown.
@@ -89,7 +91,7 @@ type servedStore interface {
 
 // openStore opens the store of the homeserver's nodes to which the path leads: a directory, or a PostgreSQL URL.
 func openStore(ctx context.Context, dataPath, serverName string) (servedStore, error) {
-	if isPostgres(dataPath) {
+	if names.IsPostgres(dataPath) {
 		return openPostgresStore(ctx, dataPath, serverName)
 	}
 	return openBoltStore(dataPath)
@@ -98,7 +100,7 @@ func openStore(ctx context.Context, dataPath, serverName string) (servedStore, e
 // readStore opens that store to read it and never writes to it: errNoStore where there is none, errStoreLocked where a
 // daemon has it to itself.
 func readStore(ctx context.Context, dataPath string) (servedStore, error) {
-	if isPostgres(dataPath) {
+	if names.IsPostgres(dataPath) {
 		return readPostgresStore(ctx, dataPath)
 	}
 	return readBoltStore(filepath.Join(dataPath, storeFile))
@@ -110,12 +112,12 @@ func checkDataPath(dataPath string) error {
 	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
 	case dataPath == "":
 		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
-	case isPostgres(dataPath):
+	case names.IsPostgres(dataPath):
 		_, err := postgresConfig(dataPath, false)
 		return err
 	case isURL && !strings.Contains(scheme, "/"):
 		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
-	case isNearlyPostgres(dataPath):
+	case names.IsNearlyPostgres(dataPath):
 		return fmt.Errorf("--%s looks like a way to PostgreSQL and is no URL of it: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", flagDataPath, what)
 	case dataPath[0] == '~':
 		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", flagDataPath, "~…")

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/asdine/storm/v3"
 	"github.com/ethereum/go-ethereum/common"
 	bolt "go.etcd.io/bbolt"
@@ -314,7 +315,7 @@ func (s *boltStore) verify(ctx context.Context) (_ storeCounts, err error) {
 				if err != nil {
 					return err
 				}
-				if r.State != state || !isLocalpart(r.Localpart) || !bytes.Equal(common.HexToAddress(r.Localpart).Bytes(), w.key) || !bytes.Equal(bucket.Get(w.key), w.value) {
+				if r.State != state || !names.IsLocalpart(r.Localpart) || !bytes.Equal(common.HexToAddress(r.Localpart).Bytes(), w.key) || !bytes.Equal(bucket.Get(w.key), w.value) {
 					return fmt.Errorf("the record of %x is not in its place", w.key)
 				}
 				found[state]++

@@ -10,11 +10,11 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/jackc/pgx/v5"
@@ -25,36 +25,6 @@ import (
 // poolSize is how many connections an instance opens at most, unless the URL has pool_max_conns. They share the
 // writes to the database's log out, and more than the database has disks and processors for only wait for each other.
 const poolSize = 16
-
-// isPostgres tells a PostgreSQL URL from a directory.
-func isPostgres(dataPath string) bool {
-	return strings.HasPrefix(dataPath, "postgres://") || strings.HasPrefix(dataPath, "postgresql://")
-}
-
-var (
-	postgresScheme  = regexp.MustCompile(`(?i)^["'\s]*postgres(ql)?:`)
-	postgresKeyword = regexp.MustCompile(`(?i)(?:^|[\s"';,&?])(host|hostaddr|port|user|dbname|password|passfile|sslpassword|service|sslmode)\s*=`)
-	userPassword    = regexp.MustCompile(`^["'\s]*(//)?[^./\s][^:]*:.*@`) // user:password@host, and a scheme misspelt before it
-)
-
-// isNearlyPostgres tells what somebody wrote who meant PostgreSQL, in another form than a URL: taken for a directory,
-// it would be made and logged, a password with it.
-func isNearlyPostgres(dataPath string) bool {
-	return postgresScheme.MatchString(dataPath) || userPassword.MatchString(dataPath) || len(postgresKeyword.FindAllString(dataPath, 2)) == 2
-}
-
-// checkPostgresURL looks for a password whose special characters cut it into other parts of the URL, which are logged and
-// looked up in the DNS.
-func checkPostgresURL(u *url.URL) error {
-	strayed := strings.Contains(u.Host+u.EscapedPath()+u.RawQuery, "@") || u.Fragment != ""
-	for _, parameter := range strings.Split(u.RawQuery, "&") {
-		strayed = strayed || parameter != "" && !strings.Contains(parameter, "=")
-	}
-	if strayed {
-		return errors.New("the PostgreSQL URL of the store has an @, a # or an & where none can be: percent-encode them in a password and in names, @ as %40, # as %23, & as %26, / as %2F, ? as %3F and % as %25")
-	}
-	return nil
-}
 
 // postgresConfig reads the URL. The library's errors quote it, the password too where that has characters that do not
 // belong there: nothing of them is passed on but which file, that a parameter names, cannot be read.
@@ -70,7 +40,7 @@ func postgresConfig(dataPath string, writes bool) (*pgxpool.Config, error) {
 	case urlErr != nil:
 		return nil, errors.New("the PostgreSQL URL of the store cannot be read: give one such as postgres://USER@HOST/DATABASE, with a password's special characters percent-encoded")
 	}
-	if err := checkPostgresURL(u); err != nil {
+	if err := names.CheckPostgresURL(u); err != nil {
 		return nil, err
 	}
 	if !u.Query().Has("pool_max_conns") {
@@ -167,7 +137,7 @@ func connect(ctx context.Context, c *pgxpool.Config, dataPath string, fit func(c
 
 // storeName is what a log or an error may say of where the store is: of a URL neither user nor password.
 func storeName(dataPath string) string {
-	if !isPostgres(dataPath) {
+	if !names.IsPostgres(dataPath) {
 		return dataPath
 	}
 	c, err := pgx.ParseConfig(dataPath)
@@ -181,20 +151,10 @@ func storeName(dataPath string) string {
 	return name
 }
 
-// hasPassword tells whether the URL itself holds a password, which belongs into a file.
-func hasPassword(dataPath string) bool {
-	u, err := url.Parse(dataPath)
-	if err != nil || !isPostgres(dataPath) {
-		return isPostgres(dataPath) // what cannot be read may hold one
-	}
-	_, there := u.User.Password()
-	return there || u.Query().Has("password")
-}
-
 // isPlainPostgres tells whether records would cross a network in the clear.
 func isPlainPostgres(c *pgx.ConnConfig) bool {
 	isPlain := func(host string, encrypted bool) bool {
-		return !encrypted && !strings.HasPrefix(host, "/") && !isLoopback(host)
+		return !encrypted && !strings.HasPrefix(host, "/") && !names.IsLoopback(host)
 	}
 	plain := isPlain(c.Host, c.TLSConfig != nil)
 	for _, fallback := range c.Fallbacks {

@@ -659,14 +659,3 @@ func TestIsPlainPostgres(t *testing.T) {
 		}
 	}
 }
-
-func TestHasPassword(t *testing.T) {
-	for dataPath, want := range map[string]bool{
-		".matrix": false, "/var/lib/x": false, "postgres://u@h/db": false, "postgres:///db": false,
-		"postgres://u:p@h/db": true, "postgres://u@h/db?password=p": true, "postgres://u:%zz@h/db": true,
-	} {
-		if got := hasPassword(dataPath); got != want {
-			t.Errorf("%s: got %v", dataPath, got)
-		}
-	}
-}

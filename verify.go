@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/crypto"
 )
@@ -18,7 +19,6 @@ import (
 type address = common.Address
 
 const (
-	addressDigits   = 2 * common.AddressLength   // lowercase hex digits behind the 0x
 	signatureDigits = 2 * crypto.SignatureLength // lowercase hex digits of r, s and v
 	prefixDigits    = 4                          // of the address, in front of a display name's "-"
 	recoveryOffset  = 27                         // v is the recovery id plus this, as Ethereum has it
@@ -40,11 +40,6 @@ type node struct {
 	Password    string
 }
 
-// userIDOf is the Matrix user ID that a localpart has on a homeserver.
-func userIDOf(localpart, serverName string) string {
-	return "@" + localpart + ":" + serverName
-}
-
 // verify holds the registration against the contract, forms first and signatures last, and returns the
 // node that it proves. Its errors are matrixErrors; none of them quotes what was sent but an address, once its form is
 // right.
@@ -57,17 +52,17 @@ func (r registration) verify(serverName string) (node, error) {
 		}
 	}
 
-	if !isLocalpart(r.Localpart) {
+	if !names.IsLocalpart(r.Localpart) {
 		return node{}, badRequest(errcodeInvalidUsername,
-			"localpart must be the node's Ethereum address: 0x and %d lowercase hex digits", addressDigits)
+			"localpart must be the node's Ethereum address: 0x and %d lowercase hex digits", names.AddressDigits)
 	}
 	nameSignature, ok := strings.CutPrefix(r.DisplayName, r.Localpart[2:2+prefixDigits]+"-")
-	if !ok || !isLowerHex(nameSignature, signatureDigits) {
+	if !ok || !names.IsLowerHex(nameSignature, signatureDigits) {
 		return node{}, badRequest(errcodeInvalidParam,
 			"displayname must be the first %d hex digits of the address, a hyphen, and a signature of %d lowercase hex digits",
 			prefixDigits, signatureDigits)
 	}
-	if !isLowerHex(r.Password, signatureDigits) {
+	if !names.IsLowerHex(r.Password, signatureDigits) {
 		return node{}, badRequest(errcodeInvalidParam,
 			"password must be a signature of %d lowercase hex digits", signatureDigits)
 	}
@@ -75,7 +70,7 @@ func (r registration) verify(serverName string) (node, error) {
 	n := node{
 		Address:     common.HexToAddress(r.Localpart),
 		Localpart:   r.Localpart,
-		UserID:      userIDOf(r.Localpart, serverName),
+		UserID:      names.UserID(r.Localpart, serverName),
 		DisplayName: r.DisplayName,
 		Password:    r.Password,
 	}
@@ -118,7 +113,7 @@ func recoverSigner(text, signature string) (address, bool) {
 // sign makes the registration that proves the key to a homeserver: what a node sends.
 func sign(key *ecdsa.PrivateKey, serverName string) (registration, error) {
 	localpart := "0x" + hex.EncodeToString(crypto.PubkeyToAddress(key.PublicKey).Bytes())
-	nameSignature, err := signText(key, userIDOf(localpart, serverName))
+	nameSignature, err := signText(key, names.UserID(localpart, serverName))
 	if err != nil {
 		return registration{}, err
 	}
@@ -141,15 +136,4 @@ func signText(key *ecdsa.PrivateKey, text string) (string, error) {
 	}
 	sig[crypto.RecoveryIDOffset] += recoveryOffset
 	return hex.EncodeToString(sig), nil
-}
-
-// isLocalpart tells whether the text is an address in the one form that a localpart has.
-func isLocalpart(text string) bool {
-	digits, ok := strings.CutPrefix(text, "0x")
-	return ok && isLowerHex(digits, addressDigits)
-}
-
-// isLowerHex tells whether the text is so many lowercase hex digits and nothing else.
-func isLowerHex(text string, digits int) bool {
-	return len(text) == digits && strings.Trim(text, "0123456789abcdef") == ""
 }

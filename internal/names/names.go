@@ -1,0 +1,70 @@
+// names.go owns the names that Matrix and this service know: server names, user IDs, addresses, tokens and ids.
+
+// Package names owns the grammar of what is given in words: Matrix server names and user IDs, Ethereum addresses, tokens,
+// hosts, networks and URLs. It does not know flags: who read one puts its name before an error.
+package names
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/ethereum/go-ethereum/common"
+)
+
+// longestUserID is the specification's limit, in bytes.
+const longestUserID = 255
+
+// AddressDigits is how many hex digits follow the 0x of an address.
+const AddressDigits = 2 * common.AddressLength
+
+var (
+	serverPort = regexp.MustCompile(`^[0-9]{1,5}$`)
+	hexAddress = regexp.MustCompile(fmt.Sprintf("^0x[0-9a-fA-F]{%d}$", AddressDigits))
+)
+
+// CheckServerName checks the name against the grammar of Matrix server names, and that the user IDs of nodes fit into
+// Matrix's limit. The grammar has IPv6 literals too; they are not supported.
+func CheckServerName(name string) error {
+	if strings.HasPrefix(name, "[") || strings.Count(name, ":") > 1 {
+		return fmt.Errorf("%q is an IPv6 literal, which is not supported: give the homeserver a name", name)
+	}
+	host, port, hasPort := strings.Cut(name, ":")
+	if !hostForm.MatchString(host) || strings.Contains(host, "_") || hasPort && !serverPort.MatchString(port) {
+		return fmt.Errorf("%q is not a Matrix server name: give the server_name of homeserver.yaml, such as example.org or example.org:8448", name)
+	}
+	if longest := longestUserID - len(UserID("", "")) - len("0x") - AddressDigits; len(name) > longest {
+		return fmt.Errorf("%q has %d characters: with more than %d its user IDs are longer than Matrix allows", name, len(name), longest)
+	}
+	return nil
+}
+
+// UserID returns the Matrix user ID that a localpart has on a homeserver.
+func UserID(localpart, serverName string) string {
+	return "@" + localpart + ":" + serverName
+}
+
+// IsLocalpart tells whether the text is an Ethereum address in the one form that a localpart has: lowercase.
+func IsLocalpart(text string) bool {
+	digits, ok := strings.CutPrefix(text, "0x")
+	return ok && IsLowerHex(digits, AddressDigits)
+}
+
+// IsAddress tells whether the text is an Ethereum address as people paste it: lowercase, or mixed case with a right
+// EIP-55 checksum. The checksum is there to find a mistyped address.
+func IsAddress(text string) bool {
+	return IsLocalpart(text) || IsHexAddress(text) && common.HexToAddress(text).Hex() == text
+}
+
+// IsHexAddress tells whether the text is an Ethereum address in any case of letters, its checksum aside.
+func IsHexAddress(text string) bool { return hexAddress.MatchString(text) }
+
+// IsLowerHex tells whether the text is so many lowercase hex digits and nothing else.
+func IsLowerHex(text string, digits int) bool {
+	return len(text) == digits && strings.Trim(text, "0123456789abcdef") == ""
+}
+
+// IsToken tells whether the text can go into an HTTP header as a token. The empty text can.
+func IsToken(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+}

@@ -1,0 +1,79 @@
+// urls.go owns the forms of URLs: HTTP's, an Ethereum node's and PostgreSQL's. Its errors quote none, since each may
+// hold a password or a key.
+
+package names
+
+import (
+	"errors"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// IsHTTP tells whether the URL is an absolute http or https URL whose host and port can be.
+func IsHTTP(u *url.URL) bool {
+	return (u.Scheme == "http" || u.Scheme == "https") && IsHost(u.Hostname()) && (u.Port() == "" || IsPort(u.Port()))
+}
+
+// IsPlainRemote tells whether what is sent to the URL, and what comes back, would cross a network in the clear.
+func IsPlainRemote(u *url.URL) bool {
+	return u.Scheme != "https" && !IsLoopback(u.Hostname())
+}
+
+// ParseEthereumURL reads the URL of an Ethereum node.
+func ParseEthereumURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || !IsHTTP(u) || u.Fragment != "" {
+		return nil, errors.New("not the http or https URL of an Ethereum node: give one such as http://127.0.0.1:8545")
+	}
+	return u, nil
+}
+
+// MayHoldKey tells whether the URL of an Ethereum node may hold a key: providers have it in the path, in the query or as a
+// password.
+func MayHoldKey(u *url.URL) bool {
+	return strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil
+}
+
+// IsPostgres tells a PostgreSQL URL from a directory.
+func IsPostgres(dataPath string) bool {
+	return strings.HasPrefix(dataPath, "postgres://") || strings.HasPrefix(dataPath, "postgresql://")
+}
+
+var (
+	postgresScheme  = regexp.MustCompile(`(?i)^["'\s]*postgres(ql)?:`)
+	postgresKeyword = regexp.MustCompile(`(?i)(?:^|[\s"';,&?])(host|hostaddr|port|user|dbname|password|passfile|sslpassword|service|sslmode)\s*=`)
+	userPassword    = regexp.MustCompile(`^["'\s]*(//)?[^./\s][^:]*:.*@`) // user:password@host, after a misspelt scheme too
+)
+
+// IsNearlyPostgres tells whether the text means PostgreSQL in another form than a URL. Taken for a directory, it would
+// be created and logged, a password with it.
+func IsNearlyPostgres(dataPath string) bool {
+	return postgresScheme.MatchString(dataPath) || userPassword.MatchString(dataPath) || len(postgresKeyword.FindAllString(dataPath, 2)) == 2
+}
+
+// CheckPostgresURL refuses a PostgreSQL URL in which a password's special characters seem to end the password early.
+// The rest of such a password would be logged, and looked up in the DNS.
+func CheckPostgresURL(u *url.URL) error {
+	strayed := strings.Contains(u.Host+u.EscapedPath()+u.RawQuery, "@") || u.Fragment != ""
+	for _, parameter := range strings.Split(u.RawQuery, "&") {
+		strayed = strayed || parameter != "" && !strings.Contains(parameter, "=")
+	}
+	if strayed {
+		return errors.New("the PostgreSQL URL of the store has an @, a # or an & where none can be: percent-encode them in a password and in names, @ as %40, # as %23, & as %26, / as %2F, ? as %3F and % as %25")
+	}
+	return nil
+}
+
+// HasPassword tells whether a PostgreSQL URL holds a password, which belongs in a file. One that cannot be read may.
+func HasPassword(dataPath string) bool {
+	if !IsPostgres(dataPath) {
+		return false
+	}
+	u, err := url.Parse(dataPath)
+	if err != nil {
+		return true
+	}
+	_, there := u.User.Password()
+	return there || u.Query().Has("password")
+}
