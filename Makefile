@@ -80,16 +80,20 @@ release:
 	deploy/release
 
 check:
-	@unformatted=$$(gofmt -l *.go bench e2e); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted"; exit 1; }
 	go vet ./...
 	go mod tidy -diff
 	go run $(STATICCHECK) ./...
 
-# Every fuzz target, one after another: make fuzz FUZZTIME=10m for longer. What fails is kept below testdata/fuzz.
+# Every fuzz target of every package, one after another: make fuzz FUZZTIME=10m for longer. What fails is kept below the
+# package's testdata/fuzz.
 fuzz:
-	@targets=$$(go test -list '^Fuzz' . | grep '^Fuzz') || exit 1; for target in $$targets; do \
-		echo "fuzzing $$target for $(FUZZTIME)"; \
-		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 . || exit 1; \
+	@listed=$$(go test -list '^Fuzz' ./...) || { echo "$$listed"; exit 1; }; \
+	targets=$$(echo "$$listed" | awk '/^Fuzz/ { names[n++] = $$1 } $$1 == "ok" { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }'); \
+	test -n "$$targets" || { echo "go test -list names no fuzz target"; exit 1; }; \
+	echo "$$targets" | while read -r package target; do \
+		echo "fuzzing $$target of $$package for $(FUZZTIME)"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 "$$package" </dev/null || exit 1; \
 	done
 
 # Known vulnerabilities of what is linked in.

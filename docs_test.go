@@ -9,11 +9,9 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
-	"io/fs"
 	"maps"
 	"net/http"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -79,8 +77,8 @@ func sourceFragments(t *testing.T) []*regexp.Regexp {
 	for _, words := range systemWords {
 		seen[words] = true
 	}
-	for _, file := range goFiles(t, ".", "internal") {
-		if strings.HasSuffix(file, "_test.go") {
+	for _, file := range moduleFiles(t) {
+		if !isProgram(file) {
 			continue
 		}
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
@@ -115,30 +113,6 @@ func sourceFragments(t *testing.T) []*regexp.Regexp {
 	return fragments
 }
 
-// goFiles returns the Go files of the root, where "." is among the directories, and all those below the others.
-func goFiles(t *testing.T, dirs ...string) []string {
-	t.Helper()
-	var files []string
-	for _, dir := range dirs {
-		found := 0
-		if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case d.IsDir() && path != dir && (dir == "." || strings.HasPrefix(d.Name(), ".")):
-				return fs.SkipDir
-			case !d.IsDir() && strings.HasSuffix(path, ".go"):
-				found++
-				files = append(files, path)
-			}
-			return nil
-		}); err != nil || found == 0 {
-			t.Fatalf("%s: %d files, %v", dir, found, err)
-		}
-	}
-	return files
-}
-
 func isWord(b byte) bool { return b == '_' || b < unicode.MaxASCII && unicode.IsLetter(rune(b)) }
 
 var (
@@ -149,7 +123,7 @@ var (
 // Each test that SECURITY.md names is there.
 func TestSecurityNamesTests(t *testing.T) {
 	there := make(map[string]bool)
-	for _, file := range goFiles(t, ".", "internal", "e2e") {
+	for _, file := range moduleFiles(t) {
 		if !strings.HasSuffix(file, "_test.go") {
 			continue
 		}

@@ -89,11 +89,12 @@ func benchmark(ctx context.Context, cgo, pattern string, short bool) (results, e
 	if short {
 		args = append(args, "-short", "-benchtime", "1x")
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, ".")...)
+	args = append(args, "./...") // wherever a benchmark lives; go test runs one package after another then
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, os.Stderr), os.Stderr
-	fmt.Fprintf(os.Stderr, "CGO_ENABLED=%s go %s .\n", cgo, strings.Join(args, " "))
+	fmt.Fprintf(os.Stderr, "CGO_ENABLED=%s go %s\n", cgo, strings.Join(args, " "))
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("go test: %w", err)
 	}
@@ -112,6 +113,9 @@ func parse(r io.Reader) (results, error) {
 		name := strings.TrimPrefix(fields[0], "Benchmark")
 		if dash := strings.LastIndexByte(name, '-'); dash >= 0 {
 			name = name[:dash] // the number of processors
+		}
+		if all[name] != nil {
+			return nil, fmt.Errorf("two benchmarks are called %s", name)
 		}
 		all[name] = make(map[string]float64)
 		for i := 2; i+1 < len(fields); i += 2 {

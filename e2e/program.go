@@ -33,7 +33,7 @@ func Build(ctx context.Context, dir string) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lookAtSource(root); err != nil {
+	if err := watchSource(ctx, root); err != nil {
 		return nil, err
 	}
 	p := &Program{path: filepath.Join(dir, programName)}
@@ -49,21 +49,44 @@ func Build(ctx context.Context, dir string) (*Program, error) {
 	return p, nil
 }
 
-// lookAtSource looks at each file that the program is built from. go test sees which files a test itself looks at,
-// and would else take an old result of this package for a new one when only the program has changed.
-func lookAtSource(root string) error {
-	for _, pattern := range []string{"*.go", "go.mod", "go.sum"} {
-		files, err := filepath.Glob(filepath.Join(root, pattern))
+// watchSource has go test run this package again when the program changes: go test sees which files and directories a test
+// reads, but not those that a go build started by it does.
+func watchSource(ctx context.Context, root string) error {
+	dirs, err := sourceDirs(ctx, root)
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{"go.mod", "go.sum"} {
+		if _, err := os.Stat(filepath.Join(root, file)); err != nil {
+			return err
+		}
+	}
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return err
 		}
-		for _, file := range files {
-			if _, err := os.Stat(file); err != nil {
+		for _, entry := range entries {
+			if !entry.Type().IsRegular() || strings.HasSuffix(entry.Name(), "_test.go") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(dir, entry.Name())); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// sourceDirs returns the directories of the packages of this module that the program is built from.
+func sourceDirs(ctx context.Context, root string) ([]string, error) {
+	list := exec.CommandContext(ctx, "go", "list", "-deps", "-f", "{{with .Module}}{{if .Main}}{{$.Dir}}{{end}}{{end}}", ".")
+	list.Dir = root
+	out, err := list.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
 }
 
 // moduleRoot is the checkout's directory: the demo starts in it, the tests start in this package's.
