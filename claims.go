@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"sync"
+
+	"github.com/ethereum/go-ethereum/common"
 )
 
 // Bounds of who waits: each keeps a connection, and few nodes' many requests would keep all that there are while the
@@ -17,7 +19,7 @@ const (
 // claims are the addresses in hand in this process, each with those who wait for it.
 type claims struct {
 	mu      sync.Mutex
-	held    map[address]*turn
+	held    map[common.Address]*turn
 	waiting int // users of the turns beyond the first of each
 }
 
@@ -28,7 +30,7 @@ type turn struct {
 }
 
 // acquire waits for the address until the context ends: errBusy where too many do.
-func (c *claims) acquire(ctx context.Context, a address) (release func(), err error) {
+func (c *claims) acquire(ctx context.Context, a common.Address) (release func(), err error) {
 	t := c.join(a)
 	if t == nil {
 		return nil, errBusy
@@ -43,7 +45,7 @@ func (c *claims) acquire(ctx context.Context, a address) (release func(), err er
 }
 
 // tryAcquire takes the address if nobody has it.
-func (c *claims) tryAcquire(a address) (release func(), free bool) {
+func (c *claims) tryAcquire(a common.Address) (release func(), free bool) {
 	t := c.join(a)
 	if t == nil {
 		return nil, false
@@ -58,11 +60,11 @@ func (c *claims) tryAcquire(a address) (release func(), free bool) {
 }
 
 // join counts one more user of the address's turn, or returns nil where there are too many.
-func (c *claims) join(a address) *turn {
+func (c *claims) join(a common.Address) *turn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.held == nil {
-		c.held = make(map[address]*turn)
+		c.held = make(map[common.Address]*turn)
 	}
 	t := c.held[a]
 	if t == nil {
@@ -79,7 +81,7 @@ func (c *claims) join(a address) *turn {
 	return t
 }
 
-func (c *claims) leave(a address, t *turn) {
+func (c *claims) leave(a common.Address, t *turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.users--; t.users == 0 {

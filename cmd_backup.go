@@ -12,8 +12,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
 )
 
 func backupCommand() *cli.Command {
@@ -113,7 +115,7 @@ func verifyCopy(ctx context.Context, path string) (storeCounts, error) {
 	}
 	defer s.Close()
 	counts, err := s.verify(ctx)
-	if errors.Is(err, errDamaged) {
+	if errors.Is(err, boltfile.ErrDamaged) {
 		return nil, errors.New("it is damaged")
 	}
 	return counts, err
@@ -164,7 +166,7 @@ func restoreStore(ctx context.Context, file, dataPath string, force bool) (kept 
 	}
 	kept, err = replaceStore(draft, filepath.Join(dataPath, storeFile))
 	if kept != "" {
-		time.Sleep(lockWait + lockWait/5) // a daemon may have opened the old file and wait for its lock: let it give up
+		time.Sleep(boltfile.LockWait + boltfile.LockWait/5) // a daemon may have opened the old file and wait for its lock: let it give up
 	}
 	return kept, counts, err
 }
@@ -192,9 +194,9 @@ func holdStore(ctx context.Context, dataPath string, force bool) (release func()
 		err = checkEmpty(path)
 	}
 	if err == nil {
-		release, err = lockStoreFile(path)
+		release, err = boltfile.Lock(path)
 	}
-	if errors.Is(err, errStoreLocked) {
+	if errors.Is(err, boltfile.ErrLocked) || errors.Is(err, errStoreLocked) {
 		return nil, fmt.Errorf("a daemon serves the store in %s: stop it first", dataPath)
 	}
 	if err != nil {

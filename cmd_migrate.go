@@ -14,9 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/urfave/cli/v3"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 const (
@@ -150,7 +151,7 @@ type comparison struct {
 }
 
 // compareStores goes through both in the order of their addresses.
-func compareStores(ctx context.Context, from, to operatedStore, p *progress) (found comparison, err error) {
+func compareStores(ctx context.Context, from, to store, p *progress) (found comparison, err error) {
 	defer p.end()
 	olds, news := &storeWalk{ctx: ctx, store: from}, &storeWalk{ctx: ctx, store: to}
 	olds.next()
@@ -197,7 +198,7 @@ func isSameRecord(a, b record) bool {
 // A storeWalk goes through a store's records one by one.
 type storeWalk struct {
 	ctx   context.Context
-	store operatedStore
+	store store
 	page  []record
 	last  string
 	done  bool

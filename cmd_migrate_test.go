@@ -114,10 +114,10 @@ func TestMigrateRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		"a daemon's":         {[]string{"--from", filepath.Dir(served.path), "--to", url}, "a daemon serves the store in"},
+		"a daemon's":         {[]string{"--from", filepath.Dir(served.db.Bolt.Path()), "--to", url}, "a daemon serves the store in"},
 		"none":               {[]string{"--from", t.TempDir(), "--to", url}, errNoStore.Error()},
-		"nowhere":            {[]string{"--from", filepath.Dir(served.path)}, "nowhere to migrate to"},
-		"to a directory":     {[]string{"--from", filepath.Dir(served.path), "--to", "elsewhere"}, "nowhere to migrate to"},
+		"nowhere":            {[]string{"--from", filepath.Dir(served.db.Bolt.Path())}, "nowhere to migrate to"},
+		"to a directory":     {[]string{"--from", filepath.Dir(served.db.Bolt.Path()), "--to", "elsewhere"}, "nowhere to migrate to"},
 		"twice":              {[]string{"--to", url, "--to-file", file}, "both given"},
 		"another homeserver": {[]string{"--from", filepath.Dir(makeCopy(t, 3)), "--to", other}, "it has the nodes of example.org"},
 	} {

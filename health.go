@@ -32,7 +32,7 @@ type health struct {
 	wrong string // what was last found wrong, so that the log has each change once
 }
 
-func newHealth(stopping context.Context, c config, s operatedStore) *health {
+func newHealth(stopping context.Context, c config, s store) *health {
 	homeserver := c.homeserver()
 	mas, behindMAS := c.api().(*masAPI)
 	return &health{

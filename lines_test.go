@@ -54,14 +54,14 @@ func (l *limitedLog) since() string {
 
 // A badStore fails or panics on demand.
 type badStore struct {
-	servedStore
+	store
 	how atomic.Value // a string; "" for a good one
 }
 
 func (s *badStore) Load(ctx context.Context, a address) (record, error) {
 	switch how, _ := s.how.Load().(string); how {
 	case "":
-		return s.servedStore.Load(ctx, a)
+		return s.store.Load(ctx, a)
 	case "panics":
 		panic(how)
 	default:
@@ -185,7 +185,7 @@ func TestFloodedLog(t *testing.T) {
 		}
 		for _, format := range formats {
 			t.Run(fmt.Sprintf("verbosity %d %s", verbosity, format), func(t *testing.T) {
-				d := newDoorOn(t, sharedSecretPath, &badStore{servedStore: opened(t, t.TempDir())})
+				d := newDoorOn(t, sharedSecretPath, &badStore{store: opened(t, t.TempDir())})
 				address := d.serveLimited(limits{maxConnections: 100})
 				causes := d.causes(t)
 				tokens := []string{"", "Bearer " + long, "Bearer " + testHSToken}
@@ -244,7 +244,7 @@ func TestFloodedLog(t *testing.T) {
 
 // No flood of lines of one kind hides a line of another, least of all a success or the warning of a foreign account.
 func TestFloodHidesNothingElse(t *testing.T) {
-	d := newDoorOn(t, sharedSecretPath, &badStore{servedStore: opened(t, t.TempDir())})
+	d := newDoorOn(t, sharedSecretPath, &badStore{store: opened(t, t.TempDir())})
 	causes := append(d.causes(t),
 		caused{"success", []string{`"msg":"Registered node"`}, func() {
 			proof, _ := newProof(t)

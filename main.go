@@ -200,7 +200,7 @@ func listenOps(c *config) (net.Listener, error) {
 }
 
 // serveNodes runs until the context ends. The operator is served a little longer.
-func serveNodes(ctx context.Context, c config, listener, opsListener net.Listener, store servedStore) error {
+func serveNodes(ctx context.Context, c config, listener, opsListener net.Listener, store store) error {
 	counts, err := store.counts()
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)

@@ -104,10 +104,10 @@ func (m *metrics) handler() http.Handler {
 }
 
 // watch adds what is asked of the store at each scrape.
-func (m *metrics) watch(s operatedStore) { m.registry.MustRegister(&storeCollector{store: s}) }
+func (m *metrics) watch(s store) { m.registry.MustRegister(&storeCollector{store: s}) }
 
 // A storeCollector asks the store how much it holds.
-type storeCollector struct{ store operatedStore }
+type storeCollector struct{ store store }
 
 var (
 	storeBytes   = prometheus.NewDesc(metricsPrefix+"store_bytes", "Size of the store on disk.", nil, nil)

@@ -343,7 +343,7 @@ func (s *standIn) creates(call string) http.HandlerFunc {
 type door struct {
 	t          testing.TB
 	homeserver *standIn
-	store      servedStore
+	store      store
 	server     *server
 	handler    http.Handler
 	log        *bytes.Buffer
@@ -355,7 +355,7 @@ func newDoor(t testing.TB, apiPath string) *door {
 }
 
 // newDoorOn makes one on that store.
-func newDoorOn(t testing.TB, apiPath string, store servedStore) *door {
+func newDoorOn(t testing.TB, apiPath string, store store) *door {
 	t.Helper()
 	lines := captureLog(t)
 	homeserver := newStandIn(t)
@@ -370,7 +370,7 @@ func newDoorTo(t testing.TB, origin, apiPath string) *door {
 	return newDoorBetween(t, origin, apiPath, opened(t, t.TempDir()))
 }
 
-func newDoorBetween(t testing.TB, origin, apiPath string, store servedStore) *door {
+func newDoorBetween(t testing.TB, origin, apiPath string, store store) *door {
 	t.Helper()
 	d := &door{t: t, store: store}
 	c := config{serverName: testServerName, origin: origin, apiPath: apiPath, asToken: testASToken, hsToken: testHSToken}

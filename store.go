@@ -1,17 +1,29 @@
-// store.go owns the record: what is kept of a node, its states, and the store's errors.
+// store.go owns the record: what is kept of a node, its states, what a store is, and the store in BoltDB: one file, one
+// process. Which file or database may be the store is store_open.go's, and the same record in SQL store_postgres.go's.
+//
+// The file holds three buckets: registered and pending, each with one JSON record a node under its 20 address
+// bytes, and meta with the format's version. The numbers of records are the sequence numbers of the two.
+//
+// storm's Save and its queries are not used: with an id field they keep a unique index that walks the whole
+// bucket for every write. Its transactions and key-value calls cost the same at any size.
 
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/asdine/storm/v3"
+	"github.com/ethereum/go-ethereum/common"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
 )
 
 // A state is how far a node's registration has come. A node without a record is unknown.
@@ -40,35 +52,20 @@ type span struct{ from, to time.Time }
 
 func (s span) holds(t time.Time) bool { return !t.Before(s.from) && !t.After(s.to) }
 
-// store keeps the records of all nodes.
+// A store keeps the records of all nodes.
 type store interface {
-	// Load reads a record, whoever holds its address: errNoRecord where it is unknown.
-	Load(ctx context.Context, a address) (record, error)
+	// Load reads a record, whoever has claimed its address: errNoRecord where it is unknown.
+	Load(ctx context.Context, a common.Address) (record, error)
 
-	// Claim holds the address for one attempt alone, waiting for it until the context ends: errBusy where too many wait.
-	Claim(ctx context.Context, a address) (claim, error)
+	// Claim gives the address to one attempt alone, waiting for it until the context ends: errBusy where too many wait.
+	Claim(ctx context.Context, a common.Address) (claim, error)
 
 	// ClaimPending claims the next pending record that nobody has claimed and whose last write is outside the span.
 	// Called again it goes on after that one, and begins anew after it said errNoRecord: there is no more.
 	ClaimPending(ctx context.Context, not span) (claim, record, error)
 
-	Close() error
-}
-
-// claim is an address in hand. What Save and Drop did is on disk when they return.
-type claim interface {
-	Save(record) error
-	Drop() error
-	Release() // once, whatever happened
-}
-
-// A listing is a store's List.
-type listing func(ctx context.Context, of state, after string) (page []record, last string, err error)
-
-// operatedStore is the store, as far as its operator looks into it.
-type operatedStore interface {
 	// List returns the next records of the state, or of every state for "", in the order of their addresses and
-	// behind the one that an earlier call gave as last. A page is read at once and holds up nobody after that; an
+	// after the one that an earlier call gave as last. A page is read at once and holds up nobody after that; an
 	// empty one says that there is no more.
 	List(ctx context.Context, of state, after string) (page []record, last string, err error)
 
@@ -81,52 +78,21 @@ type operatedStore interface {
 
 	counts() (storeCounts, error)
 	size() (int64, error) // in bytes
+
+	Close() error
 }
 
-// A servedStore is what a store is to the daemon.
-type servedStore interface {
-	store
-	operatedStore
+// A claim is an address that one attempt has alone. What Save and Drop did is on disk when they return.
+type claim interface {
+	Save(record) error
+	Drop() error
+	Release() // once, whatever happened
 }
 
-// openStore opens the store of the homeserver's nodes to which the path leads: a directory, or a PostgreSQL URL.
-func openStore(ctx context.Context, dataPath, serverName string) (servedStore, error) {
-	if names.IsPostgres(dataPath) {
-		return openPostgresStore(ctx, dataPath, serverName)
-	}
-	return openBoltStore(dataPath)
-}
-
-// readStore opens that store to read it and never writes to it: errNoStore where there is none, errStoreLocked where a
-// daemon has it to itself.
-func readStore(ctx context.Context, dataPath string) (servedStore, error) {
-	if names.IsPostgres(dataPath) {
-		return readPostgresStore(ctx, dataPath)
-	}
-	return readBoltStore(filepath.Join(dataPath, storeFile))
-}
-
-// checkDataPath refuses what is neither a directory nor a URL that is known. It may hold a password, and is not quoted.
-func checkDataPath(dataPath string) error {
-	const what = "give a directory, or a URL such as postgres://USER@HOST/DATABASE"
-	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
-	case dataPath == "":
-		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
-	case names.IsPostgres(dataPath):
-		_, err := postgresConfig(dataPath, false)
-		return err
-	case isURL && !strings.Contains(scheme, "/"):
-		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
-	case names.IsNearlyPostgres(dataPath):
-		return fmt.Errorf("--%s looks like a way to PostgreSQL and is no URL of it: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", flagDataPath, what)
-	case dataPath[0] == '~':
-		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", flagDataPath, "~…")
-	}
-	return nil
-}
+var errNoRecord = errors.New("no record")
 
 // eachRecord visits every record of the state that a store's List gives, a page at a time.
-func eachRecord(ctx context.Context, list listing, of state, visit func(record) error) error {
+func eachRecord(ctx context.Context, list func(ctx context.Context, of state, after string) ([]record, string, error), of state, visit func(record) error) error {
 	for after := ""; ctx.Err() == nil; {
 		page, last, err := list(ctx, of, after)
 		if err != nil || len(page) == 0 {
@@ -142,8 +108,272 @@ func eachRecord(ctx context.Context, list listing, of state, visit func(record) 
 	return ctx.Err()
 }
 
-var (
-	errNoRecord    = errors.New("no record")
-	errNoStore     = errors.New("there is no store yet")
-	errStoreLocked = errors.New("the store is in use by another matrix-regservice: stop that one, or give this one a --datapath of its own")
+// What the file holds.
+const (
+	metaBucket = "meta"
+	formatKey  = "format" // in meta: storeFormat, in decimal
+	countsKey  = "counts" // in meta, in format 1: storeCounts, as JSON
 )
+
+// buckets names where records of each state are.
+var buckets = map[state]string{statePending: "pending", stateRegistered: "registered"}
+
+// listPage is how many records a listing reads in one transaction: while one is open, the file may not grow.
+const listPage = 500
+
+// A boltStore is the record in one BoltDB file.
+type boltStore struct {
+	file   *boltfile.File
+	db     *storm.DB // the same file
+	claims claims
+
+	walk   sync.Mutex
+	walked []byte // the key that ClaimPending gave last; nil at the beginning
+}
+
+func (s *boltStore) Close() error                                  { return s.file.Close() }
+func (s *boltStore) CheckWritable() error                          { return s.file.CheckWritable() }
+func (s *boltStore) Backup(ctx context.Context, w io.Writer) error { return s.file.Copy(ctx, w) }
+func (s *boltStore) size() (int64, error)                          { return s.file.Size() }
+
+// counts returns the number of records in each state.
+func (s *boltStore) counts() (c storeCounts, err error) {
+	err = s.file.View(func(tx *bolt.Tx) error {
+		c, err = keptCounts(tx)
+		return err
+	})
+	return c, err
+}
+
+// keptCounts reads the numbers of records, which are kept as their buckets' sequence numbers: counting a million records
+// takes seconds, and a key of its own, as format 1 had, is one more page to write in every commit.
+func keptCounts(tx *bolt.Tx) (storeCounts, error) {
+	counts := storeCounts{}
+	if value := tx.Bucket([]byte(metaBucket)).Get([]byte(countsKey)); value != nil {
+		return counts, json.Unmarshal(value, &counts)
+	}
+	for state, name := range buckets {
+		if bucket := tx.Bucket([]byte(name)); bucket != nil { // storm makes it with the first record
+			counts[state] = int(bucket.Sequence())
+		}
+	}
+	return counts, nil
+}
+
+// addToCount changes the number of records in the state, of which there is or was one.
+func addToCount(tx *bolt.Tx, of state, more int) error {
+	bucket := tx.Bucket([]byte(buckets[of]))
+	return bucket.SetSequence(bucket.Sequence() + uint64(more))
+}
+
+func (s *boltStore) Load(_ context.Context, a common.Address) (r record, err error) {
+	err = s.file.View(func(tx *bolt.Tx) error {
+		r, err = load(s.db.WithTransaction(tx), a.Bytes())
+		return err
+	})
+	return r, err
+}
+
+// List merges the buckets by their keys, so that a record is listed once whatever becomes of it meanwhile.
+func (s *boltStore) List(_ context.Context, of state, after string) (page []record, last string, err error) {
+	err = s.file.View(func(tx *bolt.Tx) error {
+		var walks []*bucketWalk
+		for state, name := range buckets {
+			if bucket := tx.Bucket([]byte(name)); bucket != nil && (of == "" || of == state) {
+				walks = append(walks, walkFrom(bucket, []byte(after)))
+			}
+		}
+		for len(page) < listPage {
+			var next *bucketWalk
+			for _, w := range walks {
+				if w.key != nil && (next == nil || bytes.Compare(w.key, next.key) < 0) {
+					next = w
+				}
+			}
+			if next == nil {
+				return nil
+			}
+			r, err := decodeRecord(next.value)
+			if err != nil {
+				return err
+			}
+			page, last = append(page, r), string(next.key)
+			next.step(next.cursor.Next())
+		}
+		return nil
+	})
+	return page, last, err
+}
+
+// A bucketWalk goes through a bucket's records in the order of their keys. The key is nil behind the last.
+type bucketWalk struct {
+	cursor     *bolt.Cursor
+	key, value []byte
+}
+
+// walkFrom begins with the first key behind the given one.
+func walkFrom(bucket *bolt.Bucket, after []byte) *bucketWalk {
+	w := &bucketWalk{cursor: bucket.Cursor()}
+	w.step(w.cursor.Seek(after))
+	if w.key != nil && bytes.Equal(w.key, after) {
+		w.step(w.cursor.Next())
+	}
+	return w
+}
+
+// step takes the key, or the next one where it is storm's own bucket inside, which has no value.
+func (w *bucketWalk) step(key, value []byte) {
+	for key != nil && value == nil {
+		key, value = w.cursor.Next()
+	}
+	w.key, w.value = key, value
+}
+
+// Claim is a lock in this process: the file's own lock keeps every other process out.
+func (s *boltStore) Claim(ctx context.Context, a common.Address) (claim, error) {
+	release, err := s.claims.acquire(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return &boltClaim{store: s, key: a.Bytes(), release: release}, nil
+}
+
+// ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave, so
+// that records which stay pending do not keep it from the others.
+func (s *boltStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
+	s.walk.Lock()
+	defer s.walk.Unlock()
+	for {
+		key, err := s.nextPending(s.walked, not)
+		s.walked = key
+		if err != nil {
+			return nil, record{}, err
+		}
+		held, pending, err := s.claimIfPending(ctx, common.Address(key), not)
+		if !errors.Is(err, errNoRecord) {
+			return held, pending, err
+		}
+	}
+}
+
+// claimIfPending holds the address if nobody does and its record is still pending: whoever held it between the
+// walk and here may have ended its attempt.
+func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, not span) (claim, record, error) {
+	release, free := s.claims.tryAcquire(a)
+	if !free {
+		return nil, record{}, errNoRecord
+	}
+	r, err := s.Load(ctx, a)
+	if err == nil && (r.State != statePending || not.holds(r.Updated)) {
+		err = errNoRecord
+	}
+	if err != nil {
+		release()
+		return nil, record{}, err
+	}
+	return &boltClaim{store: s, key: a.Bytes(), release: release}, r, nil
+}
+
+// nextPending returns the first key behind the given one of a pending record whose last write is outside the span.
+func (s *boltStore) nextPending(after []byte, not span) (next []byte, err error) {
+	err = s.file.View(func(tx *bolt.Tx) error {
+		bucket := tx.Bucket([]byte(buckets[statePending]))
+		if bucket == nil { // storm makes it with the first record
+			return errNoRecord
+		}
+		cursor := bucket.Cursor()
+		for key, value := cursor.Seek(after); key != nil; key, value = cursor.Next() {
+			if value == nil || bytes.Equal(key, after) { // storm's own bucket inside has no value
+				continue
+			}
+			r, err := decodeRecord(value)
+			if err != nil {
+				return err
+			}
+			if !not.holds(r.Updated) {
+				next = bytes.Clone(key)
+				return nil
+			}
+		}
+		return errNoRecord
+	})
+	return next, err
+}
+
+// A boltClaim is an address in hand in a boltStore.
+type boltClaim struct {
+	store   *boltStore
+	key     []byte
+	release func()
+}
+
+// load reads the record under the key, as the transaction or the store has it.
+func load(node storm.Node, key []byte) (record, error) {
+	for _, bucket := range buckets {
+		value, err := node.GetBytes(bucket, key)
+		if errors.Is(err, storm.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return record{}, err
+		}
+		return decodeRecord(value)
+	}
+	return record{}, errNoRecord
+}
+
+func (c *boltClaim) Release() { c.release() }
+
+// Save writes the record where its state belongs, and takes the address's earlier one away.
+func (c *boltClaim) Save(r record) error {
+	value, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return c.write(r.State, value)
+}
+
+func (c *boltClaim) Drop() error { return c.write("", nil) }
+
+// write has the address's record be this one, in the given state, or none where there is no state.
+func (c *boltClaim) write(after state, value []byte) error {
+	return c.store.file.Update(func(tx *bolt.Tx) error {
+		node := c.store.db.WithTransaction(tx)
+		for before, bucket := range buckets {
+			there, err := node.KeyExists(bucket, c.key)
+			if err != nil && !errors.Is(err, storm.ErrNotFound) { // storm makes a bucket with its first record
+				return err
+			}
+			if !there {
+				continue
+			}
+			if before != after {
+				if err := node.Delete(bucket, c.key); err != nil {
+					return err
+				}
+			}
+			if err := addToCount(tx, before, -1); err != nil {
+				return err
+			}
+		}
+		if after == "" {
+			return nil
+		}
+		if err := node.SetBytes(buckets[after], c.key, value); err != nil {
+			return err
+		}
+		return addToCount(tx, after, +1)
+	})
+}
+
+// decodeRecord reads a record as it was written, and refuses one of a state it does not know.
+func decodeRecord(value []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return record{}, fmt.Errorf("decode the record: %w", err)
+	}
+	if buckets[r.State] == "" {
+		return record{}, errors.New("decode the record: unknown state")
+	}
+	return r, nil
+}

@@ -478,24 +478,3 @@ func TestWithoutHardLinks(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
-
-// The look that asks for no times sees the same file as the one that does, through links and with the same errors.
-func TestLookAt(t *testing.T) {
-	path := makeCopy(t, 5)
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{path, link, filepath.Dir(path), "/dev/null"} {
-		want, err := statFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := lookAt(path); err != nil || got != want {
-			t.Errorf("%s: got %+v, %v, want %+v", path, got, err, want)
-		}
-	}
-	if _, err := lookAt(path + ".away"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), path) {
-		t.Errorf("a file that is not there: got %v", err)
-	}
-}

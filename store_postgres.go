@@ -98,7 +98,7 @@ func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
 	return r, key, err
 }
 
-func (s *postgresStore) Load(ctx context.Context, a address) (r record, err error) {
+func (s *postgresStore) Load(ctx context.Context, a common.Address) (r record, err error) {
 	err = s.send(ctx, func(b *pgx.Batch) {
 		b.Queue("SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", a.Bytes()).QueryRow(func(row pgx.Row) (err error) {
 			r, _, err = scanRecord(row)
@@ -112,7 +112,7 @@ func (s *postgresStore) Load(ctx context.Context, a address) (r record, err erro
 }
 
 // Claim waits for its turn in this process first, and then for other instances.
-func (s *postgresStore) Claim(ctx context.Context, a address) (claim, error) {
+func (s *postgresStore) Claim(ctx context.Context, a common.Address) (claim, error) {
 	leave, err := s.claims.acquire(ctx, a)
 	if err != nil {
 		return nil, err

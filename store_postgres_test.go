@@ -24,7 +24,7 @@ import (
 )
 
 // notInHand fails where the address is free.
-func notInHand(t testing.TB, s store, a address) {
+func notInHand(t testing.TB, s store, a common.Address) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -102,7 +102,7 @@ func TestPostgresClaimRaces(t *testing.T) {
 		for range 8 {
 			all.Go(func() {
 				for range 5 {
-					held := claimed(t, s, address{1})
+					held := claimed(t, s, common.Address{1})
 					now := holders.Add(1)
 					for {
 						before := most.Load()
@@ -111,7 +111,7 @@ func TestPostgresClaimRaces(t *testing.T) {
 						}
 					}
 					total.Add(1)
-					s.Load(t.Context(), address{1}) // takes a moment
+					s.Load(t.Context(), common.Address{1}) // takes a moment
 					holders.Add(-1)
 					held.Release()
 				}
@@ -256,7 +256,7 @@ func TestPostgresHoldsNoLock(t *testing.T) {
 	p := postgresServer(t)
 	url := newDatabase(t)
 	s := openedPostgres(t, url)
-	held := claimed(t, s, address{1})
+	held := claimed(t, s, common.Address{1})
 	defer held.Release()
 	if open := sql(t, p, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND datname = '"+databaseOf(url)+"'"); open != "0" {
 		t.Errorf("%s transactions are open", open)
@@ -437,9 +437,9 @@ func TestPostgresConnectionCut(t *testing.T) {
 	s := openedPostgres(t, url)
 	for i := range 5 {
 		for _, do := range []func() error{
-			func() error { _, err := s.Load(t.Context(), address{byte(i)}); return err },
+			func() error { _, err := s.Load(t.Context(), common.Address{byte(i)}); return err },
 			s.CheckWritable,
-			func() error { held, err := s.Claim(t.Context(), address{byte(i)}); held.Release(); return err },
+			func() error { held, err := s.Claim(t.Context(), common.Address{byte(i)}); held.Release(); return err },
 			func() error {
 				_, _, err := s.ClaimPending(t.Context(), span{from: time.Now(), to: time.Now()})
 				return err

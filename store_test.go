@@ -1,14 +1,22 @@
-// store_test.go owns what every store has to do: the tests here run on BoltDB, on a real PostgreSQL and on one behind a
-// pooler alike, and so do those of registrar_test.go and reconcile_test.go that begin with eachStore.
+// store_test.go owns what every store has to do: most of the tests here run on BoltDB, on a real PostgreSQL and on one
+// behind a pooler alike, and so do those of registrar_test.go and reconcile_test.go that begin with eachStore. The others
+// are of the store in BoltDB alone.
 
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +26,7 @@ import (
 )
 
 // An opener opens one store, which it closes when the test ends. Opened again it is the same.
-type opener func(testing.TB) servedStore
+type opener func(testing.TB) store
 
 // eachStore runs the test on each kind of store. Each call of its function makes one that is empty.
 func eachStore(t *testing.T, test func(t *testing.T, fresh func(testing.TB) opener)) {
@@ -26,14 +34,14 @@ func eachStore(t *testing.T, test func(t *testing.T, fresh func(testing.TB) open
 	t.Run("BoltDB", func(t *testing.T) {
 		test(t, func(t testing.TB) opener {
 			dir := t.TempDir()
-			return func(t testing.TB) servedStore { return opened(t, dir) }
+			return func(t testing.TB) store { return opened(t, dir) }
 		})
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
 		url := newDatabase(t)
 		test(t, func(t testing.TB) opener {
 			clearDatabase(t, url)
-			return func(t testing.TB) servedStore { return opened(t, url) }
+			return func(t testing.TB) store { return opened(t, url) }
 		})
 	})
 	t.Run("PgBouncer", func(t *testing.T) {
@@ -41,12 +49,12 @@ func eachStore(t *testing.T, test func(t *testing.T, fresh func(testing.TB) open
 		url := newPooler(t, "transaction").URL(databaseOf(direct))
 		test(t, func(t testing.TB) opener {
 			clearDatabase(t, direct)
-			return func(t testing.TB) servedStore { return opened(t, url) }
+			return func(t testing.TB) store { return opened(t, url) }
 		})
 	})
 }
 
-func opened(t testing.TB, dataPath string) servedStore {
+func opened(t testing.TB, dataPath string) store {
 	t.Helper()
 	s, err := openStore(t.Context(), dataPath, testServerName)
 	if err != nil {
@@ -57,7 +65,7 @@ func opened(t testing.TB, dataPath string) servedStore {
 }
 
 // inHand counts the addresses that somebody holds or waits for.
-func inHand(t testing.TB, s servedStore) (count int) {
+func inHand(t testing.TB, s store) (count int) {
 	t.Helper()
 	switch s := s.(type) {
 	case *boltStore:
@@ -71,7 +79,7 @@ func inHand(t testing.TB, s servedStore) (count int) {
 	return count
 }
 
-func claimed(t testing.TB, s store, a address) claim {
+func claimed(t testing.TB, s store, a common.Address) claim {
 	t.Helper()
 	held, err := s.Claim(t.Context(), a)
 	if err != nil {
@@ -143,7 +151,7 @@ func TestClaim(t *testing.T) { eachStore(t, testClaim) }
 
 func testClaim(t *testing.T, fresh func(testing.TB) opener) {
 	s := fresh(t)(t)
-	a, b := address{1}, address{2}
+	a, b := common.Address{1}, common.Address{2}
 	first := claimed(t, s, a)
 	claimed(t, s, b).Release() // another address is free
 
@@ -190,7 +198,7 @@ func testStoreCountsWriters(t *testing.T, fresh func(testing.TB) opener) {
 	var all sync.WaitGroup
 	for i := range 64 {
 		all.Go(func() {
-			held := claimed(t, s, address{byte(i)})
+			held := claimed(t, s, common.Address{byte(i)})
 			defer held.Release()
 			if err := save(held, record{}, node{}, statePending); err != nil {
 				t.Error(err)
@@ -205,7 +213,7 @@ func testStoreCountsWriters(t *testing.T, fresh func(testing.TB) opener) {
 		t.Errorf("got %v, %v", counts, err)
 	}
 	for i := range 64 {
-		if r, err := s.Load(t.Context(), address{byte(i)}); err != nil || r.State != stateRegistered {
+		if r, err := s.Load(t.Context(), common.Address{byte(i)}); err != nil || r.State != stateRegistered {
 			t.Errorf("record %d: got %q, %v", i, r.State, err)
 		}
 	}
@@ -296,6 +304,206 @@ func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 		}
 	}
 	inHand.Release()
+}
+
+// The file is its owner's alone, and holds the display name but not the password.
+func TestStoreFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	_, n := newProof(t)
+	s, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := claimed(t, s, n.Address)
+	if err := save(held, record{}, n, stateRegistered); err != nil {
+		t.Fatal(err)
+	}
+	held.Release()
+	s.Close()
+
+	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, filepath.Join(dir, storeFile): 0o600} {
+		if stat, err := os.Stat(path); err != nil || stat.Mode() != want {
+			t.Errorf("%s: got %v, %v, want %v", path, stat.Mode(), err, want)
+		}
+	}
+	content, err := os.ReadFile(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(content, []byte(n.DisplayName)) || bytes.Contains(content, []byte(n.Password[:40])) {
+		t.Error("the file should hold the display name and not the password")
+	}
+}
+
+// addressOf is the address of a test's record.
+func addressOf(i int) common.Address { return common.HexToAddress(testRecord(i, "").Localpart) }
+
+// checkCounted reads the store from end to end: every record in its place, and counted once.
+func checkCounted(t *testing.T, s *boltStore, want storeCounts) {
+	t.Helper()
+	got, err := s.verify(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for state := range buckets {
+		if got[state] != want[state] {
+			t.Errorf("got %d %s records, want %d", got[state], state, want[state])
+		}
+	}
+}
+
+// Writers in no order, some of them with changes that cannot be made, leave the store as a model has it.
+func TestCommitsCount(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const writers, addresses, steps = 16, 40, 60
+	model := make([]state, addresses) // each is written by who holds its address
+	var all sync.WaitGroup
+	for w := range writers {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(7, uint64(w)))
+			for range steps {
+				i := random.IntN(addresses)
+				held := claimed(t, s, addressOf(i))
+				var err error
+				switch next := []state{"", statePending, stateRegistered, "nonsense"}[random.IntN(4)]; next {
+				case "":
+					err, model[i] = held.Drop(), ""
+				case "nonsense":
+					if held.Save(testRecord(i, next)) == nil {
+						err = errors.New("nonsense was kept")
+					}
+				default:
+					err, model[i] = held.Save(testRecord(i, next)), next
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				if r, err := s.Load(t.Context(), addressOf(i)); err != nil && err != errNoRecord || r.State != model[i] {
+					t.Errorf("record %d: got %q, %v, want %q", i, r.State, err, model[i])
+				}
+				held.Release()
+			}
+		})
+	}
+	all.Wait()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = openBoltStore(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	want := storeCounts{}
+	for i, state := range model {
+		if want[state]++; state == "" {
+			continue
+		}
+		if r, err := s.Load(t.Context(), addressOf(i)); err != nil || r.State != state {
+			t.Errorf("record %d: got %q, %v, want %q", i, r.State, err, state)
+		}
+	}
+	checkCounted(t, s, want)
+}
+
+// What a registration leaves is in the file before the homeserver is asked to create the account, and before the node is
+// answered, however long writing takes. That what is in the file is on disk as well is
+// boltfile's to test.
+func TestOnDiskBeforeAndAfter(t *testing.T) {
+	for _, api := range apis {
+		t.Run(api.name, func(t *testing.T) {
+			d := newDoor(t, api.path)
+			d.server.registrar.store = slowStore(d.bolt())
+			proof, n := newProof(t)
+			seen := make(map[string]state)
+			rightly := d.homeserver.creates(api.creates)
+			d.homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
+				seen["creation"] = stateInFile(t, d.bolt().db.Bolt.Path(), n.Address)
+				rightly(w, r)
+			})
+			body, err := json.Marshal(proof)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &watchedAnswer{ResponseRecorder: httptest.NewRecorder(), begun: func() { seen["answer"] = stateInFile(t, d.bolt().db.Bolt.Path(), n.Address) }}
+			d.handler.ServeHTTP(w, httptest.NewRequest(http.MethodPost, registerPath, bytes.NewReader(body)))
+			if want := map[string]state{"creation": statePending, "answer": stateRegistered}; w.Code != http.StatusOK || !maps.Equal(seen, want) {
+				t.Errorf("got %d, %v, want %v", w.Code, seen, want)
+			}
+		})
+	}
+}
+
+// A watchedAnswer tells when an answer begins.
+type watchedAnswer struct {
+	*httptest.ResponseRecorder
+	begun func()
+}
+
+func (w *watchedAnswer) WriteHeader(status int) {
+	w.begun()
+	w.ResponseRecorder.WriteHeader(status)
+}
+
+// stateInFile reads a record from a copy of the file, as whoever starts after a crash finds it.
+func stateInFile(t *testing.T, path string, a common.Address) state {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	}
+	found := filepath.Join(t.TempDir(), storeFile)
+	if err := os.WriteFile(found, content, 0o600); err != nil {
+		t.Error(err)
+	}
+	s, err := readBoltStore(found)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer s.Close()
+	r, err := s.Load(t.Context(), a)
+	if err != nil && !errors.Is(err, errNoRecord) {
+		t.Error(err)
+	}
+	return r.State
+}
+
+// What is decoded is a whole record: written again it is read as the same.
+func FuzzDecodeRecord(f *testing.F) {
+	for i, s := range []state{statePending, stateRegistered, "gone", ""} {
+		value, err := json.Marshal(testRecord(i, s))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(value)
+	}
+	f.Add([]byte(`null`))
+	f.Add([]byte(`{"state":"pending","created":"2026-02-30T24:00:00+99:99"}`))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		r, err := decodeRecord(value)
+		if err != nil {
+			return
+		}
+		if r.State != statePending && r.State != stateRegistered {
+			t.Errorf("a record of state %q is taken", r.State)
+		}
+		again, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := decodeRecord(again)
+		if err != nil || !second.Created.Equal(r.Created) || !second.Updated.Equal(r.Updated) {
+			t.Errorf("got %+v, %v, want %+v", second, err, r)
+		}
+		second.Created, second.Updated = r.Created, r.Updated
+		if second != r {
+			t.Errorf("got %+v, want %+v", second, r)
+		}
+	})
 }
 
 // What a claim wrote is there although the process was killed right after.

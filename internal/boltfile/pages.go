@@ -1,8 +1,9 @@
-// store_bolt_pages.go owns the look at the pages of a store's file before bbolt follows them: what a page says of itself and
-// of others may be anything in a damaged file, and bbolt believes it. A page that claims two thousand million pages more
-// takes all memory, one that leads back to itself never ends, and neither can be stopped. The format is bbolt v1.5.0's.
+// pages.go owns the check of a file's pages before bbolt follows them: what a page says of itself and of others may be
+// anything in a damaged file, and bbolt believes it. A page that claims two thousand million pages more takes all memory,
+// one that leads back to itself never ends, and neither can be stopped. The format is that of bbolt v1.5.0, which
+// pages_test.go holds go.mod to.
 
-package main
+package boltfile
 
 import (
 	"bytes"

@@ -1,24 +1,39 @@
-package main
+package boltfile
 
 import (
 	"bytes"
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
 )
 
-// A page that leads bbolt astray without end is found before it is followed.
-func TestRestoreEndless(t *testing.T) {
-	whole, err := os.ReadFile(makeCopy(t, 5000))
+// The check of pages repeats bbolt's format: whoever takes another version of bbolt compares its internal/common/{page,
+// meta,inode,bucket}.go and internal/freelist with pages.go first, and then writes that version here.
+func TestFormatIsOfThisBbolt(t *testing.T) {
+	const checked = "v1.5.0"
+	module, err := os.ReadFile("../../go.mod")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if got := regexp.MustCompile(`(?m)\bgo\.etcd\.io/bbolt (.*)$`).FindAllSubmatch(module, -1); len(got) != 1 || string(got[0][1]) != checked {
+		t.Errorf("pages.go was compared with bbolt %s, and go.mod has %q", checked, got)
+	}
+}
+
+// A page that leads bbolt astray without end is found before it is followed.
+func TestEndless(t *testing.T) {
+	f := newTest(t)
+	fill(t, f, 5000)
+	if err := f.Update(func(tx *bolt.Tx) error { return tx.Bucket(testBucket).Delete(key(7)) }); err != nil { // so that pages are free
 		t.Fatal(err)
 	}
 	size := os.Getpagesize()
 	kinds := map[string]int64{} // a page of each that is in use
-	withBolt(t, writeCopy(t, whole), func(tx *bolt.Tx) error {
+	if err := f.View(func(tx *bolt.Tx) error {
 		for id := 2; id < int(tx.Size())/size; id++ {
 			info, err := tx.Page(id)
 			if err != nil {
@@ -27,7 +42,16 @@ func TestRestoreEndless(t *testing.T) {
 			kinds[info.Type] = int64(id)
 		}
 		return nil
-	})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name, kind string
 		change     func(page []byte, id int64)
@@ -48,21 +72,20 @@ func TestRestoreEndless(t *testing.T) {
 				t.Fatalf("there is no %s page: %v", test.kind, kinds)
 			}
 			test.change(broken[id*int64(size):], id)
-			if _, err := verifyCopy(t.Context(), writeCopy(t, broken)); err == nil {
+			path := filepath.Join(t.TempDir(), "broken.db")
+			if err := os.WriteFile(path, broken, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := OpenReadOnly(path, anything)
+			if err == nil {
+				defer f.Close()
+				err = f.Verify(anything)
+			}
+			if err == nil {
 				t.Error("taken")
 			} else {
 				t.Log(err)
 			}
 		})
 	}
-}
-
-// writeCopy writes a file that a test takes for a backup.
-func writeCopy(t *testing.T, content []byte) (path string) {
-	t.Helper()
-	path = filepath.Join(t.TempDir(), "copy.db")
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

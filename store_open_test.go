@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/gob"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,39 +18,12 @@ import (
 
 	"github.com/asdine/storm/v3"
 	stormgob "github.com/asdine/storm/v3/codec/gob"
+	"github.com/ethereum/go-ethereum/common"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
 )
-
-// The file is its owner's alone, and holds the display name but not the password.
-func TestStoreFile(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "new")
-	_, n := newProof(t)
-	s, err := openBoltStore(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	held := claimed(t, s, n.Address)
-	if err := save(held, record{}, n, stateRegistered); err != nil {
-		t.Fatal(err)
-	}
-	held.Release()
-	s.Close()
-
-	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, filepath.Join(dir, storeFile): 0o600} {
-		if stat, err := os.Stat(path); err != nil || stat.Mode() != want {
-			t.Errorf("%s: got %v, %v, want %v", path, stat.Mode(), err, want)
-		}
-	}
-	content, err := os.ReadFile(filepath.Join(dir, storeFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Contains(content, []byte(n.DisplayName)) || bytes.Contains(content, []byte(n.Password[:40])) {
-		t.Error("the file should hold the display name and not the password")
-	}
-}
 
 // A file that is not a store is refused, by its name, and left as it was.
 func TestStoreRefuses(t *testing.T) {
@@ -146,7 +122,7 @@ func TestStoreDamaged(t *testing.T) {
 			continue
 		}
 		for i := range 50 {
-			if _, err := s.Load(t.Context(), address{byte(i)}); err != nil {
+			if _, err := s.Load(t.Context(), common.Address{byte(i)}); err != nil {
 				refused++
 			}
 		}
@@ -192,12 +168,12 @@ func TestStoreLeadsAstray(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Load(t.Context(), address{1}); !errors.Is(err, errDamaged) {
+	if _, err := s.Load(t.Context(), common.Address{1}); !errors.Is(err, boltfile.ErrDamaged) {
 		t.Errorf("load: got %v", err)
 	}
-	held := claimed(t, s, address{1})
+	held := claimed(t, s, common.Address{1})
 	defer held.Release()
-	if err := save(held, record{}, node{}, statePending); !errors.Is(err, errDamaged) {
+	if err := save(held, record{}, node{}, statePending); !errors.Is(err, boltfile.ErrDamaged) {
 		t.Errorf("save: got %v", err)
 	}
 }
@@ -328,7 +304,7 @@ func makeStore(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	for i := range 50 {
-		held := claimed(t, s, address{byte(i)})
+		held := claimed(t, s, common.Address{byte(i)})
 		if err := save(held, record{}, node{DisplayName: strings.Repeat("x", 135)}, stateRegistered); err != nil {
 			t.Fatal(err)
 		}
@@ -367,4 +343,108 @@ func withBolt(t *testing.T, path string, do func(*bolt.Tx) error) {
 	if err := db.Update(do); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// edited is the store's file with edits: each four bytes set the byte at an offset, and the last eight bytes of a meta
+// page, its checksum, are made right again if wanted, or bbolt would take the other one.
+func edited(file, edits []byte, size uint32, sealed bool) []byte {
+	file = bytes.Clone(file)
+	for ; len(edits) >= 4; edits = edits[4:] {
+		file[int(binary.BigEndian.Uint32(edits)>>8)%len(file)] = edits[3]
+	}
+	if sealed {
+		for page := range 2 {
+			meta := file[page*os.Getpagesize()+16:] // behind the page's header
+			sum := fnv.New64a()
+			sum.Write(meta[:56])
+			binary.NativeEndian.PutUint64(meta[56:], sum.Sum64())
+		}
+	}
+	return file[:min(int(size), len(file))]
+}
+
+// smallStore is the file of a store with 40 registered records, in leaves and a branch above them, and two pending ones.
+// It has the same bytes each time, since bbolt writes one bucket a transaction.
+func smallStore(f *testing.F) []byte {
+	dir := f.TempDir()
+	s, err := openBoltStore(dir)
+	if err != nil {
+		f.Fatal(err)
+	}
+	counts := storeCounts{statePending: 2, stateRegistered: 40}
+	for _, of := range []state{statePending, stateRegistered} {
+		if err := s.db.Bolt.Update(func(tx *bolt.Tx) error {
+			bucket, err := tx.CreateBucketIfNotExists([]byte(buckets[of]))
+			for i := 0; err == nil && i < counts[of]; i++ {
+				r := testRecord(i+len(of), of)
+				value, _ := json.Marshal(r)
+				err = bucket.Put(common.HexToAddress(r.Localpart).Bytes(), value)
+			}
+			return errors.Join(err, addToCount(tx, of, counts[of]))
+		}); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		f.Fatal(err)
+	}
+	file, err := os.ReadFile(filepath.Join(dir, storeFile))
+	if err != nil {
+		f.Fatal(err)
+	}
+	return file
+}
+
+// Whatever became of the store's file, those who read it get records or an error.
+func FuzzStoreFile(f *testing.F) {
+	defer debug.SetMaxStack(debug.SetMaxStack(16 << 20)) // endless recursion shall not take the machine's memory first
+	file := smallStore(f)
+	dir := f.TempDir()
+	path := filepath.Join(dir, storeFile)
+	whole := uint32(len(file))
+	f.Add([]byte{}, whole, true)
+	f.Add([]byte{}, whole-4096, true)
+	f.Add([]byte{}, uint32(100), false)
+	f.Add([]byte{}, uint32(0), false)
+	for page := range byte(whole / 4096) {
+		for _, offset := range []byte{8, 10, 12, 15, 16, 20, 24, 28} { // flags, count, overflow, and the first element
+			f.Add([]byte{page >> 4, page << 4, offset, 0xff}, whole, true)
+			f.Add([]byte{page >> 4, page << 4, offset, page}, whole, true) // in a branch, a pointer to itself
+		}
+	}
+	for offset := byte(0); offset < 56; offset += 8 { // of both meta pages
+		f.Add([]byte{0, 0, 16 + offset, 1, 0, 16, 16 + offset, 1}, whole, true)
+		f.Add([]byte{0, 0, 23 + offset, 1, 0, 16, 23 + offset, 1}, whole, true)
+	}
+	f.Fuzz(func(t *testing.T, edits []byte, size uint32, sealed bool) {
+		if err := os.WriteFile(path, edited(file, edits, size, sealed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(path)
+		counts, err := verifyCopy(t.Context(), path)
+		if err == nil && (counts[statePending] < 0 || counts[stateRegistered] < 0) {
+			t.Errorf("verified: %v", counts)
+		}
+		if err != nil {
+			return // what is not verified may lead whoever follows it in a circle
+		}
+		s, err := readBoltStore(path)
+		if err != nil {
+			t.Fatalf("verified, and cannot be read: %v", err)
+		}
+		defer s.Close()
+		s.counts()
+		s.Load(t.Context(), common.HexToAddress(testRecord(7, stateRegistered).Localpart))
+		count := 0
+		eachRecord(t.Context(), s.List, "", func(record) error {
+			if count++; count > 1000 {
+				t.Error("the listing has no end")
+				return errors.New("enough")
+			}
+			return nil
+		})
+		if held, _, err := s.ClaimPending(t.Context(), span{}); err == nil {
+			held.Release()
+		}
+	})
 }

@@ -1,0 +1,324 @@
+// store_open.go owns which file or database may be the store and what is said of any other: where the store is, how a new
+// one is made, its format, and the check of a copy from end to end.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/asdine/storm/v3"
+	"github.com/ethereum/go-ethereum/common"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+const (
+	storeFile   = "register.db"
+	storeFormat = 2                 // of the file; a later one is refused, an earlier one brought up to date
+	stormBucket = "__storm_db"      // storm's own version
+	bucket2018  = "User"            // of the 2018 program's records, which hold passwords
+	sqliteMagic = "SQLite format 3" // that program's store from November 2018 on begins so
+)
+
+var (
+	errNoStore     = errors.New("there is no store yet")
+	errStoreLocked = errors.New("the store is in use by another matrix-regservice: stop that one, or give this one a --datapath of its own")
+)
+
+// An unfitError says of a file that it cannot be the store: what it is, and what to do where it is to be one.
+type unfitError struct{ is, todo string }
+
+func (e *unfitError) Error() string { return e.is + ": " + e.todo }
+
+var errForeignFile = &unfitError{"it is a BoltDB file of another program", "give another --datapath"}
+
+// openStore opens the store of the homeserver's nodes to which the path leads: a directory, or a PostgreSQL URL.
+func openStore(ctx context.Context, dataPath, serverName string) (store, error) {
+	if names.IsPostgres(dataPath) {
+		return openPostgresStore(ctx, dataPath, serverName)
+	}
+	return openBoltStore(dataPath)
+}
+
+// readStore opens that store to read it and never writes to it: errNoStore where there is none, errStoreLocked where a
+// daemon has it to itself.
+func readStore(ctx context.Context, dataPath string) (store, error) {
+	if names.IsPostgres(dataPath) {
+		return readPostgresStore(ctx, dataPath)
+	}
+	return readBoltStore(filepath.Join(dataPath, storeFile))
+}
+
+// checkDataPath refuses what is neither a directory nor a URL that is known. It may hold a password, and is not quoted.
+func checkDataPath(dataPath string) error {
+	const what = "give a directory, or a URL such as postgres://USER@HOST/DATABASE"
+	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
+	case dataPath == "":
+		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
+	case names.IsPostgres(dataPath):
+		_, err := postgresConfig(dataPath, false)
+		return err
+	case isURL && !strings.Contains(scheme, "/"):
+		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
+	case names.IsNearlyPostgres(dataPath):
+		return fmt.Errorf("--%s looks like a way to PostgreSQL and is no URL of it: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", flagDataPath, what)
+	case dataPath[0] == '~':
+		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", flagDataPath, "~…")
+	}
+	return nil
+}
+
+// openBoltStore opens the store in the directory, which it makes if need be. A file that is not such a store is
+// refused before anything is written to it.
+func openBoltStore(dir string) (_ *boltStore, err error) {
+	path := filepath.Join(dir, storeFile)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store %s: %w", path, err)
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := makeBoltStore(path); err != nil {
+		return nil, err
+	}
+	s, err := openToWrite(path)
+	if err != nil {
+		return nil, err
+	}
+	return s, syncDir(dir)
+}
+
+// makeBoltStore makes a store where there is none. It gets its name when it is whole: a part of one, as a full disk
+// leaves it, would be refused from then on.
+func makeBoltStore(path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	draft, err := draftIn(filepath.Dir(path), storeFile, func(f *os.File) error {
+		s, err := openToWrite(f.Name())
+		if err != nil {
+			return err
+		}
+		return s.Close()
+	})
+	if failed := (*os.PathError)(nil); errors.As(err, &failed) {
+		return failed.Err // the temporary name would only puzzle
+	}
+	if err != nil {
+		return err
+	}
+	defer os.Remove(draft)
+	if err := nameNew(draft, path); !errors.Is(err, os.ErrExist) { // as when another makes one too
+		return err
+	}
+	return nil
+}
+
+// openToWrite opens the file, and writes what a new store holds where that is not there. Any other needs no room on the
+// disk to be opened.
+func openToWrite(path string) (*boltStore, error) {
+	file, err := boltfile.Open(path, fits)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	s, err := newBoltStore(file)
+	if err == nil {
+		err = s.initialize()
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// readBoltStore opens the store in the file to read it and never writes to it: errNoStore where there is none, or
+// one whose making was interrupted.
+func readBoltStore(path string) (_ *boltStore, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store %s: %w", path, err)
+		}
+	}()
+	if stat, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && stat.Mode().IsRegular() && stat.Size() == 0 {
+		return nil, errNoStore
+	}
+	file, err := boltfile.OpenReadOnly(path, fits)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	s, err := newBoltStore(file)
+	if errors.Is(err, bolterrors.ErrDatabaseReadOnly) { // storm would have to write its own version first
+		err = errNoStore
+	}
+	format := 0
+	if err == nil {
+		format, err = s.format()
+	}
+	if err == nil && format == 0 {
+		err = errNoStore
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// newBoltStore hands the file to storm, which writes its own version where that is not there.
+func newBoltStore(file *boltfile.File) (s *boltStore, err error) {
+	s = &boltStore{file: file}
+	err = file.Use(func(db *bolt.DB) error {
+		s.db, err = storm.Open("", storm.UseDB(db))
+		return err
+	})
+	return s, err
+}
+
+// openError says what to do about a file that cannot be opened.
+func openError(path string, err error) error {
+	unfit := (*boltfile.UnfitError)(nil)
+	switch {
+	case errors.Is(err, boltfile.ErrLocked):
+		return errStoreLocked
+	case errors.Is(err, boltfile.ErrNotRegular):
+		return &unfitError{err.Error(), "give another --datapath"}
+	case errors.Is(err, boltfile.ErrNotBolt):
+		if head, err := readHead(path, len(sqliteMagic)); err == nil && string(head) == sqliteMagic {
+			return &unfitError{"it is an SQLite file, as the 2018 program kept its users and their passwords in", "move it away, or give another --datapath; nodes register again by themselves"}
+		}
+		return &unfitError{"it is not a store of matrix-regservice, or it is damaged", "move it away, put a backup in its place, or give another --datapath"}
+	case errors.As(err, &unfit):
+		return &unfitError{unfit.Is, "put a backup in its place"}
+	}
+	return err
+}
+
+// fits returns nil where the file is a store of this program, or one whose making was interrupted.
+func fits(tx *bolt.Tx) error {
+	if tx.Bucket([]byte(bucket2018)) != nil {
+		return &unfitError{"it is the store of the 2018 program, which holds passwords", "move it away, or give another --datapath; nodes register again by themselves"}
+	}
+	switch format, err := formatIn(tx); {
+	case err != nil:
+		return errForeignFile
+	case format == 0:
+		return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
+			if string(name) != stormBucket { // which alone is a store whose making was interrupted
+				return errForeignFile
+			}
+			return nil
+		})
+	case format > storeFormat:
+		return &unfitError{fmt.Sprintf("it has format %d and this version knows up to %d", format, storeFormat), "start the newer matrix-regservice that wrote it"}
+	}
+	return nil
+}
+
+// readHead returns the file's first bytes, at most so many.
+func readHead(path string, size int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, int64(size)))
+}
+
+// formatIn reads the file's format: 0 where it is not a store yet.
+func formatIn(tx *bolt.Tx) (int, error) {
+	meta := tx.Bucket([]byte(metaBucket))
+	if meta == nil {
+		return 0, nil
+	}
+	return strconv.Atoi(string(meta.Get([]byte(formatKey))))
+}
+
+func (s *boltStore) format() (format int, err error) {
+	err = s.file.View(func(tx *bolt.Tx) error {
+		format, err = formatIn(tx)
+		return err
+	})
+	return format, err
+}
+
+// initialize writes what a store holds from the first, and what one of an earlier format lacks.
+func (s *boltStore) initialize() error {
+	if format, err := s.format(); err != nil || format == storeFormat {
+		return err
+	}
+	return s.file.Update(func(tx *bolt.Tx) error {
+		if err := s.db.WithTransaction(tx).SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
+			return err
+		}
+		counts, err := keptCounts(tx)
+		if err != nil {
+			return err
+		}
+		for state, count := range counts {
+			if count <= 0 {
+				continue // its bucket need not be there
+			}
+			if err := addToCount(tx, state, count); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket([]byte(metaBucket)).Delete([]byte(countsKey))
+	})
+}
+
+// verify reads the whole file: every record must be what it should, where Load looks for it, and counted; and every
+// page of the file must be in use once or free.
+func (s *boltStore) verify(ctx context.Context) (storeCounts, error) {
+	kept, err := s.counts()
+	if err != nil {
+		return nil, err
+	}
+	found := storeCounts{}
+	if err := s.file.Verify(func(tx *bolt.Tx) error { return countRecords(ctx, tx, found) }); err != nil {
+		return nil, err
+	}
+	for state := range buckets {
+		if found[state] != kept[state] {
+			return nil, fmt.Errorf("it has %d %s records and says that it has %d", found[state], state, kept[state])
+		}
+	}
+	return found, nil
+}
+
+// countRecords counts the records of each state, and fails over one that is not in its place.
+func countRecords(ctx context.Context, tx *bolt.Tx, found storeCounts) error {
+	for state, name := range buckets {
+		bucket := tx.Bucket([]byte(name))
+		if bucket == nil {
+			continue
+		}
+		for w := walkFrom(bucket, nil); w.key != nil; w.step(w.cursor.Next()) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			r, err := decodeRecord(w.value)
+			if err != nil {
+				return err
+			}
+			if r.State != state || !names.IsLocalpart(r.Localpart) || !bytes.Equal(common.HexToAddress(r.Localpart).Bytes(), w.key) || !bytes.Equal(bucket.Get(w.key), w.value) {
+				return fmt.Errorf("the record of %x is not in its place", w.key)
+			}
+			found[state]++
+		}
+	}
+	return nil
+}
