@@ -80,16 +80,15 @@ func (a *admission) look(ctx context.Context) error {
 	return a.chain.look(ctx)
 }
 
-// logStart says who is admitted.
+// logStart says in one line who may register, once the chain has been asked which it is.
 func (a *admission) logStart(ctx context.Context) {
-	if a == nil {
-		return
-	}
-	if a.path != "" {
+	switch {
+	case a == nil:
+		log.Info("Everybody who proves an address may register")
+	case a.chain == nil:
 		a.logList()
-	}
-	if a.chain != nil {
-		go a.chain.logStart(ctx)
+	default:
+		go a.logChain(ctx)
 	}
 }
 
@@ -100,7 +99,21 @@ func (a *admission) logList() {
 		log.Warn("The admit file lists no address: nobody can register", "file", a.path)
 		return
 	}
-	log.Info("Admitting the addresses of the admit file", "file", a.path, "addresses", addresses)
+	log.Info("Only the addresses of the admit file may register", "file", a.path, "addresses", addresses)
+}
+
+// logChain says which balance is asked for, of whom, and on which chain.
+func (a *admission) logChain(ctx context.Context) {
+	keys := a.chain.start(ctx)
+	switch {
+	case keys == nil: // the service ends already
+	case a.path == "":
+		log.Info("Only addresses that hold enough may register", keys...)
+	case len(*a.list.Load()) == 0:
+		a.logList()
+	default:
+		log.Info("Only addresses of the admit file that hold enough may register", append([]any{"file", a.path, "addresses", len(*a.list.Load())}, keys...)...)
+	}
 }
 
 // reload reads the list again. One that cannot be read changes nothing.

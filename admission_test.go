@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/log"
 )
 
 const (
@@ -300,5 +303,60 @@ func TestListAndChain(t *testing.T) {
 		if got := d.send(test.proof); got.status != test.wantStatus || node.calls() != test.wantCalls {
 			t.Errorf("%s: got %d %s after %d calls, want %d after %d", test.name, got.status, got.body, node.calls(), test.wantStatus, test.wantCalls)
 		}
+	}
+}
+
+// The start says in one line who may register.
+func TestStartSaysWhoMayRegister(t *testing.T) {
+	node := newEthNode(t)
+	for _, test := range []struct {
+		name, list string // "none" for no list
+		chain      bool
+		down       bool
+		want       string
+	}{
+		{"everybody", "none", false, false, "Everybody who proves an address may register"},
+		{"a list", listedAddress, false, false, "Only the addresses of the admit file may register file=LIST addresses=1"},
+		{"an empty list", "", false, false, "The admit file lists no address: nobody can register file=LIST"},
+		{"a balance", "none", true, false, "Only addresses that hold enough may register eth_rpc=NODE chain_id=1337 min_balance=7"},
+		{"both", listedAddress, true, false, "Only addresses of the admit file that hold enough may register file=LIST addresses=1 eth_rpc=NODE chain_id=1337 min_balance=7"},
+		{"a balance that nobody tells", "none", true, true, "Only addresses that hold enough may register eth_rpc=NODE chain_id=unknown min_balance=7"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var c config
+			if test.list != "none" {
+				c.admitFile = writeTemp(t, test.list)
+			}
+			if test.chain {
+				c.ethRPC, c.minBalance = node.URL, big.NewInt(7)
+			}
+			node.fail(nil)
+			if test.down {
+				node.fail(says(500, ""))
+			}
+			a, err := newAdmission(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			captureLog(t) // puts the log back afterwards
+			var said strings.Builder
+			log.SetDefault(log.NewLogger(log.LogfmtHandler(&said)))
+			if a != nil && a.chain != nil {
+				a.logChain(t.Context()) // as logStart does, beside the start
+			} else {
+				a.logStart(t.Context())
+			}
+			var lines []string
+			for line := range strings.Lines(said.String()) {
+				_, line, _ = strings.Cut(line, "msg=")
+				line = strings.NewReplacer(`"`, "", cmp.Or(c.admitFile, "none"), "LIST", node.URL, "NODE").Replace(strings.TrimSpace(line))
+				if strings.Contains(line, " may register") || strings.Contains(line, "admit file lists") {
+					lines = append(lines, line)
+				}
+			}
+			if len(lines) != 1 || lines[0] != test.want {
+				t.Errorf("got %q, want %q", lines, test.want)
+			}
+		})
 	}
 }

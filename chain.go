@@ -179,20 +179,22 @@ func (c *chain) look(ctx context.Context) error {
 	return err
 }
 
-// logStart says once what answers there.
-func (c *chain) logStart(ctx context.Context) {
+// start asks once what answers there, and warns of what is wrong with it. It returns what the log says of it; nil when the service
+// ends meanwhile.
+func (c *chain) start(ctx context.Context) []any {
 	if names.IsPlainRemote(c.url) {
 		log.Warn("Balances are asked for in the clear, and could be forged on the way: use https, or a node of your own on this machine", "eth_rpc", c.where())
 	}
 	id, err := c.chainID(ctx)
-	if ctx.Err() != nil { // the service ends already
-		return
+	if ctx.Err() != nil {
+		return nil
 	}
+	said := any(id)
 	if err != nil {
 		log.Warn("The Ethereum node does not tell balances: nobody can register until it does", "eth_rpc", c.where(), "err", err)
-		return
+		said = "unknown"
 	}
-	log.Info("Admitting addresses by their balance", "eth_rpc", c.where(), "chain_id", id, "min_balance", c.least)
+	return []any{"eth_rpc", c.where(), "chain_id", said, "min_balance", c.least}
 }
 
 // quantity makes one call whose result is a number. Anything else that the node answers is an error.

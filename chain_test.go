@@ -431,7 +431,7 @@ func TestEthKeyIsNotTold(t *testing.T) {
 				d := newAdmissionDoor(t, "none", c)
 				proof, _ := newProof(t)
 				got := d.send(proof)
-				c.logStart(t.Context())
+				c.start(t.Context())
 				if got.status != 503 || !strings.Contains(d.log.String(), "Ethereum node") {
 					t.Errorf("got %d %s", got.status, got.body)
 				}
@@ -469,7 +469,6 @@ func TestReadMinBalance(t *testing.T) {
 		{"no amount", rpc, "", "", "--min-balance is missing: give the wei that an address must hold to register, or leave --eth-rpc out"},
 		{"no amount for the file", "", "eth_rpc", "", "or leave --eth-rpc-file out"},
 		{"no node", "", "", "1", "give --eth-rpc, or --eth-rpc-file"},
-		{"both", rpc, "eth_rpc", "1", "are both given: keep the file"},
 		{"not a URL", "localhost:8545", "", "1", "is not the http or https URL of an Ethereum node"},
 	}
 	for _, test := range tests {

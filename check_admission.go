@@ -47,7 +47,7 @@ func (c config) judgeEthRPC(ctx context.Context) []finding {
 	if err != nil {
 		return append(found, problem(subject, "give its URL", "%v", err))
 	}
-	if c.ethRPCFile == "" && names.MayHoldKey(asked.url) {
+	if c.secretArgs[flagEthRPC] != "" {
 		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+flagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
 	}
 	if names.IsPlainRemote(asked.url) {

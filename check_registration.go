@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -15,7 +16,6 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
-	"github.com/urfave/cli/v3"
 )
 
 const (
@@ -141,6 +141,8 @@ type runScript struct {
 	path  string
 	flags map[string]string
 
+	places map[string]int // of the flags among its words
+
 	passesOn bool // the arguments that it is given, behind its own
 }
 
@@ -148,7 +150,7 @@ var errNoCommand = errors.New("no line of it starts " + programName)
 
 // readScript finds the command in run.sh and takes its flags apart.
 func readScript(path string) (runScript, error) {
-	script := runScript{path: path, flags: map[string]string{}}
+	script := runScript{path: path, flags: map[string]string{}, places: map[string]int{}}
 	content, err := readFile(path)
 	if err != nil {
 		return script, err
@@ -165,27 +167,39 @@ func readScript(path string) (runScript, error) {
 	return script, errNoCommand
 }
 
-// takeFlags reads --name value and --name=value, up to what is for the shell, and tells whether "$@" ends them.
+// takeFlags reads --name value and --name=value as the program does, up to what is for the shell, and tells whether "$@" ends
+// them.
 func (s runScript) takeFlags(words []string) (passesOn bool) {
 	for i := 0; i < len(words); i++ {
-		name, isFlag := strings.CutPrefix(words[i], "--")
-		if words[i] == "$@" { // behind which somebody may have added more
+		word := words[i]
+		if target := redirection.FindStringSubmatch(word); target != nil { // which may stand anywhere in a command
+			if target[1] == "" {
+				i++
+			}
+			continue
+		}
+		if word == "$@" { // behind which somebody may have added more
 			passesOn = true
 			continue
 		}
-		if !isFlag {
+		if len(word) < 2 || word[0] != '-' {
 			return passesOn
 		}
 		passesOn = false
-		name, value, hasValue := strings.Cut(name, "=")
-		if !hasValue && i+1 < len(words) && !strings.HasPrefix(words[i+1], "--") { // --ops-listen-public has none
+		name, value, hasValue := strings.Cut(strings.TrimPrefix(word[1:], "-"), "=")
+		if row := rowOf(name); row != nil && row.kind == kindYes {
+			value = cmp.Or(value, "true")
+		} else if !hasValue && i+1 < len(words) {
 			i++
 			value = words[i]
 		}
-		s.flags[name] = value
+		s.flags[name], s.places[name] = value, i+1
 	}
 	return passesOn
 }
+
+// redirection is a word that a shell takes out of a command, and what it is followed by in the same word.
+var redirection = regexp.MustCompile(`^(?:[0-9]*|&)(?:>>|>\||>&|>|<<<|<<|<>|<&|<)(.*)$`)
 
 // shellWords takes a line apart as a shell does that has quotes and backslashes, and expands nothing.
 func shellWords(line string) []string {
@@ -220,40 +234,6 @@ func shellWords(line string) []string {
 		words = append(words, word.String())
 	}
 	return words
-}
-
-// scriptFlags are the flags that check takes from run.sh. The tokens are not among them: they are compared.
-var scriptFlags = []string{flagMatrixDomain, flagMatrixURL, flagRegistration, flagShareSecret, flagShareSecretFile, flagHost, flagPort, flagDataPath, flagDataPathFile,
-	flagAdmitFile, flagEthRPC, flagEthRPCFile, flagMinBalance, flagHomeserverURL, flagMASClientID, flagMASClientSecretFile,
-	flagRateLimit, flagRateBurst, flagTotalRateLimit, flagTotalRateBurst, flagTrustedProxies, flagMaxInflight, flagMaxConnections}
-
-// fillIn gives the command the flags of run.sh that it was not given itself, and returns those that it was given
-// otherwise.
-func (s runScript) fillIn(cmd *cli.Command) (contradicted []string, err error) {
-	hasSecret := cmd.IsSet(flagShareSecret) || cmd.IsSet(flagShareSecretFile) ||
-		cmd.IsSet(flagMatrixURL) && !strings.HasSuffix(cmd.String(flagMatrixURL), sharedSecretPath)
-	hasRPC := cmd.IsSet(flagEthRPC) || cmd.IsSet(flagEthRPCFile)
-	hasDataPath := cmd.IsSet(flagDataPath) || cmd.IsSet(flagDataPathFile)
-	for _, name := range scriptFlags {
-		value, ok := s.flags[name]
-		isSecret := name == flagShareSecret || name == flagShareSecretFile
-		isRPC := name == flagEthRPC || name == flagEthRPCFile
-		switch {
-		case !ok:
-		case cmd.IsSet(name):
-			if given := fmt.Sprint(cmd.Value(name)); given != value {
-				contradicted = append(contradicted, "--"+name)
-			}
-		case isSecret && hasSecret, isRPC && hasRPC:
-		case (name == flagMASClientID || name == flagMASClientSecretFile) && !strings.HasSuffix(cmd.String(flagMatrixURL), masUsersPath):
-		case (name == flagDataPath || name == flagDataPathFile) && hasDataPath:
-		default:
-			if err := cmd.Set(name, value); err != nil {
-				return nil, fmt.Errorf("%s: --%s has a value that it cannot have: repair it, or write it anew with genconfig --%s", s.path, name, flagForce)
-			}
-		}
-	}
-	return contradicted, nil
 }
 
 // findings judges run.sh beside the registration.yaml that the homeserver loads.

@@ -102,7 +102,7 @@ func TestJudgeMode(t *testing.T) {
 // What genconfig writes, and what people make of it.
 func TestReadScript(t *testing.T) {
 	for name, content := range map[string]string{
-		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + sharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org", opsListenPublic: true, logFormat: "terminal", admitFile: "list"}, "/usr/local/bin/"+programName)),
+		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + sharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org", opsListenPublic: true, admitFile: "list"}, "/usr/local/bin/"+programName)),
 		"by hand":     "#!/bin/sh\n# starts the service\nnohup ./" + programName + " --port=8009 \\\n  --matrixdomain \"example.org\" --sharesecret-file it\\'s \"$@\" --admit-file list > log &\n",
 	} {
 		path := filepath.Join(t.TempDir(), runFile)
@@ -116,7 +116,8 @@ func TestReadScript(t *testing.T) {
 	}
 	for content, want := range map[string]bool{
 		programName + ` --port 1`: false, programName + ` --port 1 "$@"`: true, programName + ` --port 1 $@ >> log`: true,
-		programName + ` "$@" --port 1`: false,
+		programName + ` "$@" --port 1`: false, programName + ` --port 1 >> log "$@"`: true, programName + ` --port 1 2>&1 >log "$@"`: true,
+		programName + ` --port 1 | tee "$@"`: false,
 	} {
 		path := filepath.Join(t.TempDir(), runFile)
 		os.WriteFile(path, []byte("exec "+content+"\n"), 0o700)
@@ -141,16 +142,15 @@ func TestScriptLimits(t *testing.T) {
 	for _, test := range []struct{ flag, value, want string }{
 		{flagRateLimit, "2.5", ""},
 		{flagTrustedProxies, "10.0.0.0/8", ""},
-		{flagMaxInflight, "many", "has a value that it cannot have"},
+		{flagMaxInflight, "many", "--max-inflight is not a number of them"},
 		{flagTotalRateLimit, "-3", "is not a rate"},
 		{flagTrustedProxies, "nginx", "neither an address nor a network"},
 	} {
 		root := newCommand(io.Discard, io.Discard)
 		root.Action = func(_ context.Context, cmd *cli.Command) error {
-			if _, err := (runScript{flags: map[string]string{test.flag: test.value}}).fillIn(cmd); err != nil {
-				return err
-			}
-			_, err := readConfig(cmd)
+			given := readValues(cmd)
+			given.fillIn(runScript{flags: map[string]string{test.flag: test.value}})
+			_, err := readConfig(given)
 			return err
 		}
 		err := root.Run(t.Context(), []string{programName, "--matrixdomain", testServerName})

@@ -52,7 +52,8 @@ func oneFile(ctx context.Context, cmd *cli.Command) (context.Context, error) {
 }
 
 func backupAction(ctx context.Context, cmd *cli.Command) error {
-	dataPath, err := readDataPath(cmd)
+	c, err := readDataPath(cmd)
+	dataPath := c.dataPath
 	if err == nil && names.IsPostgres(dataPath) {
 		err = errUsePgDump
 	}
@@ -126,7 +127,8 @@ func inWords(counts storeCounts) string {
 }
 
 func restoreAction(ctx context.Context, cmd *cli.Command) error {
-	dataPath, err := readDataPath(cmd)
+	c, err := readDataPath(cmd)
+	dataPath := c.dataPath
 	if err == nil && names.IsPostgres(dataPath) {
 		err = errUsePgDump
 	}

@@ -4,7 +4,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,18 +130,16 @@ func checkCommand() *cli.Command {
 
 func checkAction(ctx context.Context, cmd *cli.Command) error {
 	script, scriptErr := readScript(runFile)
-	contradicted, err := script.fillIn(cmd)
-	if err != nil {
-		return err
-	}
-	if cmd.String(flagMatrixDomain) == "" {
+	given := readValues(cmd)
+	contradicted := given.fillIn(script)
+	if given.text(flagMatrixDomain) == "" {
 		return fmt.Errorf("--%s is missing, and no %s here has it: run check in the homeserver's directory, or give it the flags of the service", flagMatrixDomain, runFile)
 	}
-	c, err := readConfig(cmd)
+	c, err := readConfig(given)
 	if err != nil {
 		return err
 	}
-	if err := refuseAnyPort(c.port, cmp.Or(c.opsListen, script.flags[flagOpsListen])); err != nil {
+	if err := refuseAnyPort(c.port, c.opsListen); err != nil {
 		return err
 	}
 	public, err := baseURL(flagPublicURL, cmd.String(flagPublicURL))
@@ -152,10 +149,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	report := &checkReport{Findings: []finding{}}
 	report.keepSecret(c.asToken, c.hsToken, c.sharedSecret, script.flags[flagASToken], script.flags[flagHSToken], script.flags[flagShareSecret])
 
-	path := cmd.String(flagRegistration)
-	if path == "" {
-		path = registrationFile
-	}
+	path := c.registration
 	registration, registrationErr := readYAML(path)
 	ofRegistration := checkRegistrationFile(path, registration, registrationErr)
 	ofRegistration = append(ofRegistration, c.takeRegistration(registration, registrationErr)...)
@@ -216,6 +210,9 @@ func (c *config) takeSecret() []finding {
 		if c.sharedSecret == "" {
 			return []finding{problem(subject, "start the service with --"+flagShareSecretFile+" FILE, the file that holds the homeserver's registration_shared_secret", "this service has none, and makes no account without")}
 		}
+		if c.secretArgs[flagShareSecret] == "" {
+			return []finding{fine(subject, "it is in the environment")}
+		}
 		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
 	}
 	var err error
@@ -264,7 +261,7 @@ func (c *config) checkDataPathFile() []finding {
 	switch {
 	case c.dataPathFile != "":
 		return []finding{judgeMode(subject, c.dataPathFile, 0o600)}
-	case names.HasPassword(c.dataPath):
+	case c.secretArgs[flagDataPath] != "":
 		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagDataPathFile+" FILE instead", "it holds a password, and other users of the machine see the command line")}
 	}
 	return nil

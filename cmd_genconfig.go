@@ -72,9 +72,13 @@ func genconfigCommand() *cli.Command {
 }
 
 func genconfigAction(_ context.Context, cmd *cli.Command) error {
-	c, err := readConfig(cmd)
+	given := readValues(cmd)
+	c, err := readConfig(given)
 	if err != nil {
 		return err
+	}
+	if !given.isGiven(flagVerbosity) {
+		c.verbosity = runVerbosity
 	}
 	if err := refuseAnyPort(c.port, c.opsListen); err != nil {
 		return err
@@ -217,49 +221,7 @@ func renderRegistration(c config, id string) ([]byte, error) {
 // renderRun is run.sh: the command of the guide, in the script's own directory, so that it serves the same store
 // wherever it is started from. The guide fixes its form.
 func renderRun(c config, program string) []byte {
-	dataPath := []string{"--" + flagDataPath, c.dataPath}
-	if c.dataPathFile != "" {
-		dataPath = []string{"--" + flagDataPathFile, c.dataPathFile}
-	}
-	verbosity := runVerbosity
-	if c.verbositySet {
-		verbosity = c.verbosity
-	}
-	command := []string{program,
-		"--" + flagASToken, c.asToken,
-		"--" + flagHSToken, c.hsToken,
-		"--" + flagMatrixURL, c.matrixURL,
-		"--" + flagHost, c.host,
-		"--" + flagPort, strconv.Itoa(c.port)}
-	command = append(command, dataPath...)
-	command = append(command, "--"+flagMatrixDomain, c.serverName, "--"+flagVerbosity, strconv.Itoa(verbosity))
-	if c.sharedSecretFile != "" {
-		command = append(command, "--"+flagShareSecretFile, c.sharedSecretFile)
-	}
-	if c.apiOrigin != "" {
-		command = append(command, "--"+flagHomeserverURL, c.origin)
-	}
-	if c.masClientID != "" {
-		command = append(command, "--"+flagMASClientID, c.masClientID, "--"+flagMASClientSecretFile, c.masClientSecretFile)
-	}
-	if c.opsListen != "" {
-		command = append(command, "--"+flagOpsListen, c.opsListen)
-	}
-	if c.opsListenPublic {
-		command = append(command, "--"+flagOpsListenPublic)
-	}
-	if c.logFormat != "terminal" {
-		command = append(command, "--"+flagLogFormat, c.logFormat)
-	}
-	for _, flag := range []struct{ name, value string }{{flagAdmitFile, c.admitFile}, {flagEthRPC, c.ethRPC}, {flagEthRPCFile, c.ethRPCFile}} {
-		if flag.value != "" {
-			command = append(command, "--"+flag.name, flag.value)
-		}
-	}
-	if c.minBalance != nil {
-		command = append(command, "--"+flagMinBalance, c.minBalance.String())
-	}
-	command = append(command, c.unusual...)
+	command := append([]string{program}, c.arguments()...)
 	for i, word := range command {
 		command[i] = shellQuote(word)
 	}

@@ -9,13 +9,20 @@ import (
 	"gopkg.in/yaml.v2"
 )
 
+// defaultConfig is what nothing but defaults makes.
+func defaultConfig(t *testing.T) config {
+	t.Helper()
+	var c config
+	if err := (flagValues{}).into(&c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // The two files as the guide has them, to the byte.
 func TestRender(t *testing.T) {
-	c := config{
-		serverName: testServerName, origin: "http://127.0.0.1:8008", apiPath: createUserPath,
-		matrixURL: "http://127.0.0.1:8008" + createUserPath,
-		asToken:   testASToken, hsToken: testHSToken, host: "127.0.0.1", port: 8009, dataPath: ".matrix", logFormat: "terminal",
-	}
+	c := defaultConfig(t)
+	c.serverName, c.asToken, c.hsToken, c.verbosity = testServerName, testASToken, testHSToken, runVerbosity
 	got, err := renderRegistration(c, "Q7PM2E53RE")
 	want := `id: Q7PM2E53RE-transport02.smartmesh.cn
 hs_token: RNI4CGEDTKC4WJTB4RZWRK4NOKA7M4PREUW6F2GZ

@@ -56,6 +56,9 @@ func migrateAction(ctx context.Context, cmd *cli.Command) error {
 			return err
 		}
 	}
+	if file == "" && names.HasPassword(to) {
+		config{secretArgs: map[string]string{flagTo: flagToFile}}.printWarnings(cmd.Root().ErrWriter)
+	}
 	if !names.IsPostgres(to) {
 		return fmt.Errorf("there is nowhere to migrate to: give --%s FILE with a PostgreSQL URL in FILE, such as postgres://USER@HOST/DATABASE", flagToFile)
 	}

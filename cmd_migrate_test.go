@@ -206,8 +206,17 @@ func TestDataPathFile(t *testing.T) {
 	if _, said := runs(t, "--datapath", url, "check"); !strings.Contains(said, "warning  store's URL: it holds a password") {
 		t.Errorf("check: %s", said)
 	}
-	if code, said := runs(t, "--datapath", "x", "--datapath-file", "url", "users"); code != 1 || !strings.Contains(said, "both given") {
-		t.Errorf("exit %d\n%s", code, said)
+	t.Run("both from the environment", func(t *testing.T) {
+		t.Setenv(environmentPrefix+"DATAPATH", "x")
+		t.Setenv(environmentPrefix+"DATAPATH_FILE", "url")
+		if code, said := runs(t, "users"); code != 1 || !strings.Contains(said, "both given") {
+			t.Errorf("exit %d\n%s", code, said)
+		}
+	})
+	for _, args := range [][]string{{"--datapath", url, "users"}, {"migrate", "--to", url}} {
+		if code, said := runs(t, args...); code != 1 || !strings.HasPrefix(said, programName+": warning: a secret is in the command line (--") || strings.Contains(said, "Geheim") {
+			t.Errorf("%s: exit %d\n%s", args[0], code, said)
+		}
 	}
 	for content, want := range map[string]string{
 		"u:Geheim0815@127.0.0.1:1/db":                    "--datapath-file: bad holds no PostgreSQL URL",

@@ -63,8 +63,8 @@ func registerCommand() *cli.Command {
 }
 
 func registerAction(ctx context.Context, cmd *cli.Command) error {
-	c, err := readConfig(cmd)
-	if err != nil {
+	serverName := readValues(cmd).text(flagMatrixDomain)
+	if err := checkServerName(serverName); err != nil {
 		return err
 	}
 	server, err := baseURL(flagServer, cmd.String(flagServer))
@@ -81,7 +81,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	proof, err := sign(key, c.serverName)
+	proof, err := sign(key, serverName)
 	if err != nil {
 		return err
 	}
@@ -94,14 +94,14 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 			fmt.Fprintf(cmd.Root().ErrWriter, "%s: warning: --%s is plain http to another machine: whoever is on the way gets the password, which can never be changed: use https\n", programName, flag)
 		}
 	}
-	client := newNodeClient(server, registerURL, c.serverName, proof)
+	client := newNodeClient(server, registerURL, serverName, proof)
 	if !cmd.Bool(flagJSON) {
 		client.out = out
 		return client.enter(ctx, proof)
 	}
 	client.out = io.Discard
 	failed := client.enter(ctx, proof)
-	return errors.Join(failed, client.writeReport(out, names.UserID(proof.Localpart, c.serverName), failed))
+	return errors.Join(failed, client.writeReport(out, names.UserID(proof.Localpart, serverName), failed))
 }
 
 // baseURL checks a URL that paths are put behind.

@@ -39,10 +39,11 @@ func usersCommand() *cli.Command {
 }
 
 func usersAction(ctx context.Context, cmd *cli.Command) error {
-	dataPath, err := readDataPath(cmd)
+	c, err := readDataPath(cmd)
 	if err != nil {
 		return err
 	}
+	c.printWarnings(cmd.Root().ErrWriter)
 	of := state(cmd.String(flagState))
 	if of != "" && of != statePending && of != stateRegistered {
 		return fmt.Errorf("--%s %q is not a state: give registered or pending", flagState, of)
@@ -52,7 +53,7 @@ func usersAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := eachUser(ctx, dataPath, of, print); err != nil {
+	if err := eachUser(ctx, c.dataPath, of, print); err != nil {
 		return errors.Join(out.Flush(), err)
 	}
 	return out.Flush()

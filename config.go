@@ -8,35 +8,16 @@ import (
 	"math/big"
 	"net"
 	"net/url"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/urfave/cli/v3"
 )
 
 const (
-	flagMatrixDomain    = "matrixdomain"
-	flagMatrixURL       = "matrixurl"
-	flagASToken         = "astoken"
-	flagHSToken         = "hstoken"
-	flagRegistration    = "registration"
-	flagShareSecret     = "sharesecret"
-	flagShareSecretFile = "sharesecret-file"
-	flagHost            = "host"
-	flagPort            = "port"
-	flagDataPath        = "datapath"
-	flagDataPathFile    = "datapath-file"
-	flagVerbosity       = "verbosity"
-	flagLogFormat       = "log-format"
-	flagOpsListen       = "ops-listen"
-	flagOpsListenPublic = "ops-listen-public"
-
 	registrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
 	homeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
-
-	environmentPrefix = "MATRIX_REGSERVICE_"
 )
 
 // A config is everything a command runs with, checked.
@@ -77,76 +58,34 @@ type config struct {
 
 	dataPathFile string // where dataPath came from; empty when it was given itself
 
-	verbositySet bool // for run.sh, whose own default is another
+	registration       string // the file's name
+	homeserverURL      string // origin, as it is given where it is not that of matrixURL
+	minBalanceText     string // minBalance, as it is given
+	trustedProxiesText string // trustedProxies, as they are given
+
+	unknownVariables []string // of the environment, that have this program's prefix and mean nothing
 
 	secretFiles []string          // every file that a secret was read from
 	secretArgs  map[string]string // flags that have a secret in the command line, and the flags of a file in their place
 }
 
-// rootFlags are the flags of every command: they work before the subcommand's name and after it.
-func rootFlags() []cli.Flag {
-	fromEnvironment := func(name string) cli.ValueSourceChain {
-		return cli.EnvVars(environmentPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
+// readConfig checks what the command was given; the secrets are up to the command.
+func readConfig(s flagValues) (config, error) {
+	unknown, err := checkEnvironment()
+	if err != nil {
+		return config{}, err
 	}
-	text := func(name, value, usage string) cli.Flag {
-		return &cli.StringFlag{Name: name, Value: value, Usage: usage, Sources: fromEnvironment(name)}
+	c := config{unknownVariables: unknown, secretArgs: map[string]string{}}
+	if err := s.into(&c); err != nil {
+		return config{}, err
 	}
-	number := func(name string, value int, usage string) cli.Flag {
-		return &cli.IntFlag{Name: name, Value: value, Usage: usage, Sources: fromEnvironment(name)}
-	}
-	return slices.Concat([]cli.Flag{
-		text(flagMatrixDomain, "", "the homeserver's server_name, which every signature is over (required)"),
-		text(flagMatrixURL, "http://127.0.0.1:8008"+createUserPath, "`URL` that creates users; its path says which API: "+createUserPath+" (Synapse up to 0.34.0), "+sharedSecretPath+" (Synapse 1.23.0 or later, Dendrite) or "+masUsersPath+" (Matrix Authentication Service)"),
-		text(flagASToken, "", "as_token of registration.yaml; better left to the file"),
-		text(flagHSToken, "", "hs_token of registration.yaml; better left to the file"),
-		text(flagRegistration, registrationFile, "`FILE` that as_token and hs_token are read from; the default need not be there"),
-		text(flagShareSecret, "", "the homeserver's registration_shared_secret; better in a file"),
-		text(flagShareSecretFile, "", "`FILE` that holds the homeserver's registration_shared_secret"),
-		text(flagHost, "127.0.0.1", "`ADDRESS` to listen on"),
-		number(flagPort, 8009, "`PORT` to listen on; 0 is any free one, which the log names"),
-		text(flagDataPath, ".matrix", "`DIRECTORY` of the store, or its PostgreSQL URL"),
-		text(flagDataPathFile, "", "`FILE` that holds the PostgreSQL URL of the store, password and all"),
-		number(flagVerbosity, 3, "what is logged: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace"),
-		text(flagLogFormat, "terminal", "form of a log line: terminal, logfmt or json"),
-		text(flagOpsListen, "", "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty; port 0 is any free one, which the log names"),
-		&cli.BoolFlag{Name: flagOpsListenPublic, Usage: "allow an address for --" + flagOpsListen + " that other machines reach", Sources: fromEnvironment(flagOpsListenPublic)},
-	}, rootAdmissionFlags(text), rootLimitFlags(fromEnvironment), rootMASFlags(text))
-}
-
-// readConfig checks what every command takes; the secrets are up to the command.
-func readConfig(cmd *cli.Command) (config, error) {
-	c := config{
-		serverName:       cmd.String(flagMatrixDomain),
-		matrixURL:        cmd.String(flagMatrixURL),
-		asToken:          cmd.String(flagASToken),
-		hsToken:          cmd.String(flagHSToken),
-		sharedSecret:     cmd.String(flagShareSecret),
-		sharedSecretFile: cmd.String(flagShareSecretFile),
-		host:             cmd.String(flagHost),
-		port:             cmd.Int(flagPort),
-		dataPathFile:     cmd.String(flagDataPathFile),
-		verbosity:        cmd.Int(flagVerbosity),
-		logFormat:        cmd.String(flagLogFormat),
-		opsListen:        cmd.String(flagOpsListen),
-		opsListenPublic:  cmd.Bool(flagOpsListenPublic),
-		admitFile:        cmd.String(flagAdmitFile),
-		ethRPC:           cmd.String(flagEthRPC),
-		ethRPCFile:       cmd.String(flagEthRPCFile),
-		verbositySet:     cmd.IsSet(flagVerbosity),
-
-		masClientID:         cmd.String(flagMASClientID),
-		masClientSecretFile: cmd.String(flagMASClientSecretFile),
-	}
-	if c.serverName == "" {
-		return config{}, fmt.Errorf("--%s is missing: give the server_name of %s", flagMatrixDomain, homeserverFile)
-	}
-	if err := names.CheckServerName(c.serverName); err != nil {
-		return config{}, fmt.Errorf("--%s %w", flagMatrixDomain, err)
+	if err := checkServerName(c.serverName); err != nil {
+		return config{}, err
 	}
 	if err := c.readMatrixURL(); err != nil {
 		return config{}, err
 	}
-	if err := c.readHomeserverURL(cmd.String(flagHomeserverURL)); err != nil {
+	if err := c.readHomeserverURL(c.homeserverURL); err != nil {
 		return config{}, err
 	}
 	if err := c.checkMASFlags(); err != nil {
@@ -155,54 +94,56 @@ func readConfig(cmd *cli.Command) (config, error) {
 	if err := c.checkOpsListen(); err != nil {
 		return config{}, err
 	}
-	var err error
-	if c.dataPath, err = readDataPath(cmd); err != nil {
+	if err := c.readDataPath(); err != nil {
 		return config{}, err
 	}
-	if err := c.readMinBalance(cmd.String(flagMinBalance)); err != nil {
+	if err := c.readMinBalance(c.minBalanceText); err != nil {
 		return config{}, err
 	}
-	if c.limits, err = readLimits(cmd); err != nil {
-		return config{}, err
+	if c.trustedProxies, err = names.ParseNetworks(c.trustedProxiesText); err != nil {
+		return config{}, fmt.Errorf("%s: %w", s.spell(flagTrustedProxies), err)
 	}
 	switch {
 	case !names.IsHost(c.host):
-		return config{}, fmt.Errorf("--%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", flagHost, c.host)
-	case c.port < 0 || c.port > 65535:
-		return config{}, fmt.Errorf("--%s %d is not a port: give one from 1 to 65535, or 0 for any free one", flagPort, c.port)
-	case c.verbosity < 0 || c.verbosity > 5:
-		return config{}, fmt.Errorf("--%s %d is not a level: give one from 0 (silent but for crashes) to 5 (everything)", flagVerbosity, c.verbosity)
+		return config{}, fmt.Errorf("%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", s.spell(flagHost), redact.Mask(c.host))
 	case c.logFormat != "terminal" && c.logFormat != "logfmt" && c.logFormat != "json":
-		return config{}, fmt.Errorf("--%s %q is not a format: give terminal, logfmt or json", flagLogFormat, c.logFormat)
-	case c.sharedSecret != "" && c.sharedSecretFile != "":
-		return config{}, fmt.Errorf("--%s and --%s are both given: keep the file", flagShareSecret, flagShareSecretFile)
+		return config{}, fmt.Errorf("%s %q is not a format: give terminal, logfmt or json", s.spell(flagLogFormat), redact.Mask(c.logFormat))
 	case c.apiPath != sharedSecretPath && c.sharedSecret+c.sharedSecretFile != "":
 		return config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, sharedSecretPath)
 	}
 	for name, token := range map[string]string{flagASToken: c.asToken, flagHSToken: c.hsToken} {
 		if !names.IsToken(token) {
-			return config{}, fmt.Errorf("--%s has characters that no token has: give visible ASCII without spaces", name)
+			return config{}, fmt.Errorf("%s has characters that no token has: give visible ASCII without spaces", s.spell(name))
 		}
 	}
+	c.findArguments(s)
 	return c, nil
 }
 
 // readDataPath is all that a command needs which only looks into the store.
-func readDataPath(cmd *cli.Command) (string, error) {
-	dataPath, file := cmd.String(flagDataPath), cmd.String(flagDataPathFile)
-	if file != "" {
-		if cmd.IsSet(flagDataPath) && dataPath != "" {
-			return "", fmt.Errorf("--%s and --%s are both given: keep the file", flagDataPath, flagDataPathFile)
-		}
+func readDataPath(cmd *cli.Command) (config, error) {
+	s := readValues(cmd)
+	c := config{secretArgs: map[string]string{}}
+	if err := s.into(&c); err != nil {
+		return config{}, err
+	}
+	err := c.readDataPath()
+	c.findArguments(s)
+	return c, err
+}
+
+// readDataPath reads the URL of the store from its file, and checks what names the store.
+func (c *config) readDataPath() error {
+	if file := c.dataPathFile; file != "" {
 		var err error
-		if dataPath, err = readSecret(file, "the URL of the store"); err != nil {
-			return "", err
+		if c.dataPath, err = readSecret(file, "the URL of the store"); err != nil {
+			return err
 		}
-		if !names.IsPostgres(dataPath) { // it would be a directory, whose name is logged, and the file was to hold a password
-			return "", fmt.Errorf("--%s: %s holds no PostgreSQL URL: write one such as postgres://USER:PASSWORD@HOST/DATABASE, or give the directory of the store with --%s", flagDataPathFile, file, flagDataPath)
+		if !names.IsPostgres(c.dataPath) { // it would be a directory, whose name is logged, and the file was to hold a password
+			return fmt.Errorf("--%s: %s holds no PostgreSQL URL: write one such as postgres://USER:PASSWORD@HOST/DATABASE, or give the directory of the store with --%s", flagDataPathFile, file, flagDataPath)
 		}
 	}
-	return dataPath, checkDataPath(dataPath)
+	return checkDataPath(c.dataPath)
 }
 
 // checkOpsListen keeps the metrics from other machines unless that was said twice: they tell what a homeserver does.
@@ -233,15 +174,12 @@ func refuseAnyPort(port int, opsListen string) error {
 
 // readServeConfig is the config of the daemon, secrets included.
 func readServeConfig(cmd *cli.Command) (config, error) {
-	c, err := readConfig(cmd)
+	s := readValues(cmd)
+	c, err := readConfig(s)
 	if err != nil {
 		return config{}, err
 	}
-	path, required := cmd.String(flagRegistration), cmd.IsSet(flagRegistration)
-	if path == "" { // as an empty variable of the environment has it
-		path, required = registrationFile, false
-	}
-	if err := c.readRegistration(path, required); err != nil {
+	if err := c.readRegistration(c.registration, s.isGiven(flagRegistration)); err != nil {
 		return config{}, err
 	}
 	if c.sharedSecretFile != "" {
@@ -259,7 +197,7 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 			return config{}, err
 		}
 	}
-	c.findSecrets(cmd, path)
+	c.findSecretFiles()
 	missing := func(flag, what string) error {
 		return fmt.Errorf("--%s is missing: %s", flag, what)
 	}
@@ -307,6 +245,17 @@ func (c config) api() api {
 
 // address is where the daemon is to listen; with port 0 its listener alone knows where it does.
 func (c config) address() string { return net.JoinHostPort(c.host, strconv.Itoa(c.port)) }
+
+// checkServerName checks --matrixdomain.
+func checkServerName(name string) error {
+	if name == "" {
+		return fmt.Errorf("--%s is missing: give the server_name of %s", flagMatrixDomain, homeserverFile)
+	}
+	if err := names.CheckServerName(name); err != nil {
+		return fmt.Errorf("--%s %w", flagMatrixDomain, err)
+	}
+	return nil
+}
 
 // readMatrixURL takes --matrixurl apart.
 func (c *config) readMatrixURL() error {

@@ -1,4 +1,4 @@
-// config_admission.go owns the flags of who may register.
+// config_admission.go owns what the flags may say of who may register.
 
 package main
 
@@ -8,25 +8,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
-	"github.com/urfave/cli/v3"
 )
-
-const (
-	flagAdmitFile  = "admit-file"
-	flagEthRPC     = "eth-rpc"
-	flagEthRPCFile = "eth-rpc-file"
-	flagMinBalance = "min-balance"
-)
-
-// rootAdmissionFlags are the flags of every command that say who may register.
-func rootAdmissionFlags(text func(name, value, usage string) cli.Flag) []cli.Flag {
-	return []cli.Flag{
-		text(flagAdmitFile, "", "`FILE` of the addresses that may register, one a line; read again on SIGHUP; everybody may when empty"),
-		text(flagEthRPC, "", "`URL` of an Ethereum node, which tells whether an address holds --"+flagMinBalance+"; one with a key better in a file"),
-		text(flagEthRPCFile, "", "`FILE` that holds that URL"),
-		text(flagMinBalance, "", "`WEI` that an address must hold on chain to register"),
-	}
-}
 
 // readMinBalance checks the balance that is asked for, and that there is a node to ask for it.
 func (c *config) readMinBalance(wei string) error {
@@ -40,8 +22,6 @@ func (c *config) readMinBalance(wei string) error {
 		given = flagEthRPCFile
 	}
 	switch {
-	case c.ethRPC != "" && c.ethRPCFile != "":
-		return fmt.Errorf("--%s and --%s are both given: keep the file", flagEthRPC, flagEthRPCFile)
 	case c.ethRPC+c.ethRPCFile != "" && wei == "":
 		return fmt.Errorf("--%s is missing: give the wei that an address must hold to register, or leave --%s out", flagMinBalance, given)
 	case c.ethRPC+c.ethRPCFile == "" && wei != "":
@@ -54,7 +34,7 @@ func (c *config) readMinBalance(wei string) error {
 	if !ok || len(wei) > longest || strings.Trim(wei, "0123456789") != "" || least.Sign() == 0 || least.BitLen() > 256 {
 		return fmt.Errorf("--%s is not an amount: give whole wei in decimal and more than 0, such as 1000000000000000000 for one ether", flagMinBalance)
 	}
-	c.minBalance = least
+	c.minBalance, c.minBalanceText = least, least.String()
 	return nil
 }
 

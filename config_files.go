@@ -14,7 +14,6 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/log"
-	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
 )
 
@@ -135,15 +134,18 @@ func (f yamlFile) text(key string) (string, error) {
 	return "", fmt.Errorf("%s: %s must be a string: put it in quotes", f.path, key)
 }
 
-// findSecrets notes where the secrets of the daemon are.
-func (c *config) findSecrets(cmd *cli.Command, registration string) {
-	for _, path := range []string{registration, c.sharedSecretFile, c.masClientSecretFile, c.ethRPCFile, c.dataPathFile} {
+// findSecretFiles notes where the secrets of the daemon are.
+func (c *config) findSecretFiles() {
+	for _, path := range []string{c.registration, c.sharedSecretFile, c.masClientSecretFile, c.ethRPCFile, c.dataPathFile} {
 		if path != "" {
 			c.secretFiles = append(c.secretFiles, path)
 		}
 	}
+}
+
+// findArguments notes which secrets are in the command line.
+func (c *config) findArguments(s flagValues) {
 	u, err := names.ParseEthereumURL(c.ethRPC)
-	c.secretArgs = map[string]string{}
 	for _, arg := range []struct {
 		flag, file string
 		isSecret   bool
@@ -152,21 +154,25 @@ func (c *config) findSecrets(cmd *cli.Command, registration string) {
 		{flagShareSecret, flagShareSecretFile, c.sharedSecretFile == "" && c.sharedSecret != ""},
 		{flagEthRPC, flagEthRPCFile, c.ethRPCFile == "" && err == nil && names.MayHoldKey(u)},
 	} {
-		if arg.isSecret && isArgument(cmd, arg.flag) {
+		if arg.isSecret && s.inCommandLine(arg.flag) {
 			c.secretArgs[arg.flag] = arg.file
 		}
 	}
 }
 
-// isArgument tells whether the flag is in the command line, and not in the environment alone.
-func isArgument(cmd *cli.Command, flag string) bool {
-	_, inEnvironment := os.LookupEnv(environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")))
-	return cmd.IsSet(flag) && !inEnvironment
+// printWarnings says at a command that has no log what warnOfReaders says in the daemon's.
+func (c config) printWarnings(w io.Writer) {
+	for flag, file := range c.secretArgs {
+		fmt.Fprintf(w, "%s: warning: a secret is in the command line (--%s), which every user of this machine can see: write it into a file of mode 0600 and give --%s FILE\n", programName, flag, file)
+	}
 }
 
 // warnOfReaders says which secrets everybody on this machine can read. The tokens of the guide's run.sh are not among
 // them: that has a form of its own.
 func (c config) warnOfReaders() {
+	if len(c.unknownVariables) > 0 {
+		log.Warn("The environment has variables with the prefix of this service that mean nothing: correct their names, or unset them", "variables", strings.Join(c.unknownVariables, " "))
+	}
 	for flag, file := range c.secretArgs {
 		log.Warn("A secret is in the command line, which every user of this machine can see: write it into a file of mode 0600 and name that",
 			"flag", "--"+flag, "instead", "--"+file)

@@ -109,6 +109,8 @@ func TestWarnOfReaders(t *testing.T) {
 		{"--sharesecret Geheim0815", "", "flag=--sharesecret instead=--sharesecret-file"},
 		{"--eth-rpc " + keyed + " --min-balance 1 --sharesecret-file private", "", "flag=--eth-rpc instead=--eth-rpc-file"},
 		{"--sharesecret-file private", "DATAPATH=" + url, ""},
+		{"--datapath " + url + " --sharesecret-file private", "DATAPATH=.matrix", "flag=--datapath instead=--datapath-file"},
+		{"--sharesecret-file private", "FREE_TEXT=Geheim0815", "variables=MATRIX_REGSERVICE_FREE_TEXT"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			if name, value, ok := strings.Cut(test.environment, "="); ok {

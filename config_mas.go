@@ -1,4 +1,4 @@
-// config_mas.go owns the flags of homeservers behind Matrix Authentication Service: where the homeserver itself is, and
+// config_mas.go owns what the flags may say of homeservers behind Matrix Authentication Service: where the homeserver itself is, and
 // as which client accounts are made.
 
 package main
@@ -9,23 +9,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
-	"github.com/urfave/cli/v3"
 )
-
-const (
-	flagHomeserverURL       = "homeserver-url"
-	flagMASClientID         = "mas-client-id"
-	flagMASClientSecretFile = "mas-client-secret-file"
-)
-
-// rootMASFlags are the flags of every command that are for such homeservers.
-func rootMASFlags(text func(name, value, usage string) cli.Flag) []cli.Flag {
-	return []cli.Flag{
-		text(flagHomeserverURL, "", "`URL` of the homeserver's client API, where --"+flagMatrixURL+" is not the homeserver's but Matrix Authentication Service's"),
-		text(flagMASClientID, "", "`ID` of this service's client at Matrix Authentication Service, a ULID"),
-		text(flagMASClientSecretFile, "", "`FILE` that holds that client's secret"),
-	}
-}
 
 // readHomeserverURL takes --homeserver-url, where the homeserver's client API is not beside what creates accounts.
 func (c *config) readHomeserverURL(given string) error {
@@ -40,6 +24,7 @@ func (c *config) readHomeserverURL(given string) error {
 		return fmt.Errorf("--%s is not the http or https URL of a homeserver: give scheme, host and port alone, such as http://127.0.0.1:8007", flagHomeserverURL)
 	}
 	c.apiOrigin, c.origin = c.origin, u.Scheme+"://"+u.Host
+	c.homeserverURL = c.origin
 	return nil
 }
 

@@ -1,0 +1,110 @@
+// config_environment.go owns what else stands in the environment under this program's prefix: what Kubernetes puts there, names
+// that were mistyped, and names that mean nothing.
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+const environmentPrefix = "MATRIX_REGSERVICE_"
+
+// mostEdits is how many letters may be added, dropped or changed for a name to count as a mistyped one. Two that are swapped
+// are two changes.
+const mostEdits = 2
+
+// checkEnvironment refuses a variable whose name is nearly a flag's: its value would be ignored, and with it a list of who may
+// register. It returns the names of the others that mean nothing.
+func checkEnvironment() (unknown []string, err error) {
+	for _, entry := range os.Environ() {
+		name, value, _ := strings.Cut(entry, "=")
+		if len(name) < len(environmentPrefix) || !strings.EqualFold(name[:len(environmentPrefix)], environmentPrefix) || isOfKubernetes(name, value) {
+			continue
+		}
+		nearest, edits := nearestVariable(strings.ToUpper(name))
+		switch {
+		case edits == 0 && name == nearest:
+		case edits <= mostEdits:
+			return nil, fmt.Errorf("there is no variable %s: is %s meant? Correct it, or unset it", name, nearest)
+		default:
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	return unknown, nil
+}
+
+// nearestVariable returns the variable of a flag to whose name the fewest edits lead, and how many.
+func nearestVariable(name string) (nearest string, edits int) {
+	edits = len(name)
+	for i := range flagTable {
+		variable := flagTable[i].variable()
+		if d := distance(name, variable); d < edits {
+			nearest, edits = variable, d
+		}
+	}
+	return nearest, edits
+}
+
+// distance is Levenshtein's, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// kubernetesForms are what Kubernetes sets for each Service of the namespace, names and values: one called matrix-regservice, or
+// matrix-regservice-db, has this program's prefix.
+// https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+var kubernetesForms = []struct {
+	name  *regexp.Regexp
+	value func(string) bool
+}{
+	{regexp.MustCompile(`_SERVICE_HOST$|_PORT_[0-9]+_(TCP|UDP|SCTP)_ADDR$`), isIP},
+	{regexp.MustCompile(`_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)_PORT$`), names.IsPort},
+	{regexp.MustCompile(`_PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO$`), regexp.MustCompile(`^(tcp|udp|sctp)$`).MatchString},
+	{regexp.MustCompile(`_PORT(_[0-9]+_(TCP|UDP|SCTP))?$`), isServiceURL},
+}
+
+// isOfKubernetes tells whether a variable has the form, of the name and of the value too, that Kubernetes gives it.
+func isOfKubernetes(name, value string) bool {
+	for _, form := range kubernetesForms {
+		if form.name.MatchString(name) && form.value(value) {
+			return true
+		}
+	}
+	return false
+}
+
+func isIP(text string) bool {
+	_, err := netip.ParseAddr(text)
+	return err == nil
+}
+
+// isServiceURL tells whether the text is such as tcp://10.96.0.12:8009.
+func isServiceURL(text string) bool {
+	scheme, address, _ := strings.Cut(text, "://")
+	_, err := netip.ParseAddrPort(address)
+	return err == nil && (scheme == "tcp" || scheme == "udp" || scheme == "sctp")
+}
