@@ -3,12 +3,252 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
 	"io/fs"
+	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
+
+// rootFiles is the program's main job. What knows neither node nor record goes below internal, and not in here.
+var rootFiles = []string{
+	"main.go", "server.go", "verify.go", "store.go", "matrixclient.go", "registrar.go", "wire.go", "appservice.go", "store_postgres.go",
+	"claims.go", "probe.go", "ops.go", "health.go", "metrics.go",
+	"cmd_backup.go", "cmd_check.go", "cmd_genconfig.go", "cmd_migrate.go", "cmd_register.go", "cmd_users.go",
+}
+
+// leavingRoot are files that still have to go below internal or into one of rootFiles. Nothing is added.
+var leavingRoot = []string{
+	"admission.go", "chain.go", "check_admission.go", "check_door.go", "check_live.go", "check_mas.go", "check_registration.go",
+	"check_settings.go", "check_synapse.go", "cmd_genconfig_steps.go", "config.go", "config_admission.go", "config_files.go",
+	"config_limits.go", "config_mas.go", "connections.go", "createuser.go", "librarylog.go", "limit.go", "lines.go", "mas.go",
+	"mas_tokens.go", "newfiles.go", "nginx.go", "sharedsecret.go", "software.go", "store_bolt.go", "store_bolt_commit.go",
+	"store_bolt_file.go", "store_bolt_look_linux.go", "store_bolt_look_other.go", "store_bolt_pages.go", "store_bolt_tx.go",
+	"store_postgres_open.go", "store_postgres_schema.go", "transport.go",
+}
+
+// allowedImports is which packages each package below internal may import of this module. The root may import them all.
+var allowedImports = map[string][]string{
+	"redact":     {},
+	"names":      {},
+	"shell":      {},
+	"limit":      {},
+	"files":      {"redact"},
+	"boltfile":   {"files"},
+	"homeserver": {"names", "redact"},
+	"pgdb":       {"names", "redact"},
+	"mas":        {"homeserver", "names"},
+	"config":     {"files", "names", "redact"},
+	"admission":  {"files", "homeserver", "limit", "names", "redact"},
+	"check":      {"admission", "config", "files", "homeserver", "mas", "names", "pgdb", "redact", "shell"},
+}
+
+// oneOwner are libraries, each with the packages below internal that may know it.
+var oneOwner = map[string][]string{
+	"github.com/ant0ine/go-json-rest":     {},
+	"github.com/asdine/storm":             {},
+	"github.com/prometheus/client_golang": {},
+	"github.com/jackc/pgx":                {"pgdb"},
+	"github.com/urfave/cli":               {"config"},
+	"go.etcd.io/bbolt":                    {"boltfile"},
+}
+
+const (
+	ourModule = "github.com/SmartMeshFoundation/matrix-regservice"
+	belowRoot = ourModule + "/internal/"
+)
+
+// A listedPackage is what go list -json says of a package.
+type listedPackage struct {
+	ImportPath, Doc string
+	GoFiles         []string
+	Imports         []string
+}
+
+func listPackages(t *testing.T) (packages []listedPackage) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,GoFiles,Imports", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listedPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// Each package knows less than the one above it: it imports what the table has, and says what it owns.
+func TestImports(t *testing.T) {
+	seen := 0
+	for _, p := range listPackages(t) {
+		for _, wrong := range wrongImports(p) {
+			t.Error(wrong)
+		}
+		if strings.HasPrefix(p.ImportPath, belowRoot) {
+			seen++
+			if !strings.HasPrefix(p.Doc, "Package "+path.Base(p.ImportPath)+" ") {
+				t.Errorf("%s has no comment that says what it owns: it begins with Package %s", p.ImportPath, path.Base(p.ImportPath))
+			}
+		}
+	}
+	if seen == 0 {
+		t.Error("go list names no package below internal")
+	}
+}
+
+func wrongImports(p listedPackage) (wrong []string) {
+	name, inHouse := strings.CutPrefix(p.ImportPath, belowRoot)
+	allowed, known := allowedImports[name]
+	if inHouse && !known {
+		wrong = append(wrong, p.ImportPath+" is not in allowedImports: which packages may it know?")
+	}
+	for _, imported := range p.Imports {
+		of, isOurs := strings.CutPrefix(imported, ourModule+"/")
+		below, isBelow := strings.CutPrefix(imported, belowRoot)
+		switch {
+		case p.ImportPath == ourModule:
+			if isOurs && !isBelow {
+				wrong = append(wrong, "the program imports "+of)
+			}
+		case !inHouse:
+			if isBelow {
+				wrong = append(wrong, p.ImportPath+" plays the program from outside, and imports "+of)
+			}
+		case isOurs && (!isBelow || !slices.Contains(allowed, below)):
+			wrong = append(wrong, p.ImportPath+" imports "+of+", which allowedImports does not have")
+		}
+		for library, owners := range oneOwner {
+			if inHouse && strings.HasPrefix(imported, library) && !slices.Contains(owners, name) {
+				wrong = append(wrong, p.ImportPath+" imports "+imported+", which oneOwner does not have")
+			}
+		}
+	}
+	return wrong
+}
+
+func TestWrongImports(t *testing.T) {
+	for name, test := range map[string]struct {
+		of, imports string
+		want        int
+	}{
+		"the root may know all below it":    {ourModule, belowRoot + "check", 0},
+		"the root knows no test":            {ourModule, ourModule + "/e2e/mas", 1},
+		"as the table has it":               {belowRoot + "files", belowRoot + "redact", 0},
+		"not as the table has it":           {belowRoot + "redact", belowRoot + "files", 1},
+		"a package that is not in it":       {belowRoot + "helper", "fmt", 1},
+		"a test from below":                 {belowRoot + "files", ourModule + "/e2e/need", 1},
+		"a library of its owner":            {belowRoot + "boltfile", "go.etcd.io/bbolt", 0},
+		"a library of another":              {belowRoot + "config", "github.com/prometheus/client_golang/prometheus", 1},
+		"a test of the whole that knows it": {ourModule + "/e2e", belowRoot + "names", 1},
+		"the tests of the whole":            {ourModule + "/e2e", ourModule + "/e2e/need", 0},
+	} {
+		if got := wrongImports(listedPackage{ImportPath: test.of, Imports: []string{test.imports}}); len(got) != test.want {
+			t.Errorf("%s: got %q, want %d", name, got, test.want)
+		}
+	}
+}
+
+// The root is the files of rootFiles, and each of its tests is named after the file that it tests.
+func TestRootFiles(t *testing.T) {
+	// These test no one file: the documents, the layout, whole processes, and what several tests share.
+	apart := regexp.MustCompile(`^(docs|house|ports|process(_\w+)?|bench(_\w+)?|fuzz(_\w+)?|standin|waiting|postgres)_test\.go$`)
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range rootFiles {
+		if !slices.Contains(files, file) {
+			t.Errorf("%s is not there: take it out of rootFiles", file)
+		}
+	}
+	for _, file := range files {
+		if name, isTest := strings.CutSuffix(file, "_test.go"); isTest {
+			if !apart.MatchString(file) && !slices.ContainsFunc(files, func(f string) bool {
+				tested, _ := strings.CutSuffix(f, ".go")
+				return !strings.HasSuffix(f, "_test.go") && (name == tested || strings.HasPrefix(name, tested+"_"))
+			}) {
+				t.Errorf("%s is named after no file of the root", file)
+			}
+		} else if !slices.Contains(rootFiles, file) && !slices.Contains(leavingRoot, file) {
+			t.Errorf("%s is not in rootFiles: what knows neither node nor record goes below internal", file)
+		}
+	}
+}
+
+// A package that reads no flags does not name them either: whoever read the flag adds its name to the error.
+func TestNoFlagsBelow(t *testing.T) {
+	mayName := []string{"config", "check"}
+	flag := regexp.MustCompile(`--[a-z]`)
+	for _, file := range moduleFiles(t) {
+		dir := filepath.ToSlash(filepath.Dir(file))
+		name, inHouse := strings.CutPrefix(dir, "internal/")
+		if !inHouse || slices.Contains(mayName, name) || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		set := token.NewFileSet()
+		parsed, err := parser.ParseFile(set, file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+				if text, _ := strconv.Unquote(literal.Value); flag.MatchString(text) {
+					t.Errorf("%s: %s names a flag, and %s reads none", set.Position(literal.Pos()), literal.Value, dir)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// Where code starts goroutines, the package's tests end with a look for those that are left.
+func TestLeaksAreLookedFor(t *testing.T) {
+	starts, looks := map[string]string{}, map[string]bool{}
+	for _, file := range moduleFiles(t) {
+		dir := filepath.ToSlash(filepath.Dir(file))
+		if dir != "." && !strings.HasPrefix(dir, "internal/") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, imported := range parsed.Imports {
+			looks[dir] = looks[dir] || imported.Path.Value == `"go.uber.org/goleak"`
+		}
+		if isProgram(file) {
+			ast.Inspect(parsed, func(n ast.Node) bool {
+				if _, ok := n.(*ast.GoStmt); ok {
+					starts[dir] = file
+				}
+				return true
+			})
+		}
+	}
+	if starts["."] == "" {
+		t.Error("the program starts no goroutine: is this not looking at it?")
+	}
+	for dir, file := range starts {
+		if !looks[dir] {
+			t.Errorf("%s starts a goroutine, and no test of %s looks for those that are left: func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }", file, dir)
+		}
+	}
+}
 
 // moduleFiles returns all Go files of the checkout: the program's, the tests', and those of the tools beside them.
 func moduleFiles(t *testing.T) []string {
@@ -38,6 +278,6 @@ func moduleFiles(t *testing.T) []string {
 
 // isProgram reports whether the program is built from the file: it is in the root or below internal, and no test.
 func isProgram(file string) bool {
-	inHouse := filepath.Dir(file) == "." || strings.HasPrefix(file, "internal"+string(filepath.Separator))
-	return inHouse && !strings.HasSuffix(file, "_test.go")
+	inTheHouse := filepath.Dir(file) == "." || strings.HasPrefix(file, "internal"+string(filepath.Separator))
+	return inTheHouse && !strings.HasSuffix(file, "_test.go")
 }

@@ -1,3 +1,5 @@
+// process_test.go owns the daemon as a process of its own: how a test starts, asks, kills and stops it.
+
 package main
 
 import (

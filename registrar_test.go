@@ -20,7 +20,7 @@ import (
 )
 
 // The life of a registration, as the contract's table has it. Every row runs with every API but where it names one. What a
-// homeserver does wrong is in homeserver_faults_test.go.
+// homeserver does wrong is in registrar_faults_test.go.
 func TestLife(t *testing.T) { eachStore(t, testLife) }
 
 func testLife(t *testing.T, fresh func(testing.TB) opener) {

@@ -1,5 +1,5 @@
 // store_test.go owns what every store has to do: most of the tests here run on BoltDB, on a real PostgreSQL and on one
-// behind a pooler alike, and so do those of registrar_test.go and reconcile_test.go that begin with eachStore. The others
+// behind a pooler alike, and so do those of registrar_test.go and registrar_reconcile_test.go that begin with eachStore. The others
 // are of the store in BoltDB alone.
 
 package main

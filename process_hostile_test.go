@@ -1,3 +1,5 @@
+// process_hostile_test.go owns what clients cannot do to the daemon, nor to other clients.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// registrar_faults_test.go owns what each fault of a homeserver leads to, in the answer and in the record.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// registrar_reconcile_test.go owns what becomes of records that an attempt left pending.
+
 package main
 
 import (

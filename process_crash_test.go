@@ -1,3 +1,6 @@
+// process_crash_test.go owns what a power failure leaves, at each step of a registration: the test binary is the daemon, and kills
+// itself there.
+
 package main
 
 import (
