@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
@@ -146,7 +147,7 @@ func (a *admission) reloadOn(ctx context.Context, signals <-chan os.Signal) {
 // readAdmitFile reads addresses, one a line, with blank lines and comments between and behind them. Its errors name the
 // line and quote nothing: the file may be another than was meant, one with a key for instance.
 func readAdmitFile(path string) ([]address, error) {
-	f, size, err := openRegular(path, admitFileLimit)
+	f, size, err := files.Open(path, admitFileLimit)
 	if err != nil {
 		return nil, fmt.Errorf("read the admit file: %w", err)
 	}

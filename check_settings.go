@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 )
 
 // A settingsFile is the homeserver's configuration, of one file or of several.
@@ -43,22 +45,22 @@ func readAllSettings(paths []string, server software) []settingsFile {
 // file in the place of the whole key of an earlier one.
 func readSettings(paths []string) settingsFile {
 	s := settingsFile{path: paths[0], keys: map[any]any{}, from: map[any]string{}}
-	var files []string
+	var found []string
 	for _, path := range paths {
 		if stat, err := os.Stat(path); err == nil && stat.IsDir() {
 			inside, _ := filepath.Glob(filepath.Join(path, "*.yaml")) // sorted; the pattern is a good one
-			files = append(files, inside...)
+			found = append(found, inside...)
 			continue
 		}
-		files = append(files, path)
+		found = append(found, path)
 	}
-	for _, path := range files {
-		file, err := readYAML(path)
+	for _, path := range found {
+		file, err := files.ReadYAML(path)
 		if err != nil {
 			s.err = err
 			return s
 		}
-		for key, value := range file.keys {
+		for key, value := range file.Keys {
 			s.keys[key], s.from[key] = value, path
 		}
 	}
@@ -265,10 +267,10 @@ func (j judging) registrationListed(path ...string) finding {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(dir, name)
 		}
-		if isSameFile(name, j.registration) {
+		if files.IsSame(name, j.registration) {
 			return fine(subject, "%s is listed", j.registration)
 		}
-		if _, err := readFile(name); err != nil {
+		if _, err := files.Read(name); err != nil {
 			return problem(subject, do, "%v, and the homeserver does not start", err)
 		}
 	}
@@ -301,7 +303,7 @@ func (j judging) sharedSecret(subject string) []finding {
 			path = filepath.Join(filepath.Dir(j.settings.path), path)
 		}
 		var err error
-		if secret, err = readSecret(path, sharedSecretInFile); err != nil {
+		if secret, err = files.ReadSecret(path, sharedSecretInFile); err != nil {
 			return []finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
 		}
 	}

@@ -9,12 +9,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -34,7 +34,7 @@ func restoreCommand() *cli.Command {
 		Usage:     "put a copy of the store in the store's place, while no daemon runs",
 		UsageText: programName + " [--datapath DIRECTORY] restore FILE [--" + flagForce + "]",
 		Description: "The copy is checked, record by record, before anything is touched. The store that was there is kept as\n" +
-			storeFile + backupTail + ".",
+			storeFile + files.BackupTail + ".",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: flagForce, Usage: "replace a store that has records, or that cannot be read"},
 		},
@@ -65,7 +65,7 @@ func backupAction(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("%s exists already: give another name", file)
 	}
 	dir, name := filepath.Split(file)
-	draft, err := draftIn(filepath.Clean(dir), name, func(f *os.File) error { return copyStore(ctx, dataPath, f) })
+	draft, err := files.Draft(filepath.Clean(dir), name, func(f *os.File) error { return copyStore(ctx, dataPath, f) })
 	if err != nil {
 		return fmt.Errorf("back up the store in %s: %w", dataPath, err)
 	}
@@ -74,12 +74,12 @@ func backupAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return fmt.Errorf("the copy is not whole, and was not kept: %w", err)
 	}
-	if err := nameNew(draft, file); errors.Is(err, os.ErrExist) {
+	if err := files.Publish(draft, file); errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("%w: give another name", err)
 	} else if err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Clean(dir)); err != nil {
+	if err := files.SyncDir(filepath.Clean(dir)); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.Root().Writer, "wrote %s: %s\n", file, inWords(counts))
@@ -155,16 +155,15 @@ func restoreStore(ctx context.Context, file, dataPath string, force bool) (kept 
 		return "", nil, err
 	}
 	defer release()
-	draft, err := draftIn(dataPath, storeFile, func(f *os.File) error { return copyFile(file, f) })
+	draft, err := files.Draft(dataPath, storeFile, func(f *os.File) error {
+		return errors.Join(files.OwnAs(f, dataPath), files.Copy(file, f))
+	})
 	if err != nil {
 		return "", nil, fmt.Errorf("copy %s: %w", file, err)
 	}
 	defer os.Remove(draft)
 	if counts, err = verifyCopy(ctx, draft); err != nil {
 		return "", nil, fmt.Errorf("%s cannot be restored: %w", file, err)
-	}
-	if err := ownedAs(draft, dataPath); err != nil {
-		return "", nil, err
 	}
 	kept, err = replaceStore(draft, filepath.Join(dataPath, storeFile))
 	if kept != "" {
@@ -214,12 +213,12 @@ func checkEmpty(path string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("%w; or use --%s, which keeps it as %s", err, flagForce, storeFile+backupTail)
+		return fmt.Errorf("%w; or use --%s, which keeps it as %s", err, flagForce, storeFile+files.BackupTail)
 	}
 	defer s.Close()
 	counts, err := s.counts()
 	if err == nil && counts[stateRegistered]+counts[statePending] > 0 {
-		err = fmt.Errorf("%s has records, %s: use --%s, which keeps it as %s", path, inWords(counts), flagForce, storeFile+backupTail)
+		err = fmt.Errorf("%s has records, %s: use --%s, which keeps it as %s", path, inWords(counts), flagForce, storeFile+files.BackupTail)
 	}
 	return err
 }
@@ -230,47 +229,21 @@ func checkEmpty(path string) error {
 func replaceStore(draft, path string) (kept string, err error) {
 	dir := filepath.Dir(path)
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-		return "", errors.Join(nameNew(draft, path), syncDir(dir)) // a daemon may have made one meanwhile
+		return "", errors.Join(files.Publish(draft, path), files.SyncDir(dir)) // a daemon may have made one meanwhile
 	}
-	kept = path + backupTail
-	switch err := keepNew(path, kept); {
-	case err == nil, isSameFile(path, kept): // as it is when this was interrupted before
+	kept = path + files.BackupTail
+	switch err := files.Keep(path, kept); {
+	case err == nil, files.IsSame(path, kept): // as it is when this was interrupted before
 	case errors.Is(err, os.ErrExist):
 		return "", fmt.Errorf("%w: move it away first, so that it is not lost", err)
 	default:
 		return "", err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := files.SyncDir(dir); err != nil {
 		return "", err
 	}
 	if err := os.Rename(draft, path); err != nil {
 		return "", err
 	}
-	return kept, syncDir(dir)
-}
-
-// copyFile writes what is in the file.
-func copyFile(path string, w io.Writer) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if stat, err := f.Stat(); err != nil || !stat.Mode().IsRegular() {
-		return errors.Join(err, errors.New("it is not a regular file"))
-	}
-	_, err = io.Copy(w, f)
-	return err
-}
-
-// ownedAs gives the file to the owner of the directory, where root has made it.
-func ownedAs(path, dir string) error {
-	stat, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if owner, ok := stat.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-		return os.Chown(path, int(owner.Uid), int(owner.Gid))
-	}
-	return nil
+	return kept, files.SyncDir(dir)
 }

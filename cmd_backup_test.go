@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -165,11 +166,11 @@ func TestRestoreRefuses(t *testing.T) {
 	t.Run("an earlier .bak", func(t *testing.T) {
 		store := makeCopy(t, 30)
 		before, _ := os.ReadFile(store)
-		os.WriteFile(store+backupTail, []byte("older"), 0o600)
+		os.WriteFile(store+files.BackupTail, []byte("older"), 0o600)
 		if _, _, err := restoreStore(t.Context(), good, filepath.Dir(store), true); err == nil || !strings.Contains(err.Error(), "exists already: move it away first") {
 			t.Errorf("got %v", err)
 		}
-		os.Remove(store + backupTail)
+		os.Remove(store + files.BackupTail)
 		checkUntouched(t, store, before)
 	})
 	t.Run("a daemon", func(t *testing.T) {
@@ -185,7 +186,7 @@ func TestRestoreRefuses(t *testing.T) {
 		if counts, err := s.counts(); err != nil || counts[stateRegistered] != 27 {
 			t.Errorf("got %v, %v", counts, err)
 		}
-		if left, _ := filepath.Glob(filepath.Join(dir, "*"+backupTail)); len(left) != 0 {
+		if left, _ := filepath.Glob(filepath.Join(dir, "*"+files.BackupTail)); len(left) != 0 {
 			t.Errorf("left behind: %v", left)
 		}
 	})
@@ -240,7 +241,7 @@ func TestRestoreDamaged(t *testing.T) {
 func TestRestoreInterrupted(t *testing.T) {
 	backup := makeCopy(t, 100)
 	store := makeCopy(t, 30)
-	if err := keepNew(store, store+backupTail); err != nil { // the first step was taken, the second not
+	if err := files.Keep(store, store+files.BackupTail); err != nil { // the first step was taken, the second not
 		t.Fatal(err)
 	}
 	dir := filepath.Dir(store)
@@ -272,7 +273,7 @@ func TestRestoreNeverLoses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		draft, err := draftIn(filepath.Dir(store), storeFile, func(*os.File) error { return nil })
+		draft, err := files.Draft(filepath.Dir(store), storeFile, func(*os.File) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +286,7 @@ func TestRestoreNeverLoses(t *testing.T) {
 		looking.Go(func() {
 			for ctx.Err() == nil {
 				there, isOld := is(store)
-				if _, isKept := is(store + backupTail); !there || !isOld && !isKept { // in this order
+				if _, isKept := is(store + files.BackupTail); !there || !isOld && !isKept { // in this order
 					t.Error("the old store has no name")
 					return
 				}

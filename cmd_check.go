@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/urfave/cli/v3"
@@ -150,7 +151,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	report.keepSecret(c.asToken, c.hsToken, c.sharedSecret, script.flags[flagASToken], script.flags[flagHSToken], script.flags[flagShareSecret])
 
 	path := c.registration
-	registration, registrationErr := readYAML(path)
+	registration, registrationErr := files.ReadYAML(path)
 	ofRegistration := checkRegistrationFile(path, registration, registrationErr)
 	ofRegistration = append(ofRegistration, c.takeRegistration(registration, registrationErr)...)
 	secretFinding := c.takeSecret()
@@ -216,7 +217,7 @@ func (c *config) takeSecret() []finding {
 		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
 	}
 	var err error
-	if c.sharedSecret, err = readSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
+	if c.sharedSecret, err = files.ReadSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
 		return []finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+flagShareSecretFile, "%v", err)}
 	}
 	return []finding{judgeMode(subject, c.sharedSecretFile, 0o600)}

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
@@ -65,7 +66,7 @@ func genconfigCommand() *cli.Command {
 		Usage: "write " + registrationFile + " and " + runFile + " into the working directory, the homeserver's",
 		Flags: []cli.Flag{&cli.BoolFlag{
 			Name:  flagForce,
-			Usage: "make new tokens where the files exist, and keep the old files as " + backupTail,
+			Usage: "make new tokens where the files exist, and keep the old files as " + files.BackupTail,
 		}},
 		Action: genconfigAction,
 	}
@@ -90,7 +91,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	files, err := c.readHomeserverFile()
+	written, err := c.readHomeserverFile()
 	if err != nil {
 		return err
 	}
@@ -100,16 +101,20 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if c.hsToken == "" {
 		c.hsToken = randomText(tokenLength)
 	}
-	files = append(files, c.keepEthRPC()...)
+	written = append(written, c.keepEthRPC()...)
 	registration, err := renderRegistration(c, randomText(idLength))
 	if err != nil {
 		return err
 	}
-	files = append([]generatedFile{
-		{registrationFile, 0o600, registration},
-		{runFile, 0o700, renderRun(c, program)},
-	}, files...)
-	kept, err := writeFiles(files, cmd.Bool(flagForce))
+	written = append([]files.New{
+		{Name: registrationFile, Mode: 0o600, Content: registration},
+		{Name: runFile, Mode: 0o700, Content: renderRun(c, program)},
+	}, written...)
+	force := cmd.Bool(flagForce)
+	kept, err := files.WriteAll(written, homeserverFile, force)
+	if taken := (files.TakenError{}); errors.As(err, &taken) && !force {
+		return fmt.Errorf("nothing was written, since there is already %s: the homeserver may be using the tokens; genconfig --%s makes new ones and keeps the old files as %s", strings.Join(taken.Names, ", "), flagForce, files.BackupTail)
+	}
 	if err != nil {
 		return err
 	}
@@ -119,8 +124,8 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		return err
 	}
 	out := cmd.Root().Writer
-	for _, file := range files {
-		fmt.Fprintf(out, "wrote %s (%04o)\n", file.name, file.mode)
+	for _, file := range written {
+		fmt.Fprintf(out, "wrote %s (%04o)\n", file.Name, file.Mode)
 	}
 	if _, err := os.Stat(homeserverFile); err != nil {
 		fmt.Fprintf(out, "there is no %s here: these files belong into the homeserver's directory\n", homeserverFile)
@@ -134,14 +139,14 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 
 // readHomeserverFile holds homeserver.yaml, where there is one, against the flags, and takes the shared secret's
 // place from it. It returns the secret's own file where one has to be made.
-func (c *config) readHomeserverFile() ([]generatedFile, error) {
-	file, err := readYAML(homeserverFile)
+func (c *config) readHomeserverFile() ([]files.New, error) {
+	file, err := files.ReadYAML(homeserverFile)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	settings := map[string]string{}
 	for _, key := range []string{"server_name", "registration_shared_secret", "registration_shared_secret_path"} {
-		if settings[key], err = file.text(key); err != nil {
+		if settings[key], err = file.Text(key); err != nil {
 			return nil, err
 		}
 	}
@@ -156,7 +161,7 @@ func (c *config) readHomeserverFile() ([]generatedFile, error) {
 	}
 
 	if c.sharedSecretFile != "" {
-		_, err := readSecret(c.sharedSecretFile, sharedSecretInFile)
+		_, err := files.ReadSecret(c.sharedSecretFile, sharedSecretInFile)
 		return nil, err
 	}
 	if c.sharedSecret == "" && settings["registration_shared_secret_path"] != "" {
@@ -173,23 +178,23 @@ func (c *config) readHomeserverFile() ([]generatedFile, error) {
 		return nil, errors.New("the shared secret begins or ends with a space, which a file of it cannot keep: choose another")
 	}
 	c.sharedSecretFile = secretFile
-	return []generatedFile{{secretFile, 0o600, []byte(c.sharedSecret + "\n")}}, nil
+	return []files.New{{Name: secretFile, Mode: 0o600, Content: []byte(c.sharedSecret + "\n")}}, nil
 }
 
 // keepEthRPC returns the file of the Ethereum node's URL where that may hold a key, which no command line should.
-func (c *config) keepEthRPC() []generatedFile {
+func (c *config) keepEthRPC() []files.New {
 	u, err := names.ParseEthereumURL(c.ethRPC)
 	if err != nil || !names.MayHoldKey(u) {
 		return nil
 	}
-	file := generatedFile{ethRPCFile, 0o600, []byte(c.ethRPC + "\n")}
+	file := files.New{Name: ethRPCFile, Mode: 0o600, Content: []byte(c.ethRPC + "\n")}
 	c.ethRPC, c.ethRPCFile = "", ethRPCFile
-	return []generatedFile{file}
+	return []files.New{file}
 }
 
 // makeMASClient makes what of the client at Matrix Authentication Service was not given, and returns the secret's own
 // file where one has to be made. That has no newline at its end: it is read by others too.
-func (c *config) makeMASClient() ([]generatedFile, error) {
+func (c *config) makeMASClient() ([]files.New, error) {
 	if c.masClientID == "" {
 		c.masClientID = names.NewULID(time.Now())
 	}
@@ -198,7 +203,7 @@ func (c *config) makeMASClient() ([]generatedFile, error) {
 		return nil, err
 	}
 	c.masClientSecretFile = masSecretFile
-	return []generatedFile{{masSecretFile, 0o600, []byte(randomText(tokenLength))}}, nil
+	return []files.New{{Name: masSecretFile, Mode: 0o600, Content: []byte(randomText(tokenLength))}}, nil
 }
 
 // renderRegistration is registration.yaml.
@@ -250,7 +255,7 @@ func programPath() (string, error) {
 		return "", fmt.Errorf("this program was started by go run, whose file is gone when it ends: build it first (go build), then call ./%s genconfig", programName)
 	}
 	name := filepath.Base(path)
-	if found, err := exec.LookPath(name); err == nil && isSameFile(found, path) {
+	if found, err := exec.LookPath(name); err == nil && files.IsSame(found, path) {
 		return name, nil
 	}
 	return path, nil
@@ -258,12 +263,6 @@ func programPath() (string, error) {
 
 // goRunFile is where go run has the program: a temporary directory, and from the second time on its cache.
 var goRunFile = regexp.MustCompile(`/go-build[0-9]+/b[0-9]+/exe/|/[0-9a-f]{2}/[0-9a-f]{64}-d/`)
-
-func isSameFile(a, b string) bool {
-	statA, errA := os.Stat(a)
-	statB, errB := os.Stat(b)
-	return errA == nil && errB == nil && os.SameFile(statA, statB)
-}
 
 // randomText returns so many random characters of base32.
 func randomText(length int) string {

@@ -17,6 +17,7 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/urfave/cli/v3"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -52,7 +53,7 @@ func migrateAction(ctx context.Context, cmd *cli.Command) error {
 	}
 	if file != "" {
 		var err error
-		if to, err = readSecret(file, "the URL of the store"); err != nil {
+		if to, err = files.ReadSecret(file, "the URL of the store"); err != nil {
 			return err
 		}
 	}

@@ -14,9 +14,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/accounts/keystore"
@@ -138,7 +140,7 @@ func nodeKey(cmd *cli.Command) (*ecdsa.PrivateKey, error) {
 	if generate != "" {
 		return generateKey(generate, password)
 	}
-	content, err := readFile(store)
+	content, err := files.Read(store)
 	if err != nil {
 		return nil, fmt.Errorf("read the keystore: %w", err)
 	}
@@ -170,7 +172,7 @@ func keystorePassword(path string, required bool) (string, error) {
 	if path == "" {
 		return "", fmt.Errorf("--%s is missing: name the file that holds the keystore's password", flagPasswordFile)
 	}
-	content, err := readFile(path)
+	content, err := files.Read(path)
 	if err != nil {
 		return "", fmt.Errorf("read the keystore's password: %w", err)
 	}
@@ -183,7 +185,7 @@ func keystorePassword(path string, required bool) (string, error) {
 
 // readKey reads a key in hex.
 func readKey(path string) (*ecdsa.PrivateKey, error) {
-	content, err := readFile(path)
+	content, err := files.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the key: %w", err)
 	}
@@ -211,7 +213,12 @@ func generateKey(path, password string) (*ecdsa.PrivateKey, error) {
 			return nil, fmt.Errorf("encrypt the key: %w", err)
 		}
 	}
-	return key, writeNewFile(path, content)
+	if err := files.WriteNew(path, content); errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("%w: use it with --%s, or give another name", err, flagKey)
+	} else if err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 // A nodeClient makes a node's calls and prints each step.

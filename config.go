@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/urfave/cli/v3"
@@ -136,7 +137,7 @@ func readDataPath(cmd *cli.Command) (config, error) {
 func (c *config) readDataPath() error {
 	if file := c.dataPathFile; file != "" {
 		var err error
-		if c.dataPath, err = readSecret(file, "the URL of the store"); err != nil {
+		if c.dataPath, err = files.ReadSecret(file, "the URL of the store"); err != nil {
 			return err
 		}
 		if !names.IsPostgres(c.dataPath) { // it would be a directory, whose name is logged, and the file was to hold a password
@@ -183,7 +184,7 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 		return config{}, err
 	}
 	if c.sharedSecretFile != "" {
-		if c.sharedSecret, err = readSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
+		if c.sharedSecret, err = files.ReadSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
 			return config{}, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -40,7 +41,7 @@ func (c *config) readMinBalance(wei string) error {
 
 // readEthRPC reads the URL of the Ethereum node from its file.
 func (c *config) readEthRPC() error {
-	content, err := readFile(c.ethRPCFile)
+	content, err := files.Read(c.ethRPCFile)
 	if err != nil {
 		return fmt.Errorf("read the URL of the Ethereum node: %w", err)
 	}

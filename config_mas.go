@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -41,7 +42,7 @@ func (c config) checkMASFlags() error {
 
 // readMASSecret reads the secret of this service's client at Matrix Authentication Service.
 func readMASSecret(path string) (string, error) {
-	secret, err := readSecret(path, "the client secret of Matrix Authentication Service")
+	secret, err := files.ReadSecret(path, "the client secret of Matrix Authentication Service")
 	if err == nil && !names.IsToken(secret) {
 		return "", fmt.Errorf("%s has characters that a client secret cannot have: write visible ASCII without spaces, in one line", path)
 	}

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/urfave/cli/v3"
 )
@@ -288,7 +289,7 @@ func TestRestoreKilled(t *testing.T) {
 		counts := checkWhole(t, store)
 		if counts[stateRegistered] == 450 {
 			replaced++
-			if kept, err := os.Stat(store + backupTail); err != nil || !os.SameFile(kept, old) {
+			if kept, err := os.Stat(store + files.BackupTail); err != nil || !os.SameFile(kept, old) {
 				t.Errorf("the old store has no name: %v", err)
 			}
 		} else if counts[stateRegistered] != 27 {

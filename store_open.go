@@ -20,6 +20,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -98,7 +99,7 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, syncDir(dir)
+	return s, files.SyncDir(dir)
 }
 
 // makeBoltStore makes a store where there is none. It gets its name when it is whole: a part of one, as a full disk
@@ -107,7 +108,7 @@ func makeBoltStore(path string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	draft, err := draftIn(filepath.Dir(path), storeFile, func(f *os.File) error {
+	draft, err := files.Draft(filepath.Dir(path), storeFile, func(f *os.File) error {
 		s, err := openToWrite(f.Name())
 		if err != nil {
 			return err
@@ -121,7 +122,7 @@ func makeBoltStore(path string) error {
 		return err
 	}
 	defer os.Remove(draft)
-	if err := nameNew(draft, path); !errors.Is(err, os.ErrExist) { // as when another makes one too
+	if err := files.Publish(draft, path); !errors.Is(err, os.ErrExist) { // as when another makes one too
 		return err
 	}
 	return nil

@@ -1,4 +1,4 @@
-package main
+package files
 
 import (
 	"os"
@@ -18,13 +18,13 @@ func TestWriteFilesAllOrNothing(t *testing.T) {
 				os.WriteFile("a", []byte("old"), 0o600)
 			}
 			// The second cannot be put in place: a directory takes its draft away.
-			files := []generatedFile{{"a", 0o600, []byte("new")}, {"b", 0o600, []byte("new")}}
+			files := []New{{"a", 0o600, []byte("new")}, {"b", 0o600, []byte("new")}}
 			if force {
 				os.Mkdir("b", 0o700) // which no hard link can keep
 			} else {
-				files[1].name = "missing/b"
+				files[1].Name = "missing/b"
 			}
-			if _, err := writeFiles(files, force); err == nil {
+			if _, err := WriteAll(files, "homeserver.yaml", force); err == nil {
 				t.Fatal("no error")
 			}
 			content, err := os.ReadFile("a")
@@ -32,7 +32,7 @@ func TestWriteFilesAllOrNothing(t *testing.T) {
 				t.Errorf("a: got %q, %v", content, err)
 			}
 			left, _ := filepath.Glob(".*-*")
-			kept, _ := filepath.Glob("*" + backupTail)
+			kept, _ := filepath.Glob("*" + BackupTail)
 			if len(left)+len(kept) > 0 {
 				t.Errorf("left behind: %v %v", left, kept)
 			}
@@ -46,11 +46,12 @@ func TestWriteFilesOwner(t *testing.T) {
 		need.Skip(t, need.Missing{What: "root, to give files away", Cure: "run the tests as root"})
 	}
 	t.Chdir(t.TempDir())
+	const homeserverFile = "homeserver.yaml"
 	os.WriteFile(homeserverFile, nil, 0o600)
 	if err := os.Chown(homeserverFile, 12345, 23456); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := writeFiles([]generatedFile{{"a", 0o600, nil}}, false); err != nil {
+	if _, err := WriteAll([]New{{"a", 0o600, nil}}, homeserverFile, false); err != nil {
 		t.Fatal(err)
 	}
 	stat, err := os.Stat("a")

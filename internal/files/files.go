@@ -1,0 +1,95 @@
+// files.go owns the reading of small files: settings, secrets and lists.
+
+// Package files owns files as such: reading small ones, YAML among them, and writing new ones whole or not at all. It does
+// not know what they are for, and no error of it quotes what stands in one.
+package files
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// smallLimit bounds what is read of a file of settings or of a secret, in bytes.
+const smallLimit = 1 << 20
+
+// Read reads a small file whole.
+func Read(path string) ([]byte, error) {
+	f, _, err := Open(path, smallLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, smallLimit))
+}
+
+// Open opens a file of at most so many bytes. What is not a regular file is refused: it may have no end, or no
+// beginning.
+func Open(path string, limit int64) (f *os.File, size int64, err error) {
+	f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
+	if err != nil {
+		return nil, 0, err
+	}
+	stat, err := f.Stat()
+	switch {
+	case err != nil:
+	case !stat.Mode().IsRegular():
+		err = fmt.Errorf("%s is not a regular file", path)
+	case stat.Size() > limit:
+		err = fmt.Errorf("%s is over %d bytes", path, limit)
+	default:
+		return f, stat.Size(), nil
+	}
+	f.Close()
+	return nil, 0, err
+}
+
+// ReadSecret reads a file that holds one secret, without the space around it, as Synapse does. Its errors say what the
+// file should hold.
+func ReadSecret(path, holds string) (string, error) {
+	content, err := Read(path)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", holds, err)
+	}
+	secret := strings.TrimSpace(string(content))
+	if secret == "" {
+		return "", fmt.Errorf("%s is empty: it should hold %s", path, holds)
+	}
+	return secret, nil
+}
+
+// Copy writes the content of the file, which may have any size.
+func Copy(path string, w io.Writer) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if stat, err := f.Stat(); err != nil || !stat.Mode().IsRegular() {
+		return errors.Join(err, errors.New("it is not a regular file"))
+	}
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// IsSame tells whether both names lead to one file, through links too.
+func IsSame(a, b string) bool {
+	statA, errA := os.Stat(a)
+	statB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(statA, statB)
+}
+
+// OwnAs gives an open file to the owner of the model, where root has made it. Else it is left alone.
+func OwnAs(f *os.File, model string) error {
+	stat, err := os.Stat(model)
+	if err != nil {
+		return err
+	}
+	if owner, ok := stat.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		return f.Chown(int(owner.Uid), int(owner.Gid))
+	}
+	return nil
+}

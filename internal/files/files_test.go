@@ -1,0 +1,39 @@
+package files
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// What is no file, or is no small one, is not waited for.
+func TestReadFile(t *testing.T) {
+	dir := t.TempDir()
+	pipe, large := filepath.Join(dir, "pipe"), filepath.Join(dir, "large")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(large, make([]byte, smallLimit+1), 0o600)
+	for path, want := range map[string]string{pipe: "not a regular file", "/dev/zero": "not a regular file", dir: "not a regular file", large: "is over"} {
+		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", path, err, want)
+		}
+	}
+}
+
+func TestReadSecret(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if _, err := ReadSecret(path, "the secret"); err == nil {
+		t.Error("a file that is not there: no error")
+	}
+	os.WriteFile(path, []byte(" \n"), 0o600)
+	if _, err := ReadSecret(path, "the secret"); err == nil || !strings.Contains(err.Error(), "is empty") {
+		t.Errorf("an empty file: got %v", err)
+	}
+	os.WriteFile(path, []byte("open sesame\n"), 0o600)
+	if got, err := ReadSecret(path, "the secret"); got != "open sesame" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
