@@ -221,6 +221,25 @@ func rootFlags() []cli.Flag {
 	return flags
 }
 
+// helpTemplate is the library's help of a command that has no commands of its own, with those flags of the table alone that the
+// command reads. The library would show all, since all are accepted.
+func helpTemplate(command string) string {
+	const all = `{{if .VisiblePersistentFlags}}
+
+GLOBAL OPTIONS:{{template "visiblePersistentFlagTemplate" .}}{{end}}`
+	var lines strings.Builder
+	for i, flag := range rootFlags() {
+		if flagTable[i].isReadBy(command) {
+			lines.WriteString("\n   " + flag.String())
+		}
+	}
+	shown := ""
+	if lines.Len() > 0 {
+		shown = "\n\nGLOBAL OPTIONS:" + lines.String()
+	}
+	return strings.Replace(cli.CommandHelpTemplate, all, shown, 1)
+}
+
 // A yesFlag is shown without a value.
 type yesFlag struct{ *cli.GenericFlag }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -145,6 +146,46 @@ func TestReadsItsOwnFlagsOnly(t *testing.T) {
 		}
 		if err := root.Run(t.Context(), args); err != nil || got != want {
 			t.Errorf("%s: got port %q, want %q, %v", name, got, want, err)
+		}
+	}
+}
+
+// The help of each command names the flags that it reads, and its own, and no others.
+func TestHelpOfEachCommand(t *testing.T) {
+	named := regexp.MustCompile(`(?m)^   --([a-z-]+)`)
+	for _, cmd := range newCommand(io.Discard, io.Discard).Commands {
+		want := []string{"help"}
+		for _, flag := range cmd.Flags {
+			want = append(want, flag.Names()[0])
+		}
+		for _, row := range flagTable {
+			if row.isReadBy(cmd.Name) {
+				want = append(want, row.name)
+			}
+		}
+		slices.Sort(want)
+		for _, args := range [][]string{{cmd.Name, "--help"}, {"help", cmd.Name}, {"--" + flagPort, "1", cmd.Name, "-h"}} {
+			var out strings.Builder
+			if err := newCommand(&out, io.Discard).Run(t.Context(), append([]string{programName}, args...)); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, match := range named.FindAllStringSubmatch(out.String(), -1) {
+				got = append(got, match[1])
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("%q: got %v, want %v", args, got, want)
+			}
+		}
+	}
+	var out strings.Builder
+	if err := newCommand(&out, io.Discard).Run(t.Context(), []string{programName, "--help"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range flagTable {
+		if !strings.Contains(out.String(), "--"+row.name+" ") || !strings.Contains(out.String(), "[$"+row.variable()+"]") {
+			t.Errorf("the help of all has no --%s", row.name)
 		}
 	}
 }

@@ -88,6 +88,9 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		if cmd.Before == nil {
 			cmd.Before = refuseArguments
 		}
+		if cmd != root {
+			cmd.CustomHelpTemplate = helpTemplate(cmd.Name)
+		}
 	}
 	return root
 }
