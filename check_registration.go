@@ -17,6 +17,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
 const (
@@ -157,7 +158,7 @@ func readScript(path string) (runScript, error) {
 		return script, err
 	}
 	for line := range strings.Lines(strings.ReplaceAll(string(content), "\\\n", " ")) {
-		words := shellWords(line)
+		words := shell.Words(line)
 		for i, word := range words {
 			if filepath.Base(word) == programName && !strings.HasPrefix(word, "#") {
 				script.passesOn = script.takeFlags(words[i+1:])
@@ -201,41 +202,6 @@ func (s runScript) takeFlags(words []string) (passesOn bool) {
 
 // redirection is a word that a shell takes out of a command, and what it is followed by in the same word.
 var redirection = regexp.MustCompile(`^(?:[0-9]*|&)(?:>>|>\||>&|>|<<<|<<|<>|<&|<)(.*)$`)
-
-// shellWords takes a line apart as a shell does that has quotes and backslashes, and expands nothing.
-func shellWords(line string) []string {
-	var words []string
-	word, inWord, quote := strings.Builder{}, false, rune(0)
-	escaped := false
-	for _, r := range strings.TrimRight(line, "\n") {
-		switch {
-		case escaped:
-			word.WriteRune(r)
-			escaped = false
-		case r == '\\' && quote != '\'':
-			escaped, inWord = true, true
-		case quote != 0 && r == quote:
-			quote = 0
-		case quote != 0:
-			word.WriteRune(r)
-		case r == '\'' || r == '"':
-			quote, inWord = r, true
-		case r == ' ' || r == '\t':
-			if inWord {
-				words = append(words, word.String())
-			}
-			word.Reset()
-			inWord = false
-		default:
-			word.WriteRune(r)
-			inWord = true
-		}
-	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words
-}
 
 // findings judges run.sh beside the registration.yaml that the homeserver loads.
 func (s runScript) findings(err error, contradicted []string, registration files.YAML) []finding {

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -157,21 +156,6 @@ func TestScriptLimits(t *testing.T) {
 		err := root.Run(t.Context(), []string{programName, "--matrixdomain", testServerName})
 		if (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("--%s %s: got %v, want %q", test.flag, test.value, err, test.want)
-		}
-	}
-}
-
-func TestShellWords(t *testing.T) {
-	for line, want := range map[string][]string{
-		"":              nil,
-		"a  b\tc\n":     {"a", "b", "c"},
-		`'a b' "c d"`:   {"a b", "c d"},
-		`'it'\''s'`:     {"it's"},
-		`a\ b '\' "\""`: {"a b", `\`, `"`},
-		`'' x`:          {"", "x"},
-	} {
-		if got := shellWords(line); !slices.Equal(got, want) {
-			t.Errorf("%s: got %q, want %q", line, got, want)
 		}
 	}
 }

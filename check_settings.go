@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
 // A settingsFile is the homeserver's configuration, of one file or of several.
@@ -183,7 +184,7 @@ func (j judging) serverName(subject string, path ...string) finding {
 	case name == "":
 		return problem(subject, j.settings.write(strconv.Quote(j.config.serverName), path...), "there is none")
 	default:
-		return problem(subject, "run genconfig --"+flagForce+" with the homeserver's own name: --"+flagMatrixDomain+" "+shellQuote(name),
+		return problem(subject, "run genconfig --"+flagForce+" with the homeserver's own name: --"+flagMatrixDomain+" "+shell.Quote(name),
 			"it is %q and --%s is %q: every signature is over that name", name, flagMatrixDomain, j.config.serverName)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 	"github.com/urfave/cli/v3"
 )
 
@@ -243,7 +244,7 @@ func judgeMode(subject, path string, want os.FileMode) finding {
 	if err != nil {
 		return problem(subject, "make it readable to the user that runs this", "%v", err)
 	}
-	do := fmt.Sprintf("type: chmod %04o %s", want, shellQuote(path))
+	do := fmt.Sprintf("type: chmod %04o %s", want, shell.Quote(path))
 	switch mode := stat.Mode().Perm(); {
 	case mode&0o007 != 0:
 		return problem(subject, do, "%s has mode %04o: everybody on this machine can read its secrets", path, mode)

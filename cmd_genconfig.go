@@ -20,6 +20,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
 )
@@ -228,21 +229,11 @@ func renderRegistration(c config, id string) ([]byte, error) {
 func renderRun(c config, program string) []byte {
 	command := append([]string{program}, c.arguments()...)
 	for i, word := range command {
-		command[i] = shellQuote(word)
+		command[i] = shell.Quote(word)
 	}
 	return []byte("#!/bin/sh\n" +
 		`self=$(readlink -f -- "$0") && cd -- "$(dirname -- "$self")" || exit 1` + "\n" +
 		"exec " + strings.Join(command, " ") + ` "$@"` + "\n") // of a flag that is there twice the last one counts
-}
-
-var shellSafe = regexp.MustCompile(`^[0-9A-Za-z@%+=:,./_-]+$`)
-
-// shellQuote quotes a word where a shell would read it as anything but itself.
-func shellQuote(word string) string {
-	if shellSafe.MatchString(word) {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // programPath is how run.sh calls this program: by its name where PATH finds this very file.

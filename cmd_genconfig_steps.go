@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
 // printSteps says what is left to do on the homeserver and in nginx.
@@ -73,7 +74,7 @@ What is left to do:
 
 %s and %s hold tokens that can act as any user of the
 homeserver: keep them as secret as %s.
-`, shellQuote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
+`, shell.Quote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
 }
 
 // guideHomeserver is where the homeserver listens in the guide.

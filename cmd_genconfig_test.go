@@ -62,16 +62,6 @@ func TestRenderOddTokens(t *testing.T) {
 	}
 }
 
-// What run.sh quotes reaches the program as it was.
-func TestShellQuote(t *testing.T) {
-	for _, word := range []string{"plain", "two words", "it's", `"$HOME"`, "`id`", "a;b", "*", "", "-n", "ä", "~", "a\\b", "line\nbreak"} {
-		out, err := exec.Command("sh", "-c", "printf %s "+shellQuote(word)).Output()
-		if err != nil || string(out) != word {
-			t.Errorf("%q: got %q, %v", word, out, err)
-		}
-	}
-}
-
 func TestRandomText(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {

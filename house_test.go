@@ -33,7 +33,7 @@ var leavingRoot = []string{
 	"admission.go", "chain.go", "check_admission.go", "check_door.go", "check_live.go", "check_mas.go", "check_registration.go",
 	"check_settings.go", "check_synapse.go", "cmd_genconfig_steps.go", "config.go", "config_admission.go", "config_files.go",
 	"config_limits.go", "config_mas.go", "connections.go", "createuser.go", "librarylog.go", "limit.go", "lines.go", "mas.go",
-	"mas_tokens.go", "newfiles.go", "nginx.go", "sharedsecret.go", "software.go",
+	"mas_tokens.go", "nginx.go", "sharedsecret.go", "software.go",
 
 	"store_postgres_open.go", "store_postgres_schema.go", "transport.go",
 }
