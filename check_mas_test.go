@@ -297,3 +297,28 @@ func listenEverywhere(t *testing.T) net.Listener {
 	}
 	return nil
 }
+
+// What its site-config does not tell is not taken for well.
+func TestCheckMASSite(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fault http.HandlerFunc
+		want  map[string]status
+	}{
+		{"it tells", nil, map[string]status{}},
+		{"an old version", says(404, ""), map[string]status{}},
+		{"it fails", says(500, "{}"), map[string]status{"passwords": statusWarning}},
+		{"lost", breaks, map[string]status{"passwords": statusWarning}},
+		{"half of it", says(200, `{"server_name":"`+testServerName+`","password_login_enabled":true}`), map[string]status{"registration": statusWarning}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newStandIn(t)
+			h.fail(callSite, test.fault)
+			c := masConfig(h.URL)
+			l := newLiveCheck(c, h.URL)
+			if got := notOK(l.masSite(t.Context(), c.api().(*masAPI))); !sameStatuses(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}

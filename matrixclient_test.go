@@ -255,6 +255,10 @@ func TestAnotherServerName(t *testing.T) {
 					t.Errorf("log after the probe: %s", d.log)
 				}
 			}
+			d.homeserver.fail(callKey, says(503, "<html>")) // it has the resource, and fails
+			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
+				t.Errorf("failing: got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
+			}
 			d.homeserver.fail(callKey, says(404, "<html>")) // a listener without the resource
 			if got := d.send(proof); got.status != 200 {
 				t.Errorf("not told: got %d %s", got.status, got.body)
@@ -275,15 +279,17 @@ func TestTooOldForDisplayNames(t *testing.T) {
 		t.Errorf("the log does not say which version is needed: %s", d.log)
 	}
 
-	d = newDoor(t, sharedSecretPath)
-	d.homeserver.server = ""
-	d.homeserver.fail(callProfile, says(200, `{}`))
-	proof, n = newProof(t)
-	if got := d.send(proof); got.status != 502 || d.state(n) != statePending {
-		t.Errorf("version unknown: got %d, record %q", got.status, d.state(n))
-	}
-	if !strings.Contains(d.log.String(), "1.23.0") {
-		t.Errorf("the log does not say which version is needed: %s", d.log)
+	for _, nameless := range []http.HandlerFunc{says(200, `{}`), says(404, `{"errcode":"M_NOT_FOUND"}`)} { // the second is of others than Synapse
+		d := newDoor(t, sharedSecretPath)
+		d.homeserver.server = ""
+		d.homeserver.fail(callProfile, nameless)
+		proof, n := newProof(t)
+		if got := d.send(proof); got.status != 502 || d.state(n) != statePending {
+			t.Errorf("version unknown: got %d, record %q", got.status, d.state(n))
+		}
+		if !strings.Contains(d.log.String(), "1.23.0") {
+			t.Errorf("the log does not say which version is needed: %s", d.log)
+		}
 	}
 }
 

@@ -455,6 +455,32 @@ func TestPanicReleases(t *testing.T) {
 	}
 }
 
+// A write that panics beside the first call is no record: nothing is created, and the address is free again.
+func TestPanicBesideTheCall(t *testing.T) {
+	for _, api := range apis {
+		t.Run(api.name, func(t *testing.T) {
+			d := newDoor(t, api.path)
+			first := true
+			d.server.registrar.store = &hookedStore{d.bolt(), func() {
+				if first {
+					first = false
+					panic("secret words")
+				}
+			}}
+			proof, n := newProof(t)
+			if got := d.send(proof); got.status != 500 || d.state(n) != "" || len(d.homeserver.users) != 0 {
+				t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
+			}
+			if strings.Contains(d.log.String(), "secret words") || strings.Count(d.log.String(), "panicked\",") != 1 {
+				t.Errorf("log: %s", d.log)
+			}
+			if got := d.send(proof); got.status != 200 {
+				t.Errorf("next try: got %d %s", got.status, got.body)
+			}
+		})
+	}
+}
+
 // A hookedStore does something before it saves a record.
 type hookedStore struct {
 	*boltStore
