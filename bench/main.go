@@ -1,4 +1,4 @@
-// Bench takes the figures of docs/performance.md and writes them there: the table, and the plot beside it.
+// Bench takes the figures of docs/performance.md and writes them there.
 //
 //	go run ./bench                 # the program before a homeserver that answers at once: some minutes
 //	go run ./bench -homeservers    # before real homeservers, which make venvs installs
@@ -23,10 +23,7 @@ import (
 	"time"
 )
 
-const (
-	document = "docs/performance.md"
-	plotFile = "docs/performance.svg"
-)
+const document = "docs/performance.md"
 
 func main() {
 	homeservers := flag.Bool("homeservers", false, "measure before real homeservers")
@@ -50,7 +47,7 @@ const (
 	cgoBenchmarks = "^BenchmarkFloor$/^ecrecover$|^BenchmarkVerify$|^BenchmarkReject$/^kept$/^signature$|^BenchmarkRegister$/^api=sharedsecret$/^conns=64$"
 )
 
-// runBenchmarks measures both builds and writes the tables and the plot.
+// runBenchmarks measures both builds and writes the tables.
 func runBenchmarks(ctx context.Context, short bool) error {
 	pattern := allBenchmarks
 	if short { // then those too that are not for the table
@@ -73,9 +70,6 @@ func runBenchmarks(ctx context.Context, short bool) error {
 	}
 	if strings.Contains(tables["targets"], notMeasured) {
 		return fmt.Errorf("the table has a figure (%s) that no benchmark measured", notMeasured)
-	}
-	if err := os.WriteFile(plotFile, plot(withCgo), 0o644); err != nil {
-		return err
 	}
 	return intoDocument(tables)
 }
