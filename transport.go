@@ -159,6 +159,9 @@ func (c *watchedConn) begin() {
 }
 
 func (c *watchedConn) Read(p []byte) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	if len(c.ahead) == 0 && len(p) > readAhead {
 		n, err = c.Conn.Read(p)
 		c.handedOn(n)
@@ -169,13 +172,13 @@ func (c *watchedConn) Read(p []byte) (n int, err error) {
 		c.ahead = c.space[:n]
 	}
 	if len(p) <= readAhead {
-		p = p[:min(1, len(p))]
+		p = p[:1]
 	}
 	n = copy(p, c.ahead)
 	c.ahead = c.ahead[n:]
 	c.waiting.Store(int64(len(c.ahead)))
 	c.handedOn(n)
-	if n == 0 && len(p) > 0 {
+	if n == 0 {
 		err, c.failed = c.failed, nil
 	}
 	return n, err

@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -11,6 +13,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -97,6 +100,131 @@ func TestStrayAnswer(t *testing.T) {
 	}
 }
 
+// Nor where a request waits for the very connection: net/http hands it on before it looks whether more has come.
+func TestStrayAnswerToTheNext(t *testing.T) {
+	captureLog(t)
+	stray := rawAnswer(`{"access_token":"` + strayToken + `"}`)
+	origin := bytePeer(t, func(conn, request int, path string) string { return rawAnswer(path) + stray })
+	client := newHTTPClient(clientOptions{mostConns: 1, wholeTime: createTime})
+	defer client.CloseIdleConnections()
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			for i := range 100 {
+				path := fmt.Sprintf("/%d/%d", worker, i)
+				res, err := client.Get(origin + path)
+				if err != nil {
+					continue // "cannot tell" is an answer
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err == nil && string(body) != path {
+					t.Errorf("%s was answered %q", path, body)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Each way in which something unasked can lie there when a request is about to be written.
+func TestWatchedConn(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name, read := range map[string]int{"nothing": -1, "in the kernel": 0, "read ahead": 1} {
+		t.Run(name, func(t *testing.T) {
+			near, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer near.Close()
+			far, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer far.Close()
+			c := &watchedConn{Conn: near, raw: rawConn(near)}
+			if read >= 0 {
+				io.WriteString(far, "HTTP/1.1 200 OK")
+				for !holdsBytes(c.raw) { // until it has arrived
+					runtime.Gosched()
+				}
+			}
+			if n, _ := c.Read(make([]byte, readAhead*min(1, max(read, 0)))); n != max(read, 0) {
+				t.Errorf("net/http was given %d bytes behind an answer", n)
+			}
+			c.begin()
+			if _, err := c.Write([]byte("GET")); (err == nil) != (read < 0) {
+				t.Errorf("wrote, with %v", err)
+			}
+		})
+	}
+}
+
+// An earlyConn has the first byte of an answer come before the request is written, when it is told to, and the rest behind it.
+type earlyConn struct {
+	net.Conn
+	begin, wrote chan bool
+	once         sync.Once
+	answer       io.Reader
+}
+
+func (c *earlyConn) Read(p []byte) (int, error) {
+	if c.begin != nil {
+		<-c.begin
+		c.begin = nil
+		return c.answer.Read(p[:1])
+	}
+	<-c.wrote
+	return c.answer.Read(p)
+}
+
+func (c *earlyConn) Write(p []byte) (int, error) {
+	c.once.Do(func() { close(c.wrote) })
+	return len(p), nil
+}
+
+// A readerFunc is an empty body of unknown length: with GET net/http reads it before it writes the request.
+type readerFunc func()
+
+func (f readerFunc) Read([]byte) (int, error) { f(); return 0, io.EOF }
+
+// An answer that began before its request was written is another's, where all of it that had come was read by then.
+func TestAnswerBeganBefore(t *testing.T) {
+	for before := false; !before; { // net/http waits 200 ms for the body, then it writes
+		begin, first, wrote := make(chan bool), make(chan bool), make(chan bool)
+		client := newHTTPClient(clientOptions{dial: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close(); far.Close() })
+			return &earlyConn{Conn: near, begin: begin, wrote: wrote, answer: strings.NewReader(rawAnswer("stray"))}, nil
+		}})
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotFirstResponseByte: func() { close(first) }})
+		began := sync.OnceFunc(func() {
+			close(begin)
+			<-first
+			select {
+			case <-wrote:
+			default:
+				before = true
+			}
+		})
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x/", readerFunc(began))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = -1
+		res, err := client.Do(req)
+		began() // has ended when this returns
+		if before && !errors.Is(err, errUnasked) {
+			t.Errorf("got %v, %v", res, err)
+		}
+	}
+}
+
 // A connection without strays is used again.
 func TestKeptConnection(t *testing.T) {
 	h := newHomeserver(bytePeer(t, func(conn, request int, path string) string {
@@ -130,6 +258,10 @@ func TestProfileForms(t *testing.T) {
 
 // No client has limits of its own, or none.
 func TestOneClient(t *testing.T) {
+	// Not by the environment in a test: net/http reads it once, and leaves this machine out.
+	if made := newHTTPClient(clientOptions{}).Transport.(*watchedTransport); made.kept.Proxy != nil || made.own.Proxy != nil {
+		t.Error("the client goes by a proxy")
+	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			if d != nil && d.IsDir() && (path == "e2e" || path == "bench" || path == "testdata") {
