@@ -1,4 +1,4 @@
-// claims.go owns the locks on addresses within this process: who holds one, and who waits for it.
+// claims.go owns the locks on addresses within this process: who has claimed one, and who waits for it.
 
 package main
 
@@ -9,24 +9,24 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 )
 
-// Bounds of who waits: each keeps a connection, and few nodes' many requests would keep all that there are while the
-// homeserver is slow. A node sends one at a time, so that an address that nobody holds is always to be had.
+// Bounds of the requests that wait: each keeps a connection, and the many requests of a few nodes would keep all that there
+// are while the homeserver is slow. An address that nobody has claimed is never refused.
 const (
-	usersAtMost   = 16  // who holds or waits for one address
-	waitingAtMost = 512 // who waits, for all of them
+	usersAtMost   = 16  // requests that have claimed or wait for one address
+	waitingAtMost = 512 // requests that wait, for all addresses
 )
 
-// claims are the addresses in hand in this process, each with those who wait for it.
+// claims are the claimed addresses of this process, each with those who wait for it.
 type claims struct {
 	mu      sync.Mutex
-	held    map[common.Address]*turn
+	turns   map[common.Address]*turn
 	waiting int // users of the turns beyond the first of each
 }
 
-// A turn is one address's lock: a token that is in the channel while somebody holds the address.
+// A turn is one address's lock: a token that is in the channel while the address is claimed.
 type turn struct {
 	token chan struct{}
-	users int // who holds it or waits for it; the last to leave takes it out of the map
+	users int // requests that have it or wait for it; the last to leave takes it out of the map
 }
 
 // acquire waits for the address until the context ends: errBusy where too many do.
@@ -63,13 +63,13 @@ func (c *claims) tryAcquire(a common.Address) (release func(), free bool) {
 func (c *claims) join(a common.Address) *turn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.held == nil {
-		c.held = make(map[common.Address]*turn)
+	if c.turns == nil {
+		c.turns = make(map[common.Address]*turn)
 	}
-	t := c.held[a]
+	t := c.turns[a]
 	if t == nil {
 		t = &turn{token: make(chan struct{}, 1)}
-		c.held[a] = t
+		c.turns[a] = t
 	}
 	if t.users > 0 {
 		if t.users >= usersAtMost || c.waiting >= waitingAtMost {
@@ -85,7 +85,7 @@ func (c *claims) leave(a common.Address, t *turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.users--; t.users == 0 {
-		delete(c.held, a)
+		delete(c.turns, a)
 	} else {
 		c.waiting--
 	}

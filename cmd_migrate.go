@@ -26,8 +26,7 @@ const (
 	flagTo     = "to"
 	flagToFile = "to-file"
 
-	progressPeriod = 10 * time.Second       // between lines, where they are kept
-	redrawPeriod   = 200 * time.Millisecond // of the one line on a terminal
+	progressPeriod = 5 * time.Second // between lines that say how far it is
 )
 
 func migrateCommand() *cli.Command {
@@ -128,7 +127,6 @@ func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 // copyRecords puts what is missing there a page at a time, and returns how many that were. What is there is let be: it
 // may have changed since.
 func copyRecords(ctx context.Context, from *boltStore, to *postgresStore, p *progress) (copied int, err error) {
-	defer p.end()
 	for after := ""; ; {
 		page, last, err := from.List(ctx, "", after)
 		if err == nil {
@@ -156,7 +154,6 @@ type comparison struct {
 
 // compareStores goes through both in the order of their addresses.
 func compareStores(ctx context.Context, from, to store, p *progress) (found comparison, err error) {
-	defer p.end()
 	olds, news := &storeWalk{ctx: ctx, store: from}, &storeWalk{ctx: ctx, store: to}
 	olds.next()
 	news.next()
@@ -227,14 +224,12 @@ func (w *storeWalk) key() []byte {
 	return common.HexToAddress(w.page[0].Localpart).Bytes()
 }
 
-// A progress says how far something is: on one line of a terminal, or now and then on a line of its own.
+// A progress says every few seconds how far something is.
 type progress struct {
 	out      io.Writer
 	did      string
 	total    int
 	period   time.Duration
-	begin    string // what stands before a line
-	tail     string // and behind it
 	done     int
 	started  time.Time
 	lastLine time.Time
@@ -242,36 +237,16 @@ type progress struct {
 
 func newProgress(out io.Writer, did string, total int) *progress {
 	now := time.Now()
-	p := &progress{out: out, did: did, total: total, period: progressPeriod, tail: "\n", started: now, lastLine: now}
-	if isTerminal(out) {
-		p.period, p.begin, p.tail = redrawPeriod, "\r\x1b[K", ""
-	}
-	return p
+	return &progress{out: out, did: did, total: total, period: progressPeriod, started: now, lastLine: now}
 }
 
 func (p *progress) add(count int) {
 	p.done += count
-	if time.Since(p.lastLine) >= p.period {
-		p.line()
+	if time.Since(p.lastLine) < p.period {
+		return
 	}
-}
-
-func (p *progress) line() {
-	const width = 30
 	p.lastLine = time.Now()
 	rate := float64(p.done) / max(time.Since(p.started).Seconds(), .001)
-	bar := ""
-	if share := min(width, width*p.done/max(p.total, 1)); p.begin != "" {
-		bar = fmt.Sprintf("[%-*s] ", width, bytes.Repeat([]byte("="), share))
-	}
 	left := time.Duration(float64(max(p.total-p.done, 0)) / max(rate, 1) * float64(time.Second)).Round(time.Second)
-	fmt.Fprintf(p.out, "%s%s%s %d of %d, %.0f a second, %v left%s", p.begin, bar, p.did, p.done, p.total, rate, left, p.tail)
-}
-
-// end leaves the terminal on a new line.
-func (p *progress) end() {
-	if p.begin != "" {
-		p.line()
-		fmt.Fprintln(p.out)
-	}
+	fmt.Fprintf(p.out, "%s %d of %d, %.0f a second, %v left\n", p.did, p.done, p.total, rate, left)
 }

@@ -54,7 +54,7 @@ func (s span) holds(t time.Time) bool { return !t.Before(s.from) && !t.After(s.t
 
 // A store keeps the records of all nodes.
 type store interface {
-	// Load reads a record, whoever has claimed its address: errNoRecord where it is unknown.
+	// Load reads a record, claimed or not: errNoRecord where it is unknown.
 	Load(ctx context.Context, a common.Address) (record, error)
 
 	// Claim gives the address to one attempt alone, waiting for it until the context ends: errBusy where too many wait.
@@ -69,8 +69,8 @@ type store interface {
 	// empty one says that there is no more.
 	List(ctx context.Context, of state, after string) (page []record, last string, err error)
 
-	// Backup writes a copy of the whole store as it is at one moment. Where the writer is slow, whoever writes to
-	// the store may have to wait for it.
+	// Backup writes a copy of the whole store as it is at one moment. Where the writer is slow, registrations
+	// may have to wait for it.
 	Backup(ctx context.Context, w io.Writer) error
 
 	// CheckWritable writes to the store, as a registration does, and changes nothing.
@@ -205,13 +205,13 @@ func (s *boltStore) List(_ context.Context, of state, after string) (page []reco
 	return page, last, err
 }
 
-// A bucketWalk goes through a bucket's records in the order of their keys. The key is nil behind the last.
+// A bucketWalk goes through a bucket's records in the order of their keys. The key is nil after the last.
 type bucketWalk struct {
 	cursor     *bolt.Cursor
 	key, value []byte
 }
 
-// walkFrom begins with the first key behind the given one.
+// walkFrom begins with the first key after the given one.
 func walkFrom(bucket *bolt.Bucket, after []byte) *bucketWalk {
 	w := &bucketWalk{cursor: bucket.Cursor()}
 	w.step(w.cursor.Seek(after))
@@ -238,7 +238,7 @@ func (s *boltStore) Claim(ctx context.Context, a common.Address) (claim, error) 
 	return &boltClaim{store: s, key: a.Bytes(), release: release}, nil
 }
 
-// ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave, so
+// ClaimPending walks the pending records in the order of their addresses, on from the last one it gave, so
 // that records which stay pending do not keep it from the others.
 func (s *boltStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
 	s.walk.Lock()
@@ -256,8 +256,8 @@ func (s *boltStore) ClaimPending(ctx context.Context, not span) (claim, record, 
 	}
 }
 
-// claimIfPending holds the address if nobody does and its record is still pending: whoever held it between the
-// walk and here may have ended its attempt.
+// claimIfPending claims the address if nobody has and its record is still pending: an attempt that had claimed it between
+// the walk and here may have ended.
 func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, not span) (claim, record, error) {
 	release, free := s.claims.tryAcquire(a)
 	if !free {
@@ -274,7 +274,7 @@ func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, not sp
 	return &boltClaim{store: s, key: a.Bytes(), release: release}, r, nil
 }
 
-// nextPending returns the first key behind the given one of a pending record whose last write is outside the span.
+// nextPending returns the first key after the given one of a pending record whose last write is outside the span.
 func (s *boltStore) nextPending(after []byte, not span) (next []byte, err error) {
 	err = s.file.View(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket([]byte(buckets[statePending]))
@@ -300,7 +300,7 @@ func (s *boltStore) nextPending(after []byte, not span) (next []byte, err error)
 	return next, err
 }
 
-// A boltClaim is an address in hand in a boltStore.
+// A boltClaim is a claimed address of a boltStore.
 type boltClaim struct {
 	store   *boltStore
 	key     []byte

@@ -22,6 +22,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
 const (
@@ -68,8 +69,7 @@ func checkDataPath(dataPath string) error {
 	case dataPath == "":
 		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
 	case names.IsPostgres(dataPath):
-		_, err := postgresConfig(dataPath, false)
-		return err
+		return pgdb.CheckURL(dataPath)
 	case isURL && !strings.Contains(scheme, "/"):
 		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
 	case names.IsNearlyPostgres(dataPath):
@@ -78,6 +78,14 @@ func checkDataPath(dataPath string) error {
 		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", flagDataPath, "~…")
 	}
 	return nil
+}
+
+// storeName is what a log or an error may say of where the store is: of a URL neither user nor password.
+func storeName(dataPath string) string {
+	if !names.IsPostgres(dataPath) {
+		return dataPath
+	}
+	return pgdb.Name(dataPath)
 }
 
 // openBoltStore opens the store in the directory, which it makes if need be. A file that is not such a store is

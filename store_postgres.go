@@ -1,16 +1,12 @@
 // store_postgres.go keeps the record in PostgreSQL, for several gateways at once: none of them is special, and each
-// may die at any time. Nothing of pgx leaves this file and those whose names begin like its.
+// may die at any time. Nothing of pgx leaves this file and store_postgres_schema.go.
 //
-// An address in hand is a row of claims with an owner and a time on the database's own clock until which it is his: no
-// lock is held while the homeserver is asked, and nothing is renewed. Whoever takes the row does so in one statement, and
-// whoever writes a record does it in one transaction that holds his claim's row and finds it his still.
+// A claimed address is a row of claims with an owner and a time on the database's own clock until which the claim lasts: no
+// lock is held while the homeserver is asked, and nothing is renewed. One statement takes the row, and one transaction
+// writes a record: it locks the claim's row and finds that the owner is still the same.
 //
 // Rows are locked in one order, a record before its claim, so that none of these transactions waits for another in a
 // circle.
-//
-// Nothing is left behind on a connection, and nothing is expected there: a pooler such as PgBouncer in transaction mode
-// gives each transaction another one. So each operation is one transaction that brings its own settings, no statement is
-// prepared, and no lock outlasts its transaction.
 
 package main
 
@@ -28,64 +24,36 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
 const (
-	// queryTime is all that an operation may take, the wait for a connection and for the disk included.
-	queryTime     = 3 * time.Second
-	statementTime = queryTime - queryTime/6 // and of that a statement on the server, which then says what it waited for
-
-	// leaseTime is how long an address is in hand: the answer to its claiming, the attempt, the last write, and 2 s in
+	// leaseTime is how long an address is claimed: the answer to its claiming, the attempt, the last write, and 2 s in
 	// which clocks may differ.
-	leaseTime = queryTime + attemptTime + queryTime + 2*time.Second
+	leaseTime = pgdb.QueryTime + attemptTime + pgdb.QueryTime + 2*time.Second
 
-	pollFirst = 10 * time.Millisecond // the first look whether another instance has given an address back
+	pollFirst = 10 * time.Millisecond // before it asks again whether another instance has given an address back
 	pollLast  = 500 * time.Millisecond
 )
 
 var (
 	errLeaseOver = errors.New("it took longer than its lease, and another instance may have the address by now")
-	errUsePgDump = errors.New("the store is in PostgreSQL, whose own tools copy it: pg_dump --format=custom --schema=" + postgresSchema + " --file=FILE, and pg_restore; see docs/deployment.md")
+	errUsePgDump = errors.New("the store is in PostgreSQL, whose own tools copy it: pg_dump --format=custom --schema=matrix_regservice --file=FILE, and pg_restore; see docs/deployment.md")
 )
 
 // A postgresStore is the record in one schema of a PostgreSQL database.
 type postgresStore struct {
-	pool   *pgxpool.Pool
+	pool   *pgdb.Pool
 	lease  time.Duration // leaseTime, but in tests
 	claims claims        // who waits within this process: one of them at a time asks the database
 
-	walk chan []byte // holds the address that ClaimPending gave last, for whoever walks on
+	walk chan []byte // holds the address that ClaimPending gave last, for the next call
 }
 
 func (s *postgresStore) Close() error {
 	s.pool.Close()
 	return nil
-}
-
-// send runs the statements that the function queues as one transaction, with ownSettings: they go out at once, and come
-// back in one round trip.
-func (s *postgresStore) send(ctx context.Context, queue func(*pgx.Batch)) error {
-	return s.do(ctx, func(ctx context.Context) error {
-		batch := &pgx.Batch{}
-		batch.Queue(ownSettings, milliseconds(statementTime))
-		queue(batch)
-		return s.pool.SendBatch(ctx, batch).Close()
-	})
-}
-
-// do runs an operation within its time. Whether its client is still there makes no difference to it: breaking a
-// statement off would cost the connection. Where that is lost, as it is after a failover, the operation is run once more
-// on a new one: each of them can be run twice.
-func (s *postgresStore) do(ctx context.Context, run func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTime)
-	defer cancel()
-	err := run(ctx)
-	if isConnectionLost(err) && ctx.Err() == nil {
-		s.pool.Reset() // the others are lost as well, or lead to a server that is read-only now
-		err = run(ctx)
-	}
-	return postgresError(err)
 }
 
 const recordColumns = "address, user_id, display_name, state, created, updated"
@@ -99,7 +67,7 @@ func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
 }
 
 func (s *postgresStore) Load(ctx context.Context, a common.Address) (r record, err error) {
-	err = s.send(ctx, func(b *pgx.Batch) {
+	err = s.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue("SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", a.Bytes()).QueryRow(func(row pgx.Row) (err error) {
 			r, _, err = scanRecord(row)
 			return err
@@ -136,9 +104,9 @@ func (s *postgresStore) Claim(ctx context.Context, a common.Address) (claim, err
 	}
 }
 
-// take holds the address if nobody does, or if it is this claim's already and the answer was lost.
+// take claims the address if nobody has, or if this claim has it already and the answer was lost.
 func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
-	err = c.store.send(ctx, func(b *pgx.Batch) {
+	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
 			VALUES ($1, $2, clock_timestamp() + $3)
@@ -151,8 +119,8 @@ func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
 	return taken, err
 }
 
-// ClaimPending walks the pending records in the order of their addresses, on from behind the last one it gave. Those
-// that other instances hold or are about to hold are theirs.
+// ClaimPending walks the pending records in the order of their addresses, on from the last one it gave. Those
+// that other instances have claimed or are about to claim are left to them.
 func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
 	walked := <-s.walk
 	defer func() { s.walk <- walked }()
@@ -172,9 +140,9 @@ func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, reco
 	}
 }
 
-// takePending holds the next pending record behind the address. It is not taken where an attempt began this very moment.
+// takePending claims the next pending record after the address. It is not taken where an attempt began this very moment.
 func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span) (r record, taken bool, err error) {
-	err = c.store.send(ctx, func(b *pgx.Batch) {
+	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			WITH next AS MATERIALIZED (
 				SELECT `+recordColumns+` FROM matrix_regservice.records AS r
@@ -196,18 +164,18 @@ func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span)
 	return r, taken, err
 }
 
-// A postgresClaim is an address in hand in a postgresStore, for as long as its lease lasts.
+// A postgresClaim is a claimed address of a postgresStore, for as long as its lease lasts.
 type postgresClaim struct {
 	store *postgresStore
 	key   []byte
-	owner uuid.UUID // of this claim alone: a later one of the same process is another's
+	owner uuid.UUID // of this claim alone: a later one of the same process has another
 	leave func()    // its turn in this process
 }
 
 // Release gives the address back without waiting for the disk: if that is lost, the lease ends by itself.
 func (c *postgresClaim) Release() {
 	defer c.leave()
-	err := c.store.send(context.Background(), func(b *pgx.Batch) {
+	err := c.store.pool.Send(context.Background(), func(b *pgx.Batch) {
 		b.Queue(`DELETE FROM matrix_regservice.claims
 			WHERE address = $1 AND owner = $2 AND set_config('synchronous_commit', 'off', true) = 'off'`, c.key, c.owner)
 	})
@@ -227,11 +195,11 @@ func (c *postgresClaim) Drop() error {
 	return c.write("DELETE FROM matrix_regservice.records AS r USING held WHERE r.address = held.address")
 }
 
-// write changes the record of the address in hand, or nothing where the lease is over. Until it is on disk nobody
-// else can take the address.
+// write changes the record of the claimed address, or nothing where the lease is over. Until it is on disk nobody
+// else can claim the address.
 func (c *postgresClaim) write(change string, args ...any) error {
 	var held int
-	err := c.store.send(context.Background(), func(b *pgx.Batch) {
+	err := c.store.pool.Send(context.Background(), func(b *pgx.Batch) {
 		b.Queue("SELECT FROM matrix_regservice.records WHERE address = $1 FOR UPDATE", c.key)
 		b.Queue(`
 			WITH held AS MATERIALIZED (
@@ -251,7 +219,7 @@ var listings = map[state]string{"": "", statePending: "AND state = 'pending'", s
 
 // List reads a page in the order of an index.
 func (s *postgresStore) List(ctx context.Context, of state, after string) (page []record, last string, err error) {
-	err = s.send(ctx, func(b *pgx.Batch) {
+	err = s.pool.Send(ctx, func(b *pgx.Batch) {
 		page, last = nil, ""
 		b.Queue("SELECT "+recordColumns+` FROM matrix_regservice.records
 			WHERE address > $1 `+listings[of]+" ORDER BY address LIMIT $2", []byte(after), listPage).Query(func(rows pgx.Rows) error {
@@ -268,7 +236,7 @@ func (s *postgresStore) List(ctx context.Context, of state, after string) (page 
 	return page, last, err
 }
 
-// add puts the records there that have none, and returns how many those were. No address is in hand for it: it is for a
+// add puts the records there that have none, and returns how many those were. It claims no address: it is for a
 // store that is copied.
 func (s *postgresStore) add(ctx context.Context, page []record) (added int, err error) {
 	var keys [][]byte
@@ -279,7 +247,7 @@ func (s *postgresStore) add(ctx context.Context, page []record) (added int, err 
 		userIDs, names, states = append(userIDs, r.UserID), append(names, r.DisplayName), append(states, string(r.State))
 		created, updated = append(created, r.Created), append(updated, r.Updated)
 	}
-	err = s.send(ctx, func(b *pgx.Batch) {
+	err = s.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue("INSERT INTO matrix_regservice.records ("+recordColumns+`)
 			SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
 			ON CONFLICT (address) DO NOTHING`, keys, userIDs, names, states, created, updated).Exec(func(tag pgconn.CommandTag) error {
@@ -294,7 +262,7 @@ func (s *postgresStore) add(ctx context.Context, page []record) (added int, err 
 // rows takes seconds.
 func (s *postgresStore) counts() (storeCounts, error) {
 	var pending, registered int
-	err := s.send(context.Background(), func(b *pgx.Batch) {
+	err := s.pool.Send(context.Background(), func(b *pgx.Batch) {
 		b.Queue("SELECT sum(pending)::bigint, sum(registered)::bigint FROM matrix_regservice.counts").QueryRow(func(row pgx.Row) error {
 			return row.Scan(&pending, &registered)
 		})
@@ -309,7 +277,7 @@ func (s *postgresStore) counts() (storeCounts, error) {
 }
 
 func (s *postgresStore) size() (bytes int64, err error) {
-	err = s.send(context.Background(), func(b *pgx.Batch) {
+	err = s.pool.Send(context.Background(), func(b *pgx.Batch) {
 		b.Queue(`SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
 			WHERE relnamespace = 'matrix_regservice'::regnamespace AND relkind = 'r'`).QueryRow(func(row pgx.Row) error { return row.Scan(&bytes) })
 	})
@@ -319,14 +287,14 @@ func (s *postgresStore) size() (bytes int64, err error) {
 // CheckWritable writes a counter as it is.
 func (s *postgresStore) CheckWritable() error {
 	var written int64
-	err := s.send(context.Background(), func(b *pgx.Batch) {
+	err := s.pool.Send(context.Background(), func(b *pgx.Batch) {
 		b.Queue("UPDATE matrix_regservice.counts SET pending = pending WHERE shard = matrix_regservice.shard()").Exec(func(tag pgconn.CommandTag) error {
 			written = tag.RowsAffected()
 			return nil
 		})
 	})
 	if err == nil && written != 1 {
-		err = fmt.Errorf("the table %s.counts lacks rows: restore it from a backup", postgresSchema)
+		err = fmt.Errorf("the table %s.counts lacks rows: restore it from a backup", postgresSchema.Name)
 	}
 	return err
 }

@@ -212,7 +212,7 @@ func measureGrowth(b *testing.B, s *postgresStore) {
 		return err
 	})
 	var table, index float64
-	if err := s.pool.QueryRow(b.Context(), "SELECT pg_table_size('matrix_regservice.records')::float8, pg_indexes_size('matrix_regservice.records')::float8").Scan(&table, &index); err != nil {
+	if err := s.pool.Conns.QueryRow(b.Context(), "SELECT pg_table_size('matrix_regservice.records')::float8, pg_indexes_size('matrix_regservice.records')::float8").Scan(&table, &index); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportMetric(table/1e6, "table-MB")

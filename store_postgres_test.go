@@ -7,9 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -19,8 +16,10 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
 // notInHand fails where the address is free.
@@ -87,8 +86,8 @@ func TestPostgresLease(t *testing.T) {
 
 // The lease is longer than all that happens under it.
 func TestPostgresLeaseIsLongEnough(t *testing.T) {
-	if leaseTime < queryTime+attemptTime+queryTime+time.Second {
-		t.Errorf("the lease is %v, and an attempt may take %v between two operations of %v", leaseTime, attemptTime, queryTime)
+	if leaseTime < pgdb.QueryTime+attemptTime+pgdb.QueryTime+time.Second {
+		t.Errorf("the lease is %v, and an attempt may take %v between two operations of %v", leaseTime, attemptTime, pgdb.QueryTime)
 	}
 }
 
@@ -226,7 +225,7 @@ func TestPostgresSkipsLocked(t *testing.T) {
 	if err := eachRecord(t.Context(), s.List, "", func(r record) error { keys = append(keys, r.Localpart); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	other, err := s.pool.Begin(t.Context())
+	other, err := s.pool.Conns.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -496,166 +495,117 @@ func TestPostgresFullDisk(t *testing.T) {
 	accepts(t, d, "with space again")
 }
 
-// However many instances start at once on an empty database, its schema is made once.
-func TestPostgresStartTogether(t *testing.T) {
-	url := newDatabase(t)
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			s, err := openStore(t.Context(), url, testServerName)
-			if err != nil {
+// recordSettings has the database write down what each transaction is set to that changes a claim, a record or a count.
+const recordSettings = `
+CREATE TABLE public.seen (settings text);
+CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+	found text := '';
+	name text;
+BEGIN
+	FOREACH name IN ARRAY string_to_array('synchronous_commit statement_timeout lock_timeout idle_in_transaction_session_timeout', ' ') LOOP
+		found := found || ' ' || current_setting(name);
+	END LOOP;
+	INSERT INTO public.seen VALUES (TG_TABLE_NAME || ' ' || TG_OP || found);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER see AFTER INSERT OR UPDATE OR DELETE ON matrix_regservice.records FOR EACH STATEMENT EXECUTE FUNCTION public.see();
+CREATE TRIGGER see AFTER INSERT OR UPDATE OR DELETE ON matrix_regservice.claims FOR EACH STATEMENT EXECUTE FUNCTION public.see();
+CREATE TRIGGER see AFTER UPDATE ON matrix_regservice.counts FOR EACH STATEMENT EXECUTE FUNCTION public.see();`
+
+// oddSettings are a database's own, each of which changes what a client of it sees or may rely on.
+func oddSettings(database, commit string) string {
+	return "ALTER DATABASE " + database + " SET synchronous_commit = " + commit + "; ALTER DATABASE " + database + " SET statement_timeout = 0; " +
+		"ALTER DATABASE " + database + " SET DateStyle = 'German'; ALTER DATABASE " + database + " SET bytea_output = 'escape'; " +
+		"ALTER DATABASE " + database + " SET TimeZone = 'Asia/Kolkata'; ALTER DATABASE " + database + " SET IntervalStyle = 'iso_8601'"
+}
+
+// poolings are the ways to a database.
+func poolings(t *testing.T, test func(t *testing.T, direct, url string)) {
+	t.Run("direct", func(t *testing.T) { url := newDatabase(t); test(t, url, url) })
+	t.Run("PgBouncer", func(t *testing.T) {
+		direct := newDatabase(t)
+		test(t, direct, newPooler(t, "transaction").URL(databaseOf(direct)))
+	})
+}
+
+// Every node registers, and what its record depends on is set in each of the transactions: that a commit waits for the
+// disk, and how long a statement may take. What a transaction was set to is gone when the next user comes.
+func TestPostgresSettings(t *testing.T) {
+	poolings(t, func(t *testing.T, direct, url string) {
+		p, name := postgresServer(t), databaseOf(direct)
+		for set, want := range map[string]string{"off": "on", "local": "on", "remote_write": "on", "on": "on", "remote_apply": "remote_apply"} {
+			sql(t, p, "postgres", oddSettings(name, set))
+			sql(t, p, "postgres", "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = '"+name+"'") // a pooler's connections too
+			s := openedPostgres(t, url)
+			sql(t, p, name, "DROP TABLE IF EXISTS public.seen; DROP FUNCTION IF EXISTS public.see CASCADE;"+recordSettings)
+			d := newDoorOn(t, sharedSecretPath, s)
+			var all sync.WaitGroup
+			for range 4 {
+				all.Go(func() {
+					for range 5 {
+						proof, _ := newProof(t)
+						if got := d.send(proof); got.status != 200 {
+							t.Errorf("%s: got %d %s", set, got.status, got.body)
+						}
+					}
+				})
+			}
+			all.Wait()
+			if err := s.CheckWritable(); err != nil {
 				t.Error(err)
-				return
 			}
-			s.Close()
-		})
-	}
-	all.Wait()
-}
-
-// What is no store, or another's.
-func TestPostgresRefuses(t *testing.T) {
-	p := postgresServer(t)
-	tests := []struct {
-		name, do string
-		want     string
-	}{
-		{"a later version", "UPDATE matrix_regservice.meta SET version = 1000", "its schema has version 1000 and this program knows up to"},
-		{"another homeserver", "UPDATE matrix_regservice.meta SET server_name = 'example.org'", "it has the nodes of example.org"},
-		{"no version", "DELETE FROM matrix_regservice.meta", "meta is empty"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			url := newDatabase(t)
-			openedPostgres(t, url).Close()
-			sql(t, p, databaseOf(url), test.do)
-			_, err := openStore(t.Context(), url, testServerName)
-			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("got %v, want %q", err, test.want)
-			}
-		})
-	}
-	if _, err := readStore(t.Context(), newDatabase(t)); !errors.Is(err, errNoStore) {
-		t.Errorf("an empty database: got %v", err)
-	}
-}
-
-// No error and no log line holds the password, however wrong the URL is.
-func TestPostgresPasswordUnseen(t *testing.T) {
-	lines := captureLog(t)
-	p := postgresServer(t)
-	const password = "Geheim0815"
-	address := p.Address()
-	host, port, _ := net.SplitHostPort(address)
-	for name, dataPath := range map[string]string{
-		"wrong":              "postgres://postgres:" + password + "@" + address + "/postgres",
-		"no such host":       "postgres://postgres:" + password + "@does-not-exist.invalid/postgres",
-		"nobody there":       "postgres://postgres:" + password + "@127.0.0.1:1/postgres",
-		"several":            "postgres://postgres:" + password + "@127.0.0.1:1,127.0.0.1:2/postgres",
-		"with a hash":        "postgres://postgres:x#" + password + "@" + address + "/postgres",
-		"with a slash":       "postgres://postgres:x/" + password + "@" + address + "/postgres",
-		"with a percent":     "postgres://postgres:%zz" + password + "@" + address + "/postgres",
-		"with a space":       "postgres://postgres:x " + password + "@" + address + "/postgres",
-		"as a parameter":     "postgres://postgres@/postgres?host=" + host + "&port=" + port + "&password=" + password,
-		"with a bad setting": "postgres://postgres:" + password + "@" + address + "/postgres?sslmode=maybe",
-		"another scheme":     "postgress://postgres:" + password + "@" + address + "/postgres",
-		"a slash after port": "postgres://postgres:12/" + password + "@127.0.0.1:1/postgres",
-		"an @ in the path":   "postgres://postgres:x@12/" + password + "@127.0.0.1:1/postgres",
-		"before a slash":     "postgres://" + password + ":12/3@127.0.0.1:1/postgres",
-		"before a question":  "postgres://postgres:" + password + "@12?3@127.0.0.1:1/postgres",
-		"an & in it":         "postgres://postgres@127.0.0.1:1/postgres?password=x&" + password,
-		"a hash after port":  "postgres://" + password + ":12#3@127.0.0.1:1/postgres",
-		"no slashes":         "postgres:postgres:" + password + "@127.0.0.1:1/postgres",
-		"one slash":          "postgresql:/postgres:" + password + "@127.0.0.1:1/postgres",
-		"in capitals":        "Postgres://postgres:" + password + "@127.0.0.1:1/postgres",
-		"in quotes":          `"postgres://postgres:` + password + `@127.0.0.1:1/postgres"`,
-		"no colon":           "postgres//postgres:" + password + "@127.0.0.1:1/postgres",
-		"no scheme":          "postgres:" + password + "@127.0.0.1:1/postgres",
-		"slashes alone":      "//u:" + password + "@127.0.0.1:1/postgres",
-		"keywords":           "host=127.0.0.1 user=postgres password=" + password,
-		"other keywords":     "service = x; PASSWORD = '" + password + "'",
-	} {
-		t.Run(name, func(t *testing.T) {
-			file := t.TempDir() + "/url"
-			if err := os.WriteFile(file, []byte(dataPath+"\n"), 0o600); err != nil {
+			keepRecord(t, s, testRecord(1, statePending))
+			held, _, err := s.ClaimPending(t.Context(), span{from: time.Now(), to: time.Now()})
+			if err != nil {
 				t.Fatal(err)
 			}
-			for _, args := range [][]string{
-				{"--datapath", dataPath, "users"}, {"--datapath-file", file, "users"}, {"migrate", "--to", dataPath}, {"migrate", "--to-file", file},
-				{"--matrixdomain", testServerName, "--hstoken", "x", "--astoken", "x", "--port", "0", "--datapath-file", file},
-			} {
-				var out, errs strings.Builder
-				if code := run(append([]string{programName}, args...), &out, &errs); code != 1 {
-					t.Errorf("%v: exit %d", args, code)
-				}
-				said := out.String() + errs.String()
-				if lastLine := strings.LastIndex(strings.TrimSpace(said), "\n") + 1; strings.Contains(said, password) || !strings.HasPrefix(said[lastLine:], programName+": ") {
-					t.Errorf("%v: %s", args[0], said)
+			if err := held.Drop(); err != nil {
+				t.Error(err)
+			}
+			held.Release()
+			const limits = " 2500ms 2500ms 2500ms"
+			for line := range strings.Lines(sql(t, p, name, "SELECT settings FROM public.seen GROUP BY 1 ORDER BY 1")) {
+				line = strings.TrimSpace(line)
+				if line != "claims DELETE off"+limits && !strings.HasSuffix(line, " "+want+limits) {
+					t.Errorf("%s: got %s", set, line)
 				}
 			}
-		})
-	}
-	if strings.Contains(lines.String(), password) {
-		t.Errorf("log: %s", lines)
-	}
-}
-
-// A password in the URL works, one of a role that the server asks for it.
-func TestPostgresPassword(t *testing.T) {
-	p := postgresServer(t)
-	const password = "p@ss/w#rd%"
-	sql(t, p, "postgres", "CREATE ROLE with_password LOGIN SUPERUSER PASSWORD '"+password+"'")
-	name := databaseOf(newDatabase(t))
-	u := url.URL{Scheme: "postgres", User: url.UserPassword("with_password", password), Host: p.Address(), Path: "/" + name}
-	s := openedPostgres(t, u.String())
-	if got := storeName(u.String()); got != "postgres://"+p.Address()+"/"+name {
-		t.Errorf("it is called %s", got)
-	}
-	s.Close()
-
-	passFile := t.TempDir() + "/pgpass"
-	if err := os.WriteFile(passFile, []byte("127.0.0.1:*:*:with_password:"+password+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PGPASSFILE", passFile)
-	u.User = url.User("with_password")
-	openedPostgres(t, u.String())
-}
-
-// What only looks a little like PostgreSQL is a directory, but for ~, which a shell was to replace.
-func TestCheckDataPath(t *testing.T) {
-	for dataPath, want := range map[string]string{
-		".matrix": "", "/data/env=prod/x": "", "/data/host=a/user=b/x": "", "env=prod": "", "host=a": "", "data/12:30": "", "a@b": "", "/data/x:y@z": "",
-		"./u:p@h": "", "postgres": "", "postgres/data": "", "my.host=1/port": "",
-		"postgres://u:p%40ss@h/db": "", "postgres://u:p@ss@h/db": "", "postgres://u@h/d%40b?password=p%40ss": "", "postgres://u@h1:1,h2:2/db?application_name=x": "",
-		"~/x": "no shell has replaced", "~": "no shell has replaced",
-		"host=a port=b": "looks like a way to PostgreSQL", "": "is empty", "mysql://u@h/db": "not PostgreSQL's", "jdbc:postgresql://h/db?user=u": "not PostgreSQL's",
-		"postgres://u@h/d@b": "percent-encode", "postgres://u@h/db#x": "percent-encode", "postgres://u@h/db?x": "percent-encode",
-	} {
-		if err := checkDataPath(dataPath); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v, want %q", dataPath, err, want)
+			if kinds := sql(t, p, name, "SELECT count(DISTINCT settings) FROM public.seen"); kinds != "7" { // three each of claims and records, one of counts
+				t.Errorf("%s: %s kinds of writing were seen\n%s", set, kinds, sql(t, p, name, "SELECT DISTINCT settings FROM public.seen"))
+			}
+			var after string
+			if err := s.pool.Conns.QueryRow(t.Context(), "SELECT current_setting('synchronous_commit') || current_setting('statement_timeout')").Scan(&after); err != nil || after != set+"0" {
+				t.Errorf("%s: the next user finds %q, %v", set, after, err)
+			}
+			s.Close()
 		}
-	}
+	})
 }
 
-func TestIsPlainPostgres(t *testing.T) {
-	for dataPath, want := range map[string]bool{
-		"postgres://u@/db?host=/run/postgresql":              false,
-		"postgres://u@localhost/db":                          false,
-		"postgres://u@127.0.0.1/db":                          false,
-		"postgres://u@192.0.2.1/db":                          true, // sslmode=prefer falls back
-		"postgres://u@192.0.2.1/db?sslmode=disable":          true,
-		"postgres://u@192.0.2.1/db?sslmode=require":          false,
-		"postgres://u@db.example/db?sslmode=verify-full":     false,
-		"postgres://u@127.0.0.1,192.0.2.1/db":                true,
-		"postgres://u@127.0.0.1,db.example/?sslmode=require": false,
-	} {
-		c, err := postgresConfig(dataPath, true)
+// Who waits for a row, or for a statement that goes on and on, is told by the server, before its client gives up.
+func TestPostgresTimeLimits(t *testing.T) {
+	poolings(t, func(t *testing.T, direct, url string) {
+		sql(t, postgresServer(t), "postgres", oddSettings(databaseOf(direct), "on"))
+		s, other := openedPostgres(t, url), openedPostgres(t, direct)
+		r := testRecord(1, statePending)
+		keepRecord(t, s, r)
+		held := claimed(t, s, common.HexToAddress(r.Localpart))
+		defer held.Release()
+		tx, err := other.pool.Conns.Begin(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := isPlainPostgres(c.ConnConfig); got != want {
-			t.Errorf("%s: got %v", dataPath, got)
+		defer tx.Rollback(t.Context())
+		if _, err := tx.Exec(t.Context(), "SELECT FROM matrix_regservice.records FOR UPDATE"); err != nil {
+			t.Fatal(err)
 		}
-	}
+		if err := held.Save(r); pgdb.State(err) != "55P03" && pgdb.State(err) != "57014" {
+			t.Errorf("a lock: got %v", err)
+		}
+		err = s.pool.Send(t.Context(), func(b *pgx.Batch) { b.Queue("SELECT pg_sleep(60)") })
+		if pgdb.State(err) != "57014" {
+			t.Errorf("a long statement: got %v", err)
+		}
+	})
 }

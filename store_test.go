@@ -69,12 +69,12 @@ func inHand(t testing.TB, s store) (count int) {
 	t.Helper()
 	switch s := s.(type) {
 	case *boltStore:
-		return len(s.claims.held)
+		return len(s.claims.turns)
 	case *postgresStore:
-		if err := s.pool.QueryRow(t.Context(), "SELECT count(*) FROM matrix_regservice.claims").Scan(&count); err != nil {
+		if err := s.pool.Conns.QueryRow(t.Context(), "SELECT count(*) FROM matrix_regservice.claims").Scan(&count); err != nil {
 			t.Fatal(err)
 		}
-		count += len(s.claims.held)
+		count += len(s.claims.turns)
 	}
 	return count
 }

@@ -212,7 +212,7 @@ func (f *File) Size() (int64, error) {
 
 // CheckWritable commits a transaction without a change, for which bbolt writes its free list and its meta page and
 // waits for the disk twice. That takes pages that were written before, as most changes do; so it also writes, to pages
-// behind all others, what the next change that does not may need.
+// after all others, what the next change that does not may need.
 func (f *File) CheckWritable() error {
 	return f.Update(func(tx *bolt.Tx) error {
 		file, err := os.OpenFile(f.path, os.O_WRONLY, 0)

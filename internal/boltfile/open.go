@@ -48,7 +48,7 @@ func inspect(path string, fit func(*bolt.Tx) error) error {
 	}
 	defer file.Close()
 	return db.View(func(tx *bolt.Tx) error {
-		if info.Size() < tx.Size() { // reading behind the end of a mapped file would kill the process
+		if info.Size() < tx.Size() { // reading after the end of a mapped file would kill the process
 			return &UnfitError{fmt.Sprintf("it is cut short: %d bytes of at least %d are there", info.Size(), tx.Size())}
 		}
 		pages, err := pagesOf(tx, file)

@@ -35,10 +35,10 @@ type pageHead struct {
 	ID          uint64
 	Flags       uint16
 	Count       uint16
-	Overflowing uint32 // how many pages behind it belong to it
+	Overflowing uint32 // how many pages after it belong to it
 }
 
-// A metaPage is one of the first two pages, behind its head.
+// A metaPage is one of the first two pages, after its head.
 type metaPage struct {
 	Magic, Version, PageSize, Flags uint32
 	Root, RootSequence              uint64

@@ -1,0 +1,117 @@
+// open.go owns the way to PostgreSQL: the URL, of which nothing but host and database is ever shown, and the opening of a
+// pool.
+
+package pgdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+)
+
+// poolSize is how many connections an instance opens at most, unless the URL has pool_max_conns. They share the
+// writes to the database's log out, and more than the database has disks and processors for only wait for each other.
+const poolSize = 16
+
+// Open makes a pool of connections to the database at the URL, for the program of this name. Nothing is connected yet.
+func Open(ctx context.Context, rawURL, program string) (*Pool, error) {
+	return open(ctx, rawURL, program, pgconn.ValidateConnectTargetSessionAttrsReadWrite) // of several hosts the one that is the primary now
+}
+
+// OpenReadOnly makes a pool that reads, from a replica too.
+func OpenReadOnly(ctx context.Context, rawURL, program string) (*Pool, error) {
+	return open(ctx, rawURL, program, nil)
+}
+
+func open(ctx context.Context, rawURL, program string, validate pgconn.ValidateConnectFunc) (*Pool, error) {
+	c, err := parse(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	if c.ConnConfig.RuntimeParams["application_name"] == "" {
+		c.ConnConfig.RuntimeParams["application_name"] = program
+	}
+	if c.ConnConfig.ValidateConnect == nil {
+		c.ConnConfig.ValidateConnect = validate
+	}
+	conns, err := pgxpool.NewWithConfig(ctx, c)
+	if err != nil {
+		return nil, printable(err)
+	}
+	return &Pool{Conns: conns, program: program}, nil
+}
+
+// CheckURL returns nil where the URL can be opened.
+func CheckURL(rawURL string) error {
+	_, err := parse(rawURL)
+	return err
+}
+
+// parse reads the URL. The library's errors quote it, the password too where that has characters that do not
+// belong there: nothing of them is passed on but which file, that a parameter names, cannot be read.
+func parse(rawURL string) (*pgxpool.Config, error) {
+	c, err := pgxpool.ParseConfig(rawURL)
+	u, urlErr := url.Parse(rawURL)
+	unreadable := (*fs.PathError)(nil)
+	switch {
+	case urlErr == nil && errors.As(err, &unreadable):
+		return nil, fmt.Errorf("the PostgreSQL URL of the store names a file that cannot be read: %s", redact.Line(unreadable.Error()))
+	case urlErr == nil && err != nil:
+		return nil, errors.New("the PostgreSQL URL of the store has a port or a parameter that cannot be: give such as postgres://USER@HOST:5432/DATABASE?sslmode=verify-full, with a password's special characters percent-encoded")
+	case urlErr != nil:
+		return nil, errors.New("the PostgreSQL URL of the store cannot be read: give one such as postgres://USER@HOST/DATABASE, with a password's special characters percent-encoded")
+	}
+	if err := names.CheckPostgresURL(u); err != nil {
+		return nil, err
+	}
+	if !u.Query().Has("pool_max_conns") {
+		c.MaxConns = poolSize
+	}
+	conn := c.ConnConfig
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > QueryTime {
+		conn.ConnectTimeout = QueryTime
+	}
+	conn.DefaultQueryExecMode = pgx.QueryExecModeExec // prepares nothing, and asks nothing twice
+	conn.StatementCacheCapacity, conn.DescriptionCacheCapacity = 0, 0
+	return c, nil
+}
+
+// Name is what a log or an error may say of the URL: neither user nor password.
+func Name(rawURL string) string {
+	c, err := pgx.ParseConfig(rawURL)
+	if err != nil {
+		return "postgres://…"
+	}
+	if strings.HasPrefix(c.Host, "/") {
+		return "postgres:///" + c.Database + "?host=" + c.Host + "&port=" + strconv.Itoa(int(c.Port))
+	}
+	return "postgres://" + net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database
+}
+
+// IsPlain tells whether what is sent to the URL would cross a network in the clear.
+func IsPlain(rawURL string) bool {
+	c, err := pgx.ParseConfig(rawURL)
+	if err != nil {
+		return false // nothing can be sent there
+	}
+	isPlain := func(host string, encrypted bool) bool {
+		return !encrypted && !strings.HasPrefix(host, "/") && !names.IsLoopback(host)
+	}
+	plain := isPlain(c.Host, c.TLSConfig != nil)
+	for _, fallback := range c.Fallbacks {
+		plain = plain || isPlain(fallback.Host, fallback.TLSConfig != nil)
+	}
+	return plain
+}

@@ -1,0 +1,40 @@
+package pgdb
+
+import "testing"
+
+// What goes to another machine without TLS, or may, goes in the clear.
+func TestIsPlain(t *testing.T) {
+	for rawURL, want := range map[string]bool{
+		"postgres://u@/db?host=/run/postgresql":              false,
+		"postgres://u@localhost/db":                          false,
+		"postgres://u@127.0.0.1/db":                          false,
+		"postgres://u@192.0.2.1/db":                          true, // sslmode=prefer falls back
+		"postgres://u@192.0.2.1/db?sslmode=disable":          true,
+		"postgres://u@192.0.2.1/db?sslmode=require":          false,
+		"postgres://u@db.example/db?sslmode=verify-full":     false,
+		"postgres://u@127.0.0.1,192.0.2.1/db":                true,
+		"postgres://u@127.0.0.1,db.example/?sslmode=require": false,
+	} {
+		if err := CheckURL(rawURL); err != nil {
+			t.Fatal(err)
+		}
+		if got := IsPlain(rawURL); got != want {
+			t.Errorf("%s: got %v", rawURL, got)
+		}
+	}
+}
+
+// Neither user nor password is in a name, nor anything of a URL that cannot be read.
+func TestName(t *testing.T) {
+	for rawURL, want := range map[string]string{
+		"postgres://u:secret@db.example:5433/d":               "postgres://db.example:5433/d",
+		"postgres://u@[::1]/d?password=secret":                "postgres://[::1]:5432/d",
+		"postgres://u:secret@/d?host=/run/postgresql":         "postgres:///d?host=/run/postgresql&port=5432",
+		"postgres://u:secret@db.example:5433/d?sslmode=maybe": "postgres://…",
+		"postgres://u:%zzsecret@db.example/d":                 "postgres://…",
+	} {
+		if got := Name(rawURL); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
