@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ant0ine/go-json-rest/rest"
@@ -35,7 +36,7 @@ type appServiceAPI struct {
 	hsToken    string
 	store      store
 	metrics    *metrics
-	proxies    proxies
+	proxies    limit.Proxies
 }
 
 // protocolID names the third-party network, as registration.yaml does.
@@ -90,7 +91,7 @@ func (a *appServiceAPI) answered(kind string, handle func(asked) (any, error), n
 		if err != nil {
 			told := toMatrixError(err)
 			a.metrics.asked(kind, told.status)
-			client, _ := a.proxies.client(r.Request)
+			client, _ := a.proxies.Client(r.Request)
 			log.Debug("Refused the homeserver", "kind", kind, "status", told.status, "errcode", told.Errcode,
 				"path", redact.Quote(r.URL.Path), "client", client, "reason", err)
 			told.write(w)

@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -106,7 +107,7 @@ func (c *chain) admit(n address) error {
 	if !ok {
 		defer c.askers.Add(-1)
 		if c.askers.Add(1) > askersAtMost {
-			return errCrowded
+			return limit.ErrCrowded
 		}
 		asked, err, _ := c.asking.Do(string(n.Bytes()), func() (any, error) { return c.ask(n) })
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ethereum/go-ethereum/common"
 )
 
@@ -359,7 +360,7 @@ func TestAskersAreBounded(t *testing.T) {
 		var all sync.WaitGroup
 		for range askersAtMost + 3 {
 			all.Go(func() {
-				if err := c.admit(common.HexToAddress(listedAddress)); errors.Is(err, errCrowded) {
+				if err := c.admit(common.HexToAddress(listedAddress)); errors.Is(err, limit.ErrCrowded) {
 					crowded.Add(1)
 				} else if err != nil {
 					t.Error(err)

@@ -38,7 +38,7 @@ var allowedImports = map[string][]string{
 	"redact":     {},
 	"names":      {},
 	"shell":      {},
-	"limit":      {},
+	"limit":      {"redact"},
 	"files":      {"redact"},
 	"boltfile":   {"files"},
 	"homeserver": {"names", "redact"},

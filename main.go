@@ -19,6 +19,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/log"
@@ -223,7 +224,7 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 		listening = append(listening, "ops_address", opsListener.Addr().String())
 	}
 	log.Info("Listening", listening...)
-	c.fitFiles()
+	fitFiles(&c.limits)
 	c.admission.logStart(ctx)
 	go probeHomeserver(ctx, c)
 	go pingHomeserver(ctx, c)
@@ -243,13 +244,15 @@ func tellReady(listener, opsListener net.Listener) {
 
 // lineRulesOfLog leave each registration its line: its record takes more of the disk than that. Refusals are told apart by
 // what was answered, and what homeservers ask by what it is about.
-var lineRulesOfLog = lineRules{
-	unlimited: []string{lineRegistered, lineSettled},
-	apart:     []string{"status", "errcode", "kind"},
+var lineRulesOfLog = limit.LineRules{
+	Unlimited: []string{lineRegistered, lineSettled},
+	Apart:     []string{"status", "errcode", "kind"},
 }
 
 // newLogger makes the daemon's log.
-func newLogger(w io.Writer, c config) log.Logger {
+func newLogger(w io.Writer, c config) log.Logger { return newLoggerBy(w, c, lineRulesOfLog) }
+
+func newLoggerBy(w io.Writer, c config, rules limit.LineRules) log.Logger {
 	level := log.FromLegacyLevel(c.verbosity)
 	var handler slog.Handler
 	switch c.logFormat {
@@ -260,7 +263,7 @@ func newLogger(w io.Writer, c config) log.Logger {
 	default:
 		handler = log.NewTerminalHandlerWithLevel(w, level, isTerminal(w))
 	}
-	return log.NewLogger(limitLines(libraryHandler{handler}, lineRulesOfLog))
+	return log.NewLogger(limit.Lines(libraryHandler{handler}, rules))
 }
 
 // isTerminal tells whether colours would be seen.

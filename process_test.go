@@ -234,7 +234,7 @@ func TestConnectionsWithin(t *testing.T) {
 		{0, 64, 1024, 0},
 		{1_000_000, 1_000_000, 1024, 512},
 	} {
-		if got := (limits{maxConnections: test.most, maxInflight: test.inflight}).connectionsWithin(test.files); got != test.want {
+		if got := connectionsWithin(limits{maxConnections: test.most, maxInflight: test.inflight}, test.files); got != test.want {
 			t.Errorf("%+v: got %d", test, got)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -109,9 +110,9 @@ type registrar struct {
 	accounts accounts
 	store    store
 	stopping context.Context // ended when shutdown begins: no attempt starts after it
-	stop     context.CancelFunc
-	newNodes *limiter // addresses without a record, all together
-	slots    slots    // of attempts that ask the homeserver
+	stop     func()
+	newNodes *limit.Buckets // addresses without a record, all together
+	slots    limit.Slots    // of attempts that ask the homeserver
 
 	mu        sync.Mutex
 	lookUps   map[address]lookUp // of registered addresses that were not found gone
@@ -126,7 +127,8 @@ type lookUp struct {
 
 func newRegistrar(a accounts, s store) *registrar {
 	r := &registrar{accounts: a, store: s, lookUps: make(map[address]lookUp)}
-	r.stopping, r.stop = context.WithCancel(context.Background())
+	stopping, cancel := context.WithCancelCause(context.Background())
+	r.stopping, r.stop = stopping, func() { cancel(errStopping) }
 	return r
 }
 
@@ -218,11 +220,11 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 		}
 	}
 	if before.State == "" {
-		if err := r.newNodes.take(limitKey{}); err != nil {
+		if err := r.newNodes.Take(limit.Key{}); err != nil {
 			return "", "", err
 		}
 	}
-	leave, err := r.slots.take(ctx, r.stopping)
+	leave, err := r.slots.Take(ctx, r.stopping)
 	if err != nil {
 		return "", "", err
 	}
@@ -452,7 +454,7 @@ func (r *registrar) remembered(a address) error {
 		return last.err
 	}
 	if len(r.lookUps) >= lookUpsKept {
-		return &limitError{"too many registered nodes at once", lookUpPeriod - now.Sub(r.lastSweep)}
+		return &limit.EarlyError{Reason: "too many registered nodes at once", Wait: lookUpPeriod - now.Sub(r.lastSweep)}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"mime"
 	"net"
 	"net/http"
@@ -16,8 +17,10 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/log"
@@ -45,8 +48,8 @@ type server struct {
 	metrics    *metrics
 	admission  *admission
 
-	proxies        proxies
-	perClient      *limiter
+	proxies        limit.Proxies
+	perClient      *limit.Buckets
 	unnamed        sync.Once // whether the log says that a proxy does not name its clients
 	maxConnections int
 }
@@ -54,8 +57,8 @@ type server struct {
 func newServer(c config, s store) *server {
 	s = c.metrics.metered(s)
 	r := newRegistrar(c.api(), s)
-	r.newNodes = newLimiter(c.totalRate, c.totalBurst, 1, "too many new nodes at once")
-	r.slots = newSlots(c.maxInflight)
+	r.newNodes = limit.NewBuckets(c.totalRate, c.totalBurst, 1, "too many new nodes at once")
+	r.slots = limit.NewSlots(c.maxInflight)
 	return &server{
 		serverName:     c.serverName,
 		registrar:      r,
@@ -63,7 +66,7 @@ func newServer(c config, s store) *server {
 		metrics:        c.metrics,
 		admission:      c.admission,
 		proxies:        c.trustedProxies,
-		perClient:      newLimiter(c.rate, c.burst, clientsKept, "too many requests from this address"),
+		perClient:      limit.NewBuckets(c.rate, c.burst, limit.ClientsKept, "too many requests from this address"),
 		maxConnections: c.maxConnections,
 	}
 }
@@ -110,12 +113,12 @@ func isCleanPath(u *url.URL) bool {
 // limitBodies bounds what a body may hold and how long it may take: a homeserver's transaction more than everything else.
 func (s *server) limitBodies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		limit := int64(bodyLimit)
+		most := int64(bodyLimit)
 		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/transactions/") && s.appService.checkToken(r) == nil {
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(transactionTime)) // a test's recorder has none
-			limit = transactionLimit
+			most = transactionLimit
 		}
-		r.Body = watchBody(r, http.MaxBytesReader(w, r.Body, limit), limit == bodyLimit)
+		r.Body = limit.WatchBody(r, http.MaxBytesReader(w, r.Body, most), most == bodyLimit)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -128,7 +131,7 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	var accessToken string
 	var err error
 	done := s.metrics.registering()
-	client, known := s.proxies.client(r.Request)
+	client, known := s.proxies.Client(r.Request)
 	defer func() {
 		if broken := recover(); broken != nil {
 			err = errPanic
@@ -160,7 +163,7 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 // have one bucket, and whoever empties it locks every node out: then there is no limit, and the log says so.
 func (s *server) admitClient(client netip.Addr, known bool) error {
 	if known {
-		return s.perClient.take(keyOf(client))
+		return s.perClient.Take(limit.KeyOf(client))
 	}
 	s.unnamed.Do(func() {
 		log.Warn("A proxy does not name its client: registrations that come through it are not limited by address",
@@ -236,15 +239,15 @@ func (s *server) audit(client netip.Addr, n node, did outcome, err error, took t
 // is there so that no client can hold a connection for nothing. What is written has its limit from the connection, since
 // an answer may wait long before it is.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
-	held := &connections{Listener: listener, most: s.maxConnections, holding: s.metrics.holding, crowdedOut: s.metrics.crowdedOut}
+	held := &limit.Listener{Listener: listener, Most: s.maxConnections, Holding: s.metrics.holding, CrowdedOut: s.metrics.crowdedOut}
 	httpServer := &http.Server{
 		Handler:                      s.handler(),
 		ReadHeaderTimeout:            5 * time.Second,
 		ReadTimeout:                  10 * time.Second,
 		IdleTimeout:                  time.Minute,
 		MaxHeaderBytes:               headerLimit - 4<<10, // to which net/http adds 4 KiB
-		ConnState:                    held.answered,
-		ConnContext:                  inContext,
+		ConnState:                    held.ConnState,
+		ConnContext:                  limit.ConnContext,
 		DisableGeneralOptionsHandler: true, // it would answer without a body
 		ErrorLog:                     newErrorLog(),
 	}
@@ -270,4 +273,48 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		httpServer.Close()
 	}
 	return nil
+}
+
+// newErrorLog is where a server of net/http says what it meets. It may quote a client, and the value of a panic.
+func newErrorLog() *stdlog.Logger { return stdlog.New(errorLog{}, "", 0) }
+
+type errorLog struct{}
+
+func (errorLog) Write(p []byte) (int, error) {
+	said, stack, isPanic := strings.Cut(string(p), "\ngoroutine ")
+	said = maskedLine(said)
+	if isPanic {
+		log.Error("A handler panicked", "err", said, "stack", stack)
+	} else {
+		log.Warn("The HTTP server met an error", "err", said)
+	}
+	return len(p), nil
+}
+
+// filesBeside is how many files may be open beside the connections of nodes and those to the homeserver: the store, the
+// listeners, the log, the operator's connections, the Ethereum node's, and those of attempts that were given up and linger.
+const filesBeside = 128
+
+// connectionsWithin returns how many connections are held where that many files may be open. Were they more, none could
+// be accepted to make another give way, and none opened to the homeserver.
+func connectionsWithin(l limits, files uint64) int {
+	beside := filesBeside + l.maxInflight
+	if l.maxConnections == 0 || files >= uint64(l.maxConnections+beside) {
+		return l.maxConnections
+	}
+	return max(int(files)-beside, int(files)/2, 1)
+}
+
+// fitFiles has fewer connections held where the system lets too few files be open.
+func fitFiles(l *limits) {
+	files := syscall.Rlimit{}
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return
+	}
+	fit := connectionsWithin(*l, uint64(files.Cur)) // which Go has raised as far as it may
+	if fit < l.maxConnections {
+		log.Warn("Holding fewer connections, since few files may be open: raise LimitNOFILE of the unit, or ulimit -n, or lower --"+flagMaxConnections,
+			"connections", fit, "files", files.Cur, "needed", l.maxConnections+filesBeside+l.maxInflight)
+	}
+	l.maxConnections = fit
 }

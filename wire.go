@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -73,16 +74,16 @@ func toMatrixError(err error) *matrixError {
 		return known
 	}
 	failed, isFailed := errors.AsType[*homeserverError](err)
-	early, isEarly := errors.AsType[*limitError](err)
+	early, isEarly := errors.AsType[*limit.EarlyError](err)
 	switch {
 	case errors.Is(err, errRegistered):
 		return &matrixError{status: http.StatusConflict, Errcode: errcodeUserInUse, Message: errRegistered.Error(), cause: err}
 	case isEarly:
-		return tooManyRequests(early.reason, early.wait, nil)
+		return tooManyRequests(early.Reason, early.Wait, nil)
 	case errors.Is(err, errBusy):
 		return tooManyRequests(errBusy.Error(), 0, nil)
-	case errors.Is(err, errCrowded):
-		return tooManyRequests(errCrowded.Error(), 0, nil)
+	case errors.Is(err, limit.ErrCrowded):
+		return tooManyRequests(limit.ErrCrowded.Error(), 0, nil)
 	case errors.Is(err, errStopping):
 		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
 	case errors.Is(err, errStore):

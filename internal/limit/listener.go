@@ -1,7 +1,7 @@
-// connections.go owns how many connections are held and what their unfinished requests may hold, and which one makes
+// listener.go owns how many connections are held and what their unfinished requests may hold, and which one makes
 // room for another.
 
-package main
+package limit
 
 import (
 	"bytes"
@@ -13,10 +13,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
-	"syscall"
 	"time"
-
-	"github.com/ethereum/go-ethereum/log"
 )
 
 // What an unfinished request holds is counted in bytes, and a line of a header as many more: net/http makes an entry in
@@ -42,42 +39,14 @@ const (
 	sendBuffer = 4 << 10 // bytes of untaken answers that the kernel keeps for a connection; by default it keeps up to 4 MiB
 )
 
-// filesBeside is how many files may be open beside the connections of nodes and those to the homeserver: the store, the
-// listeners, the log, the operator's connections, the chain's, and those of attempts that were given up and linger.
-const filesBeside = 128
-
-// connectionsWithin is how many connections are held where that many files may be open. Were they more, none could be
-// accepted to make another give way, and none opened to the homeserver.
-func (l limits) connectionsWithin(files uint64) int {
-	beside := filesBeside + l.maxInflight
-	if l.maxConnections == 0 || files >= uint64(l.maxConnections+beside) {
-		return l.maxConnections
-	}
-	return max(int(files)-beside, int(files)/2, 1)
-}
-
-// fitFiles has fewer connections held where the system lets too few files be open.
-func (l *limits) fitFiles() {
-	files := syscall.Rlimit{}
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
-		return
-	}
-	fit := l.connectionsWithin(uint64(files.Cur)) // which Go has raised as far as it may
-	if fit < l.maxConnections {
-		log.Warn("Holding fewer connections, since few files may be open: raise LimitNOFILE of the unit, or ulimit -n, or lower --"+flagMaxConnections,
-			"connections", fit, "files", files.Cur, "needed", l.maxConnections+filesBeside+l.maxInflight)
-	}
-	l.maxConnections = fit
-}
-
-// connections is a listener whose connections are counted. At the limit the one is closed that has been longest without
+// Listener is a listener whose connections are counted. At the limit the one is closed that has been longest without
 // a complete request, or without taking its answer. One whose request has been read whole and whose answer is not
 // written yet stays. When all are such, the new one is closed.
-type connections struct {
+type Listener struct {
 	net.Listener
-	most       int       // 0: no limit
-	holding    func(int) // told how many are held; may be nil
-	crowdedOut func()    // told of each that is closed for want of room; may be nil
+	Most       int       // 0: no limit
+	Holding    func(int) // told how many are held; may be nil
+	CrowdedOut func()    // told of each that is closed for want of room; may be nil
 
 	mu         sync.Mutex
 	held       int
@@ -90,7 +59,7 @@ type connections struct {
 // A heldConn is one of the connections.
 type heldConn struct {
 	net.Conn
-	of    *connections
+	of    *Listener
 	place *list.Element // in unfinished; nil while a request is answered and the answer taken
 	gone  bool
 
@@ -102,7 +71,7 @@ type heldConn struct {
 }
 
 // Accept returns the next connection that is held.
-func (l *connections) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
@@ -115,14 +84,14 @@ func (l *connections) Accept() (net.Conn, error) {
 	}
 }
 
-// hold takes the connection in, and nil is that there is no room.
-func (l *connections) hold(conn net.Conn) *heldConn {
+// hold takes the connection in. It returns nil when there is no room.
+func (l *Listener) hold(conn net.Conn) *heldConn {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetWriteBuffer(sendBuffer)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.most > 0 && l.held >= l.most {
+	if l.Most > 0 && l.held >= l.Most {
 		l.countCrowded()
 		longest := l.unfinished.Front()
 		if longest == nil {
@@ -137,26 +106,26 @@ func (l *connections) hold(conn net.Conn) *heldConn {
 	return c
 }
 
-func (l *connections) countHeld() {
-	if l.holding != nil {
-		l.holding(l.held)
+func (l *Listener) countHeld() {
+	if l.Holding != nil {
+		l.Holding(l.held)
 	}
 }
 
-func (l *connections) countCrowded() {
-	if l.crowdedOut != nil {
-		l.crowdedOut()
+func (l *Listener) countCrowded() {
+	if l.CrowdedOut != nil {
+		l.CrowdedOut()
 	}
 }
 
-// evict closes the connection; whoever serves it finds out.
-func (l *connections) evict(c *heldConn) {
+// evict closes the connection. Its server learns of it from the next read or write.
+func (l *Listener) evict(c *heldConn) {
 	l.leave(c)
 	c.Conn.Close()
 }
 
-// finished is that the connection has no unfinished request any more.
-func (l *connections) finished(c *heldConn) {
+// finished notes that the connection has no unfinished request any more.
+func (l *Listener) finished(c *heldConn) {
 	if c.place != nil {
 		l.unfinished.Remove(c.place)
 		c.place = nil
@@ -173,9 +142,9 @@ func (l *connections) finished(c *heldConn) {
 	c.cost = 0
 }
 
-// charge adds to what the connection's unfinished request holds. When it is too much it is closed; when all of them
-// together hold too much, those are that have more than their share. Who has not stays, however many of them there are.
-func (l *connections) charge(c *heldConn, cost int) {
+// charge adds to what the connection's unfinished request holds. A connection that holds too much is closed. When all of
+// them together hold too much, those with more than their share are closed. The others stay, however many they are.
+func (l *Listener) charge(c *heldConn, cost int) {
 	if c.place == nil {
 		return
 	}
@@ -194,8 +163,8 @@ func (l *connections) charge(c *heldConn, cost int) {
 	}
 }
 
-// leave takes the connection out, once.
-func (l *connections) leave(c *heldConn) {
+// leave takes the connection out. It does so once.
+func (l *Listener) leave(c *heldConn) {
 	if c.gone {
 		return
 	}
@@ -205,7 +174,7 @@ func (l *connections) leave(c *heldConn) {
 	l.countHeld()
 }
 
-// Close is the end of the connection.
+// Close closes the connection and takes it out.
 func (c *heldConn) Close() error {
 	c.of.mu.Lock()
 	c.of.leave(c)
@@ -215,9 +184,9 @@ func (c *heldConn) Close() error {
 
 var headerEnd = []byte("\r\n\r\n")
 
-// Read counts what it reads of a header. Behind the end of one is its body, which counts when it is read from here,
-// or already the next header: which of the two cannot be told, so that a connection may be closed behind the answer
-// to a body of very many lines.
+// Read counts what it reads of a header. After its end comes the body, which is counted by WatchBody, or already the next
+// header. Which of the two cannot be told, so that a connection may be closed after the answer to a body of very many
+// lines.
 func (c *heldConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.of.mu.Lock()
@@ -232,7 +201,7 @@ func (c *heldConn) Read(p []byte) (int, error) {
 		c.next = max(c.next, costOf(part))
 	}
 	if c.gone {
-		return 0, net.ErrClosed // so that it is not taken apart
+		return 0, net.ErrClosed // so that the server parses nothing
 	}
 	return n, err
 }
@@ -251,8 +220,8 @@ func (c *heldConn) Write(p []byte) (int, error) {
 	return n + more, err
 }
 
-// blocks is that the connection's peer does not take an answer, until the function that it returns is called.
-func (l *connections) blocks(c *heldConn) (taken func()) {
+// blocks notes that the connection's peer does not take an answer, until the returned function is called.
+func (l *Listener) blocks(c *heldConn) (taken func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.gone || c.place != nil { // its request is unfinished, too
@@ -281,7 +250,7 @@ func (c *heldConn) CloseWrite() error {
 }
 
 // answered is the server's ConnState: the next request is waited for, and may be here in part.
-func (l *connections) answered(conn net.Conn, state http.ConnState) {
+func (l *Listener) ConnState(conn net.Conn, state http.ConnState) {
 	c, ok := conn.(*heldConn)
 	if !ok || state != http.StateIdle {
 		return
@@ -300,14 +269,14 @@ func (l *connections) answered(conn net.Conn, state http.ConnState) {
 
 type connectionKey struct{}
 
-// inContext is the server's ConnContext.
-func inContext(ctx context.Context, conn net.Conn) context.Context {
+// ConnContext is for the ConnContext of the http.Server: WatchBody finds the connection by it.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, conn)
 }
 
-// watchBody has the connection know when the request's body, or what there is in its place, has been read whole. Of
-// one that is kept until then it counts what was read.
-func watchBody(r *http.Request, body io.ReadCloser, kept bool) io.ReadCloser {
+// WatchBody returns the body, which is read in the place of the request's own. It tells the request's connection when the
+// body has been read whole. What is read counts where it is kept until then.
+func WatchBody(r *http.Request, body io.ReadCloser, kept bool) io.ReadCloser {
 	c, ok := r.Context().Value(connectionKey{}).(*heldConn)
 	if !ok {
 		return body

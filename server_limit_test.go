@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -36,7 +37,7 @@ func (d *door) postAs(client, body string) answered {
 	return d.do(r)
 }
 
-func mustProxies(t testing.TB, text string) proxies {
+func mustProxies(t testing.TB, text string) limit.Proxies {
 	t.Helper()
 	p, err := names.ParseNetworks(text)
 	if err != nil {
@@ -46,69 +47,6 @@ func mustProxies(t testing.TB, text string) proxies {
 }
 
 const defaultProxies = "127.0.0.0/8,::1"
-
-// A burst at once, then one in each interval, to the moment.
-func TestLimiter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLimiter(2, 3, 10, "slow down")
-		takes := func(key limitKey, want time.Duration) {
-			t.Helper()
-			err := l.take(key)
-			if early := (*limitError)(nil); errors.As(err, &early) != (want > 0) || early != nil && early.wait != want {
-				t.Errorf("got %v, want to wait %v", err, want)
-			}
-		}
-		one, other := limitKey{1}, limitKey{2}
-		for range 3 {
-			takes(one, 0)
-		}
-		takes(one, time.Second/2)
-		takes(one, time.Second/2) // having asked costs nothing
-		takes(other, 0)
-		time.Sleep(time.Second/2 - time.Nanosecond)
-		takes(one, time.Nanosecond)
-		time.Sleep(time.Nanosecond)
-		takes(one, 0)
-		takes(one, time.Second/2)
-		time.Sleep(time.Hour)
-		for range 3 { // and no more than a burst was saved
-			takes(one, 0)
-		}
-		takes(one, time.Second/2)
-	})
-	for _, off := range []*limiter{newLimiter(0, 3, 10, ""), newLimiter(2, 0, 10, "")} {
-		for range 1000 {
-			if err := off.take(limitKey{}); err != nil {
-				t.Fatalf("off: got %v", err)
-			}
-		}
-	}
-}
-
-// The table holds so many and no more. Whoever asks among them keeps his place, so that only the longest unseen are
-// forgotten.
-func TestLimiterIsBounded(t *testing.T) {
-	l := newLimiter(0.001, 1, clientsKept, "slow down")
-	key := func(i int) limitKey { return limitKey{1, byte(i), byte(i >> 8), byte(i >> 16)} }
-	first := limitKey{9}
-	l.take(first)
-	for i := range 2 * clientsKept {
-		if err := l.take(key(i)); err != nil {
-			t.Fatalf("address %d: %v", i, err)
-		}
-		if i%1000 == 0 && l.take(first) == nil {
-			t.Fatalf("after %d other addresses one that went on asking has a new burst", i)
-		}
-	}
-	if l.full.Len() != clientsKept {
-		t.Errorf("the table has %d addresses, want %d", l.full.Len(), clientsKept)
-	}
-	for i := clientsKept + 100; i < 2*clientsKept; i++ {
-		if l.take(key(i)) == nil {
-			t.Fatalf("address %d of %d has a new burst", i, 2*clientsKept)
-		}
-	}
-}
 
 // Whoever comes again when he was told is not a moment too early.
 func TestRetryRounding(t *testing.T) {
@@ -227,53 +165,6 @@ func TestTotalLimit(t *testing.T) {
 	}
 }
 
-func TestClientAddress(t *testing.T) {
-	tests := []struct {
-		name, peer string
-		forwarded  []string
-		want       string
-		wantKnown  bool
-	}{
-		{"direct", "203.0.113.9:5", nil, "203.0.113.9", true},
-		{"forged from outside", "203.0.113.9:5", []string{"198.51.100.1"}, "203.0.113.9", true},
-		{"behind nginx", "127.0.0.1:5", []string{"203.0.113.9"}, "203.0.113.9", true},
-		{"behind nginx, IPv6", "[::1]:5", []string{"2001:db8::1"}, "2001:db8::1", true},
-		{"behind nginx, seen by IPv6", "[::ffff:127.0.0.1]:5", []string{"203.0.113.9"}, "203.0.113.9", true},
-		{"behind nginx, forged", "127.0.0.1:5", []string{"198.51.100.1, 203.0.113.9"}, "203.0.113.9", true},
-		{"behind nginx, forged in a header of its own", "127.0.0.1:5", []string{"198.51.100.1", "203.0.113.9"}, "203.0.113.9", true},
-		{"behind two", "127.0.0.1:5", []string{"198.51.100.1, 203.0.113.9, 10.0.0.7"}, "203.0.113.9", true},
-		{"behind two, in two headers", "127.0.0.1:5", []string{"198.51.100.1, 203.0.113.9", "10.0.0.7"}, "203.0.113.9", true},
-		{"from a proxy itself", "127.0.0.1:5", []string{"10.0.0.8, 10.0.0.7"}, "10.0.0.8", true},
-		{"from this machine", "127.0.0.1:5", []string{"127.0.0.1"}, "127.0.0.1", true},
-		{"nonsense left of the client", "127.0.0.1:5", []string{"who knows, 203.0.113.9"}, "203.0.113.9", true},
-		{"mapped", "127.0.0.1:5", []string{"::ffff:203.0.113.9"}, "203.0.113.9", true},
-		{"a zone", "127.0.0.1:5", []string{"fe80::1%eth0"}, "fe80::1", true},
-		{"a zone of the peer", "[fe80::1%eth0]:5", nil, "fe80::1", true},
-		{"with a port", "127.0.0.1:5", []string{"203.0.113.9:1234"}, "203.0.113.9", true},
-		{"IPv6 with a port", "127.0.0.1:5", []string{"[2001:db8::1]:1234"}, "2001:db8::1", true},
-		{"IPv6 in brackets", "127.0.0.1:5", []string{"[2001:db8::1]"}, "2001:db8::1", true},
-		{"empty entries", "127.0.0.1:5", []string{"203.0.113.9, ,", ""}, "203.0.113.9", true},
-		{"no header", "127.0.0.1:5", nil, "127.0.0.1", false},
-		{"an empty header", "127.0.0.1:5", []string{""}, "127.0.0.1", false},
-		{"nonsense", "127.0.0.1:5", []string{"who knows"}, "127.0.0.1", false},
-		{"nonsense left of a proxy", "127.0.0.1:5", []string{"203.0.113.9, who knows, 10.0.0.7"}, "127.0.0.1", false},
-		{"no peer", "@", []string{"203.0.113.9"}, "invalid IP", false},
-	}
-	trusted := mustProxies(t, defaultProxies+", 10.0.0.0/8")
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			r := httptest.NewRequest("POST", registerPath, nil)
-			r.RemoteAddr = test.peer
-			for _, value := range test.forwarded {
-				r.Header.Add("X-Forwarded-For", value)
-			}
-			if got, known := trusted.client(r); got.String() != test.want || known != test.wantKnown {
-				t.Errorf("got %s, %v, want %s, %v", got, known, test.want, test.wantKnown)
-			}
-		})
-	}
-}
-
 // At most so many attempts ask the homeserver, as many wait, not for long, and the next is told to come again. One
 // key that sends many requests has one slot.
 func TestSlots(t *testing.T) {
@@ -281,17 +172,17 @@ func TestSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &slowAccounts{takes: 5 * time.Second}
 		r := newRegistrar(slow, store)
-		r.slots = newSlots(3)
+		r.slots = limit.NewSlots(3)
 		_, greedy := newProof(t)
 		var mu sync.Mutex
 		count := map[error]int{}
 		register := func(n node) {
 			start := time.Now()
 			_, _, err := r.register(t.Context(), n)
-			if took := time.Since(start); errors.Is(err, errCrowded) && took != 0 && took != slotTime {
+			if took := time.Since(start); errors.Is(err, limit.ErrCrowded) && took != 0 && took != 2*time.Second {
 				t.Errorf("told to come again after %v", took)
 			}
-			if record, _ := store.Load(context.Background(), n.Address); errors.Is(err, errCrowded) && record.State != "" {
+			if record, _ := store.Load(context.Background(), n.Address); errors.Is(err, limit.ErrCrowded) && record.State != "" {
 				t.Errorf("turned away, and left a record: %q", record.State)
 			}
 			mu.Lock()
@@ -319,16 +210,31 @@ func TestSlots(t *testing.T) {
 		}
 		synctest.Wait()
 		mu.Lock()
-		if count[errCrowded] != 7 {
-			t.Errorf("%d of ten are turned away at once, want 7", count[errCrowded])
+		if count[limit.ErrCrowded] != 7 {
+			t.Errorf("%d of ten are turned away at once, want 7", count[limit.ErrCrowded])
 		}
 		mu.Unlock()
 		all.Wait()
-		if slow.most != 3 || count[errCrowded] != 10 || count[nil] < 3 {
+		if slow.most != 3 || count[limit.ErrCrowded] != 10 || count[nil] < 3 {
 			t.Errorf("at most %d at once, want 3; ended %v", slow.most, count)
 		}
-		if len(r.slots.running)+len(r.slots.waiting) != 0 {
-			t.Error("a slot is still taken")
+		for range 3 { // all are free again
+			start := time.Now()
+			if _, err := r.slots.Take(t.Context(), t.Context()); err != nil || time.Since(start) != 0 {
+				t.Errorf("a slot is still taken: %v", err)
+			}
+		}
+		for range 3 { // and so are the places of who waits
+			go func() {
+				if _, err := r.slots.Take(t.Context(), t.Context()); err == nil {
+					t.Error("there was a fourth slot")
+				}
+			}()
+		}
+		start := time.Now()
+		synctest.Wait()
+		if _, err := r.slots.Take(t.Context(), t.Context()); !errors.Is(err, limit.ErrCrowded) || time.Since(start) != 0 {
+			t.Errorf("a fourth that would wait: got %v", err)
 		}
 	})
 }
@@ -338,7 +244,7 @@ func TestSlotsAtShutdown(t *testing.T) {
 	store := openTestStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistrar(&slowAccounts{takes: 5 * time.Second}, store)
-		r.slots = newSlots(1)
+		r.slots = limit.NewSlots(1)
 		ends := make(chan error, 2)
 		for range 2 {
 			_, n := newProof(t)
@@ -360,8 +266,9 @@ func TestCrowded(t *testing.T) {
 	d := newDoor(t, sharedSecretPath).limited(limits{maxInflight: 1})
 	_, old := newProof(t)
 	d.setOld(old, statePending, time.Hour)
-	d.server.registrar.slots.running <- struct{}{}
-	d.server.registrar.slots.waiting <- struct{}{}
+	if _, err := d.server.registrar.slots.Take(t.Context(), t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 429 || got.Errcode != "M_LIMIT_EXCEEDED" || got.RetryMS == 0 || got.header.Get("Retry-After") == "" || d.state(n) != "" {
 		t.Errorf("got %d %s, state %q", got.status, got.body, d.state(n))
@@ -398,7 +305,7 @@ func TestRestartingNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counting := &countingAccounts{}
 		r := newRegistrar(counting, store)
-		r.slots = newSlots(1)
+		r.slots = limit.NewSlots(1)
 		d := &door{t: t, store: store}
 		_, n := newProof(t)
 		d.setState(n, stateRegistered)
@@ -407,9 +314,9 @@ func TestRestartingNode(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 			if counting.lookUps == 3 {
-				r.slots.running <- struct{}{} // all are taken
+				release, _ := r.slots.Take(t.Context(), t.Context()) // all are taken
 				_, _, err := r.register(t.Context(), n)
-				if <-r.slots.running; !errors.Is(err, errRegistered) {
+				if release(); !errors.Is(err, errRegistered) {
 					t.Fatalf("without a slot: got %v", err)
 				}
 			}
@@ -437,7 +344,7 @@ func TestLookUpsAreBounded(t *testing.T) {
 		if made != lookUpsKept || len(r.lookUps) != lookUpsKept {
 			t.Errorf("%d look-ups, %d remembered, want %d", made, len(r.lookUps), lookUpsKept)
 		}
-		early := (*limitError)(nil)
+		early := (*limit.EarlyError)(nil)
 		if err := r.remembered(address{0xff, 0xff, 0xff, 1}); !errors.As(err, &early) || errors.Is(err, errRegistered) { // nobody looked
 			t.Errorf("without room: got %v", err)
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,10 +27,9 @@ type limitedLog struct {
 
 func newLimitedLog(t *testing.T, verbosity int, format string) *limitedLog {
 	l := &limitedLog{}
-	logger := newLogger(l, config{verbosity: verbosity, logFormat: format})
-	buckets := logger.Handler().(*limitedHandler).lines.buckets
-	buckets.burst = 1
-	buckets.clock = func() time.Time { return buckets.start.Add(time.Duration(l.clock.Load())) }
+	rules := lineRulesOfLog
+	rules.AtOnce, rules.Clock = 1, func() time.Time { return time.Unix(0, l.clock.Load()) }
+	logger := newLoggerBy(l, config{verbosity: verbosity, logFormat: format}, rules)
 	before := log.Root()
 	log.SetDefault(logger)
 	t.Cleanup(func() { log.SetDefault(before) })
@@ -174,8 +172,9 @@ func (d *door) causes(t *testing.T) []caused {
 // little of it.
 func TestFloodedLog(t *testing.T) {
 	const (
-		repeats   = 2
-		perSecond = 2 << 10 // bytes
+		repeats      = 2
+		perSecond    = 2 << 10          // bytes
+		lineInterval = 10 * time.Second // until there is one more line of a kind
 	)
 	long := strings.Repeat("x", longText)
 	for verbosity := range 6 {
@@ -234,7 +233,7 @@ func TestFloodedLog(t *testing.T) {
 				if strings.Contains(first, strings.Repeat("x", 101)) {
 					t.Error("the log quotes more than a client's first characters")
 				}
-				if verbosity >= 3 && !strings.Contains(later, unloggedKey) {
+				if verbosity >= 3 && !strings.Contains(later, "unlogged") {
 					t.Errorf("no line says how many were left out: %s", later)
 				}
 			})
@@ -294,37 +293,4 @@ lines:
 		count++
 	}
 	return count
-}
-
-//go:noinline
-func writeLine(status int) { // from one place: wherever it were inlined there would be another
-	log.Info("Something", "status", status, "text", strings.Repeat("ä", valueLimit))
-}
-
-// What is left out is counted and told; a burst comes back with time; a kind more than there is room for is limited
-// with the others of that sort.
-func TestLineLimit(t *testing.T) {
-	lines := newLimitedLog(t, 3, "json")
-	write := writeLine
-	unlogged := func() any {
-		line := map[string]any{}
-		json.Unmarshal([]byte(lines.since()), &line)
-		return line[unloggedKey]
-	}
-	for range 5 {
-		write(1)
-	}
-	if got := lines.since(); strings.Count(got, "\n") != 1 || len(got) > valueLimit+200 || !strings.Contains(got, "ä…") {
-		t.Errorf("five left %d bytes in %d lines", len(got), strings.Count(got, "\n"))
-	}
-	lines.clock.Add(int64(lineInterval))
-	if write(1); unlogged() != 4.0 {
-		t.Error("the next line does not tell of the four that were left out")
-	}
-	for status := range 2 * kindsKept {
-		write(status)
-	}
-	if got := strings.Count(lines.since(), "\n"); got > kindsKept {
-		t.Errorf("%d kinds left a line, want at most %d", got, kindsKept)
-	}
 }

@@ -1,10 +1,10 @@
 // lines.go owns how much the log may grow by what others cause: how many lines of each kind, and how long a value is.
 
-package main
+package limit
 
 import (
+	"cmp"
 	"context"
-	stdlog "log"
 	"log/slog"
 	"slices"
 	"strings"
@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
-	"github.com/ethereum/go-ethereum/log"
 )
 
 const (
@@ -33,55 +32,59 @@ type lineKind struct {
 	values string
 }
 
-// lineRules say which lines are never left out, and which keys have values that make a kind of their own. Such values
+// LineRules say which lines are never left out, and which keys have values that make a kind of their own. Such values
 // must be the program's own words: a client's would give each line a bucket.
-type lineRules struct {
-	unlimited []string // messages
-	apart     []string // keys
+type LineRules struct {
+	Unlimited []string // messages
+	Apart     []string // keys
+
+	AtOnce int              // lines of a kind that are written at once; 0: 100
+	Clock  func() time.Time // nil: time.Now
 }
 
-// A limitedHandler passes lines on to the next handler, of each kind as many as its bucket lets through. Lines are
-// limited unless the rules say otherwise, so that a new one, or a library's, needs no rule.
-type limitedHandler struct {
+// A lineHandler is what Lines returns.
+type lineHandler struct {
 	next  slog.Handler
-	lines *limitedLines
+	lines *lineBuckets
 }
 
-// limitedLines are the buckets.
-type limitedLines struct {
-	rules   lineRules
-	buckets *limiter
+// lineBuckets are the buckets of all kinds.
+type lineBuckets struct {
+	rules   LineRules
+	buckets *Buckets
 
 	mu       sync.Mutex
 	number   map[lineKind]int // of the kind's bucket
 	unlogged map[int]int      // by bucket
 }
 
-func limitLines(next slog.Handler, rules lineRules) *limitedHandler {
-	return &limitedHandler{next, &limitedLines{
-		rules:   rules,
-		buckets: newLimiter(1/lineInterval.Seconds(), linesAtOnce, kindsKept+1, ""),
-		number:  map[lineKind]int{}, unlogged: map[int]int{},
-	}}
+// Lines returns a handler that hands lines on to the next one, as many of each kind as its bucket lets through. Lines are
+// limited unless the rules say otherwise, so that a new one, or a library's, needs no rule.
+func Lines(next slog.Handler, rules LineRules) slog.Handler {
+	buckets := NewBuckets(1/lineInterval.Seconds(), cmp.Or(rules.AtOnce, linesAtOnce), kindsKept+1, "")
+	if rules.Clock != nil {
+		buckets.clock, buckets.start = rules.Clock, rules.Clock()
+	}
+	return &lineHandler{next, &lineBuckets{rules: rules, buckets: buckets, number: map[lineKind]int{}, unlogged: map[int]int{}}}
 }
 
 // Enabled leaves the verbosity to the next handler: what is not written takes nothing from a bucket.
-func (h *limitedHandler) Enabled(ctx context.Context, level slog.Level) bool {
+func (h *lineHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.next.Enabled(ctx, level)
 }
 
 // WithAttrs and WithGroup keep the buckets.
-func (h *limitedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &limitedHandler{h.next.WithAttrs(attrs), h.lines}
+func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &lineHandler{h.next.WithAttrs(attrs), h.lines}
 }
 
-func (h *limitedHandler) WithGroup(name string) slog.Handler {
-	return &limitedHandler{h.next.WithGroup(name), h.lines}
+func (h *lineHandler) WithGroup(name string) slog.Handler {
+	return &lineHandler{h.next.WithGroup(name), h.lines}
 }
 
 // Handle writes the line, or counts it.
-func (h *limitedHandler) Handle(ctx context.Context, r slog.Record) error {
-	unlogged, ok := h.lines.take(r)
+func (h *lineHandler) Handle(ctx context.Context, r slog.Record) error {
+	unlogged, ok := h.lines.count(r)
 	if !ok {
 		return nil
 	}
@@ -96,15 +99,15 @@ func (h *limitedHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.next.Handle(ctx, short)
 }
 
-// take takes a line from the bucket of its kind, and returns how many were left out since the last one.
-func (l *limitedLines) take(r slog.Record) (unlogged int, ok bool) {
-	if slices.Contains(l.rules.unlimited, r.Message) {
+// count takes a line from the bucket of its kind, and returns how many were left out since the last one.
+func (l *lineBuckets) count(r slog.Record) (unlogged int, ok bool) {
+	if slices.Contains(l.rules.Unlimited, r.Message) {
 		return 0, true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	bucket := l.bucket(l.kindOf(r))
-	if l.buckets.take(limitKey{byte(bucket >> 8), byte(bucket)}) != nil {
+	if l.buckets.Take(Key{byte(bucket >> 8), byte(bucket)}) != nil {
 		l.unlogged[bucket]++
 		return 0, false
 	}
@@ -113,10 +116,10 @@ func (l *limitedLines) take(r slog.Record) (unlogged int, ok bool) {
 	return unlogged, true
 }
 
-func (l *limitedLines) kindOf(r slog.Record) lineKind {
+func (l *lineBuckets) kindOf(r slog.Record) lineKind {
 	var values strings.Builder
 	r.Attrs(func(a slog.Attr) bool {
-		if slices.Contains(l.rules.apart, a.Key) {
+		if slices.Contains(l.rules.Apart, a.Key) {
 			values.WriteString(a.Key + "=" + a.Value.String() + " ")
 		}
 		return true
@@ -125,7 +128,7 @@ func (l *limitedLines) kindOf(r slog.Record) lineKind {
 }
 
 // bucket is the kind's. Those for which there is no room share the first.
-func (l *limitedLines) bucket(kind lineKind) int {
+func (l *lineBuckets) bucket(kind lineKind) int {
 	number, ok := l.number[kind]
 	if !ok && len(l.number) < kindsKept {
 		number = len(l.number) + 1
@@ -151,20 +154,4 @@ func shortenedValue(v slog.Value) slog.Value {
 		return v
 	}
 	return slog.StringValue(redact.Shorten(text, valueLimit))
-}
-
-// newErrorLog is where a server of net/http says what it meets. It may quote a client, and the value of a panic.
-func newErrorLog() *stdlog.Logger { return stdlog.New(errorLog{}, "", 0) }
-
-type errorLog struct{}
-
-func (errorLog) Write(p []byte) (int, error) {
-	said, stack, isPanic := strings.Cut(string(p), "\ngoroutine ")
-	said = maskedLine(said)
-	if isPanic {
-		log.Error("A handler panicked", "err", said, "stack", stack)
-	} else {
-		log.Warn("The HTTP server met an error", "err", said)
-	}
-	return len(p), nil
 }
