@@ -28,35 +28,35 @@ const (
 )
 
 // checkRegistrationFile judges the file as such.
-func checkRegistrationFile(path string, file files.YAML, err error) []finding {
+func checkRegistrationFile(path string, file appService, err error) []finding {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return []finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+flagRegistration+"; genconfig writes one", "there is no %s", path)}
 	case err != nil:
 		return []finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+flagForce, "%v", err)}
 	}
-	return []finding{judgeMode(subjectRegistration, file.Path, 0o600)}
+	return []finding{judgeMode(subjectRegistration, file.path, 0o600)}
 }
 
 // takeRegistration judges what stands in registration.yaml, and takes the tokens and the id from it.
-func (c *config) takeRegistration(file files.YAML, err error) []finding {
+func (c *config) takeRegistration(file appService, err error) []finding {
 	if err != nil {
 		return nil
 	}
 	found := []finding{c.takeTokens(file), c.judgeURL(file), c.judgeNamespace(file)}
-	c.appServiceID, _ = file.Text("id")
+	c.appServiceID, _ = file.text("id")
 	return found
 }
 
 // takeTokens looks for what the homeserver does not start without, and for two tokens that are the flags' own.
-func (c *config) takeTokens(file files.YAML) finding {
+func (c *config) takeTokens(file appService) finding {
 	const subject = subjectRegistration + " tokens"
 	anew := "write it anew with genconfig --" + flagForce + restartBoth
 	given := map[string]*string{"as_token": &c.asToken, "hs_token": &c.hsToken}
 	flags := map[string]string{"as_token": flagASToken, "hs_token": flagHSToken}
 	var bad []finding
 	for _, key := range []string{"id", "sender_localpart", "as_token", "hs_token"} {
-		value, err := file.Text(key)
+		value, err := file.text(key)
 		token := given[key]
 		switch {
 		case err != nil:
@@ -82,11 +82,11 @@ func (c *config) takeTokens(file files.YAML) finding {
 }
 
 // judgeURL holds the url against where the service listens.
-func (c config) judgeURL(file files.YAML) finding {
+func (c config) judgeURL(file appService) finding {
 	const subject = subjectRegistration + " url"
 	want := "http://" + net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port)) + appServicePath
-	do := "write in " + file.Path + ": url: " + want + "" + thenRestart
-	value, err := file.Text("url")
+	do := "write in " + file.path + ": url: " + want + "" + thenRestart
+	value, err := file.text("url")
 	if err != nil || value == "" {
 		return problem(subject, do, "there is none, so that the homeserver asks this service nothing")
 	}
@@ -107,23 +107,19 @@ func (c config) judgeURL(file files.YAML) finding {
 }
 
 // judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
-func (c config) judgeNamespace(file files.YAML) finding {
+func (c config) judgeNamespace(file appService) finding {
 	const subject = subjectRegistration + " namespace"
 	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.serverName)
 	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.serverName))
-	do := "write in " + file.Path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
+	do := "write in " + file.path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
 
-	spaces, _ := file.Keys["namespaces"].(map[any]any)
-	users, _ := spaces["users"].([]any)
 	hasNodes, wide := false, false
-	for _, user := range users {
-		space, _ := user.(map[any]any)
-		form, _ := space["regex"].(string)
-		compiled, err := regexp.Compile("^(?:" + form + ")") // as Synapse looks at it: from the start
-		if form == "" || err != nil {
+	for _, space := range file.Namespaces.Users {
+		compiled, err := regexp.Compile("^(?:" + space.Regex + ")") // as Synapse looks at it: from the start
+		if space.Regex == "" || err != nil {
 			return problem(subject, do, "a namespace of users has no regex that can be read")
 		}
-		if exclusive, _ := space["exclusive"].(bool); exclusive && compiled.MatchString(node) {
+		if space.Exclusive && compiled.MatchString(node) {
 			return problem(subject, do, "it is exclusive: the homeserver then refuses to create any user in it, nodes too")
 		}
 		hasNodes = hasNodes || compiled.MatchString(node)
@@ -204,7 +200,7 @@ func (s runScript) takeFlags(words []string) (passesOn bool) {
 var redirection = regexp.MustCompile(`^(?:[0-9]*|&)(?:>>|>\||>&|>|<<<|<<|<>|<&|<)(.*)$`)
 
 // findings judges run.sh beside the registration.yaml that the homeserver loads.
-func (s runScript) findings(err error, contradicted []string, registration files.YAML) []finding {
+func (s runScript) findings(err error, contradicted []string, registered appService) []finding {
 	anew := "write it anew with genconfig --" + flagForce + restartBoth
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -218,9 +214,9 @@ func (s runScript) findings(err error, contradicted []string, registration files
 	}
 	for _, token := range []struct{ flag, key string }{{flagASToken, "as_token"}, {flagHSToken, "hs_token"}} {
 		itsOwn, ok := s.flags[token.flag]
-		if of, err := registration.Text(token.key); ok && err == nil && of != "" && of != itsOwn {
-			return append(found, problem(subjectRun+" tokens", fmt.Sprintf("take --%s and --%s out of %s: the service reads them from %s", flagASToken, flagHSToken, s.path, registration.Path),
-				"its --%s is not the %s of %s", token.flag, token.key, registration.Path))
+		if of, err := registered.text(token.key); ok && err == nil && of != "" && of != itsOwn {
+			return append(found, problem(subjectRun+" tokens", fmt.Sprintf("take --%s and --%s out of %s: the service reads them from %s", flagASToken, flagHSToken, s.path, registered.path),
+				"its --%s is not the %s of %s", token.flag, token.key, registered.path))
 		}
 	}
 	found = append(found, fine(subjectRun+" tokens", "none but those of %s", registrationFile))

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/urfave/cli/v3"
 )
 
@@ -64,7 +63,7 @@ func TestBrokenRegistration(t *testing.T) {
 			}
 			c := test.config
 			c.serverName, c.host, c.port = testServerName, "127.0.0.1", 8009
-			file, err := files.ReadYAML(path)
+			file, err := readAppService(path)
 			found := append(checkRegistrationFile(path, file, err), c.takeRegistration(file, err)...)
 			for _, f := range found {
 				if text := f.Found + f.Do; strings.Contains(text, testHSToken) || strings.Contains(text, testASToken) || strings.Contains(text, "hunter2") || strings.Contains(text, "5318008") {
@@ -123,7 +122,7 @@ func TestReadScript(t *testing.T) {
 		os.WriteFile(path, []byte("exec "+content+"\n"), 0o700)
 		s, err := readScript(path)
 		named := false
-		for _, f := range s.findings(err, nil, files.YAML{}) {
+		for _, f := range s.findings(err, nil, appService{}) {
 			named = named || f.Subject == subjectRun+" arguments" && f.Status == statusWarning
 		}
 		if err != nil || named == want {
@@ -132,7 +131,7 @@ func TestReadScript(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), runFile)
 	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(programName)+"\n"), 0o700)
-	if s, err := readScript(path); err != errNoCommand || s.findings(err, nil, files.YAML{})[0].Status != statusProblem {
+	if s, err := readScript(path); err != errNoCommand || s.findings(err, nil, appService{})[0].Status != statusProblem {
 		t.Errorf("no command: got %v, %v", s.flags, err)
 	}
 }

@@ -152,9 +152,9 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	report.keepSecret(c.asToken, c.hsToken, c.sharedSecret, script.flags[flagASToken], script.flags[flagHSToken], script.flags[flagShareSecret])
 
 	path := c.registration
-	registration, registrationErr := files.ReadYAML(path)
-	ofRegistration := checkRegistrationFile(path, registration, registrationErr)
-	ofRegistration = append(ofRegistration, c.takeRegistration(registration, registrationErr)...)
+	registered, registrationErr := readAppService(path)
+	ofRegistration := checkRegistrationFile(path, registered, registrationErr)
+	ofRegistration = append(ofRegistration, c.takeRegistration(registered, registrationErr)...)
 	secretFinding := c.takeSecret()
 	report.keepSecret(c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
 
@@ -169,7 +169,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 		report.add(judging{settings: *s, config: c, server: live.server, registration: path, public: public}.masFindings()...)
 	}
 	report.add(ofRegistration...)
-	report.add(script.findings(scriptErr, contradicted, registration)...)
+	report.add(script.findings(scriptErr, contradicted, registered)...)
 	report.add(secretFinding...)
 	report.add(live.homeserverAccepts(ctx)...)
 	report.add(live.authenticationService(ctx)...)

@@ -39,28 +39,6 @@ const (
 	flagForce = "force"
 )
 
-// An appService is registration.yaml. The order of its keys is the order in the file.
-type appService struct {
-	ID              string     `yaml:"id"`
-	HSToken         string     `yaml:"hs_token"`
-	ASToken         string     `yaml:"as_token"`
-	URL             string     `yaml:"url"`
-	SenderLocalpart string     `yaml:"sender_localpart"`
-	Protocols       []string   `yaml:"protocols"`
-	Namespaces      namespaces `yaml:"namespaces"`
-}
-
-type namespaces struct {
-	Users   []namespace `yaml:"users"`
-	Aliases []namespace `yaml:"aliases"`
-	Rooms   []namespace `yaml:"rooms"`
-}
-
-type namespace struct {
-	Exclusive bool   `yaml:"exclusive"`
-	Regex     string `yaml:"regex"`
-}
-
 func genconfigCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "genconfig",
@@ -103,12 +81,12 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		c.hsToken = randomText(tokenLength)
 	}
 	written = append(written, c.keepEthRPC()...)
-	registration, err := renderRegistration(c, randomText(idLength))
+	content, err := renderRegistration(c, randomText(idLength))
 	if err != nil {
 		return err
 	}
 	written = append([]files.New{
-		{Name: registrationFile, Mode: 0o600, Content: registration},
+		{Name: registrationFile, Mode: 0o600, Content: content},
 		{Name: runFile, Mode: 0o700, Content: renderRun(c, program)},
 	}, written...)
 	force := cmd.Bool(flagForce)

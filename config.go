@@ -180,7 +180,7 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 	if err != nil {
 		return config{}, err
 	}
-	if err := c.readRegistration(c.registration, s.isGiven(flagRegistration)); err != nil {
+	if err := c.readTokens(c.registration, s.isGiven(flagRegistration)); err != nil {
 		return config{}, err
 	}
 	if c.sharedSecretFile != "" {

@@ -1,48 +1,16 @@
-// config_files.go owns the files that a config is made of: registration.yaml and those of secrets.
+// config_files.go owns what is said of the files and arguments that secrets are in.
 
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/log"
 )
-
-// readRegistration takes the tokens from registration.yaml, which a flag may repeat but not contradict.
-func (c *config) readRegistration(path string, required bool) error {
-	file, err := files.ReadYAML(path)
-	if errors.Is(err, os.ErrNotExist) && !required {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, token := range []struct {
-		key, flag string
-		given     *string
-	}{{"as_token", flagASToken, &c.asToken}, {"hs_token", flagHSToken, &c.hsToken}} {
-		value, err := file.Text(token.key)
-		switch {
-		case err != nil:
-			return err
-		case value == "":
-			return fmt.Errorf("%s has no %s: write it anew with genconfig, or repair it", path, token.key)
-		case !names.IsToken(value):
-			return fmt.Errorf("%s: %s has characters that no token has: write visible ASCII without spaces", path, token.key)
-		case *token.given != "" && *token.given != value:
-			return fmt.Errorf("--%s is not the %s of %s, which the homeserver goes by: leave the flag out, or give the same", token.flag, token.key, path)
-		}
-		*token.given = value
-	}
-	c.appServiceID, err = file.Text("id")
-	return err
-}
 
 // sharedSecretInFile is what the file of --sharesecret-file holds.
 const sharedSecretInFile = "the homeserver's registration_shared_secret"

@@ -39,7 +39,7 @@ func TestReadRegistration(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := test.given
-			err := c.readRegistration(path, true)
+			err := c.readTokens(path, true)
 			if test.want == "" && (err != nil || c.asToken != "sekrit1" || c.hsToken != "sekrit2") {
 				t.Errorf("got %+v, %v", c, err)
 			}

@@ -20,7 +20,7 @@ func FuzzReadRegistration(f *testing.F) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := c.readRegistration(path, true)
+		err := c.readTokens(path, true)
 		if err == nil {
 			return c, ""
 		}

@@ -1,0 +1,104 @@
+// config_registration.go owns registration.yaml, the application service's registration: one type, which genconfig writes, and the
+// daemon and check read.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+// An appService is what stands in registration.yaml. The order of its keys is the order in the file.
+type appService struct {
+	ID              string     `yaml:"id"`
+	HSToken         string     `yaml:"hs_token"`
+	ASToken         string     `yaml:"as_token"`
+	URL             string     `yaml:"url"`
+	SenderLocalpart string     `yaml:"sender_localpart"`
+	Protocols       []string   `yaml:"protocols"`
+	Namespaces      namespaces `yaml:"namespaces"`
+
+	path   string           // where it was read
+	faults map[string]error // of what was read there, by key; none quotes a value
+}
+
+type namespaces struct {
+	Users   []namespace `yaml:"users"`
+	Aliases []namespace `yaml:"aliases"`
+	Rooms   []namespace `yaml:"rooms"`
+}
+
+type namespace struct {
+	Exclusive bool   `yaml:"exclusive"`
+	Regex     string `yaml:"regex"`
+}
+
+// readAppService reads the file. What of it is not a string as it must be is a fault of its key, not an error, so that a
+// reader minds only what it needs.
+func readAppService(path string) (appService, error) {
+	r := appService{path: path, faults: map[string]error{}}
+	file, err := files.ReadYAML(path)
+	if err != nil {
+		return r, err
+	}
+	for key, to := range map[string]*string{"id": &r.ID, "hs_token": &r.HSToken, "as_token": &r.ASToken, "url": &r.URL, "sender_localpart": &r.SenderLocalpart} {
+		if *to, err = file.Text(key); err != nil {
+			r.faults[key] = err
+		}
+	}
+	spaces, _ := file.Keys["namespaces"].(map[any]any)
+	r.Namespaces = namespaces{Users: readNamespaces(spaces["users"]), Aliases: readNamespaces(spaces["aliases"]), Rooms: readNamespaces(spaces["rooms"])}
+	return r, nil
+}
+
+// readNamespaces reads a list of namespaces. One without a regex that is text has none.
+func readNamespaces(list any) (read []namespace) {
+	spaces, _ := list.([]any)
+	for _, space := range spaces {
+		keys, _ := space.(map[any]any)
+		var n namespace
+		n.Regex, _ = keys["regex"].(string)
+		n.Exclusive, _ = keys["exclusive"].(bool)
+		read = append(read, n)
+	}
+	return read
+}
+
+// text returns the string under the key, which is "" where there is none.
+func (r appService) text(key string) (string, error) {
+	return map[string]string{"id": r.ID, "hs_token": r.HSToken, "as_token": r.ASToken, "url": r.URL, "sender_localpart": r.SenderLocalpart}[key], r.faults[key]
+}
+
+// readTokens takes the tokens from registration.yaml, which a flag may repeat but not contradict.
+func (c *config) readTokens(path string, required bool) error {
+	file, err := readAppService(path)
+	if errors.Is(err, os.ErrNotExist) && !required {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, token := range []struct {
+		key, flag string
+		given     *string
+	}{{"as_token", flagASToken, &c.asToken}, {"hs_token", flagHSToken, &c.hsToken}} {
+		value, err := file.text(token.key)
+		switch {
+		case err != nil:
+			return err
+		case value == "":
+			return fmt.Errorf("%s has no %s: write it anew with genconfig, or repair it", path, token.key)
+		case !names.IsToken(value):
+			return fmt.Errorf("%s: %s has characters that no token has: write visible ASCII without spaces", path, token.key)
+		case *token.given != "" && *token.given != value:
+			return fmt.Errorf("--%s is not the %s of %s, which the homeserver goes by: leave the flag out, or give the same", token.flag, token.key, path)
+		}
+		*token.given = value
+	}
+	c.appServiceID, err = file.text("id")
+	return err
+}
