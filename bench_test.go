@@ -192,7 +192,7 @@ func reserveRounds(b *testing.B, s store, writers, next int) {
 // benchNode is the node of a test's record.
 func benchNode(i int) node {
 	r := testRecord(i, statePending)
-	return node{Address: common.HexToAddress(r.Localpart), Localpart: r.Localpart, UserID: r.UserID, DisplayName: r.DisplayName}
+	return node{common.HexToAddress(r.Localpart), userAccount{Localpart: r.Localpart, UserID: r.UserID, DisplayName: r.DisplayName}}
 }
 
 // What depends on how much the store holds, and should not.

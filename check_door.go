@@ -17,7 +17,7 @@ const subjectDoor = "public door"
 func (l *liveCheck) door(ctx context.Context) []finding {
 	h := newHomeserver(l.public, l.config.serverName, l.config.asToken, l.config.hsToken, l.config.sharedSecret)
 	found := []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorClientRegister(ctx, h), l.doorForwarded(ctx, h)}
-	if l.config.apiPath == masUsersPath {
+	if l.config.way.IsApart {
 		found = append(found, l.doorLogin(ctx, h), l.doorMASAdmin(ctx, h))
 	}
 	return found
@@ -65,7 +65,7 @@ func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
 	if err := h.checkServerName(ctx); err != nil {
 		return problem(subject, do, "reaches another homeserver: %v", err)
 	}
-	if own, _ := sayVersions(ctx, l.config.homeserver(), nil); own != "" && own != said {
+	if own, _ := sayVersions(ctx, l.homeserver, nil); own != "" && own != said {
 		return problem(subject, do, "reaches another homeserver than %s", l.config.origin)
 	}
 	return fine(subject, "reaches the homeserver")
@@ -80,7 +80,7 @@ func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver) finding {
 		if strings.HasSuffix(path, "/ping") {
 			method = http.MethodPost
 		}
-		a, err := h.call(ctx, lookUpTime, method, path, "", struct{}{})
+		a, err := h.call(ctx, request{within: lookUpTime, method: method, path: path, body: struct{}{}})
 		if err == nil && (a.errcode == errcodeMissingToken || a.errcode == errUncleanPath.Errcode && a.message == errUncleanPath.Message) {
 			return warning(subject, l.write(nginxRegister(l.serviceURL()))+" in the place of the location that passes it on",
 				"%s arrives from outside; only the hs_token keeps others out", path)
@@ -94,7 +94,7 @@ const rawRegisterPath = appServicePath + "/transactions/..%2fregister"
 // doorAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
 func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " /_synapse/admin"
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: sharedSecretPath})
 	if err == nil && (a.errcode != "" || a.status/100 == 2 && isObject(a.body)) {
 		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+registerPath+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.status)
 	}
@@ -113,13 +113,13 @@ func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver) findi
 	if l.server.isSynapse() && !l.server.before(1, 23) {
 		return fine(subject, "%v takes no shared secret there", l.server)
 	}
-	reference, beside := l.config.homeserver(), ""
+	reference, beside := l.homeserver, ""
 	if hostOf(l.config.origin) == hostOf(l.public) {
 		reference, beside = h, "-"
 	}
 	for _, path := range oldRegisterPaths {
-		outside, err := h.call(ctx, lookUpTime, http.MethodPut, path, "", nil)
-		own, ownErr := reference.call(ctx, lookUpTime, http.MethodPut, path+beside, "", nil)
+		outside, err := h.call(ctx, request{within: lookUpTime, method: http.MethodPut, path: path})
+		own, ownErr := reference.call(ctx, request{within: lookUpTime, method: http.MethodPut, path: path + beside})
 		switch {
 		case err != nil || ownErr != nil || own.errcode == "":
 			return warning(subject, "check again when nginx and the homeserver answer", "it cannot be told")
@@ -194,7 +194,7 @@ func (l *liveCheck) forwardedToHomeserver(ctx context.Context, h *homeserver, fa
 		return said != ""
 	}
 	switch {
-	case !says(h, nil) || says(l.config.homeserver(), fat):
+	case !says(h, nil) || says(l.homeserver, fat):
 		return doorUnknown
 	case says(h, fat):
 		return doorShut

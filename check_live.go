@@ -28,22 +28,27 @@ const (
 
 // A liveCheck is what runs, as far as it answers.
 type liveCheck struct {
-	config  config // with the tokens and the secret
-	public  string // where nodes reach both
-	server  software
-	answers bool // the homeserver does
-	accepts bool // the homeserver does our as_token
-	runs    bool // a service does
+	config     config // with the tokens and the secret
+	public     string // where nodes reach both
+	homeserver *homeserver
+	creates    *homeserver // where accounts are created
+	server     software
+	answers    bool // the homeserver does
+	accepts    bool // the homeserver does our as_token
+	runs       bool // a service does
 }
 
 // newLiveCheck begins to ask.
-func newLiveCheck(c config, public string) *liveCheck { return &liveCheck{config: c, public: public} }
+func newLiveCheck(c config, public string) *liveCheck {
+	h := newHomeserverClient(c)
+	return &liveCheck{config: c, public: public, homeserver: h, creates: doorTo(c, h)}
+}
 
 // homeserverItself tells whether it is there, which it is, and whether it is fit.
 func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
-	h := l.config.homeserver()
+	h := l.homeserver
 	do := "start it; or, if it listens elsewhere, run genconfig --" + flagForce + " with --" + flagMatrixURL + " of that port"
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, versionsPath, "", nil)
+	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: versionsPath})
 	switch {
 	case err != nil:
 		return []finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.config.origin, cmp.Or(h.notReached(err).cause, err))}
@@ -80,48 +85,50 @@ func judgeSoftware(s software, at string) finding {
 // endpoints tells which ways of creating a user there are, and whether ours is among them.
 func (l *liveCheck) endpoints(ctx context.Context) finding {
 	const subject = subjectHomeserver + " registration"
-	states := map[string]apiState{}
-	var has []string
-	for _, c := range append(l.config.otherAPIs(), l.config) {
-		states[c.apiPath], _ = c.api().probe(ctx)
-		if states[c.apiPath] == apiPresent {
-			has = append(has, apiNames[c.apiPath])
+	state := apiUnknown
+	var has, otherURLs []string
+	for _, c := range append(otherWays(l.config), l.config) {
+		found := apiUnknown
+		if api, err := newAccounts(c, l.homeserver); err == nil {
+			found, _ = api.probe(ctx)
+		}
+		if found == apiPresent {
+			has = append(has, c.way.Name)
+		}
+		if c.way == l.config.way {
+			state = found
+		} else if found == apiPresent {
+			otherURLs = append(otherURLs, c.origin+c.way.Path)
 		}
 	}
-	issuer, _ := l.config.homeserver().loginIssuer(ctx)
+	issuer, _ := l.homeserver.loginIssuer(ctx)
 	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
-	switch state := states[l.config.apiPath]; {
-	case l.config.apiPath == masUsersPath && issuer != "" && state != apiPresent:
+	switch {
+	case l.config.way.IsApart && issuer != "" && state != apiPresent:
 		return fine(subject, "it has none of its own, behind Matrix Authentication Service")
 	case state == apiPresent:
-		return fine(subject, "it has %s, as --%s needs", apiNames[l.config.apiPath], flagMatrixURL)
-	case state == apiDisabled && l.config.apiPath == sharedSecretPath:
+		return fine(subject, "it has %s, as --%s needs", l.config.way.Name, flagMatrixURL)
+	case state == apiDisabled && l.config.way.TakesSecret:
 		return problem(subject, sharedSecretOff, "it has shared-secret registration switched off")
-	case state == apiUnknown && l.config.apiPath == masUsersPath:
+	case state == apiUnknown && l.config.way.IsApart:
 		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.config.apiOrigin)
 	case state == apiUnknown:
-		return problem(subject, "see its log", "it fails when it is asked for %s", apiNames[l.config.apiPath])
+		return problem(subject, "see its log", "it fails when it is asked for %s", l.config.way.Name)
 	}
-	return problem(subject, missingFix(l.config, l.server, states, issuer), "%s, and --%s names %s", itHas, flagMatrixURL, apiNames[l.config.apiPath])
+	return problem(subject, missingFix(l.config, l.server, otherURLs, issuer), "%s, and --%s names %s", itHas, flagMatrixURL, l.config.way.Name)
 }
 
-// missingFix is what to type where the homeserver does not have the API of --matrixurl.
-func missingFix(c config, server software, states map[string]apiState, issuer string) string {
+// missingFix is what to type where the homeserver does not have the API of --matrixurl: another URL, where it has one.
+func missingFix(c config, server software, otherURLs []string, issuer string) string {
 	switch {
 	case issuer != "":
 		return "run genconfig --" + flagForce + ": " + c.useMAS(issuer)
-	case c.apiPath != createUserPath && states[createUserPath] == apiPresent:
-		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + c.origin + createUserPath
-	case c.apiPath != sharedSecretPath && states[sharedSecretPath] == apiPresent:
-		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + c.origin + sharedSecretPath
-	case c.apiPath == createUserPath:
-		return createUserMissing
-	case c.apiPath == masUsersPath:
+	case len(otherURLs) > 0:
+		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + otherURLs[0]
+	case c.way.IsApart:
 		return masNotInCharge
-	case server.Name == dendrite:
-		return sharedSecretOffDendrite
 	}
-	return sharedSecretMissing
+	return c.way.Missing(server)
 }
 
 // homeserverAccepts tells whether it takes our token and our secret.
@@ -133,7 +140,7 @@ func (l *liveCheck) homeserverAccepts(ctx context.Context) []finding {
 	if l.config.asToken != "" {
 		found = append(found, l.asToken(ctx))
 	}
-	if l.config.apiPath == sharedSecretPath && l.config.sharedSecret != "" {
+	if l.config.way.TakesSecret && l.config.sharedSecret != "" {
 		found = append(found, l.sharedSecret(ctx))
 	}
 	return found
@@ -141,8 +148,8 @@ func (l *liveCheck) homeserverAccepts(ctx context.Context) []finding {
 
 func (l *liveCheck) asToken(ctx context.Context) finding {
 	const subject = subjectHomeserver + " as_token"
-	h := l.config.homeserver()
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, whoamiPath, l.config.asToken, nil)
+	h := l.homeserver
+	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: whoamiPath, token: l.config.asToken})
 	switch {
 	case err != nil:
 		return problem(subject, "see the homeserver's log", "%v", h.notReached(err))
@@ -157,7 +164,7 @@ func (l *liveCheck) asToken(ctx context.Context) finding {
 
 func (l *liveCheck) sharedSecret(ctx context.Context) finding {
 	const subject = subjectHomeserver + " shared secret"
-	proves, err := l.config.api().(*sharedSecretAPI).provesSecret(ctx)
+	proves, err := newSharedSecretAPI(l.homeserver, l.creates, l.config.sharedSecret).provesSecret(ctx)
 	switch {
 	case err != nil:
 		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)
@@ -194,7 +201,7 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 	l.runs = true
 	all := []finding{fine(subjectService, "it answers at %s", origin)}
 	if l.config.hsToken != "" {
-		if a, err := h.call(ctx, lookUpTime, http.MethodPost, modernPath+"/ping", l.config.hsToken, struct{}{}); err == nil && a.status == http.StatusForbidden {
+		if a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodPost, path: modernPath + "/ping", token: l.config.hsToken, body: struct{}{}}); err == nil && a.status == http.StatusForbidden {
 			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+registrationFile, "it was started with another than that of %s", registrationFile))
 		}
 		all = append(all, fine(subjectService+" hs_token", "the one of %s", registrationFile))
@@ -208,7 +215,7 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 // ping has the homeserver call the service.
 func (l *liveCheck) ping(ctx context.Context) finding {
 	const subject = subjectHomeserver + " ping"
-	took, err := l.config.homeserver().ping(ctx, l.config.appServiceID, l.config.asToken)
+	took, err := l.homeserver.ping(ctx, l.config.appServiceID, l.config.asToken, appServicePath)
 	switch {
 	case err == nil:
 		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
@@ -248,7 +255,7 @@ func askRegister(ctx context.Context, h *homeserver, headers http.Header) regist
 	asked.header = headers
 	zeros := strings.Repeat("0", signatureDigits)
 	localpart := "0x" + strings.Repeat("0", names.AddressDigits)
-	a, err := asked.call(ctx, lookUpTime, http.MethodPost, registerPath, "", registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros})
+	a, err := asked.call(ctx, request{within: lookUpTime, method: http.MethodPost, path: registerPath, body: registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros}})
 	switch {
 	case err != nil:
 		return registerFound{registerSilent, 0}
@@ -266,7 +273,7 @@ func askRegister(ctx context.Context, h *homeserver, headers http.Header) regist
 func sayVersions(ctx context.Context, h *homeserver, headers http.Header) (body string, status int) {
 	asked := *h
 	asked.header = headers
-	a, err := asked.call(ctx, lookUpTime, http.MethodGet, versionsPath, "", nil)
+	a, err := asked.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: versionsPath})
 	var said struct {
 		Versions []string `json:"versions"`
 	}

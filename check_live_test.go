@@ -54,8 +54,8 @@ func TestProvesSecret(t *testing.T) {
 			if test.fault != nil {
 				h.fail(callRegister, test.fault)
 			}
-			c := config{origin: h.URL, serverName: testServerName, apiPath: sharedSecretPath, sharedSecret: test.secret}
-			proves, err := c.api().(*sharedSecretAPI).provesSecret(t.Context())
+			c := config{origin: h.URL, serverName: testServerName, way: sharedSecretWay, sharedSecret: test.secret}
+			proves, err := accountsOf(c).(*sharedSecretAPI).provesSecret(t.Context())
 			if proves != test.proves || (err == nil) != test.told {
 				t.Errorf("got %v, %v", proves, err)
 			}
@@ -120,7 +120,7 @@ func TestDoor(t *testing.T) {
 			service.Config.MaxHeaderBytes = 8 << 10 // as serve has it
 			service.Start()
 			t.Cleanup(service.Close)
-			c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath, host: "127.0.0.1", port: portOf(service.URL), hsToken: testHSToken}
+			c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, host: "127.0.0.1", port: portOf(service.URL), hsToken: testHSToken}
 			l := newLiveCheck(c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
 			l.homeserverItself(t.Context())
 			if found := l.service(t.Context()); len(found) != 2 || found[0].Status != statusOK || found[1].Status != statusOK {
@@ -186,7 +186,7 @@ func TestCheckStore(t *testing.T) {
 			t.Errorf("in use, %v: got %+v", running, got)
 		}
 	}
-	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, store, nil)
+	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, nil, store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

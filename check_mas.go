@@ -30,10 +30,10 @@ const (
 
 // authenticationService asks it, and the homeserver about it.
 func (l *liveCheck) authenticationService(ctx context.Context) []finding {
-	if l.config.apiPath != masUsersPath {
+	if !l.config.way.IsApart {
 		return nil
 	}
-	api := l.config.api().(*masAPI)
+	api := newMASAPI(l.homeserver, l.creates, l.config.asToken, l.config.masClientID, l.config.masClientSecret)
 	found := l.masClient(ctx, api)
 	if found[len(found)-1].Status == statusOK {
 		found = append(found, l.masSite(ctx, api)...)
@@ -97,7 +97,7 @@ func (l *liveCheck) masSite(ctx context.Context, api *masAPI) []finding {
 // masInCharge tells whether the homeserver leaves its logins to this very one.
 func (l *liveCheck) masInCharge(ctx context.Context, api *masAPI) finding {
 	const subject = subjectHomeserver + " logins"
-	issuer, told := l.config.homeserver().loginIssuer(ctx)
+	issuer, told := l.homeserver.loginIssuer(ctx)
 	switch {
 	case !told:
 		return warning(subject, "see the homeserver's log", "it does not tell who logs users in")
@@ -105,7 +105,7 @@ func (l *liveCheck) masInCharge(ctx context.Context, api *masAPI) finding {
 		return problem(subject, masNotInCharge, "it logs users in itself, with passwords of its own")
 	}
 	var said struct{ Issuer string }
-	a, err := api.door.call(ctx, lookUpTime, http.MethodGet, masDiscovery, "", nil)
+	a, err := api.door.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: masDiscovery})
 	if err == nil && a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &said) == nil && said.Issuer != "" && strings.TrimRight(said.Issuer, "/") != strings.TrimRight(issuer, "/") {
 		return problem(subject, "name the Matrix Authentication Service of this homeserver in --"+flagMatrixURL, "it leaves them to %s, and --%s is of %s", issuer, flagMatrixURL, said.Issuer)
 	}
@@ -134,7 +134,7 @@ func (l *liveCheck) masListener(ctx context.Context) finding {
 
 // isAdminAPI tells whether an admin API answers there. Without a token it says so in words of its own form.
 func isAdminAPI(ctx context.Context, h *homeserver) bool {
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, masByNamePath+unregistrableName, "", nil)
+	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: masByNamePath + unregistrableName})
 	return err == nil && a.status/100 == 4 && a.title != ""
 }
 
@@ -143,7 +143,7 @@ func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " login"
 	do := l.write(nginxLogins(guideMAS)) + ", with the port of its listener that serves compat"
 	for _, path := range []string{loginPath, "/_matrix/client/v3/login"} {
-		a, err := h.call(ctx, lookUpTime, http.MethodGet, path, "", nil)
+		a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: path})
 		if err != nil {
 			return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
 		}

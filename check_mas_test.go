@@ -15,7 +15,7 @@ import (
 
 // masConfig is the config of a service before the stand-in, Matrix Authentication Service included.
 func masConfig(origin string) config {
-	return config{serverName: testServerName, origin: origin, apiOrigin: origin, apiPath: masUsersPath, asToken: testASToken, hsToken: testHSToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+	return config{serverName: testServerName, origin: origin, apiOrigin: origin, way: masWay, asToken: testASToken, hsToken: testHSToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
 }
 
 // notOK are the findings that are not ok, by the rest of their subjects.
@@ -265,7 +265,7 @@ func TestJudgeBehindMAS(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := masConfig("http://127.0.0.1:8007")
-		c.apiPath = test.api
+		c.way = wayOf(test.api)
 		j := judging{settings: readSettings([]string{path}), config: c, server: software{synapse, "1.163.2"}}
 		worst := statusOK
 		for _, f := range j.needsOfToday() {
@@ -316,7 +316,7 @@ func TestCheckMASSite(t *testing.T) {
 			h.fail(callSite, test.fault)
 			c := masConfig(h.URL)
 			l := newLiveCheck(c, h.URL)
-			if got := notOK(l.masSite(t.Context(), c.api().(*masAPI))); !sameStatuses(got, test.want) {
+			if got := notOK(l.masSite(t.Context(), accountsOf(c).(*masAPI))); !sameStatuses(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})

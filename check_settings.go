@@ -283,13 +283,13 @@ func (j judging) registrationListed(path ...string) finding {
 func (j judging) sharedSecret(subject string) []finding {
 	const key = "registration_shared_secret"
 	switch {
-	case j.config.apiPath == createUserPath && j.settings.at(key) != nil && j.settings.at(key) != "":
-		return []finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,
-			"set, and createUser needs none: whoever has it makes accounts without a proof, at %s too", oldRegisterPaths[0])}
-	case j.config.apiPath == createUserPath:
-		return []finding{fine(subject, "not set, and not needed")}
-	case j.config.apiPath != sharedSecretPath:
+	case j.config.way.IsApart:
 		return nil
+	case !j.config.way.TakesSecret && j.settings.at(key) != nil && j.settings.at(key) != "":
+		return []finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,
+			"set, and %s needs none: whoever has it makes accounts without a proof, at %s too", j.config.way.Name, oldRegisterPaths[0])}
+	case !j.config.way.TakesSecret:
+		return []finding{fine(subject, "not set, and not needed")}
 	}
 	inline, path := j.settings.text(key), j.settings.text(key+"_path")
 	if path != "" && inline != "" {

@@ -46,7 +46,7 @@ func judge(t *testing.T, name, content string, server software) []finding {
 			t.Fatal(err)
 		}
 	}
-	c := config{serverName: testServerName, origin: "http://127.0.0.1:8007", apiPath: sharedSecretPath, sharedSecret: testSecret}
+	c := config{serverName: testServerName, origin: "http://127.0.0.1:8007", way: sharedSecretWay, sharedSecret: testSecret}
 	found := judging{settings: readSettings([]string{path}), config: c, server: server, registration: registration, public: "http://127.0.0.1:8008"}.findings()
 	for _, f := range found {
 		if strings.Contains(f.Found+f.Do, testSecret) || strings.Contains(f.Found+f.Do, "hunter2") {

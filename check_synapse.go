@@ -93,12 +93,12 @@ func (j judging) listenerPort(subject string, clients []listener) finding {
 		reached = reached || l.unixSocket || l.port == portOf(j.config.origin)
 		ports = append(ports, fmt.Sprint(l.port))
 	}
-	if j.config.apiPath == masUsersPath && isLocal(j.config.origin) && !reached {
+	if j.config.way.IsApart && isLocal(j.config.origin) && !reached {
 		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", flagForce, flagHomeserverURL, ports[0]),
 			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagHomeserverURL, portOf(j.config.origin))
 	}
-	if j.config.apiPath == sharedSecretPath && isLocal(j.config.origin) && !reached {
-		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, flagMatrixURL, ports[0], sharedSecretPath),
+	if j.config.way.TakesSecret && isLocal(j.config.origin) && !reached {
+		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, flagMatrixURL, ports[0], j.config.way.Path),
 			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagMatrixURL, portOf(j.config.origin))
 	}
 	return fine(subject, "%s", strings.Join(ports, ", "))
@@ -130,7 +130,7 @@ func (j judging) listenerForwarded(subject string, clients []listener) finding {
 
 // needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
 func (j judging) needsOfToday() []finding {
-	if j.config.apiPath == masUsersPath {
+	if j.config.way.IsApart {
 		return []finding{j.ownPasswords(), j.authenticationService()}
 	}
 	found := []finding{j.passwordLogin()}
@@ -155,9 +155,9 @@ func (j judging) authenticationService() finding {
 	subject := j.subject("matrix_authentication_service")
 	inCharge := j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled")
 	switch {
-	case j.config.apiPath == masUsersPath && !inCharge:
+	case j.config.way.IsApart && !inCharge:
 		return problem(subject, masNotInCharge, "it is not in charge, and --%s names it", flagMatrixURL)
-	case j.config.apiPath == masUsersPath:
+	case j.config.way.IsApart:
 		return fine(subject, "in charge")
 	case inCharge:
 		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, flagForce, flagMatrixURL, masUsersPath, flagHomeserverURL, j.config.origin, j.settings.fileOf("matrix_authentication_service"))

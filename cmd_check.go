@@ -164,7 +164,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 		report.keepSecret(s.secrets()...)
 		report.add(judging{settings: s, config: c, server: live.server, registration: path, public: public}.findings()...)
 	}
-	if s := readMASSettings(cmd.StringSlice(flagMASConfig)); s != nil && c.apiPath == masUsersPath {
+	if s := readMASSettings(cmd.StringSlice(flagMASConfig)); s != nil && c.way.IsApart {
 		report.keepSecret(s.masSecrets()...)
 		report.add(judging{settings: *s, config: c, server: live.server, registration: path, public: public}.masFindings()...)
 	}
@@ -202,10 +202,10 @@ func (r *checkReport) write(out io.Writer, asJSON bool) error {
 // takeSecret reads the secret that accounts are made with.
 func (c *config) takeSecret() []finding {
 	const subject = "shared secret"
-	if c.apiPath == masUsersPath {
+	if c.way.IsApart {
 		return c.takeMASSecret()
 	}
-	if c.apiPath != sharedSecretPath {
+	if !c.way.TakesSecret {
 		return nil
 	}
 	if c.sharedSecretFile == "" {

@@ -132,11 +132,11 @@ func (c *config) readHomeserverFile() ([]files.New, error) {
 	if name := settings["server_name"]; name != "" && name != c.serverName {
 		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", flagMatrixDomain, c.serverName, homeserverFile, name)
 	}
-	switch c.apiPath {
-	case createUserPath:
-		return nil, nil
-	case masUsersPath:
+	switch {
+	case c.way.IsApart:
 		return c.makeMASClient()
+	case !c.way.TakesSecret:
+		return nil, nil
 	}
 
 	if c.sharedSecretFile != "" {

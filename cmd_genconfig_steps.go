@@ -24,10 +24,10 @@ What is left to do:
      app_service_config_files:
        - %s
 `, homeserverFile, strconv.Quote(filepath.Join(dir, registrationFile)))
-	switch c.apiPath {
-	case masUsersPath:
+	switch {
+	case c.way.IsApart:
 		printMASSteps(out, c, dir)
-	case createUserPath:
+	case !c.way.TakesSecret:
 		fmt.Fprintf(out, `     enable_registration: False
 
    and restart the homeserver. It must be Synapse 0.34.0 or older: no later one
@@ -57,14 +57,14 @@ What is left to do:
 		homeserver = guideHomeserver
 	}
 	locations := []nginxLocation{nginxMatrix(homeserver), nginxClosed(), nginxRegister("http://" + here)}
-	if c.apiPath == masUsersPath {
+	if c.way.IsApart {
 		locations = append(locations, nginxLogins(guideMAS))
 	}
 	fmt.Fprint(out, "\n2. In nginx, in the server that nodes reach (port 8008 in the guide):\n\n")
 	for _, location := range locations {
 		fmt.Fprint(out, location.lines("     "))
 	}
-	if c.apiPath == masUsersPath {
+	if c.way.IsApart {
 		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", hostOf(c.apiOrigin))
 	}
 	fmt.Fprintf(out, `

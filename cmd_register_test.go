@@ -31,3 +31,26 @@ func TestNodeClientPrintsNoSecret(t *testing.T) {
 		}
 	}
 }
+
+// The password goes to the server that was named and nowhere else.
+func TestNodeClientGoesNowhereElse(t *testing.T) {
+	for _, status := range []int{301, 302, 307, 308} {
+		elsewhere := newStandIn(t)
+		t.Setenv("HTTP_PROXY", elsewhere.URL)
+		t.Setenv("http_proxy", elsewhere.URL)
+		redirecting := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", elsewhere.URL+r.URL.Path)
+			w.WriteHeader(status)
+		}))
+		defer redirecting.Close()
+		origin := redirecting.URL
+		proof, _ := newProof(t)
+		err := newNodeClient(origin, origin+registerPath, testServerName, proof).enter(t.Context(), proof)
+		if err == nil || !strings.Contains(err.Error(), "redirects") {
+			t.Errorf("%d: got %v", status, err)
+		}
+		if asked := elsewhere.asked(); asked != "" {
+			t.Errorf("%d: asked elsewhere: %s", status, asked)
+		}
+	}
+}

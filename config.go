@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"math/big"
 	"net"
@@ -24,10 +23,10 @@ const (
 // A config is everything a command runs with, checked.
 type config struct {
 	serverName string // the homeserver's server_name
-	matrixURL  string // apiOrigin and apiPath
+	matrixURL  string // apiOrigin and the path of way
 	origin     string // the homeserver's, where its client API is
 	apiOrigin  string // of --matrixurl; empty where it is the homeserver's own
-	apiPath    string // createUserPath, sharedSecretPath or masUsersPath: which API creates the accounts
+	way        *way   // of creating accounts
 
 	appServiceID     string // of registration.yaml; empty without it
 	asToken          string
@@ -109,8 +108,8 @@ func readConfig(s flagValues) (config, error) {
 		return config{}, fmt.Errorf("%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", s.spell(flagHost), redact.Mask(c.host))
 	case c.logFormat != "terminal" && c.logFormat != "logfmt" && c.logFormat != "json":
 		return config{}, fmt.Errorf("%s %q is not a format: give terminal, logfmt or json", s.spell(flagLogFormat), redact.Mask(c.logFormat))
-	case c.apiPath != sharedSecretPath && c.sharedSecret+c.sharedSecretFile != "":
-		return config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, sharedSecretPath)
+	case !c.way.TakesSecret && c.sharedSecret+c.sharedSecretFile != "":
+		return config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, c.way.Name, flagMatrixURL, sharedSecretPath)
 	}
 	for name, token := range map[string]string{flagASToken: c.asToken, flagHSToken: c.hsToken} {
 		if !names.IsToken(token) {
@@ -206,42 +205,16 @@ func readServeConfig(cmd *cli.Command) (config, error) {
 	switch {
 	case c.hsToken == "":
 		return config{}, missing(flagHSToken, fromFile)
-	case c.apiPath != sharedSecretPath && c.asToken == "":
+	case c.way.TakesToken && c.asToken == "":
 		return config{}, missing(flagASToken, fromFile)
-	case c.apiPath == masUsersPath && c.masClientID == "":
+	case c.way.IsApart && c.masClientID == "":
 		return config{}, missing(flagMASClientID, "give the client_id, a ULID, that Matrix Authentication Service has for this service; genconfig makes one")
-	case c.apiPath == masUsersPath && c.masClientSecret == "":
+	case c.way.IsApart && c.masClientSecret == "":
 		return config{}, missing(flagMASClientSecretFile, "name the file that holds the secret of that client; genconfig makes one")
-	case c.apiPath == sharedSecretPath && c.sharedSecret == "":
+	case c.way.TakesSecret && c.sharedSecret == "":
 		return config{}, missing(flagShareSecretFile, "name the file that holds the homeserver's registration_shared_secret")
 	}
 	return c, nil
-}
-
-// homeserver is the client to the homeserver.
-func (c config) homeserver() *homeserver {
-	h := newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
-	h.metrics = c.metrics
-	if c.maxInflight > 0 {
-		h.keep(c.maxInflight)
-	}
-	return h
-}
-
-// apiNames are the ways of creating accounts, in the operator's words.
-var apiNames = map[string]string{createUserPath: "createUser", sharedSecretPath: "shared-secret registration", masUsersPath: "Matrix Authentication Service"}
-
-// api is the way of creating accounts that --matrixurl names.
-func (c config) api() api {
-	h := c.homeserver()
-	door := h.at(cmp.Or(c.apiOrigin, c.origin))
-	switch c.apiPath {
-	case sharedSecretPath:
-		return &sharedSecretAPI{homeserver: h, door: door, secret: c.sharedSecret}
-	case masUsersPath:
-		return newMASAPI(h, door, c.asToken, c.masClientID, c.masClientSecret)
-	}
-	return &createUserAPI{homeserver: h, door: door, asToken: c.asToken}
 }
 
 // address is where the daemon is to listen; with port 0 its listener alone knows where it does.
@@ -261,19 +234,22 @@ func checkServerName(name string) error {
 // readMatrixURL takes --matrixurl apart.
 func (c *config) readMatrixURL() error {
 	u, err := url.Parse(c.matrixURL)
+	var unknown error
+	if err == nil {
+		c.way, unknown = wayAt(u.Path)
+	}
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return fmt.Errorf("--%s is not an absolute http or https URL: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return fmt.Errorf("--%s has a user, a query or a fragment: give scheme, host, port and path alone; tokens have flags of their own", flagMatrixURL)
-	case apiNames[u.Path] == "":
-		return fmt.Errorf("--%s has a path that no API has: give %s (Synapse up to 0.34.0), %s (Synapse 1.23.0 or later, Dendrite) or %s (Matrix Authentication Service)", flagMatrixURL, createUserPath, sharedSecretPath, masUsersPath)
+	case unknown != nil:
+		return fmt.Errorf("--%s has a path that no API has: %w", flagMatrixURL, unknown)
 	case !names.IsHost(u.Hostname()) || u.Port() != "" && !names.IsPort(u.Port()):
 		return fmt.Errorf("--%s has a host or a port that cannot be: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
 	}
-	c.apiPath = u.Path
 	c.origin = u.Scheme + "://" + u.Host
-	c.matrixURL = c.origin + c.apiPath
+	c.matrixURL = c.origin + c.way.Path
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 
 // readHomeserverURL takes --homeserver-url, where the homeserver's client API is not beside what creates accounts.
 func (c *config) readHomeserverURL(given string) error {
-	if given == "" && c.apiPath == masUsersPath {
+	if given == "" && c.way.IsApart {
 		return fmt.Errorf("--%s is missing: --%s is of Matrix Authentication Service, so give the homeserver's own URL as well, such as http://127.0.0.1:8007", flagHomeserverURL, flagMatrixURL)
 	}
 	if given == "" {
@@ -32,8 +32,8 @@ func (c *config) readHomeserverURL(given string) error {
 // checkMASFlags holds the flags of Matrix Authentication Service against --matrixurl.
 func (c config) checkMASFlags() error {
 	switch {
-	case c.apiPath != masUsersPath && c.masClientID+c.masClientSecretFile != "":
-		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, apiNames[c.apiPath], flagMatrixURL, masUsersPath)
+	case !c.way.IsApart && c.masClientID+c.masClientSecretFile != "":
+		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, c.way.Name, flagMatrixURL, masUsersPath)
 	case c.masClientID != "" && !names.IsULID(c.masClientID):
 		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", flagMASClientID)
 	}

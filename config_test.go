@@ -35,8 +35,8 @@ func TestReadMatrixURL(t *testing.T) {
 	for _, test := range tests {
 		c := config{matrixURL: test.url}
 		err := c.readMatrixURL()
-		if test.want == "" && (err != nil || c.origin != test.wantOrigin || c.apiPath != test.wantPath) {
-			t.Errorf("%s: got %q, %q, %v", test.url, c.origin, c.apiPath, err)
+		if test.want == "" && (err != nil || c.origin != test.wantOrigin || c.way.Path != test.wantPath) {
+			t.Errorf("%s: got %q, %v, %v", test.url, c.origin, c.way, err)
 		}
 		if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2")) {
 			t.Errorf("%s: got %v, want %q", test.url, err, test.want)
@@ -101,9 +101,9 @@ func TestTwoOrigins(t *testing.T) {
 		creates := newStandIn(t)
 		creates.users, creates.mas = d.homeserver.users, d.homeserver.mas
 		c := masConfig(d.homeserver.URL)
-		c.apiOrigin, c.apiPath, c.sharedSecret = creates.URL, api.path, testSecret
+		c.apiOrigin, c.way, c.sharedSecret = creates.URL, wayOf(api.path), testSecret
 		proof, _ := newProof(t)
-		d.handler = newServer(c, d.store).handler()
+		d.handler = newServer(c, accountsOf(c), d.store).handler()
 		if got := d.send(proof); got.status != 200 {
 			t.Errorf("%s: got %d %s", api.name, got.status, got.body)
 		}

@@ -9,7 +9,6 @@ import (
 	"go/token"
 	"io"
 	"maps"
-	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -173,9 +172,9 @@ func TestReadmeNamesEverything(t *testing.T) {
 			t.Errorf("--%s is not there with %s", row.name, row.value)
 		}
 	}
-	metrics := newMetrics(config{})
+	metrics := newMetrics(config{way: sharedSecretWay})
 	metrics.watch(openTestStore(t))
-	metrics.called(http.MethodGet, profilePath, answer{status: 200}, nil, time.Now()) // what has no labels yet is not gathered
+	metrics.called("profile", "ok", time.Millisecond) // what has no labels yet is not gathered
 	families, err := metrics.registry.Gather()
 	if err != nil {
 		t.Fatal(err)

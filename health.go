@@ -32,23 +32,12 @@ type health struct {
 	wrong string // what was last found wrong, so that the log has each change once
 }
 
-func newHealth(stopping context.Context, c config, s store) *health {
-	homeserver := c.homeserver()
-	mas, behindMAS := c.api().(*masAPI)
+func newHealth(stopping context.Context, c config, a accounts, s store) *health {
 	return &health{
-		stopping: stopping,
-		store:    lookedAt{lasts: storeHealthTime, look: func(context.Context) error { return s.CheckWritable() }},
-		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error {
-			_, err := homeserver.software(ctx) // whatever it is: it answers
-			if err == nil && behindMAS {
-				_, err = mas.lookUp(ctx, unregistrableName)
-			}
-			if errors.Is(err, errNoUser) { // an answer like any other
-				return nil
-			}
-			return err
-		}},
-		chain: lookedAt{lasts: chainHealthTime, look: c.admission.look},
+		stopping:   stopping,
+		store:      lookedAt{lasts: storeHealthTime, look: func(context.Context) error { return s.CheckWritable() }},
+		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error { return a.answers(ctx) }},
+		chain:      lookedAt{lasts: chainHealthTime, look: c.admission.look},
 	}
 }
 

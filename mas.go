@@ -17,15 +17,12 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// Paths of Matrix Authentication Service, and the homeserver's where a display name is set.
+// Paths of Matrix Authentication Service.
 const (
-	masUsersPath    = "/api/admin/v1/users"
 	masByNamePath   = masUsersPath + "/by-username/"
 	masPasswordPath = "/set-password" // behind masUsersPath and the account's id
 	masSitePath     = "/api/admin/v1/site-config"
 	masTokenPath    = "/oauth2/token"
-
-	setProfilePath = "/_matrix/client/v3/profile/"
 )
 
 const (
@@ -36,9 +33,8 @@ const (
 
 // What the operator can do about a refusal. The first of these that is in a failure's cause is the whole of it.
 var (
-	errMASMissing   = errors.New("no admin API is there: name in --matrixurl a listener of Matrix Authentication Service with the resources adminapi, which is off by default, and oauth")
-	errMASClient    = errors.New("the client of --mas-client-id is not known with this secret: write it into the clients of Matrix Authentication Service, with client_auth_method: client_secret_basic and the secret of --mas-client-secret-file, and restart it")
-	errMASScope     = errors.New("the client of --mas-client-id may not administer: list it in policy.data.admin_clients of Matrix Authentication Service, and restart it")
+	errMASClient    = errors.New("the client of this service is not known with this secret: write its ID into the clients of Matrix Authentication Service, with client_auth_method: client_secret_basic and the same secret, and restart it")
+	errMASScope     = errors.New("the client of this service may not administer: list its ID in policy.data.admin_clients of Matrix Authentication Service, and restart it")
 	errMASPasswords = errors.New("passwords are switched off, and nodes log in with one: write passwords: {enabled: true} into the configuration of Matrix Authentication Service, and restart it")
 	errMASReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: either the account is at the homeserver alone, and has to be brought over, or the name is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
 	errMASName      = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
@@ -61,7 +57,7 @@ func newMASAPI(h, door *homeserver, asToken, clientID, clientSecret string) *mas
 func (api *masAPI) inSteps() bool { return true }
 
 // create makes the account, sets its password and then its display name.
-func (api *masAPI) create(ctx context.Context, n node, recorded func() error) (string, error) {
+func (api *masAPI) create(ctx context.Context, n userAccount, recorded func() error) (string, error) {
 	if err := api.name.check(ctx, api.homeserver); err != nil {
 		return "", err
 	}
@@ -80,7 +76,7 @@ func (api *masAPI) create(ctx context.Context, n node, recorded func() error) (s
 }
 
 // finish does what was left to do of an account. Each step can be done twice.
-func (api *masAPI) finish(ctx context.Context, n node, since time.Time) error {
+func (api *masAPI) finish(ctx context.Context, n userAccount, since time.Time) error {
 	id, err := api.lookUp(ctx, n.Localpart)
 	failed, _ := errors.AsType[*homeserverError](err)
 	switch {
@@ -100,9 +96,9 @@ func (api *masAPI) finish(ctx context.Context, n node, since time.Time) error {
 
 // add creates the account and returns its id. Whether a name is taken has two answers that do not say it: a name that
 // is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
-func (api *masAPI) add(ctx context.Context, n node) (id string, err error) {
+func (api *masAPI) add(ctx context.Context, n userAccount) (id string, err error) {
 	const step = "create the account"
-	a, err := api.askAt(ctx, api.door.binding(), createTime, step, http.MethodPost, masUsersPath, map[string]string{"username": n.Localpart, "displayname": n.DisplayName})
+	a, err := api.askAt(ctx, api.door.binding(), step, request{name: "create", within: createTime, method: http.MethodPost, path: masUsersPath, body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
 	if err != nil {
 		return "", err
 	}
@@ -132,7 +128,7 @@ func (api *masAPI) add(ctx context.Context, n node) (id string, err error) {
 
 // complete sets the password and the display name of the account that has the id. Whatever fails, the account is there
 // and half made.
-func (api *masAPI) complete(ctx context.Context, n node, id string) (err error) {
+func (api *masAPI) complete(ctx context.Context, n userAccount, id string) (err error) {
 	defer func() {
 		if failed := (*homeserverError)(nil); errors.As(err, &failed) {
 			failed.fate, failed.again = unanswered, false
@@ -146,9 +142,9 @@ func (api *masAPI) complete(ctx context.Context, n node, id string) (err error) 
 }
 
 // setPassword sets all 130 characters. The complexity check is for what people think of, and counts words.
-func (api *masAPI) setPassword(ctx context.Context, n node, id string) error {
+func (api *masAPI) setPassword(ctx context.Context, n userAccount, id string) error {
 	const step = "set the password"
-	a, err := api.ask(ctx, createTime, step, http.MethodPost, masUsersPath+"/"+id+masPasswordPath, map[string]any{"password": n.Password, "skip_password_check": true})
+	a, err := api.ask(ctx, step, request{name: "password", within: createTime, method: http.MethodPost, path: masUsersPath + "/" + id + masPasswordPath, body: map[string]any{"password": n.Password, "skip_password_check": true}})
 	switch {
 	case err != nil:
 		return err
@@ -164,10 +160,10 @@ func (api *masAPI) setPassword(ctx context.Context, n node, id string) error {
 
 // setName sets the display name at the homeserver, as the user: Matrix Authentication Service before 1.18 leaves out
 // the one it was given.
-func (api *masAPI) setName(ctx context.Context, n node) error {
+func (api *masAPI) setName(ctx context.Context, n userAccount) error {
 	const step = "set the display name"
 	user := url.PathEscape(n.UserID)
-	a, err := api.call(ctx, lookUpTime, http.MethodPut, setProfilePath+user+"/displayname?user_id="+user, api.asToken, map[string]string{"displayname": n.DisplayName})
+	a, err := api.call(ctx, request{name: "name", within: lookUpTime, method: http.MethodPut, path: setProfilePath + user + "/displayname?user_id=" + user, token: api.asToken, body: map[string]string{"displayname": n.DisplayName}})
 	switch {
 	case err != nil:
 		return inStep(step, api.notReached(err))
@@ -197,14 +193,15 @@ func (api *masAPI) displayName(ctx context.Context, userID string) (string, erro
 // lookUp returns the id of the account with the name: errNoUser where there is none.
 func (api *masAPI) lookUp(ctx context.Context, localpart string) (id string, err error) {
 	const step = "look the account up"
-	a, err := api.ask(ctx, lookUpTime, step, http.MethodGet, masByNamePath+url.PathEscape(localpart), nil)
+	absent := func(a answer) bool { return a.title != "" }
+	a, err := api.ask(ctx, step, request{name: "lookup", within: lookUpTime, method: http.MethodGet, path: masByNamePath + url.PathEscape(localpart), absent: absent})
 	if failed := (*homeserverError)(nil); errors.As(err, &failed) {
 		return "", notSent(failed)
 	}
 	if id := a.userNamed(localpart); id != "" && a.status == http.StatusOK {
 		return id, nil
 	}
-	if a.status == http.StatusNotFound && a.title != "" {
+	if a.status == http.StatusNotFound && absent(a) {
 		return "", errNoUser
 	}
 	failed := notSent(inStep(step, api.door.failure(a, "")))
@@ -233,19 +230,20 @@ func (a answer) userNamed(localpart string) (id string) {
 
 // ask makes one call with an access token, and one more with a fresh token where the first was refused. Its error is a
 // *homeserverError.
-func (api *masAPI) ask(ctx context.Context, limit time.Duration, step, method, path string, body any) (answer, error) {
-	return api.askAt(ctx, api.door, limit, step, method, path, body)
+func (api *masAPI) ask(ctx context.Context, step string, r request) (answer, error) {
+	return api.askAt(ctx, api.door, step, r)
 }
 
 // askAt does so with that client to it.
-func (api *masAPI) askAt(ctx context.Context, door *homeserver, limit time.Duration, step, method, path string, body any) (answer, error) {
+func (api *masAPI) askAt(ctx context.Context, door *homeserver, step string, r request) (answer, error) {
 	refused := ""
 	for {
 		token, err := api.tokens.get(ctx, refused)
 		if err != nil {
 			return answer{}, err
 		}
-		a, err := door.call(ctx, limit, method, path, token, body)
+		r.token = token
+		a, err := door.call(ctx, r)
 		if err != nil {
 			return answer{}, inStep(step, door.notReached(err))
 		}
@@ -276,7 +274,7 @@ type masSite struct {
 // site asks for it. The zero value where it does not tell, as old versions do not.
 func (api *masAPI) site(ctx context.Context) (said masSite, err error) {
 	const step = "read its site-config"
-	a, err := api.ask(ctx, lookUpTime, step, http.MethodGet, masSitePath, nil)
+	a, err := api.ask(ctx, step, request{within: lookUpTime, method: http.MethodGet, path: masSitePath})
 	switch {
 	case err != nil:
 		return masSite{}, err
@@ -308,4 +306,16 @@ func (api *masAPI) probe(ctx context.Context) (apiState, error) {
 		return apiDisabled, errMASPasswords
 	}
 	return apiPresent, nil
+}
+
+// answers asks both, the other for a name that nobody can have.
+func (api *masAPI) answers(ctx context.Context) error {
+	if err := api.homeserver.answers(ctx); err != nil {
+		return err
+	}
+	_, err := api.lookUp(ctx, unregistrableName)
+	if errors.Is(err, errNoUser) {
+		return nil
+	}
+	return err
 }

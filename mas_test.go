@@ -327,8 +327,8 @@ func TestMASTokenOnce(t *testing.T) {
 // A fetch that fails fails for all who wait for it, and for nobody after it.
 func TestMASTokenFailsForAll(t *testing.T) {
 	h := newStandIn(t)
-	c := config{serverName: testServerName, origin: h.URL, apiPath: masUsersPath, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
-	tokens := c.api().(*masAPI).tokens
+	c := config{serverName: testServerName, origin: h.URL, way: masWay, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+	tokens := accountsOf(c).(*masAPI).tokens
 	begun, release := make(chan bool), make(chan bool)
 	h.failOnce(callToken, func(w http.ResponseWriter, r *http.Request) {
 		begun <- true
@@ -369,8 +369,8 @@ func TestMASTokenExpires(t *testing.T) {
 	} {
 		h := newStandIn(t)
 		h.mas.Set(mas.Settings{TokenLasts: test.lasts})
-		c := config{serverName: testServerName, origin: h.URL, apiPath: masUsersPath, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
-		tokens := c.api().(*masAPI).tokens
+		c := config{serverName: testServerName, origin: h.URL, way: masWay, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+		tokens := accountsOf(c).(*masAPI).tokens
 		start := time.Now()
 		first, err := tokens.get(t.Context(), "")
 		if err != nil {
@@ -442,8 +442,8 @@ func TestMASProbe(t *testing.T) {
 			for call, fault := range test.faults {
 				d.homeserver.fail(call, fault)
 			}
-			c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: test.api, asToken: testASToken, sharedSecret: testSecret, masClientID: testMASClientID, masClientSecret: testMASSecret}
-			probeHomeserver(t.Context(), c)
+			c := config{serverName: testServerName, origin: d.homeserver.URL, way: wayOf(test.api), asToken: testASToken, sharedSecret: testSecret, masClientID: testMASClientID, masClientSecret: testMASSecret}
+			probed(t.Context(), c)
 			want := strings.Replace(test.want, "ORIGIN", d.homeserver.URL, 1)
 			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
 				t.Errorf("log: got %s, want one line with %q", d.log, want)
@@ -464,32 +464,11 @@ func TestMASReady(t *testing.T) {
 	}{{"up", nil, 200}, {"down", says(502, "<html>"), 503}, {"client unknown", says(401, `{"error":"invalid_client"}`), 503}} {
 		d := newDoor(t, masUsersPath)
 		d.homeserver.fail(callToken, test.fault)
-		c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: masUsersPath, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+		c := config{serverName: testServerName, origin: d.homeserver.URL, way: masWay, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
 		w := httptest.NewRecorder()
-		newHealth(t.Context(), c, d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		newHealth(t.Context(), c, accountsOf(c), d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		if w.Code != test.want {
 			t.Errorf("%s: got %d %s, want %d", test.name, w.Code, w.Body, test.want)
 		}
-	}
-}
-
-// Each call has its own name in the metrics, and none of them the others'.
-func TestMASCallNames(t *testing.T) {
-	for path, want := range map[string]string{
-		"POST " + masTokenPath: "token",
-		"POST " + masUsersPath: "create",
-		"POST " + masUsersPath + "/01J44RKQYM4G3TNVANTMTDYTX6" + masPasswordPath: "password",
-		"GET " + masByNamePath + "0x00":                                          "lookup",
-		"PUT " + setProfilePath + "@a:b/displayname?user_id=@a:b":                "name",
-		"GET " + profilePath + "@a:b/displayname":                                "profile",
-		"GET " + masSitePath:                                                     "",
-	} {
-		method, path, _ := strings.Cut(path, " ")
-		if got := callName(method, path); got != want {
-			t.Errorf("%s %s: got %q, want %q", method, path, got, want)
-		}
-	}
-	if got := callResult("lookup", answer{status: 404, title: "x"}, nil); got != "ok" {
-		t.Errorf("a name that nobody has: got %q", got)
 	}
 }

@@ -81,7 +81,7 @@ func (t *masTokens) fetch(f *masFetch) {
 func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserverError) {
 	asked := *t.door
 	asked.header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
-	a, err := asked.call(ctx, lookUpTime, http.MethodPost, masTokenPath, "", url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}})
+	a, err := asked.call(ctx, request{name: "token", within: lookUpTime, method: http.MethodPost, path: masTokenPath, body: url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}}})
 	if err != nil {
 		return "", 0, notSent(inStep(masTokenStep, t.door.notReached(err)))
 	}

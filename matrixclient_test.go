@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -245,12 +246,12 @@ func TestAnotherServerName(t *testing.T) {
 			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
 				t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
 			}
-			const told = `its server_name is \"transport03.smartmesh.cn\" and --matrixdomain is \"transport02.smartmesh.cn\"`
+			const told = `its server_name is \"transport03.smartmesh.cn\" and this service was told \"transport02.smartmesh.cn\"`
 			if strings.Count(d.log.String(), told) != 1 {
 				t.Errorf("log: %s", d.log)
 			}
 			if api.path != masUsersPath { // whose probe has a client to show: TestMASProbe
-				probeHomeserver(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, apiPath: api.path})
+				probed(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, way: wayOf(api.path)})
 				if strings.Count(d.log.String(), told) != 2 {
 					t.Errorf("log after the probe: %s", d.log)
 				}
@@ -313,7 +314,7 @@ func TestHints(t *testing.T) {
 		want            string
 	}{
 		{"createUser is gone", createUserPath, callCreateUser, unrecognized, "only Synapse up to 0.34.0 has createUser"},
-		{"createUser is gone, Synapse 1.67", createUserPath, callCreateUser, says(400, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), "--matrixurl http://127.0.0.1:8007/_synapse/admin/v1/register"},
+		{"createUser is gone, Synapse 1.67", createUserPath, callCreateUser, says(400, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), "create accounts at http://127.0.0.1:8007/_synapse/admin/v1/register"},
 		{"createUser: HTML", createUserPath, callCreateUser, says(404, "<html>"), "only Synapse up to 0.34.0 has createUser"},
 		{"createUser: token", createUserPath, callCreateUser, says(403, `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`), "does not know the as_token"},
 		{"shared secret: nginx", sharedSecretPath, callNonce, says(404, "<html>nginx</html>"), "own port (8007 in the guide) and not through nginx"},
@@ -322,7 +323,7 @@ func TestHints(t *testing.T) {
 		{"shared secret: wrong", sharedSecretPath, callRegister, says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`), "is not the homeserver's registration_shared_secret"},
 		{"shared secret: wrong, Dendrite", sharedSecretPath, callRegister, says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "is not the homeserver's registration_shared_secret"},
 		{"Dendrite that does not say so", sharedSecretPath, callRegister, says(500, `{"errcode":"M_UNKNOWN","error":"failed to set display name: sql: no rows in result set"}`), "set global.disable_federation to false"},
-		{"another domain", sharedSecretPath, callRegister, says(200, `{"user_id":"@x:example.org"}`), "--matrixdomain must be its server_name"},
+		{"another domain", sharedSecretPath, callRegister, says(200, `{"user_id":"@x:example.org"}`), "this service must be told its server_name"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -411,8 +412,8 @@ func TestProbe(t *testing.T) {
 			for call, fault := range test.faults {
 				d.homeserver.fail(call, fault)
 			}
-			c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: test.api, asToken: testASToken, sharedSecret: testSecret}
-			probeHomeserver(t.Context(), c)
+			c := config{serverName: testServerName, origin: d.homeserver.URL, way: wayOf(test.api), asToken: testASToken, sharedSecret: testSecret}
+			probed(t.Context(), c)
 			want := strings.Replace(test.want, "ORIGIN", d.homeserver.URL, 1)
 			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
 				t.Errorf("log: got %s, want one line with %q", d.log, want)
@@ -428,8 +429,56 @@ func TestProbe(t *testing.T) {
 func TestProbeAsksAgain(t *testing.T) {
 	d := newDoor(t, sharedSecretPath)
 	d.homeserver.failOnce(callNonce, says(502, "<html>"))
-	probeHomeserver(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath})
+	probed(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay})
 	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
 		t.Errorf("log: %s", lines)
+	}
+}
+
+// Each call has its own name in the metrics, and that nobody has a name is no failure.
+func TestCallNames(t *testing.T) {
+	for path, want := range map[string]string{
+		createUserPath:   "key ok, profile ok, create ok, profile ok, version ok, ping refused",
+		sharedSecretPath: "version ok, key ok, nonce ok, create ok, profile ok, version ok, ping refused",
+		masUsersPath:     "key ok, token ok, create ok, password ok, name ok, profile ok, lookup ok, version ok, lookup ok, ping refused",
+	} {
+		d := newDoor(t, path)
+		c := masConfig(d.homeserver.URL)
+		c.way, c.sharedSecret = wayOf(path), testSecret
+		h := newHomeserverClient(c)
+		var calls []string
+		h.observe = func(name, result string, _ time.Duration) { calls = append(calls, name+" "+result) }
+		a, err := newAccounts(c, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, n := newProof(t)
+		_, created := a.create(t.Context(), n.userAccount, func() error { return nil })
+		_, shown := a.displayName(t.Context(), "@0x0000000000000000000000000000000000000000:"+testServerName)
+		if created != nil || !errors.Is(shown, errNoUser) || a.answers(t.Context()) != nil {
+			t.Errorf("%s: got %v, %v", path, created, shown)
+		}
+		h.ping(t.Context(), "x", "x", appServicePath) // which a stand-in does not have
+		if got := strings.Join(calls, ", "); got != want {
+			t.Errorf("%s: called\n%s, want\n%s", path, got, want)
+		}
+	}
+}
+
+// A way that nobody made a choice for is an error, and never createUser.
+func TestUnknownWay(t *testing.T) {
+	for _, w := range append(ways, nil, &way{Path: createUserPath}) {
+		a, err := newAccounts(config{way: w}, newHomeserver("http://127.0.0.1:1", testServerName))
+		if known := w != nil && w.Name != ""; (err == nil) != known || (a != nil) != known {
+			t.Errorf("%v: got %v, %v", w, a, err)
+		}
+		if w != nil && w.Name != "" && (w.Label == "" || w.Needs == "" || w.Missing(software{}) == "" || w.Path == "") {
+			t.Errorf("%+v is not whole", w)
+		}
+	}
+	for _, path := range []string{"", "/", createUserPath + "/", "/_matrix/client/v3/register"} {
+		if w, err := wayAt(path); err == nil {
+			t.Errorf("%q: got %v", path, w)
+		}
 	}
 }

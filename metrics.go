@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ethereum/go-ethereum/log"
@@ -76,8 +75,7 @@ func newMetrics(c config) *metrics {
 
 	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, m.connections, m.crowded, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	apis := map[string]string{createUserPath: "createuser", sharedSecretPath: "sharedsecret", masUsersPath: "mas"}
-	m.calls = calls.MustCurryWith(prometheus.Labels{"api": apis[c.apiPath]})
+	m.calls = calls.MustCurryWith(prometheus.Labels{"api": c.way.Label})
 	info := readBuild()
 	build.WithLabelValues(info.version, info.commit, runtime.Version()).Set(1)
 	m.beginAtZero()
@@ -156,58 +154,11 @@ func (m *metrics) verified(start time.Time) {
 	}
 }
 
-// called times a call to the homeserver that began then.
-func (m *metrics) called(method, path string, a answer, err error, start time.Time) {
-	if m == nil {
-		return
+// called counts a call to the homeserver by what it was for, and by what came of it.
+func (m *metrics) called(name, result string, took time.Duration) {
+	if m != nil {
+		m.calls.WithLabelValues(name, result).Observe(took.Seconds())
 	}
-	if name := callName(method, path); name != "" {
-		m.calls.WithLabelValues(name, callResult(name, a, err)).Observe(time.Since(start).Seconds())
-	}
-}
-
-// callName names a call by what it is for.
-func callName(method, path string) string {
-	switch {
-	case path == sharedSecretPath && method == http.MethodGet:
-		return "nonce"
-	case path == sharedSecretPath, path == createUserPath, path == masUsersPath:
-		return "create"
-	case path == masTokenPath:
-		return "token"
-	case strings.HasPrefix(path, masByNamePath):
-		return "lookup"
-	case strings.HasPrefix(path, masUsersPath):
-		return "password"
-	case strings.HasPrefix(path, setProfilePath):
-		return "name"
-	case strings.HasPrefix(path, profilePath):
-		return "profile"
-	case path == versionPath:
-		return "version"
-	case path == keyPath:
-		return "key"
-	case strings.HasPrefix(path, pingPath):
-		return "ping"
-	}
-	return ""
-}
-
-// callResult is what came of a call. That there is no such user is an answer like any other.
-func callResult(name string, a answer, err error) string {
-	switch {
-	case err != nil:
-		return "unanswered"
-	case a.status == http.StatusTooManyRequests:
-		return "limited"
-	case a.cut != nil:
-		return "failed"
-	case a.status/100 == 2, a.status == http.StatusNotFound && (name == "profile" && a.errcode == errcodeNotFound || name == "lookup" && a.title != ""):
-		return "ok"
-	case a.status/100 == 4 && a.status != http.StatusRequestTimeout:
-		return "refused"
-	}
-	return "failed"
 }
 
 // Kinds of requests of the homeserver.

@@ -21,13 +21,13 @@ func (d *door) measured(c config) *metrics {
 	d.t.Helper()
 	c.metrics = newMetrics(c)
 	c.metrics.watch(d.store)
-	d.server = newServer(c, d.store)
+	d.server = newServer(c, accountsOf(c), d.store)
 	d.handler = d.server.handler()
 	return c.metrics
 }
 
 func sharedSecretConfig(origin string) config {
-	return config{serverName: testServerName, origin: origin, apiPath: sharedSecretPath, hsToken: testHSToken, asToken: testASToken, sharedSecret: testSecret}
+	return config{serverName: testServerName, origin: origin, way: sharedSecretWay, hsToken: testHSToken, asToken: testASToken, sharedSecret: testSecret}
 }
 
 func scrape(t testing.TB, m *metrics) string {
@@ -150,7 +150,7 @@ func TestMetricsOfOthers(t *testing.T) {
 
 	for _, want := range []int{200, 503} {
 		w := httptest.NewRecorder()
-		newHealth(t.Context(), c, d.store).ready(w, httptest.NewRequest("GET", "/readyz", nil))
+		newHealth(t.Context(), c, accountsOf(c), d.store).ready(w, httptest.NewRequest("GET", "/readyz", nil))
 		if w.Code != want {
 			t.Errorf("got %d %s, want %d", w.Code, w.Body, want)
 		}
@@ -177,7 +177,7 @@ func TestReady(t *testing.T) {
 	homeserver := newStandIn(t)
 	s := &fullDisk{boltStore: openTestStore(t)}
 	stopping, stop := context.WithCancel(t.Context())
-	h := newHealth(stopping, sharedSecretConfig(homeserver.URL), s)
+	h := newHealth(stopping, sharedSecretConfig(homeserver.URL), accountsOf(sharedSecretConfig(homeserver.URL)), s)
 	h.store.lasts, h.homeserver.lasts = 0, 0
 	check := func(when string, wantStatus int, want string) {
 		t.Helper()
@@ -210,7 +210,7 @@ func TestReady(t *testing.T) {
 func TestReadyIsCheap(t *testing.T) {
 	captureLog(t)
 	homeserver := newStandIn(t)
-	h := newHealth(t.Context(), sharedSecretConfig(homeserver.URL), openTestStore(t))
+	h := newHealth(t.Context(), sharedSecretConfig(homeserver.URL), accountsOf(sharedSecretConfig(homeserver.URL)), openTestStore(t))
 	for range 100 {
 		h.ready(httptest.NewRecorder(), httptest.NewRequest("GET", "/readyz", nil))
 	}
@@ -242,7 +242,7 @@ func TestOpsListen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := startOps(t.Context(), c, openTestStore(t), listener)
+	stop, err := startOps(t.Context(), c, nil, openTestStore(t), listener)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func BenchmarkRegisterMeasured(b *testing.B) {
 
 // What measuring a request costs by itself, but for the work that is measured.
 func BenchmarkMeasure(b *testing.B) {
-	m := newMetrics(config{apiPath: sharedSecretPath})
+	m := newMetrics(config{way: sharedSecretWay})
 	b.ReportAllocs()
 	for b.Loop() {
 		done := m.registering()
@@ -314,8 +314,8 @@ func BenchmarkMeasure(b *testing.B) {
 		for _, operation := range []string{storeLoad, storeSave, storeSave} {
 			m.storeTook(operation, time.Now())
 		}
-		m.called(http.MethodGet, sharedSecretPath, answer{status: 200}, nil, time.Now())
-		m.called(http.MethodPost, sharedSecretPath, answer{status: 200}, nil, time.Now())
+		m.called("nonce", "ok", time.Millisecond)
+		m.called("create", "ok", time.Millisecond)
 		done(outcomeCreated, nil)
 	}
 }

@@ -77,11 +77,11 @@ func TestNginxPlaces(t *testing.T) {
 		}
 		wantLocations(t, file, string(content), want)
 	}
-	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: guideHomeserver, apiPath: sharedSecretPath}
+	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: guideHomeserver, way: sharedSecretWay}
 	for apiPath, want := range map[string][]nginxLocation{
 		createUserPath: {matrix, closed, register}, sharedSecretPath: {matrix, closed, register}, masUsersPath: {matrix, closed, register, logins},
 	} {
-		c.apiPath, c.apiOrigin = apiPath, "http://127.0.0.1:8081"
+		c.way, c.apiOrigin = wayOf(apiPath), "http://127.0.0.1:8081"
 		var out bytes.Buffer
 		printSteps(&out, c, "/x")
 		wantLocations(t, "genconfig for "+apiPath, out.String(), want)

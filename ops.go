@@ -48,8 +48,8 @@ type ops struct {
 }
 
 // startOps serves the operator until the function it returns is called. The context ends when shutdown begins.
-func startOps(ctx context.Context, c config, s store, listener net.Listener) (stop func(), err error) {
-	o := &ops{config: c, store: s, health: newHealth(ctx, c, s)}
+func startOps(ctx context.Context, c config, a accounts, s store, listener net.Listener) (stop func(), err error) {
+	o := &ops{config: c, store: s, health: newHealth(ctx, c, a, s)}
 	socket, remove, err := net.Listener(nil), func() {}, error(nil)
 	if !names.IsPostgres(c.dataPath) { // there the commands ask the database, whichever instance serves it
 		socket, remove, err = listenSocket(c.dataPath)

@@ -85,7 +85,7 @@ func startTestOps(t testing.TB) (dir string, s *boltStore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, s, nil)
+	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, nil, s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestOpsListenerFails(t *testing.T) {
 	}
 	c := config{dataPath: dir, opsListen: listener.Addr().String()}
 	c.metrics = newMetrics(c)
-	stop, err := startOps(t.Context(), c, s, listener)
+	stop, err := startOps(t.Context(), c, nil, s, listener)
 	if err != nil {
 		t.Fatal(err)
 	}

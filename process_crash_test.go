@@ -74,10 +74,10 @@ func crashingAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if _, err := startOps(ctx, c, store, opsListener); err != nil {
+	if _, err := startOps(ctx, c, nil, store, opsListener); err != nil {
 		return err
 	}
-	s := newServer(c, store)
+	s := newServer(c, accountsOf(c), store)
 	s.registrar.store = crashingStore{s.registrar.store}
 	s.registrar.accounts = crashingAccounts{s.registrar.accounts}
 	tellReady(listener, opsListener)
@@ -124,7 +124,7 @@ func (c crashingClaim) Drop() error {
 	return err
 }
 
-func (a crashingAccounts) create(ctx context.Context, n node, recorded func() error) (string, error) {
+func (a crashingAccounts) create(ctx context.Context, n userAccount, recorded func() error) (string, error) {
 	token, err := a.accounts.create(ctx, n, func() error {
 		err := recorded()
 		beforeCall.reach()

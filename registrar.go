@@ -28,68 +28,9 @@ const (
 	lineSettled = "Settled a pending registration"
 )
 
-// accounts is the homeserver, as far as registering needs it.
-type accounts interface {
-	// create makes the node's account and returns the access token, if the homeserver issued one. Before it sends
-	// what may make an account it calls recorded, which waits until the attempt is on disk, and ends with its error.
-	// Every other error is a *homeserverError whose fate says what is known of the account.
-	create(ctx context.Context, n node, recorded func() error) (accessToken string, err error)
-
-	// inSteps tells whether create takes several calls, so that an account that is there need not be whole.
-	inSteps() bool
-
-	// finish makes an account whole that is there and is the node's: create was cut off, or its record lost. Where
-	// nothing but a record says whose the account is, since is when that record's first attempt began, and an account
-	// that is not known to be younger is left alone: the error's fate is taken then. Its other errors are as those of
-	// create.
-	finish(ctx context.Context, n node, since time.Time) error
-
-	// displayName returns the user's display name: errNoUser where the homeserver says that there is no such
-	// user, a *homeserverError where it cannot be told.
-	displayName(ctx context.Context, userID string) (string, error)
-}
-
-// oneCall is of the ways of creating accounts that do it in one call.
-type oneCall struct{}
-
-func (oneCall) inSteps() bool                                 { return false }
-func (oneCall) finish(context.Context, node, time.Time) error { return nil }
-
-// A fate is what is known of an account after a call that should have created it did not.
-type fate int
-
-const (
-	notCreated fate = iota // no request left this machine, or every one that did was answered with a refusal
-	unanswered             // a request left and got no readable answer: the account may be there
-	taken                  // the homeserver says that the account is there already
-)
-
-// A homeserverError says why the homeserver did not do what it was asked.
-type homeserverError struct {
-	fate       fate
-	again      bool          // worth one more try at once: a kept connection had been closed, a nonce was stale
-	mayBeOurs  bool          // of a taken account: an earlier send of this attempt got no readable answer
-	limited    bool          // it asked for fewer requests (429)
-	retryAfter time.Duration // and for how long; 0 when it did not say
-	shows      *string       // the display name that a taken account was seen to have, if somebody looked
-	reason     string        // in plain words, fit for a node to read
-	cause      error         // for the log alone: the whole of it and what the operator can do
-}
-
-func (e *homeserverError) Error() string {
-	if e.cause == nil {
-		return e.reason
-	}
-	return fmt.Sprintf("%s: %v", e.reason, e.cause)
-}
-
-func (e *homeserverError) Unwrap() error { return e.cause }
-
 var (
-	errNoUser     = errors.New("no such user at the homeserver")
 	errRegistered = errors.New("this address is registered already")
 	errForeign    = fmt.Errorf("%w: the homeserver has an account of this name that does not show this node's display name", errRegistered)
-	errUnnamed    = errors.New("the account has no display name of its own, and may be this node's, half made: if it is, set its display name to the node's, which matrix-regservice register --key FILE --print shows, and the node's next try completes it; if it is not, remove it")
 	errBusy       = errors.New("an earlier attempt for this address is still running")
 	errStopping   = errors.New("the service is shutting down")
 	errStore      = errors.New("the record cannot be read or written")
@@ -252,7 +193,7 @@ func (r *registrar) attempt(ctx context.Context, held claim, before record, n no
 	if before.State == statePending {
 		since = before.Created
 	}
-	accessToken, err = r.accounts.create(ctx, n, recorded)
+	accessToken, err = r.accounts.create(ctx, n.userAccount, recorded)
 	found, begun, whole, err := r.found(ctx, before, n, since, err)
 	if err := recorded(); err != nil {
 		return "", "", err
@@ -337,7 +278,7 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 	default:
 		return accountForeign, begun, whole, errForeign
 	}
-	err = r.accounts.finish(ctx, n, since)
+	err = r.accounts.finish(ctx, n.userAccount, since)
 	if failed, ok := errors.AsType[*homeserverError](err); ok && failed.fate == taken {
 		return unclear, begun, whole, err
 	}
@@ -358,15 +299,6 @@ func (r *registrar) shownName(ctx context.Context, n node, failed *homeserverErr
 		return "", nil
 	}
 	return name, err
-}
-
-// unnamed is the failure of a node whose account shows what one shows that was never given a name: it may be the node's,
-// half made.
-func unnamed() *homeserverError {
-	return &homeserverError{
-		reason: "the homeserver does not tell whose the account of this name is",
-		cause:  errUnnamed,
-	}
 }
 
 // save writes the node's record in the given state.
@@ -462,7 +394,7 @@ func (r *registrar) remembered(a address) error {
 // remember notes what a look-up said, without what only the log is told of it: that was logged.
 func (r *registrar) remember(a address, err error) {
 	if failed, ok := errors.AsType[*homeserverError](err); ok {
-		err = &homeserverError{limited: failed.limited, retryAfter: failed.retryAfter, reason: failed.reason}
+		err = failed.withoutCause()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -179,7 +179,7 @@ func TestReconcileAtMost(t *testing.T) { eachStore(t, testReconcileAtMost) }
 func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
 	d := newDoorOn(t, createUserPath, fresh(t)(t))
 	for i := range reconcileAtMost + 20 {
-		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, UserID: "@x:" + testServerName}, statePending, time.Hour)
+		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, userAccount: userAccount{UserID: "@x:" + testServerName}}, statePending, time.Hour)
 	}
 	if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 		t.Fatal(err)
@@ -277,7 +277,7 @@ func TestPing(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDoor(t, sharedSecretPath)
 			d.homeserver.fail("", test.answer)
-			took, err := newHomeserver(d.homeserver.URL, testServerName).ping(t.Context(), "ID-x", testASToken)
+			took, err := newHomeserver(d.homeserver.URL, testServerName).ping(t.Context(), "ID-x", testASToken, appServicePath)
 			if test.want == "" && (err != nil || took != 3*time.Millisecond) {
 				t.Errorf("got %v, %v", took, err)
 			}
@@ -291,7 +291,7 @@ func TestPing(t *testing.T) {
 // Without the registration file's id there is nothing to ask.
 func TestPingNeedsTheFile(t *testing.T) {
 	lines := captureLog(t)
-	pingHomeserver(context.Background(), config{asToken: testASToken})
+	pingHomeserver(context.Background(), config{asToken: testASToken}, nil)
 	if !strings.Contains(lines.String(), "needs the id") {
 		t.Errorf("log: %s", lines)
 	}

@@ -289,7 +289,7 @@ type slowAccounts struct {
 	most    int
 }
 
-func (s *slowAccounts) create(ctx context.Context, n node, _ func() error) (string, error) {
+func (s *slowAccounts) create(ctx context.Context, n userAccount, _ func() error) (string, error) {
 	s.mu.Lock()
 	s.inHand++
 	s.most = max(s.most, s.inHand)
@@ -307,6 +307,8 @@ func (s *slowAccounts) create(ctx context.Context, n node, _ func() error) (stri
 }
 
 func (s *slowAccounts) displayName(context.Context, string) (string, error) { return "", nil }
+func (s *slowAccounts) probe(context.Context) (apiState, error)             { return apiPresent, nil }
+func (s *slowAccounts) answers(context.Context) error                       { return nil }
 
 func openTestStore(t testing.TB) *boltStore {
 	t.Helper()
@@ -426,7 +428,7 @@ func TestClientGoesAway(t *testing.T) {
 // A panicAccounts homeserver's client panics.
 type panicAccounts struct{ slowAccounts }
 
-func (*panicAccounts) create(context.Context, node, func() error) (string, error) {
+func (*panicAccounts) create(context.Context, userAccount, func() error) (string, error) {
 	panic("secret words")
 }
 

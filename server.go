@@ -54,9 +54,9 @@ type server struct {
 	maxConnections int
 }
 
-func newServer(c config, s store) *server {
+func newServer(c config, a accounts, s store) *server {
 	s = c.metrics.metered(s)
-	r := newRegistrar(c.api(), s)
+	r := newRegistrar(a, s)
 	r.newNodes = limit.NewBuckets(c.totalRate, c.totalBurst, 1, "too many new nodes at once")
 	r.slots = limit.NewSlots(c.maxInflight)
 	return &server{

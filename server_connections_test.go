@@ -18,7 +18,7 @@ import (
 func (d *door) serveLimited(l limits) (address string) {
 	d.t.Helper()
 	d.limited(l)
-	d.server.metrics = newMetrics(config{})
+	d.server.metrics = newMetrics(config{way: createUserWay})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		d.t.Fatal(err)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,8 +22,8 @@ import (
 // limited is the door with the limits.
 func (d *door) limited(l limits) *door {
 	d.t.Helper()
-	c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath, asToken: testASToken, hsToken: testHSToken, sharedSecret: testSecret, limits: l}
-	d.server = newServer(c, d.store)
+	c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, asToken: testASToken, hsToken: testHSToken, sharedSecret: testSecret, limits: l}
+	d.server = newServer(c, accountsOf(c), d.store)
 	d.handler = d.server.handler()
 	return d
 }
@@ -278,13 +280,37 @@ func TestCrowded(t *testing.T) {
 	}
 }
 
-// As many connections to the homeserver are kept as attempts may run.
+// As many connections to the homeserver are kept as attempts may run: a second round of calls opens none.
 func TestKeptConnections(t *testing.T) {
-	for most, want := range map[int]int{0: keptConns, 7: 7} {
-		h := config{limits: limits{maxInflight: most}}.homeserver()
-		if got := h.http.Transport.(*watchedTransport).kept.MaxIdleConnsPerHost; got != want {
-			t.Errorf("--max-inflight %d: %d are kept, want %d", most, got, want)
+	const most = 80 // more than are kept where nothing is said
+	var opened atomic.Int32
+	var asking sync.WaitGroup
+	answer := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asking.Done()
+		asking.Wait() // so that each call of a round has a connection of its own
+	}))
+	answer.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			opened.Add(1)
 		}
+	}
+	answer.Start()
+	defer answer.Close()
+	h := newHomeserverClient(config{origin: answer.URL, limits: limits{maxInflight: most}}).binding()
+	for range 3 {
+		asking.Add(most)
+		var calls sync.WaitGroup
+		for range most {
+			calls.Go(func() {
+				if _, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+	}
+	if got := opened.Load(); got != most {
+		t.Errorf("%d connections were opened, want %d", got, most)
 	}
 }
 

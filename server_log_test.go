@@ -117,10 +117,10 @@ func (d *door) causes(t *testing.T) []caused {
 		d.send(proof)
 	}
 
-	c := config{serverName: testServerName, origin: d.homeserver.URL, apiPath: sharedSecretPath, dataPath: t.TempDir()}
+	c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, dataPath: t.TempDir()}
 	c.metrics = newMetrics(c)
 	c.metrics.watch(bad)
-	o := &ops{config: c, store: bad, health: newHealth(t.Context(), c, bad)}
+	o := &ops{config: c, store: bad, health: newHealth(t.Context(), c, accountsOf(c), bad)}
 	operator := func(h http.Handler, path string) func() {
 		return func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil)) }
 	}

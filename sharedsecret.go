@@ -19,23 +19,16 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-const sharedSecretPath = "/_synapse/admin/v1/register"
-
 const (
-	// sharedSecretMissing is for the operator whose homeserver does not serve the path.
-	sharedSecretMissing     = "Synapse serves " + sharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge"
-	createUserInstead       = "for Synapse up to 0.34.0 use --matrixurl http://127.0.0.1:8008" + createUserPath
-	sharedSecretOff         = "set registration_shared_secret in homeserver.yaml and restart the homeserver"
-	sharedSecretOffDendrite = "set client_api.registration_shared_secret in dendrite.yaml and restart the homeserver"
-	dendriteUnnamed         = "if it is Dendrite it has to say so, since it takes only 72 characters of a password: set global.disable_federation to false in dendrite.yaml, so that it answers /_matrix/federation/v1/version"
-	sharedSecretTooOld      = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; " + createUserInstead
+	dendriteUnnamed    = "if it is Dendrite it has to say so, since it takes only 72 characters of a password: set global.disable_federation to false in dendrite.yaml, so that it answers /_matrix/federation/v1/version"
+	sharedSecretTooOld = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; " + createUserInstead
 )
 
 // A sharedSecretAPI creates accounts with the shared secret.
 type sharedSecretAPI struct {
 	*homeserver
 	oneCall
-	door   *homeserver // where --matrixurl is
+	door   *homeserver // where accounts are created
 	secret string
 
 	server     atomic.Pointer[knownServer] // which it is; asked anew after a while, and after a creation that went wrong
@@ -48,13 +41,20 @@ type knownServer struct {
 	until time.Time
 }
 
+func newSharedSecretAPI(h, door *homeserver, secret string) *sharedSecretAPI {
+	return &sharedSecretAPI{homeserver: h, door: door, secret: secret}
+}
+
 // create asks for a nonce and registers the node with it.
-func (api *sharedSecretAPI) create(ctx context.Context, n node, recorded func() error) (string, error) {
+func (api *sharedSecretAPI) create(ctx context.Context, n userAccount, recorded func() error) (string, error) {
 	server, err := api.knownSoftware(ctx)
 	if err != nil {
 		return "", err
 	}
-	password := passwordPart(sharedSecretPath, server, n.Password)
+	password := n.Password
+	if server.Name == dendrite { // it refuses more than bcrypt reads; Synapse may hash with something that reads all
+		password = password[:bcryptLength]
+	}
 	token, err := retried(func() (string, error) {
 		nonce, err := api.nonce(ctx)
 		if err != nil {
@@ -63,10 +63,10 @@ func (api *sharedSecretAPI) create(ctx context.Context, n node, recorded func() 
 		if err := recorded(); err != nil {
 			return "", err
 		}
-		a, err := api.door.binding().call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
+		a, err := api.door.binding().call(ctx, request{name: "create", within: createTime, method: http.MethodPost, path: sharedSecretPath, body: map[string]any{
 			"nonce": nonce, "username": n.Localpart, "displayname": n.DisplayName, "password": password,
 			"admin": false, "mac": api.mac(nonce, n.Localpart, password), "inhibit_login": true,
-		})
+		}})
 		switch {
 		case err != nil:
 			return "", api.notReached(err)
@@ -108,7 +108,7 @@ func (api *sharedSecretAPI) knownSoftware(ctx context.Context) (software, error)
 
 // nonce fetches what makes the next request's mac good for one use. Without it nothing that creates is sent.
 func (api *sharedSecretAPI) nonce(ctx context.Context) (string, error) {
-	a, err := api.door.binding().call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	a, err := api.door.binding().call(ctx, request{name: "nonce", within: lookUpTime, method: http.MethodGet, path: sharedSecretPath})
 	if err != nil {
 		return "", notSent(api.notReached(err))
 	}
@@ -130,7 +130,7 @@ func (api *sharedSecretAPI) mac(nonce, username, password string) string {
 
 // checkName looks, where the version is not known, whether a first account has its display name. Where the profile does
 // not tell, the next account is asked for.
-func (api *sharedSecretAPI) checkName(ctx context.Context, server software, n node) error {
+func (api *sharedSecretAPI) checkName(ctx context.Context, server software, n userAccount) error {
 	if server.Name != "" || api.namesShown.Load() {
 		return nil
 	}
@@ -154,7 +154,7 @@ func isStaleNonce(a answer) bool {
 // sharedSecretHint is what the operator can do about a refusal.
 func sharedSecretHint(a answer) string {
 	switch {
-	case a.errcode == errcodeUserInUse:
+	case a.errcode == codeUserInUse:
 		return ""
 	case isSharedSecretOff(a):
 		return sharedSecretOff
@@ -174,7 +174,7 @@ func isSharedSecretOff(a answer) bool {
 
 // probe tells whether the homeserver has shared-secret registration: fetching a nonce creates nothing.
 func (api *sharedSecretAPI) probe(ctx context.Context) (apiState, error) {
-	a, err := api.door.call(ctx, lookUpTime, http.MethodGet, sharedSecretPath, "", nil)
+	a, err := api.door.call(ctx, request{name: "nonce", within: lookUpTime, method: http.MethodGet, path: sharedSecretPath})
 	switch {
 	case err != nil:
 		return apiUnknown, api.notReached(err)
@@ -198,14 +198,14 @@ func (api *sharedSecretAPI) provesSecret(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	a, err := api.door.call(ctx, createTime, http.MethodPost, sharedSecretPath, "", map[string]any{
+	a, err := api.door.call(ctx, request{name: "create", within: createTime, method: http.MethodPost, path: sharedSecretPath, body: map[string]any{
 		"nonce": nonce, "username": unregistrableName, "password": unregistrableName,
 		"admin": false, "mac": api.mac(nonce, unregistrableName, unregistrableName), "inhibit_login": true,
-	})
+	}})
 	switch {
 	case err != nil:
 		return false, api.notReached(err)
-	case a.status == http.StatusBadRequest && a.errcode == errcodeInvalidUsername:
+	case a.status == http.StatusBadRequest && a.errcode == codeInvalidUsername:
 		return true, nil
 	case a.status == http.StatusForbidden && (a.message == "HMAC incorrect" || a.message == "bad mac"): // Synapse's and Dendrite's
 		return false, nil

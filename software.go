@@ -1,5 +1,4 @@
-// software.go owns which program a homeserver is and under which name, and what follows from that: how much of a password
-// it gets.
+// software.go owns which program a homeserver is, and under which name.
 
 package main
 
@@ -48,7 +47,7 @@ func (s software) release() (major, minor int, ok bool) {
 // software asks which program the homeserver is. The zero value where it does not tell, as a listener without
 // the federation resource does not.
 func (h *homeserver) software(ctx context.Context) (software, error) {
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, versionPath, "", nil)
+	a, err := h.call(ctx, request{name: "version", within: lookUpTime, method: http.MethodGet, path: versionPath})
 	switch {
 	case err != nil:
 		return software{}, notSent(h.notReached(err))
@@ -71,7 +70,7 @@ var errOtherServerName = errors.New("its server_name")
 // have another user ID than the one that was proven. A listener without the federation resource does not have it to tell;
 // one that fails to answer is a failure.
 func (h *homeserver) checkServerName(ctx context.Context) error {
-	a, err := h.call(ctx, lookUpTime, http.MethodGet, keyPath, "", nil)
+	a, err := h.call(ctx, request{name: "key", within: lookUpTime, method: http.MethodGet, path: keyPath})
 	if err != nil {
 		return notSent(h.notReached(err))
 	}
@@ -84,7 +83,7 @@ func (h *homeserver) checkServerName(ctx context.Context) error {
 	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil || names.CheckServerName(said.ServerName) != nil || said.ServerName == h.serverName {
 		return nil
 	}
-	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("%w is %q and --%s is %q: give the homeserver's", errOtherServerName, said.ServerName, flagMatrixDomain, h.serverName)}
+	return &homeserverError{reason: "the homeserver has another name than this service was told", cause: fmt.Errorf("%w is %q and this service was told %q: give the homeserver's", errOtherServerName, said.ServerName, h.serverName)}
 }
 
 // knownTime is for how long a homeserver is taken for what it was. Another may be put in its place, under another name
@@ -107,18 +106,10 @@ func (k *knownName) check(ctx context.Context, h *homeserver) error {
 	return nil
 }
 
-// bcryptLength is how many bytes of a password bcrypt reads.
-const bcryptLength = 72
-
-// passwordPart is the one rule for how much of a node's password goes to which homeserver. What ends in bcrypt gets
-// as much as bcrypt reads: createUser, for which this service hashes and Go's bcrypt refuses more, and Dendrite, which
-// refuses more itself. Every other gets the whole password, since it may hash with something that reads all of it.
+// bcryptLength is how many bytes of a password bcrypt reads. A way whose homeserver ends in bcrypt sends as many, since
+// Go's bcrypt and Dendrite refuse more. Every other sends the whole password, since the homeserver may hash with something
+// that reads all of it.
 //
 // It is sound because those two log in by the same first 72 bytes, whatever follows them, and because these are 288
 // bits of a signature that only the key's holder can make.
-func passwordPart(path string, server software, password string) string {
-	if path == createUserPath || server.Name == dendrite {
-		return password[:bcryptLength]
-	}
-	return password
-}
+const bcryptLength = 72

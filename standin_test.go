@@ -373,14 +373,14 @@ func newDoorTo(t testing.TB, origin, apiPath string) *door {
 func newDoorBetween(t testing.TB, origin, apiPath string, store store) *door {
 	t.Helper()
 	d := &door{t: t, store: store}
-	c := config{serverName: testServerName, origin: origin, apiPath: apiPath, asToken: testASToken, hsToken: testHSToken}
+	c := config{serverName: testServerName, origin: origin, way: wayOf(apiPath), asToken: testASToken, hsToken: testHSToken}
 	switch apiPath {
 	case sharedSecretPath:
 		c.sharedSecret = testSecret
 	case masUsersPath:
 		c.masClientID, c.masClientSecret = testMASClientID, testMASSecret
 	}
-	d.server = newServer(c, store)
+	d.server = newServer(c, accountsOf(c), store)
 	d.handler = d.server.handler()
 	return d
 }
@@ -501,4 +501,24 @@ func (d *door) claim(n node) claim {
 // checkHash tells whether a password logs in against a hash as a homeserver compares: by its first 72 bytes.
 func checkHash(hash, password string) error {
 	return bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)[:72])
+}
+
+// wayOf is the way that the path names, nil where none does.
+func wayOf(path string) *way {
+	w, _ := wayAt(path)
+	return w
+}
+
+// accountsOf are those of the configuration, with a client of their own.
+func accountsOf(c config) accounts {
+	a, err := newAccounts(c, newHomeserverClient(c))
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+// probed probes as the daemon does at its start.
+func probed(ctx context.Context, c config) {
+	probeHomeserver(ctx, c, newHomeserverClient(c), accountsOf(c))
 }

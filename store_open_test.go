@@ -321,7 +321,7 @@ func makeStore(t *testing.T, path string) {
 	}
 	for i := range 50 {
 		held := claimed(t, s, common.Address{byte(i)})
-		if err := save(held, record{}, node{DisplayName: strings.Repeat("x", 135)}, stateRegistered); err != nil {
+		if err := save(held, record{}, node{userAccount: userAccount{DisplayName: strings.Repeat("x", 135)}}, stateRegistered); err != nil {
 			t.Fatal(err)
 		}
 		held.Release()

@@ -19,7 +19,7 @@ const (
 	dialTime      = 2 * time.Second
 	tlsTime       = 2 * time.Second
 	headerTime    = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
-	keptConns     = 64              // connections kept open between calls, where --max-inflight does not say how many calls there may be
+	keptConns     = 64              // connections kept open between calls, where nobody says how many calls there may be
 	keptConnsTime = 30 * time.Second
 
 	answerHeaderLimit = 64 << 10 // bytes of an answer's header, those of 1xx answers before it included; Go's default is 10 MiB

@@ -6,21 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"path/filepath"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/ethereum/go-ethereum/log"
+	"log"
 )
 
 // strayToken is what a stray answer gives away.
@@ -71,38 +67,53 @@ func rawAnswer(body string) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
+// A lockedBuffer may be written to by several.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
+}
+
 // What comes behind an answer is never the answer to the next request, whether it came with it or after it, and is not
 // told.
 func TestStrayAnswer(t *testing.T) {
-	captureLog(t)
-	lines := &lockedWriter{w: new(bytes.Buffer)} // net/http's connections write on when their call has ended
-	log.SetDefault(log.NewLogger(libraryHandler{log.JSONHandler(lines)}))
+	lines := new(lockedBuffer) // net/http's connections write on when their call has ended
+	log.SetOutput(lines)
+	defer log.SetOutput(os.Stderr)
 	stray := rawAnswer(`{"access_token":"` + strayToken + `","stray":true}`)
 	for name, behind := range map[string]string{"whole": stray, "a byte": "H", "a part": stray[:30], "two": stray + stray} {
 		t.Run(name, func(t *testing.T) {
 			h := newHomeserver(bytePeer(t, func(conn, request int, path string) string {
 				return rawAnswer(`{"path":"`+path+`"}`) + behind
-			}), testServerName).binding()
+			}), "example.org").binding()
 			defer h.http.CloseIdleConnections()
 			for i := range 300 {
 				path := fmt.Sprintf("/%d", i)
-				a, err := h.call(t.Context(), lookUpTime, http.MethodGet, path, "", nil)
+				a, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: path})
 				if err == nil && string(a.body) != `{"path":"`+path+`"}` {
 					t.Fatalf("%s was answered %q", path, a.body)
 				}
 			}
 		})
 	}
-	lines.mu.Lock()
-	defer lines.mu.Unlock()
-	if told := lines.w.(*bytes.Buffer).String(); strings.Contains(told, strayToken) {
+	if told := lines.String(); strings.Contains(told, strayToken) {
 		t.Errorf("the log tells the token: %s", told)
 	}
 }
 
 // Nor where a request waits for the very connection: net/http hands it on before it looks whether more has come.
 func TestStrayAnswerToTheNext(t *testing.T) {
-	captureLog(t)
 	stray := rawAnswer(`{"access_token":"` + strayToken + `"}`)
 	origin := bytePeer(t, func(conn, request int, path string) string { return rawAnswer(path) + stray })
 	client := newHTTPClient(clientOptions{mostConns: 1, wholeTime: createTime})
@@ -229,14 +240,14 @@ func TestAnswerBeganBefore(t *testing.T) {
 func TestKeptConnection(t *testing.T) {
 	h := newHomeserver(bytePeer(t, func(conn, request int, path string) string {
 		return rawAnswer(fmt.Sprintf("%d.%d", conn, request))
-	}), testServerName)
+	}), "example.org")
 	for i := range 3 {
-		if a, err := h.binding().call(t.Context(), lookUpTime, http.MethodGet, "/", "", nil); err != nil || string(a.body) != fmt.Sprintf("1.%d", i+1) {
+		if a, err := h.binding().call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"}); err != nil || string(a.body) != fmt.Sprintf("1.%d", i+1) {
 			t.Errorf("binding call %d: got %q, %v", i, a.body, err)
 		}
 	}
 	for i := range 3 { // as the answer does not say what it answers
-		if a, err := h.call(t.Context(), lookUpTime, http.MethodGet, "/", "", nil); err != nil || string(a.body) != fmt.Sprintf("%d.1", i+2) {
+		if a, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"}); err != nil || string(a.body) != fmt.Sprintf("%d.1", i+2) {
 			t.Errorf("other call %d: got %q, %v", i, a.body, err)
 		}
 	}
@@ -256,57 +267,10 @@ func TestProfileForms(t *testing.T) {
 	}
 }
 
-// No client has limits of its own, or none.
-func TestOneClient(t *testing.T) {
-	// Not by the environment in a test: net/http reads it once, and leaves this machine out.
+// No client goes by a proxy. Not by the environment in a test: net/http reads it once, and leaves this machine out.
+func TestNoProxy(t *testing.T) {
 	if made := newHTTPClient(clientOptions{}).Transport.(*watchedTransport); made.kept.Proxy != nil || made.own.Proxy != nil {
 		t.Error("the client goes by a proxy")
-	}
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			if d != nil && d.IsDir() && (path == "e2e" || path == "bench" || path == "testdata") {
-				return fs.SkipDir
-			}
-			return err
-		}
-		files := token.NewFileSet()
-		f, err := parser.ParseFile(files, path, nil, 0)
-		if err != nil {
-			return err
-		}
-		for _, i := range f.Imports { // which make clients of their own
-			if strings.HasSuffix(i.Path.Value, `/ethclient"`) || strings.HasSuffix(i.Path.Value, `go-ethereum/rpc"`) {
-				t.Errorf("%s imports %s", path, i.Path.Value)
-			}
-		}
-		in := ""
-		ast.Inspect(f, func(n ast.Node) bool {
-			if fn, ok := n.(*ast.FuncDecl); ok {
-				in = fn.Name.Name
-			}
-			if s, ok := n.(*ast.StarExpr); ok { // a type, which makes none
-				if x, ok := s.X.(*ast.SelectorExpr); ok && (x.Sel.Name == "Client" || x.Sel.Name == "Transport") {
-					return false
-				}
-			}
-			x, ok := n.(*ast.SelectorExpr)
-			if !ok {
-				return true
-			}
-			pkg, ok := x.X.(*ast.Ident)
-			if !ok || pkg.Name != "http" || in == "newHTTPClient" {
-				return true
-			}
-			switch x.Sel.Name {
-			case "Client", "Transport", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm":
-				t.Errorf("%v makes calls with http.%s: use newHTTPClient", files.Position(x.Pos()), x.Sel.Name)
-			}
-			return true
-		})
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -326,10 +290,10 @@ func TestHeaderBombs(t *testing.T) {
 		"trailers": status + "Transfer-Encoding: chunked\r\nTrailer: X\r\n\r\n0\r\n" + short.String(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHomeserver(bytePeer(t, func(int, int, string) string { return bomb }), testServerName)
+			h := newHomeserver(bytePeer(t, func(int, int, string) string { return bomb }), "example.org")
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			a, err := h.call(t.Context(), lookUpTime, http.MethodGet, "/", "", nil)
+			a, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"})
 			runtime.ReadMemStats(&after)
 			if err == nil && a.cut == nil {
 				t.Error("the answer was taken")
@@ -341,25 +305,5 @@ func TestHeaderBombs(t *testing.T) {
 				t.Logf("took %d KiB", took>>10)
 			}
 		})
-	}
-}
-
-// The password goes to the server that was named and nowhere else.
-func TestNodeClientGoesNowhereElse(t *testing.T) {
-	for _, status := range []int{301, 302, 307, 308} {
-		elsewhere := newStandIn(t)
-		t.Setenv("HTTP_PROXY", elsewhere.URL)
-		t.Setenv("http_proxy", elsewhere.URL)
-		origin := bytePeer(t, func(_, _ int, path string) string {
-			return fmt.Sprintf("HTTP/1.1 %d Elsewhere\r\nLocation: %s%s\r\nContent-Length: 0\r\n\r\n", status, elsewhere.URL, path)
-		})
-		proof, _ := newProof(t)
-		err := newNodeClient(origin, origin+registerPath, testServerName, proof).enter(t.Context(), proof)
-		if err == nil || !strings.Contains(err.Error(), "redirects") {
-			t.Errorf("%d: got %v", status, err)
-		}
-		if asked := elsewhere.asked(); asked != "" {
-			t.Errorf("%d: asked elsewhere: %s", status, asked)
-		}
 	}
 }

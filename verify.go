@@ -33,11 +33,8 @@ type registration struct {
 
 // A node is the sender of a registration whose proof holds.
 type node struct {
-	Address     address
-	Localpart   string
-	UserID      string
-	DisplayName string
-	Password    string
+	Address address
+	userAccount
 }
 
 // verify holds the registration against the contract, forms first and signatures last, and returns the
@@ -68,11 +65,13 @@ func (r registration) verify(serverName string) (node, error) {
 	}
 
 	n := node{
-		Address:     common.HexToAddress(r.Localpart),
-		Localpart:   r.Localpart,
-		UserID:      names.UserID(r.Localpart, serverName),
-		DisplayName: r.DisplayName,
-		Password:    r.Password,
+		Address: common.HexToAddress(r.Localpart),
+		userAccount: userAccount{
+			Localpart:   r.Localpart,
+			UserID:      names.UserID(r.Localpart, serverName),
+			DisplayName: r.DisplayName,
+			Password:    r.Password,
+		},
 	}
 	if signer, ok := recoverSigner(n.UserID, nameSignature); !ok || signer != n.Address {
 		return node{}, badSignature("displayname", n.UserID)
