@@ -1,23 +1,18 @@
-// check_registration.go judges registration.yaml and run.sh: what genconfig wrote and people changed since. It also
-// takes from run.sh the flags that check was not given.
+// check_registration.go judges registration.yaml and run.sh: what genconfig wrote and people changed since.
 
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
 const (
@@ -134,73 +129,8 @@ func (c config) judgeNamespace(file appService) finding {
 	return fine(subject, "nodes, and nobody else")
 }
 
-// A runScript is what run.sh starts the service with.
-type runScript struct {
-	path  string
-	flags map[string]string
-
-	places map[string]int // of the flags among its words
-
-	passesOn bool // the arguments that it is given, behind its own
-}
-
-var errNoCommand = errors.New("no line of it starts " + programName)
-
-// readScript finds the command in run.sh and takes its flags apart.
-func readScript(path string) (runScript, error) {
-	script := runScript{path: path, flags: map[string]string{}, places: map[string]int{}}
-	content, err := files.Read(path)
-	if err != nil {
-		return script, err
-	}
-	for line := range strings.Lines(strings.ReplaceAll(string(content), "\\\n", " ")) {
-		words := shell.Words(line)
-		for i, word := range words {
-			if filepath.Base(word) == programName && !strings.HasPrefix(word, "#") {
-				script.passesOn = script.takeFlags(words[i+1:])
-				return script, nil
-			}
-		}
-	}
-	return script, errNoCommand
-}
-
-// takeFlags reads --name value and --name=value as the program does, up to what is for the shell, and tells whether "$@" ends
-// them.
-func (s runScript) takeFlags(words []string) (passesOn bool) {
-	for i := 0; i < len(words); i++ {
-		word := words[i]
-		if target := redirection.FindStringSubmatch(word); target != nil { // which may stand anywhere in a command
-			if target[1] == "" {
-				i++
-			}
-			continue
-		}
-		if word == "$@" { // behind which somebody may have added more
-			passesOn = true
-			continue
-		}
-		if len(word) < 2 || word[0] != '-' {
-			return passesOn
-		}
-		passesOn = false
-		name, value, hasValue := strings.Cut(strings.TrimPrefix(word[1:], "-"), "=")
-		if row := rowOf(name); row != nil && row.kind == kindYes {
-			value = cmp.Or(value, "true")
-		} else if !hasValue && i+1 < len(words) {
-			i++
-			value = words[i]
-		}
-		s.flags[name], s.places[name] = value, i+1
-	}
-	return passesOn
-}
-
-// redirection is a word that a shell takes out of a command, and what it is followed by in the same word.
-var redirection = regexp.MustCompile(`^(?:[0-9]*|&)(?:>>|>\||>&|>|<<<|<<|<>|<&|<)(.*)$`)
-
-// findings judges run.sh beside the registration.yaml that the homeserver loads.
-func (s runScript) findings(err error, contradicted []string, registered appService) []finding {
+// judgeScript judges run.sh beside the registration.yaml that the homeserver loads.
+func judgeScript(s runScript, err error, contradicted []string, registered appService) []finding {
 	anew := "write it anew with genconfig --" + flagForce + restartBoth
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -122,7 +122,7 @@ func TestReadScript(t *testing.T) {
 		os.WriteFile(path, []byte("exec "+content+"\n"), 0o700)
 		s, err := readScript(path)
 		named := false
-		for _, f := range s.findings(err, nil, appService{}) {
+		for _, f := range judgeScript(s, err, nil, appService{}) {
 			named = named || f.Subject == subjectRun+" arguments" && f.Status == statusWarning
 		}
 		if err != nil || named == want {
@@ -131,7 +131,7 @@ func TestReadScript(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), runFile)
 	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(programName)+"\n"), 0o700)
-	if s, err := readScript(path); err != errNoCommand || s.findings(err, nil, appService{})[0].Status != statusProblem {
+	if s, err := readScript(path); err != errNoCommand || judgeScript(s, err, nil, appService{})[0].Status != statusProblem {
 		t.Errorf("no command: got %v, %v", s.flags, err)
 	}
 }

@@ -169,7 +169,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 		report.add(judging{settings: *s, config: c, server: live.server, registration: path, public: public}.masFindings()...)
 	}
 	report.add(ofRegistration...)
-	report.add(script.findings(scriptErr, contradicted, registered)...)
+	report.add(judgeScript(script, scriptErr, contradicted, registered)...)
 	report.add(secretFinding...)
 	report.add(live.homeserverAccepts(ctx)...)
 	report.add(live.authenticationService(ctx)...)

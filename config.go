@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/urfave/cli/v3"
 )
@@ -144,6 +146,24 @@ func (c *config) readDataPath() error {
 		}
 	}
 	return checkDataPath(c.dataPath)
+}
+
+// checkDataPath refuses what is neither a directory nor a URL that is known. It may hold a password, and is not quoted.
+func checkDataPath(dataPath string) error {
+	const what = "give a directory, or a URL such as postgres://USER@HOST/DATABASE"
+	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
+	case dataPath == "":
+		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
+	case names.IsPostgres(dataPath):
+		return pgdb.CheckURL(dataPath)
+	case isURL && !strings.Contains(scheme, "/"):
+		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
+	case names.IsNearlyPostgres(dataPath):
+		return fmt.Errorf("--%s looks like a way to PostgreSQL and is no URL of it: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", flagDataPath, what)
+	case dataPath[0] == '~':
+		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", flagDataPath, "~…")
+	}
+	return nil
 }
 
 // checkOpsListen keeps the metrics from other machines unless that was said twice: they tell what a homeserver does.

@@ -44,7 +44,7 @@ var allowedImports = map[string][]string{
 	"homeserver": {"names", "redact"},
 	"pgdb":       {"names", "redact"},
 	"mas":        {"homeserver", "names"},
-	"config":     {"files", "homeserver", "names", "redact"},
+	"config":     {"files", "homeserver", "names", "pgdb", "redact", "shell"},
 	"admission":  {"files", "homeserver", "limit", "names", "redact"},
 	"check":      {"admission", "config", "files", "homeserver", "mas", "names", "pgdb", "redact", "shell"},
 }

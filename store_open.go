@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/asdine/storm/v3"
 	"github.com/ethereum/go-ethereum/common"
@@ -60,24 +59,6 @@ func readStore(ctx context.Context, dataPath string) (store, error) {
 		return readPostgresStore(ctx, dataPath)
 	}
 	return readBoltStore(filepath.Join(dataPath, storeFile))
-}
-
-// checkDataPath refuses what is neither a directory nor a URL that is known. It may hold a password, and is not quoted.
-func checkDataPath(dataPath string) error {
-	const what = "give a directory, or a URL such as postgres://USER@HOST/DATABASE"
-	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
-	case dataPath == "":
-		return fmt.Errorf("--%s is empty: give the directory of the store, such as .matrix", flagDataPath)
-	case names.IsPostgres(dataPath):
-		return pgdb.CheckURL(dataPath)
-	case isURL && !strings.Contains(scheme, "/"):
-		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", flagDataPath)
-	case names.IsNearlyPostgres(dataPath):
-		return fmt.Errorf("--%s looks like a way to PostgreSQL and is no URL of it: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", flagDataPath, what)
-	case dataPath[0] == '~':
-		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", flagDataPath, "~…")
-	}
-	return nil
 }
 
 // storeName is what a log or an error may say of where the store is: of a URL neither user nor password.

@@ -268,22 +268,6 @@ func TestStoreOfFormat1(t *testing.T) {
 	}
 }
 
-// What only looks a little like PostgreSQL is a directory, but for ~, which a shell was to replace.
-func TestCheckDataPath(t *testing.T) {
-	for dataPath, want := range map[string]string{
-		".matrix": "", "/data/env=prod/x": "", "/data/host=a/user=b/x": "", "env=prod": "", "host=a": "", "data/12:30": "", "a@b": "", "/data/x:y@z": "",
-		"./u:p@h": "", "postgres": "", "postgres/data": "", "my.host=1/port": "",
-		"postgres://u:p%40ss@h/db": "", "postgres://u:p@ss@h/db": "", "postgres://u@h/d%40b?password=p%40ss": "", "postgres://u@h1:1,h2:2/db?application_name=x": "",
-		"~/x": "no shell has replaced", "~": "no shell has replaced",
-		"host=a port=b": "looks like a way to PostgreSQL", "": "is empty", "mysql://u@h/db": "not PostgreSQL's", "jdbc:postgresql://h/db?user=u": "not PostgreSQL's",
-		"postgres://u@h/d@b": "percent-encode", "postgres://u@h/db#x": "percent-encode", "postgres://u@h/db?x": "percent-encode",
-	} {
-		if err := checkDataPath(dataPath); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v, want %q", dataPath, err, want)
-		}
-	}
-}
-
 // A second instance is told so, soon.
 func TestStoreLocked(t *testing.T) {
 	dir := t.TempDir()
