@@ -219,23 +219,12 @@ func TestFewFiles(t *testing.T) {
 	}
 }
 
-func TestConnectionsWithin(t *testing.T) {
-	for _, test := range []struct {
-		most, inflight int
-		files          uint64
-		want           int
-	}{
-		{2000, 64, 1 << 63, 2000},
-		{2000, 64, 2192, 2000},
-		{2000, 64, 2191, 1999},
-		{2000, 64, 1024, 832},
-		{2000, 64, 300, 150},
-		{2000, 64, 1, 1},
-		{0, 64, 1024, 0},
-		{1_000_000, 1_000_000, 1024, 512},
-	} {
-		if got := connectionsWithin(limits{maxConnections: test.most, maxInflight: test.inflight}, test.files); got != test.want {
-			t.Errorf("%+v: got %d", test, got)
-		}
+// checkWhole reads the store from end to end.
+func checkWhole(t *testing.T, path string) storeCounts {
+	t.Helper()
+	counts, err := verifyCopy(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return counts
 }

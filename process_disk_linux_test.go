@@ -1,3 +1,6 @@
+// process_disk_linux_test.go owns what a full disk, a read-only one, or a store that is changed beneath it does to the
+// program: the daemon, and the commands that write files.
+
 package main
 
 import (
@@ -114,74 +117,6 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("exit %d\n%s", code, d.log())
 	}
 	checkWhole(t, filepath.Join(dir, storeFile))
-}
-
-// checkWhole reads the store from end to end.
-func checkWhole(t *testing.T, path string) storeCounts {
-	t.Helper()
-	counts, err := verifyCopy(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return counts
-}
-
-// Wherever in a commit the room runs out, what was not saved is as before, what was is there, the next write that has room
-// succeeds, and no page of the file is lost.
-func TestDiskFullAnywhere(t *testing.T) {
-	dir := mountSmall(t, 2<<20)
-	for free := range 24 {
-		sub := filepath.Join(dir, fmt.Sprint(free))
-		s, err := openBoltStore(sub)
-		if err != nil {
-			t.Fatal(err)
-		}
-		put := func(i int) error {
-			held := claimed(t, s, address{byte(i >> 8), byte(i)})
-			defer held.Release()
-			r := testRecord(i, stateRegistered)
-			r.Localpart = strings.ToLower(address{byte(i >> 8), byte(i)}.Hex())
-			return held.Save(r)
-		}
-		saved := 0
-		for round := range 3 {
-			empty := fillDisk(t, dir, int64(free)*4096)
-			failed := 0
-			for failed < 3 && saved < 4000 {
-				switch err := put(saved); {
-				case err == nil:
-					saved++
-				case errors.Is(err, syscall.ENOSPC):
-					failed++
-					if _, err := s.Load(t.Context(), address{byte(saved >> 8), byte(saved)}); !errors.Is(err, errNoRecord) {
-						t.Errorf("%d pages free: what was not saved: %v", free, err)
-					}
-				default:
-					t.Fatalf("%d pages free: %v", free, err)
-				}
-			}
-			if failed == 0 {
-				t.Fatalf("%d pages free: the disk was never full", free)
-			}
-			empty()
-			for range 5 * (round + 1) {
-				if err := put(saved); err != nil {
-					t.Fatalf("%d pages free, room again: %v", free, err)
-				}
-				saved++
-			}
-		}
-		if counts, err := s.counts(); err != nil || counts[stateRegistered] != saved {
-			t.Errorf("%d pages free: %v, %v, want %d", free, counts, err, saved)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if counts := checkWhole(t, filepath.Join(sub, storeFile)); counts[stateRegistered] != saved {
-			t.Errorf("%d pages free, read again: %v, want %d", free, counts, saved)
-		}
-		os.RemoveAll(sub)
-	}
 }
 
 // On a full disk nothing is half written: a first start leaves no store behind that the next would refuse, and the
