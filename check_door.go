@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
 
 const subjectDoor = "public door"
@@ -24,13 +26,13 @@ func (l *liveCheck) door(ctx context.Context) []finding {
 }
 
 // write says which location to write where nodes come in.
-func (l *liveCheck) write(location nginxLocation) string {
-	return fmt.Sprintf("write in nginx, in the server of %s: %s", hostOf(l.public), location.oneLine())
+func (l *liveCheck) write(location nginx.Location) string {
+	return fmt.Sprintf("write in nginx, in the server of %s: %s", hostOf(l.public), location.OneLine())
 }
 
 func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " " + registerPath
-	do := l.write(nginxRegister(l.serviceURL()))
+	do := l.write(nginx.Register(l.serviceURL(), registerPath))
 	found := askRegister(ctx, h, nil)
 	switch {
 	case found.is == registerOurs:
@@ -49,9 +51,9 @@ func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
 
 func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " /_matrix"
-	do := l.write(nginxMatrix(guideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
+	do := l.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
 	if hostOf(l.config.origin) != hostOf(l.public) {
-		do = l.write(nginxMatrix(l.config.origin))
+		do = l.write(nginx.Matrix(l.config.origin))
 	}
 	said, status := sayVersions(ctx, h, nil)
 	switch {
@@ -82,7 +84,7 @@ func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver) finding {
 		}
 		a, err := h.call(ctx, request{within: lookUpTime, method: method, path: path, body: struct{}{}})
 		if err == nil && (a.errcode == errcodeMissingToken || a.errcode == errUncleanPath.Errcode && a.message == errUncleanPath.Message) {
-			return warning(subject, l.write(nginxRegister(l.serviceURL()))+" in the place of the location that passes it on",
+			return warning(subject, l.write(nginx.Register(l.serviceURL(), registerPath))+" in the place of the location that passes it on",
 				"%s arrives from outside; only the hs_token keeps others out", path)
 		}
 	}
@@ -124,7 +126,7 @@ func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver) findi
 		case err != nil || ownErr != nil || own.errcode == "":
 			return warning(subject, "check again when nginx and the homeserver answer", "it cannot be told")
 		case outside.status == own.status && bytes.Equal(outside.body, own.body):
-			return warning(subject, l.write(nginxClosed()), "%s is reached from outside, where Synapse up to 0.34.0 makes accounts for whoever has its registration_shared_secret", path)
+			return warning(subject, l.write(nginx.Closed()), "%s is reached from outside, where Synapse up to 0.34.0 makes accounts for whoever has its registration_shared_secret", path)
 		}
 	}
 	return fine(subject, "is not reached from outside")
@@ -141,7 +143,7 @@ const (
 // it arrives. Where they do not refuse it when it comes straight to them, it cannot be told.
 func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " X-Forwarded-For"
-	const line = nginxForwards
+	const line = nginx.Forwards
 	fat := http.Header{}
 	for range fatLines {
 		fat.Add("X-Forwarded-For", strings.Repeat("192.0.2.1, ", fatAddresses)+"192.0.2.1")

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
 
 const (
@@ -141,7 +142,7 @@ func isAdminAPI(ctx context.Context, h *homeserver) bool {
 // doorLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
 func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver) finding {
 	const subject = subjectDoor + " login"
-	do := l.write(nginxLogins(guideMAS)) + ", with the port of its listener that serves compat"
+	do := l.write(nginx.Logins(nginx.GuideMAS)) + ", with the port of its listener that serves compat"
 	for _, path := range []string{loginPath, "/_matrix/client/v3/login"} {
 		a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: path})
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
@@ -54,15 +55,15 @@ What is left to do:
 	}
 	homeserver := c.origin
 	if portOf(homeserver) == 8008 { // nginx's in the guide, and createUser may be reached through it
-		homeserver = guideHomeserver
+		homeserver = nginx.GuideHomeserver
 	}
-	locations := []nginxLocation{nginxMatrix(homeserver), nginxClosed(), nginxRegister("http://" + here)}
+	locations := []nginx.Location{nginx.Matrix(homeserver), nginx.Closed(), nginx.Register("http://"+here, registerPath)}
 	if c.way.IsApart {
-		locations = append(locations, nginxLogins(guideMAS))
+		locations = append(locations, nginx.Logins(nginx.GuideMAS))
 	}
 	fmt.Fprint(out, "\n2. In nginx, in the server that nodes reach (port 8008 in the guide):\n\n")
 	for _, location := range locations {
-		fmt.Fprint(out, location.lines("     "))
+		fmt.Fprint(out, location.Lines("     "))
 	}
 	if c.way.IsApart {
 		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", hostOf(c.apiOrigin))
@@ -76,12 +77,6 @@ What is left to do:
 homeserver: keep them as secret as %s.
 `, shell.Quote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
 }
-
-// guideHomeserver is where the homeserver listens in the guide.
-const guideHomeserver = "http://127.0.0.1:8007"
-
-// guideMAS is the listener for everybody of Matrix Authentication Service in the guide.
-const guideMAS = "http://127.0.0.1:8080"
 
 // printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.
 func printMASSteps(out io.Writer, c config, dir string) {

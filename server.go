@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/log"
@@ -167,7 +168,7 @@ func (s *server) admitClient(client netip.Addr, known bool) error {
 	}
 	s.unnamed.Do(func() {
 		log.Warn("A proxy does not name its client: registrations that come through it are not limited by address",
-			"proxy", client, "nginx", nginxForwards)
+			"proxy", client, "nginx", nginx.Forwards)
 	})
 	return nil
 }

@@ -1,4 +1,4 @@
-// nginx_test.go owns that every place which shows nginx a location shows the one of nginx.go, and what the service makes
+// server_nginx_test.go owns that every place which shows nginx a location shows the one of internal/nginx, and what the service makes
 // of paths that a proxy may have read otherwise.
 
 package main
@@ -13,14 +13,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
 
 // locationLine begins a location, also one in a comment or on one line.
 var locationLine = regexp.MustCompile(`^\s*#?\s*location\s+(.+?)\s*\{(.*)$`)
 
 // readLocations finds every nginx location of a text, commented ones too, with its directives and those of the server.
-func readLocations(text string) []nginxLocation {
-	var all []nginxLocation
+func readLocations(text string) []nginx.Location {
+	var all []nginx.Location
 	var server []string
 	inside := false
 	for line := range strings.Lines(text) {
@@ -28,17 +30,17 @@ func readLocations(text string) []nginxLocation {
 		found := locationLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
 		switch {
 		case found != nil:
-			all, inside = append(all, nginxLocation{match: found[1]}), found[2] == ""
+			all, inside = append(all, nginx.Location{Match: found[1]}), found[2] == ""
 		case directive == "}":
 			inside = false
 		case inside:
-			all[len(all)-1].body = append(all[len(all)-1].body, directive)
+			all[len(all)-1].Body = append(all[len(all)-1].Body, directive)
 		case strings.HasPrefix(directive, "proxy_set_header"):
 			server = append(server, directive)
 		}
 	}
 	for i := range all {
-		all[i].body = append(all[i].body, server...)
+		all[i].Body = append(all[i].Body, server...)
 	}
 	return all
 }
@@ -51,9 +53,9 @@ func withoutUpstream(directive string) string {
 }
 
 // lacks tells what of the directives the location does not have.
-func (l nginxLocation) lacks(want nginxLocation) string {
-	for _, directive := range want.body {
-		if !slices.ContainsFunc(l.body, func(its string) bool {
+func lacks(l, want nginx.Location) string {
+	for _, directive := range want.Body {
+		if !slices.ContainsFunc(l.Body, func(its string) bool {
 			return strings.HasPrefix(withoutUpstream(its), withoutUpstream(directive)) // a comment may follow
 		}) {
 			return directive
@@ -62,10 +64,10 @@ func (l nginxLocation) lacks(want nginxLocation) string {
 	return ""
 }
 
-// Every place that shows nginx a location has those of nginx.go, with all of their directives, and no other of the service.
+// Every place that shows nginx a location has those of internal/nginx, with all of their directives, and no other of the service.
 func TestNginxPlaces(t *testing.T) {
-	matrix, closed, register, logins := nginxMatrix("http://x"), nginxClosed(), nginxRegister("http://x"), nginxLogins("http://x")
-	for file, want := range map[string][]nginxLocation{
+	matrix, closed, register, logins := nginx.Matrix("http://x"), nginx.Closed(), nginx.Register("http://x", registerPath), nginx.Logins("http://x")
+	for file, want := range map[string][]nginx.Location{
 		"deploy/nginx.conf":          {matrix, closed, register, logins},
 		"README.md":                  {matrix, closed, register, logins},
 		"e2e/testdata/nginx.conf":    {matrix, closed, register, logins},
@@ -77,8 +79,8 @@ func TestNginxPlaces(t *testing.T) {
 		}
 		wantLocations(t, file, string(content), want)
 	}
-	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: guideHomeserver, way: sharedSecretWay}
-	for apiPath, want := range map[string][]nginxLocation{
+	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: nginx.GuideHomeserver, way: sharedSecretWay}
+	for apiPath, want := range map[string][]nginx.Location{
 		createUserPath: {matrix, closed, register}, sharedSecretPath: {matrix, closed, register}, masUsersPath: {matrix, closed, register, logins},
 	} {
 		c.way, c.apiOrigin = wayOf(apiPath), "http://127.0.0.1:8081"
@@ -88,15 +90,15 @@ func TestNginxPlaces(t *testing.T) {
 	}
 }
 
-func wantLocations(t *testing.T, place, text string, all []nginxLocation) {
+func wantLocations(t *testing.T, place, text string, all []nginx.Location) {
 	t.Helper()
 	found := readLocations(text)
 	for _, want := range all {
-		at := slices.IndexFunc(found, func(l nginxLocation) bool { return l.match == want.match })
+		at := slices.IndexFunc(found, func(l nginx.Location) bool { return l.Match == want.Match })
 		if at < 0 {
-			t.Errorf("%s has no location %s", place, want.match)
-		} else if lacks := found[at].lacks(want); lacks != "" {
-			t.Errorf("%s, location %s: no %s", place, want.match, lacks)
+			t.Errorf("%s has no location %s", place, want.Match)
+		} else if lacks := lacks(found[at], want); lacks != "" {
+			t.Errorf("%s, location %s: no %s", place, want.Match, lacks)
 		}
 	}
 }
