@@ -487,10 +487,12 @@ func TestReadMinBalance(t *testing.T) {
 func TestReadyWithoutChain(t *testing.T) {
 	node := newEthNode(t)
 	d := newAdmissionDoor(t, "none", node.chain(t, 1))
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: createUserWay, admission: d.server.admission}
+	c := config{serverName: testServerName, origin: d.homeserver.URL, way: createUserWay}
+	s := serviceOf(c)
+	s.admission = d.server.admission
 	ready := func() *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
-		newHealth(context.Background(), c, accountsOf(c), d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		newHealth(context.Background(), s, d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		return w
 	}
 	if got := ready(); got.Code != 200 {

@@ -40,7 +40,7 @@ type liveCheck struct {
 
 // newLiveCheck begins to ask.
 func newLiveCheck(c config, public string) *liveCheck {
-	h := newHomeserverClient(c)
+	h := newHomeserverClient(c, nil)
 	return &liveCheck{config: c, public: public, homeserver: h, creates: doorTo(c, h)}
 }
 

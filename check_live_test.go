@@ -186,7 +186,7 @@ func TestCheckStore(t *testing.T) {
 			t.Errorf("in use, %v: got %+v", running, got)
 		}
 	}
-	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, nil, store, nil)
+	stop, err := startOps(t.Context(), service{config: config{dataPath: dir, serverName: testServerName}}, store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,15 +48,13 @@ type config struct {
 
 	opsListen       string // address of health and metrics; empty for none
 	opsListenPublic bool
-	metrics         *metrics // of whoever runs with this config; nil where nothing is measured
 
 	limits
 
-	admitFile  string     // the list of who may register; empty for everybody
-	ethRPC     string     // the URL of an Ethereum node, which may hold a key; empty where no balance is asked for
-	ethRPCFile string     // where ethRPC came from; empty when it was given itself
-	minBalance *big.Int   // in wei; nil where no balance is asked for
-	admission  *admission // of whoever runs with this config; nil where everybody is admitted
+	admitFile  string   // the list of who may register; empty for everybody
+	ethRPC     string   // the URL of an Ethereum node, which may hold a key; empty where no balance is asked for
+	ethRPCFile string   // where ethRPC came from; empty when it was given itself
+	minBalance *big.Int // in wei; nil where no balance is asked for
 
 	dataPathFile string // where dataPath came from; empty when it was given itself
 

@@ -103,7 +103,7 @@ func TestTwoOrigins(t *testing.T) {
 		c := masConfig(d.homeserver.URL)
 		c.apiOrigin, c.way, c.sharedSecret = creates.URL, wayOf(api.path), testSecret
 		proof, _ := newProof(t)
-		d.handler = newServer(c, accountsOf(c), d.store).handler()
+		d.handler = newServer(serviceOf(c), d.store).handler()
 		if got := d.send(proof); got.status != 200 {
 			t.Errorf("%s: got %d %s", api.name, got.status, got.body)
 		}

@@ -32,11 +32,11 @@ type health struct {
 	wrong string // what was last found wrong, so that the log has each change once
 }
 
-func newHealth(stopping context.Context, c config, a accounts, s store) *health {
+func newHealth(stopping context.Context, c service, s store) *health {
 	return &health{
 		stopping:   stopping,
 		store:      lookedAt{lasts: storeHealthTime, look: func(context.Context) error { return s.CheckWritable() }},
-		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error { return a.answers(ctx) }},
+		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error { return c.accounts.answers(ctx) }},
 		chain:      lookedAt{lasts: chainHealthTime, look: c.admission.look},
 	}
 }

@@ -163,10 +163,11 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	hangups := make(chan os.Signal, 1) // also of a terminal that is closed: nodes are served on
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	if c.admission, err = newAdmission(c); err != nil {
+	admitting, err := newAdmission(c)
+	if err != nil {
 		return err
 	}
-	go c.admission.reloadOn(ctx, hangups)
+	go admitting.reloadOn(ctx, hangups)
 
 	listener, err := net.Listen("tcp", c.address())
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -176,22 +177,47 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("%w: is --%s an address of this machine?", err, flagHost)
 	}
 	defer listener.Close()
-	opsListener, err := listenOps(&c)
+	opsListener, err := listenOps(c)
 	if err != nil {
 		return err
 	}
 	if opsListener != nil {
 		defer opsListener.Close()
 	}
+	made, err := newService(c, admitting, opsListener != nil)
+	if err != nil {
+		return err
+	}
 	store, err := openStore(ctx, c.dataPath, c.serverName)
 	if err != nil {
 		return err
 	}
-	return errors.Join(serveNodes(ctx, c, listener, opsListener, store), store.Close())
+	return errors.Join(serveNodes(ctx, made, listener, opsListener, store), store.Close())
 }
 
-// listenOps opens the listener of --ops-listen, if there is to be one; only then is anything measured.
-func listenOps(c *config) (net.Listener, error) {
+// A service is a config with what main.go makes of it and hands on.
+type service struct {
+	config
+	homeserver *homeserver
+	accounts   accounts
+	admission  *admission // nil where everybody is admitted
+	metrics    *metrics   // nil where nothing is measured
+}
+
+// newService makes the clients of the config, and metrics where somebody can read them.
+func newService(c config, admitting *admission, measured bool) (service, error) {
+	s := service{config: c, admission: admitting}
+	if measured {
+		s.metrics = newMetrics(c)
+	}
+	s.homeserver = newHomeserverClient(c, s.metrics)
+	var err error
+	s.accounts, err = newAccounts(c, s.homeserver)
+	return s, err
+}
+
+// listenOps opens the listener of --ops-listen, if there is to be one.
+func listenOps(c config) (net.Listener, error) {
 	if c.opsListen == "" {
 		return nil, nil
 	}
@@ -199,22 +225,16 @@ func listenOps(c *config) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: give --%s an address of this machine where nothing else listens", err, flagOpsListen)
 	}
-	c.metrics = newMetrics(*c)
 	return listener, nil
 }
 
 // serveNodes runs until the context ends. The operator is served a little longer.
-func serveNodes(ctx context.Context, c config, listener, opsListener net.Listener, store store) error {
+func serveNodes(ctx context.Context, c service, listener, opsListener net.Listener, store store) error {
 	counts, err := store.counts()
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
-	h := newHomeserverClient(c)
-	a, err := newAccounts(c, h)
-	if err != nil {
-		return err
-	}
-	stopOps, err := startOps(ctx, c, a, store, opsListener)
+	stopOps, err := startOps(ctx, c, store, opsListener)
 	if err != nil {
 		return err
 	}
@@ -231,11 +251,11 @@ func serveNodes(ctx context.Context, c config, listener, opsListener net.Listene
 	log.Info("Listening", listening...)
 	fitFiles(&c.limits)
 	c.admission.logStart(ctx)
-	go probeHomeserver(ctx, c, h, a)
-	go pingHomeserver(ctx, c, h)
+	go probeHomeserver(ctx, c.config, c.homeserver, c.accounts)
+	go pingHomeserver(ctx, c.config, c.homeserver)
 
 	tellReady(listener, opsListener)
-	return newServer(c, a, store).serve(ctx, listener)
+	return newServer(c, store).serve(ctx, listener)
 }
 
 // tellReady tells systemd that nodes are served, and its status line where. It does nothing unless systemd asks for it.

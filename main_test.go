@@ -142,7 +142,7 @@ func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	s, err := openBoltStore(dir)
 	ts.Check(err)
-	stop, err := startOps(context.Background(), config{dataPath: dir, serverName: testServerName}, nil, s, nil)
+	stop, err := startOps(context.Background(), service{config: config{dataPath: dir, serverName: testServerName}}, s, nil)
 	ts.Check(err)
 	running := ts.Value("daemon").(*scriptedDaemon)
 	running.stop = sync.OnceFunc(func() { stop(); s.Close() })
@@ -157,7 +157,7 @@ func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { store.Close() })
 	c := config{serverName: testServerName, origin: homeserver.URL, way: sharedSecretWay, sharedSecret: testSecret}
-	front := httptest.NewServer(withLogin(homeserver, newServer(c, accountsOf(c), store).handler()))
+	front := httptest.NewServer(withLogin(homeserver, newServer(serviceOf(c), store).handler()))
 	ts.Defer(front.Close)
 	ts.Setenv("SERVER", front.URL)
 }

@@ -466,7 +466,7 @@ func TestMASReady(t *testing.T) {
 		d.homeserver.fail(callToken, test.fault)
 		c := config{serverName: testServerName, origin: d.homeserver.URL, way: masWay, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
 		w := httptest.NewRecorder()
-		newHealth(t.Context(), c, accountsOf(c), d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		newHealth(t.Context(), serviceOf(c), d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		if w.Code != test.want {
 			t.Errorf("%s: got %d %s, want %d", test.name, w.Code, w.Body, test.want)
 		}

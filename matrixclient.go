@@ -13,11 +13,11 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// newHomeserverClient is the client to the homeserver itself.
-func newHomeserverClient(c config) *homeserver {
+// newHomeserverClient is the client to the homeserver itself. m is nil where nothing is measured.
+func newHomeserverClient(c config, m *metrics) *homeserver {
 	h := newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
-	if c.metrics != nil {
-		h.observe = c.metrics.called
+	if m != nil {
+		h.observe = m.called
 	}
 	if c.maxInflight > 0 {
 		h.keep(c.maxInflight)

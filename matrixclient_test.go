@@ -445,7 +445,7 @@ func TestCallNames(t *testing.T) {
 		d := newDoor(t, path)
 		c := masConfig(d.homeserver.URL)
 		c.way, c.sharedSecret = wayOf(path), testSecret
-		h := newHomeserverClient(c)
+		h := newHomeserverClient(c, nil)
 		var calls []string
 		h.observe = func(name, result string, _ time.Duration) { calls = append(calls, name+" "+result) }
 		a, err := newAccounts(c, h)

@@ -19,11 +19,11 @@ import (
 // measured gives the door metrics, as --ops-listen does.
 func (d *door) measured(c config) *metrics {
 	d.t.Helper()
-	c.metrics = newMetrics(c)
-	c.metrics.watch(d.store)
-	d.server = newServer(c, accountsOf(c), d.store)
+	s := measuredOf(d.t, c)
+	s.metrics.watch(d.store)
+	d.server = newServer(s, d.store)
 	d.handler = d.server.handler()
-	return c.metrics
+	return s.metrics
 }
 
 func sharedSecretConfig(origin string) config {
@@ -150,7 +150,7 @@ func TestMetricsOfOthers(t *testing.T) {
 
 	for _, want := range []int{200, 503} {
 		w := httptest.NewRecorder()
-		newHealth(t.Context(), c, accountsOf(c), d.store).ready(w, httptest.NewRequest("GET", "/readyz", nil))
+		newHealth(t.Context(), serviceOf(c), d.store).ready(w, httptest.NewRequest("GET", "/readyz", nil))
 		if w.Code != want {
 			t.Errorf("got %d %s, want %d", w.Code, w.Body, want)
 		}
@@ -177,7 +177,7 @@ func TestReady(t *testing.T) {
 	homeserver := newStandIn(t)
 	s := &fullDisk{boltStore: openTestStore(t)}
 	stopping, stop := context.WithCancel(t.Context())
-	h := newHealth(stopping, sharedSecretConfig(homeserver.URL), accountsOf(sharedSecretConfig(homeserver.URL)), s)
+	h := newHealth(stopping, serviceOf(sharedSecretConfig(homeserver.URL)), s)
 	h.store.lasts, h.homeserver.lasts = 0, 0
 	check := func(when string, wantStatus int, want string) {
 		t.Helper()
@@ -210,7 +210,7 @@ func TestReady(t *testing.T) {
 func TestReadyIsCheap(t *testing.T) {
 	captureLog(t)
 	homeserver := newStandIn(t)
-	h := newHealth(t.Context(), sharedSecretConfig(homeserver.URL), accountsOf(sharedSecretConfig(homeserver.URL)), openTestStore(t))
+	h := newHealth(t.Context(), serviceOf(sharedSecretConfig(homeserver.URL)), openTestStore(t))
 	for range 100 {
 		h.ready(httptest.NewRecorder(), httptest.NewRequest("GET", "/readyz", nil))
 	}
@@ -237,12 +237,12 @@ func TestOpsListen(t *testing.T) {
 	captureLog(t)
 	homeserver := newStandIn(t)
 	c := sharedSecretConfig(homeserver.URL)
-	c.dataPath, c.metrics = t.TempDir(), newMetrics(c)
+	c.dataPath = t.TempDir()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := startOps(t.Context(), c, nil, openTestStore(t), listener)
+	stop, err := startOps(t.Context(), measuredOf(t, c), openTestStore(t), listener)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,15 +41,15 @@ const (
 
 // An ops answers the operator.
 type ops struct {
-	config
+	service
 	store  store
 	health *health
 	copies sync.Mutex // one at a time: each takes the store's size on disk while it is sent
 }
 
 // startOps serves the operator until the function it returns is called. The context ends when shutdown begins.
-func startOps(ctx context.Context, c config, a accounts, s store, listener net.Listener) (stop func(), err error) {
-	o := &ops{config: c, store: s, health: newHealth(ctx, c, a, s)}
+func startOps(ctx context.Context, c service, s store, listener net.Listener) (stop func(), err error) {
+	o := &ops{service: c, store: s, health: newHealth(ctx, c, s)}
 	socket, remove, err := net.Listener(nil), func() {}, error(nil)
 	if !names.IsPostgres(c.dataPath) { // there the commands ask the database, whichever instance serves it
 		socket, remove, err = listenSocket(c.dataPath)

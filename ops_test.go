@@ -85,7 +85,7 @@ func startTestOps(t testing.TB) (dir string, s *boltStore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := startOps(t.Context(), config{dataPath: dir, serverName: testServerName}, nil, s, nil)
+	stop, err := startOps(t.Context(), service{config: config{dataPath: dir, serverName: testServerName}}, s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,14 +342,13 @@ func TestOpsListenerFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{dataPath: dir, opsListen: listener.Addr().String()}
-	c.metrics = newMetrics(c)
-	stop, err := startOps(t.Context(), c, nil, s, listener)
+	c := config{dataPath: dir, way: createUserWay, opsListen: listener.Addr().String()}
+	stop, err := startOps(t.Context(), service{config: c, metrics: newMetrics(c)}, s, listener)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stop()
-	if _, err := listenOps(&config{opsListen: listener.Addr().String()}); err == nil || !strings.Contains(err.Error(), "--ops-listen") || strings.Contains(err.Error(), "\n") {
+	if _, err := listenOps(config{opsListen: listener.Addr().String()}); err == nil || !strings.Contains(err.Error(), "--ops-listen") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("an address in use: got %v", err)
 	}
 	res, err := http.Get("http://" + listener.Addr().String() + "/livez")

@@ -66,7 +66,11 @@ func crashingAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	opsListener, err := listenOps(&c)
+	opsListener, err := listenOps(c)
+	if err != nil {
+		return err
+	}
+	made, err := newService(c, nil, opsListener != nil)
 	if err != nil {
 		return err
 	}
@@ -74,10 +78,10 @@ func crashingAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if _, err := startOps(ctx, c, nil, store, opsListener); err != nil {
+	if _, err := startOps(ctx, made, store, opsListener); err != nil {
 		return err
 	}
-	s := newServer(c, accountsOf(c), store)
+	s := newServer(made, store)
 	s.registrar.store = crashingStore{s.registrar.store}
 	s.registrar.accounts = crashingAccounts{s.registrar.accounts}
 	tellReady(listener, opsListener)

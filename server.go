@@ -55,9 +55,9 @@ type server struct {
 	maxConnections int
 }
 
-func newServer(c config, a accounts, s store) *server {
+func newServer(c service, s store) *server {
 	s = c.metrics.metered(s)
-	r := newRegistrar(a, s)
+	r := newRegistrar(c.accounts, s)
 	r.newNodes = limit.NewBuckets(c.totalRate, c.totalBurst, 1, "too many new nodes at once")
 	r.slots = limit.NewSlots(c.maxInflight)
 	return &server{

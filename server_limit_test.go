@@ -23,7 +23,7 @@ import (
 func (d *door) limited(l limits) *door {
 	d.t.Helper()
 	c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, asToken: testASToken, hsToken: testHSToken, sharedSecret: testSecret, limits: l}
-	d.server = newServer(c, accountsOf(c), d.store)
+	d.server = newServer(serviceOf(c), d.store)
 	d.handler = d.server.handler()
 	return d
 }
@@ -296,7 +296,7 @@ func TestKeptConnections(t *testing.T) {
 	}
 	answer.Start()
 	defer answer.Close()
-	h := newHomeserverClient(config{origin: answer.URL, limits: limits{maxInflight: most}}).binding()
+	h := newHomeserverClient(config{origin: answer.URL, limits: limits{maxInflight: most}}, nil).binding()
 	for range 3 {
 		asking.Add(most)
 		var calls sync.WaitGroup

@@ -118,9 +118,9 @@ func (d *door) causes(t *testing.T) []caused {
 	}
 
 	c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, dataPath: t.TempDir()}
-	c.metrics = newMetrics(c)
-	c.metrics.watch(bad)
-	o := &ops{config: c, store: bad, health: newHealth(t.Context(), c, accountsOf(c), bad)}
+	made := measuredOf(t, c)
+	made.metrics.watch(bad)
+	o := &ops{service: made, store: bad, health: newHealth(t.Context(), made, bad)}
 	operator := func(h http.Handler, path string) func() {
 		return func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil)) }
 	}

@@ -380,7 +380,7 @@ func newDoorBetween(t testing.TB, origin, apiPath string, store store) *door {
 	case masUsersPath:
 		c.masClientID, c.masClientSecret = testMASClientID, testMASSecret
 	}
-	d.server = newServer(c, accountsOf(c), store)
+	d.server = newServer(serviceOf(c), store)
 	d.handler = d.server.handler()
 	return d
 }
@@ -509,9 +509,24 @@ func wayOf(path string) *way {
 	return w
 }
 
+// serviceOf is the service of the configuration, which admits everybody and measures nothing.
+func serviceOf(c config) service {
+	return service{config: c, accounts: accountsOf(c)}
+}
+
+// measuredOf is one that measures.
+func measuredOf(t testing.TB, c config) service {
+	t.Helper()
+	s, err := newService(c, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // accountsOf are those of the configuration, with a client of their own.
 func accountsOf(c config) accounts {
-	a, err := newAccounts(c, newHomeserverClient(c))
+	a, err := newAccounts(c, newHomeserverClient(c, nil))
 	if err != nil {
 		panic(err)
 	}
@@ -520,5 +535,5 @@ func accountsOf(c config) accounts {
 
 // probed probes as the daemon does at its start.
 func probed(ctx context.Context, c config) {
-	probeHomeserver(ctx, c, newHomeserverClient(c), accountsOf(c))
+	probeHomeserver(ctx, c, newHomeserverClient(c, nil), accountsOf(c))
 }
