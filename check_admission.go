@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -23,7 +24,7 @@ func checkAdmission(ctx context.Context, c config) []finding {
 
 func judgeAdmitFile(path string) finding {
 	const subject = "admit file"
-	list, err := readAdmitFile(path)
+	list, err := admission.ReadList(path)
 	switch {
 	case err != nil:
 		return problem(subject, "repair it; then restart the service, or have it read the file again with SIGHUP", "%v", err)
@@ -43,19 +44,20 @@ func (c config) judgeEthRPC(ctx context.Context) []finding {
 		}
 		found = append(found, judgeMode(subject+" URL", c.ethRPCFile, 0o600))
 	}
-	asked, err := newChain(c.ethRPC, c.minBalance)
+	u, err := names.ParseEthereumURL(c.ethRPC)
 	if err != nil {
-		return append(found, problem(subject, "give its URL", "%v", err))
+		return append(found, problem(subject, "give its URL", "its URL is %v", err))
 	}
+	asked := admission.NewChain(u, c.minBalance, newBalanceClient())
 	if c.secretArgs[flagEthRPC] != "" {
 		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+flagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
 	}
-	if names.IsPlainRemote(asked.url) {
-		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", asked.where()))
+	if names.IsPlainRemote(u) {
+		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", asked.Where()))
 	}
-	id, err := asked.chainID(ctx)
+	id, err := asked.ID(ctx)
 	if err != nil {
-		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", asked.where(), err))
+		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", asked.Where(), err))
 	}
-	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", asked.where(), id, c.minBalance))
+	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", asked.Where(), id, c.minBalance))
 }

@@ -37,7 +37,7 @@ func newHealth(stopping context.Context, c service, s store) *health {
 		stopping:   stopping,
 		store:      lookedAt{lasts: storeHealthTime, look: func(context.Context) error { return s.CheckWritable() }},
 		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error { return c.accounts.answers(ctx) }},
-		chain:      lookedAt{lasts: chainHealthTime, look: c.admission.look},
+		chain:      lookedAt{lasts: chainHealthTime, look: c.admission.Ready},
 	}
 }
 

@@ -13,12 +13,14 @@ import (
 	stdlog "log"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"regexp"
 	"runtime/debug"
 	"syscall"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -163,11 +165,11 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	hangups := make(chan os.Signal, 1) // also of a terminal that is closed: nodes are served on
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	admitting, err := newAdmission(c)
+	admitting, err := admission.New(admission.Options{File: c.admitFile, URL: c.ethRPC, MinBalance: c.minBalance, Client: newBalanceClient()})
 	if err != nil {
 		return err
 	}
-	go admitting.reloadOn(ctx, hangups)
+	go admitting.ReloadOn(ctx, hangups)
 
 	listener, err := net.Listen("tcp", c.address())
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -200,12 +202,12 @@ type service struct {
 	config
 	homeserver *homeserver
 	accounts   accounts
-	admission  *admission // nil where everybody is admitted
-	metrics    *metrics   // nil where nothing is measured
+	admission  *admission.Admission // nil where everybody is admitted
+	metrics    *metrics             // nil where nothing is measured
 }
 
 // newService makes the clients of the config, and metrics where somebody can read them.
-func newService(c config, admitting *admission, measured bool) (service, error) {
+func newService(c config, admitting *admission.Admission, measured bool) (service, error) {
 	s := service{config: c, admission: admitting}
 	if measured {
 		s.metrics = newMetrics(c)
@@ -250,7 +252,7 @@ func serveNodes(ctx context.Context, c service, listener, opsListener net.Listen
 	}
 	log.Info("Listening", listening...)
 	fitFiles(&c.limits)
-	c.admission.logStart(ctx)
+	c.admission.LogStart(ctx)
 	go probeHomeserver(ctx, c.config, c.homeserver, c.accounts)
 	go pingHomeserver(ctx, c.config, c.homeserver)
 
@@ -299,4 +301,9 @@ func isTerminal(w io.Writer) bool {
 	}
 	stat, err := f.Stat()
 	return err == nil && stat.Mode()&os.ModeCharDevice != 0
+}
+
+// newBalanceClient returns the client that asks the Ethereum node for balances, one call at a time on each connection.
+func newBalanceClient() *http.Client {
+	return newHTTPClient(clientOptions{headerTime: headerTime, mostConns: admission.MaxCalls})
 }

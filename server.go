@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 	"github.com/ant0ine/go-json-rest/rest"
@@ -47,7 +48,7 @@ type server struct {
 	registrar  *registrar
 	appService *appServiceAPI
 	metrics    *metrics
-	admission  *admission
+	admission  *admission.Admission
 
 	proxies        limit.Proxies
 	perClient      *limit.Buckets
@@ -143,7 +144,7 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	}()
 	n, err = s.readNode(r.Request, client, known)
 	if err == nil {
-		err = s.admission.admit(n.Address)
+		err = s.admission.Admit(n.Address)
 	}
 	if err == nil {
 		accessToken, did, err = s.registrar.register(r.Context(), n)

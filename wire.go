@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/ethereum/go-ethereum/log"
@@ -74,6 +75,7 @@ func toMatrixError(err error) *matrixError {
 		return known
 	}
 	failed, isFailed := errors.AsType[*homeserverError](err)
+	poor, isPoor := errors.AsType[*admission.PoorError](err)
 	early, isEarly := errors.AsType[*limit.EarlyError](err)
 	switch {
 	case errors.Is(err, errRegistered):
@@ -84,6 +86,12 @@ func toMatrixError(err error) *matrixError {
 		return tooManyRequests(errBusy.Error(), 0, nil)
 	case errors.Is(err, limit.ErrCrowded):
 		return tooManyRequests(limit.ErrCrowded.Error(), 0, nil)
+	case errors.Is(err, admission.ErrNotListed):
+		return &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: admission.ErrNotListed.Error()}
+	case isPoor:
+		return &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: poor.Error()}
+	case errors.Is(err, admission.ErrUntold):
+		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: admission.ErrUntold.Error(), cause: err}
 	case errors.Is(err, errStopping):
 		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
 	case errors.Is(err, errStore):

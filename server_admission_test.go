@@ -1,24 +1,127 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
-	"github.com/ethereum/go-ethereum/common"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 )
+
+const (
+	listedAddress = "0x6d12d262a2fe4fd9c714ad3521acbea52adb4aaf"
+	mixedAddress  = "0x264690a49829370f1c539F1415870EFb8780fcB2"
+)
+
+func writeTemp(t testing.TB, content string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newAdmissionDoor is a door that admits by the list, if it is not "none", and by the balance, if there is one.
+func newAdmissionDoor(t *testing.T, list string, o admission.Options) *door {
+	t.Helper()
+	if list != "none" {
+		o.File = writeTemp(t, list)
+	}
+	a, err := admission.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDoor(t, sharedSecretPath)
+	d.server.admission = a
+	return d
+}
+
+// A stranger gets 403 with what to do, leaves no record, and the homeserver is not asked.
+func TestStranger(t *testing.T) {
+	proof, n := newProof(t)
+	other, stranger := newProof(t)
+	d := newAdmissionDoor(t, n.Localpart+"\n", admission.Options{})
+	refused := func(a answered) {
+		t.Helper()
+		if a.status != 403 || a.Errcode != "M_FORBIDDEN" || !strings.Contains(a.Message, "ask the operator") {
+			t.Errorf("got %d %s, want 403 M_FORBIDDEN", a.status, a.body)
+		}
+	}
+	refused(d.send(other))
+	if s := d.state(stranger); s != "" || d.homeserver.asked() != "" {
+		t.Errorf("a stranger left the record %q, or the homeserver was asked", s)
+	}
+	if got := d.send(proof); got.status != 200 {
+		t.Errorf("got %d %s, want 200", got.status, got.body)
+	}
+	if !strings.Contains(d.log.String(), `"status":403`) || !strings.Contains(d.log.String(), stranger.UserID) {
+		t.Errorf("the log does not say who was refused: %s", d.log)
+	}
+
+	// In the order of the contract: after the proof, before everything else.
+	forged := other
+	forged.Password = proof.Password
+	if got := d.send(forged); got.status != 400 {
+		t.Errorf("with a forged proof: got %d %s, want 400", got.status, got.body)
+	}
+	d.setState(stranger, stateRegistered)
+	refused(d.send(other))
+	d.server.registrar.stop()
+	refused(d.send(other))
+	if got := d.send(proof); got.status != 503 {
+		t.Errorf("while stopping: got %d %s, want 503", got.status, got.body)
+	}
+}
+
+// An empty list admits nobody; no list admits everybody.
+func TestWithoutList(t *testing.T) {
+	proof, _ := newProof(t)
+	if got := newAdmissionDoor(t, "# nobody yet\n", admission.Options{}).send(proof); got.status != 403 {
+		t.Errorf("an empty list: got %d %s, want 403", got.status, got.body)
+	}
+	d := newDoor(t, sharedSecretPath)
+	if d.server.admission != nil {
+		t.Error("admission is not off by default")
+	}
+	if got := d.send(proof); got.status != 200 {
+		t.Errorf("no list: got %d %s, want 200", got.status, got.body)
+	}
+}
+
+// With both, an address must pass both, and a stranger to the list costs the chain no call.
+func TestListAndChain(t *testing.T) {
+	rich, richNode := newProof(t)
+	poor, poorNode := newProof(t)
+	stranger, _ := newProof(t)
+	node := newEthNode(t)
+	node.holds(richNode.Address, "0x64")
+	node.holds(poorNode.Address, "0x63")
+	d := newAdmissionDoor(t, richNode.Localpart+"\n"+poorNode.Localpart+"\n", node.asks(big.NewInt(100)))
+	for _, test := range []struct {
+		name       string
+		proof      registration
+		wantStatus int
+		wantCalls  int
+	}{
+		{"a stranger to the list", stranger, http.StatusForbidden, 0},
+		{"listed and too poor", poor, http.StatusForbidden, 1},
+		{"listed and rich", rich, http.StatusOK, 2},
+	} {
+		if got := d.send(test.proof); got.status != test.wantStatus || node.calls() != test.wantCalls {
+			t.Errorf("%s: got %d %s after %d calls, want %d after %d", test.name, got.status, got.body, node.calls(), test.wantStatus, test.wantCalls)
+		}
+	}
+}
 
 // An ethNode plays an Ethereum node where a fault is wanted; e2e's chain is a real one. Its answers are that one's.
 type ethNode struct {
@@ -37,13 +140,9 @@ func newEthNode(t *testing.T) *ethNode {
 	return n
 }
 
-func (n *ethNode) chain(t *testing.T, least int64) *chain {
-	t.Helper()
-	c, err := newChain(n.URL, big.NewInt(least))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+// asks are the options of an admission that asks the node.
+func (n *ethNode) asks(least *big.Int) admission.Options {
+	return admission.Options{URL: n.URL, MinBalance: least, Client: newBalanceClient()}
 }
 
 func (n *ethNode) holds(a address, wei string) {
@@ -121,9 +220,7 @@ func TestBalance(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			node := newEthNode(t)
-			c := node.chain(t, 1)
-			c.least = test.least
-			d := newAdmissionDoor(t, "none", c)
+			d := newAdmissionDoor(t, "none", node.asks(test.least))
 			proof, n := newProof(t)
 			node.holds(n.Address, test.has)
 			got := d.send(proof)
@@ -195,7 +292,7 @@ func TestChainFails(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			node := newEthNode(t)
 			node.fail(test.fault)
-			d := newAdmissionDoor(t, "none", node.chain(t, 1))
+			d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
 			proof, n := newProof(t)
 			got := d.send(proof)
 			if got.status != 503 || got.Errcode != "M_UNKNOWN" || d.homeserver.asked() != "" || d.state(n) != "" {
@@ -216,7 +313,7 @@ func TestChainFails(t *testing.T) {
 // A node that is not there is a failure too.
 func TestChainStopped(t *testing.T) {
 	node := newEthNode(t)
-	d := newAdmissionDoor(t, "none", node.chain(t, 1))
+	d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
 	node.Close()
 	proof, _ := newProof(t)
 	if got := d.send(proof); got.status != 503 || !strings.Contains(d.log.String(), "connection refused") {
@@ -227,7 +324,7 @@ func TestChainStopped(t *testing.T) {
 // Who has not proven his address makes nobody ask the chain.
 func TestUnprovenAsksNoChain(t *testing.T) {
 	node := newEthNode(t)
-	d := newAdmissionDoor(t, "none", node.chain(t, 1))
+	d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
 	for _, v := range readVectors(t) {
 		if v.WantStatus/100 == 4 {
 			if got := d.post(v.Body); got.status != v.WantStatus {
@@ -238,167 +335,6 @@ func TestUnprovenAsksNoChain(t *testing.T) {
 	if node.calls() != 0 {
 		t.Errorf("the chain was asked %d times", node.calls())
 	}
-}
-
-// A transport answers in the caller's goroutine, so that a test's clock can stand still meanwhile.
-type transport func(*http.Request) (*http.Response, error)
-
-func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// answering is a chain whose node answers from this process; asked is how often it did.
-func answering(t *testing.T, wei func() string) (c *chain, asked *atomic.Int64) {
-	t.Helper()
-	c, err := newChain("http://127.0.0.1:8545", big.NewInt(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	asked = new(atomic.Int64)
-	c.http = &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
-		body := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":%q}`, asked.Add(1), wei())
-		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))}, nil
-	})}
-	return c, asked
-}
-
-// An answer counts for a minute, whichever it was.
-func TestBalanceIsRemembered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		wei := "0x0"
-		c, asked := answering(t, func() string { return wei })
-		n := common.HexToAddress(listedAddress)
-		admits := func(when string, want bool, wantAsked int64) {
-			t.Helper()
-			if got := c.admit(n) == nil; got != want || asked.Load() != wantAsked {
-				t.Errorf("%s: admitted %v after %d calls, want %v after %d", when, got, asked.Load(), want, wantAsked)
-			}
-		}
-		admits("poor", false, 1)
-		wei = "0x1"
-		time.Sleep(balancePeriod - time.Nanosecond)
-		admits("rich, within the minute", false, 1)
-		time.Sleep(time.Nanosecond)
-		admits("rich, after it", true, 2)
-		wei = "0x0"
-		time.Sleep(balancePeriod - time.Nanosecond)
-		admits("poor, within the minute", true, 2)
-		time.Sleep(time.Nanosecond)
-		admits("poor, after it", false, 3)
-	})
-}
-
-// A node that hangs is given up in time.
-func TestChainHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, _ := answering(t, nil)
-		c.http.Transport = transport(func(r *http.Request) (*http.Response, error) {
-			<-r.Context().Done()
-			return nil, r.Context().Err()
-		})
-		start := time.Now()
-		err := c.admit(common.HexToAddress(listedAddress))
-		if took := time.Since(start); took != balanceTime || !errors.Is(err, errChain) || !strings.Contains(err.Error(), "in time") {
-			t.Errorf("got %v after %v, want a failure after %v", err, took, balanceTime)
-		}
-	})
-}
-
-// Many at once for one address share one call.
-func TestBalanceIsAskedOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, asked := answering(t, func() string { time.Sleep(time.Second); return "0x1" })
-		var all sync.WaitGroup
-		for range 50 {
-			all.Go(func() {
-				if err := c.admit(common.HexToAddress(listedAddress)); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		all.Wait()
-		if asked.Load() != 1 {
-			t.Errorf("the chain was asked %d times, want once", asked.Load())
-		}
-	})
-}
-
-// The node is asked so many things at once, and not more.
-func TestChainCallsAreBounded(t *testing.T) {
-	node := newEthNode(t)
-	var mu sync.Mutex
-	now, most, full := 0, 0, make(chan struct{})
-	release := sync.OnceFunc(func() { close(full) })
-	node.fail(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		now++
-		most = max(most, now)
-		if most == balanceCalls && now == most {
-			time.AfterFunc(50*time.Millisecond, release) // for one too many to come
-		}
-		mu.Unlock()
-		<-full
-		mu.Lock()
-		now--
-		mu.Unlock()
-		says(200, `{"jsonrpc":"2.0","id":1,"result":"0x1"}`)(w, r)
-	})
-	c := node.chain(t, 1)
-	var all sync.WaitGroup
-	for i := range 3 * balanceCalls {
-		all.Go(func() { c.admit(address{byte(i + 1)}) })
-	}
-	all.Wait()
-	if most != balanceCalls {
-		t.Errorf("%d at once, want %d", most, balanceCalls)
-	}
-}
-
-// While the node is slow only so many wait for it: each keeps a connection, and whoever has keys enough would keep all.
-func TestAskersAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, _ := answering(t, func() string { time.Sleep(time.Second); return "0x1" })
-		var crowded atomic.Int64
-		var all sync.WaitGroup
-		for range askersAtMost + 3 {
-			all.Go(func() {
-				if err := c.admit(common.HexToAddress(listedAddress)); errors.Is(err, limit.ErrCrowded) {
-					crowded.Add(1)
-				} else if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		synctest.Wait()
-		if crowded.Load() != 3 {
-			t.Errorf("%d were told to come later, want 3", crowded.Load())
-		}
-		all.Wait()
-		if err := c.admit(address{1}); err != nil {
-			t.Errorf("afterwards: %v", err)
-		}
-	})
-}
-
-// The table of what is remembered has an end, whoever comes.
-func TestBalancesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, _ := answering(t, nil)
-		fill := func(from int) {
-			for i := from; i < from+balancesKept; i++ {
-				c.remember(address{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}, true)
-			}
-		}
-		fill(0)
-		time.Sleep(2 * balancePeriod)
-		c.remember(address{0xff}, true)
-		if len(c.known) != 1 {
-			t.Errorf("%d are remembered, want the one that counts", len(c.known))
-		}
-		fill(0)
-		fill(balancesKept)
-		if len(c.known) != balancesKept {
-			t.Errorf("%d are remembered, want %d", len(c.known), balancesKept)
-		}
-	})
 }
 
 // A key in the URL is in no log and no answer, even where the node repeats it.
@@ -425,14 +361,11 @@ func TestEthKeyIsNotTold(t *testing.T) {
 			t.Run(form+"/"+name, func(t *testing.T) {
 				node := newEthNode(t)
 				node.fail(fault)
-				c, err := newChain(strings.Replace(of, "HOST", node.Listener.Addr().String(), 1), big.NewInt(1))
-				if err != nil {
-					t.Fatal(err)
-				}
-				d := newAdmissionDoor(t, "none", c)
+				o := node.asks(big.NewInt(1))
+				o.URL = strings.Replace(of, "HOST", node.Listener.Addr().String(), 1)
+				d := newAdmissionDoor(t, "none", o)
 				proof, _ := newProof(t)
 				got := d.send(proof)
-				c.start(t.Context())
 				if got.status != 503 || !strings.Contains(d.log.String(), "Ethereum node") {
 					t.Errorf("got %d %s", got.status, got.body)
 				}
@@ -444,62 +377,36 @@ func TestEthKeyIsNotTold(t *testing.T) {
 	}
 }
 
-func TestReadMinBalance(t *testing.T) {
-	most := new(big.Int).Lsh(big.NewInt(1), 256)
-	const rpc = "http://127.0.0.1:8545"
-	tests := []struct {
-		name, rpc, file, wei string
-		want                 string // in the error; "" for none
-	}{
-		{"off", "", "", "", ""},
-		{"a wei", rpc, "", "1", ""},
-		{"an ether", rpc, "", "1000000000000000000", ""},
-		{"in a file", "", "eth_rpc", "1", ""},
-		{"leading zeros", rpc, "", "0001", ""},
-		{"the most", rpc, "", new(big.Int).Sub(most, big.NewInt(1)).String(), ""},
-		{"more than the most", rpc, "", most.String(), "is not an amount"},
-		{"very long", rpc, "", strings.Repeat("9", 1<<16), "is not an amount"},
-		{"nothing", rpc, "", "0", "is not an amount"},
-		{"negative", rpc, "", "-1", "is not an amount"},
-		{"plus", rpc, "", "+1", "is not an amount"},
-		{"hex", rpc, "", "0x1", "is not an amount"},
-		{"a fraction", rpc, "", "0.5", "is not an amount"},
-		{"an exponent", rpc, "", "1e18", "is not an amount"},
-		{"underscores", rpc, "", "1_000", "is not an amount"},
-		{"with a unit", rpc, "", "1 ether", "is not an amount"},
-		{"no amount", rpc, "", "", "--min-balance is missing: give the wei that an address must hold to register, or leave --eth-rpc out"},
-		{"no amount for the file", "", "eth_rpc", "", "or leave --eth-rpc-file out"},
-		{"no node", "", "", "1", "give --eth-rpc, or --eth-rpc-file"},
-		{"not a URL", "localhost:8545", "", "1", "is not the http or https URL of an Ethereum node"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			c := config{ethRPC: test.rpc, ethRPCFile: test.file}
-			err := c.readMinBalance(test.wei)
-			if test.want == "" && (err != nil || (c.minBalance != nil) != (test.wei != "")) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
-				t.Errorf("got %v, want %q", err, test.want)
-			}
-		})
-	}
-}
-
-// Nobody can register while balances cannot be looked up: it is not ready.
-func TestReadyWithoutChain(t *testing.T) {
+// The node is asked so many things at once, and not more.
+func TestChainCallsAreBounded(t *testing.T) {
 	node := newEthNode(t)
-	d := newAdmissionDoor(t, "none", node.chain(t, 1))
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: createUserWay}
-	s := serviceOf(c)
-	s.admission = d.server.admission
-	ready := func() *httptest.ResponseRecorder {
-		w := httptest.NewRecorder()
-		newHealth(context.Background(), s, d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
-		return w
+	var mu sync.Mutex
+	now, most, full := 0, 0, make(chan struct{})
+	release := sync.OnceFunc(func() { close(full) })
+	node.fail(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		if most == admission.MaxCalls && now == most {
+			time.AfterFunc(50*time.Millisecond, release) // for one too many to come
+		}
+		mu.Unlock()
+		<-full
+		mu.Lock()
+		now--
+		mu.Unlock()
+		says(200, `{"jsonrpc":"2.0","id":1,"result":"0x1"}`)(w, r)
+	})
+	a, err := admission.New(node.asks(big.NewInt(1)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := ready(); got.Code != 200 {
-		t.Errorf("got %d %s, want 200", got.Code, got.Body)
+	var all sync.WaitGroup
+	for i := range 3 * admission.MaxCalls {
+		all.Go(func() { a.Admit(address{byte(i + 1)}) })
 	}
-	node.fail(says(500, ""))
-	if got := ready(); got.Code != 503 || got.Body.String() != "the Ethereum node does not tell balances\n" {
-		t.Errorf("got %d %s, want 503", got.Code, got.Body)
+	all.Wait()
+	if most != admission.MaxCalls {
+		t.Errorf("%d at once, want %d", most, admission.MaxCalls)
 	}
 }

@@ -1,7 +1,7 @@
-// chain.go owns what is asked of an Ethereum chain: whether an address holds the balance that --min-balance asks for,
-// how long an answer counts, and that the URL of --eth-rpc, which may hold an API key, is never seen.
+// chain.go owns what is asked of an Ethereum chain: whether an address holds the balance, how long an answer counts, and
+// that the URL of the node, which may hold an API key, is never seen.
 
-package main
+package admission
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	"io"
 	"maps"
 	"math/big"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/log"
 	"golang.org/x/sync/singleflight"
@@ -32,7 +34,7 @@ import (
 const (
 	balanceTime     = 4 * time.Second // for a call, its wait for a connection included: with the registrar's waits, less than the 30 s that clients wait
 	balancePeriod   = time.Minute     // how long an answer counts
-	balanceCalls    = 16              // at once: providers limit how many
+	MaxCalls        = 16              // at once: providers limit how many
 	askersAtMost    = 256             // who waits for an answer: each keeps a connection
 	balancesKept    = 1 << 16         // answers that are remembered, in 5 MB
 	rpcAnswerLimit  = 16 << 10        // bytes of an answer that are read; a right one has 100
@@ -43,8 +45,8 @@ const (
 	addressOfNobody = "0x0000000000000000000000000000000000000000"
 )
 
-// A chain is asked for balances, at a node that speaks Ethereum's JSON-RPC over HTTP.
-type chain struct {
+// A Chain is asked for balances, at a node that speaks Ethereum's JSON-RPC over HTTP.
+type Chain struct {
 	url     *url.URL
 	secrets []string // of the URL; never to be seen in an error, even when the node repeats them
 	least   *big.Int // what an address must hold, in wei
@@ -54,7 +56,7 @@ type chain struct {
 	calls   atomic.Int64 // made so far: each call's id, which its answer repeats
 
 	mu        sync.Mutex
-	known     map[address]balance
+	known     map[common.Address]balance
 	lastSweep time.Time
 }
 
@@ -64,18 +66,10 @@ type balance struct {
 	at     time.Time
 }
 
-func newChain(rpcURL string, least *big.Int) (*chain, error) {
-	u, err := names.ParseEthereumURL(rpcURL)
-	if err != nil {
-		return nil, fmt.Errorf("its URL is %w", err)
-	}
-	return &chain{
-		url:     u,
-		secrets: urlSecrets(u),
-		least:   least,
-		http:    newHTTPClient(clientOptions{headerTime: headerTime, mostConns: balanceCalls}), // one call at a time on each connection
-		known:   make(map[address]balance),
-	}, nil
+// NewChain returns the chain of the node at the URL, and asks it nothing yet. An address must hold the least, in wei. The
+// client calls the node.
+func NewChain(u *url.URL, least *big.Int, client *http.Client) *Chain {
+	return &Chain{url: u, secrets: urlSecrets(u), least: least, http: client, known: make(map[common.Address]balance)}
 }
 
 // urlSecrets are the parts of the URL that may be a key, the longest first.
@@ -94,15 +88,24 @@ func urlSecrets(u *url.URL) []string {
 	return slices.Compact(parts)
 }
 
-// where is what may be seen of the URL.
-func (c *chain) where() string { return c.url.Scheme + "://" + c.url.Host }
+// Where returns the part of the URL that may be seen.
+func (c *Chain) Where() string { return c.url.Scheme + "://" + c.url.Host }
 
-// errChain is for a node that would perhaps be admitted. What keeps the chain from telling is for the log alone.
-var errChain = &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: "the balance of this address cannot be looked up now: try again later"}
+// ErrUntold says that the balance cannot be told now. What keeps the chain from telling is wrapped beside it, for the log
+// alone.
+var ErrUntold = errors.New("the balance of this address cannot be looked up now: try again later")
 
-// admit returns nil for an address that holds enough, as of the latest block or of one of the last minute. Where that
-// cannot be told nobody is admitted, and nothing is remembered; where too many wait to be told, errCrowded.
-func (c *chain) admit(n address) error {
+// A PoorError says that the address holds less than it must.
+type PoorError struct{ least *big.Int } // in wei
+
+func (e *PoorError) Error() string {
+	return fmt.Sprintf("this address must hold at least %v wei on chain to be admitted: pay it in, and try again a minute later", e.least)
+}
+
+// Admit returns nil for an address that holds enough, as of the latest block or of one of the last minute, and a poorError
+// for one that does not. Where that cannot be told it returns errUntold and remembers nothing; where too many wait to be
+// told, limit.ErrCrowded.
+func (c *Chain) Admit(n common.Address) error {
 	enough, ok := c.remembered(n)
 	if !ok {
 		defer c.askers.Add(-1)
@@ -111,18 +114,18 @@ func (c *chain) admit(n address) error {
 		}
 		asked, err, _ := c.asking.Do(string(n.Bytes()), func() (any, error) { return c.ask(n) })
 		if err != nil {
-			return fmt.Errorf("%w: %w", errChain, err)
+			return fmt.Errorf("%w: %w", ErrUntold, err)
 		}
 		enough = asked.(bool)
 	}
 	if !enough {
-		return &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: fmt.Sprintf("this address must hold at least %v wei on chain to be admitted: pay it in, and try again a minute later", c.least)}
+		return &PoorError{c.least}
 	}
 	return nil
 }
 
 // ask asks the node and remembers what it says. Whoever asked may go away: others may be waiting.
-func (c *chain) ask(n address) (enough bool, err error) {
+func (c *Chain) ask(n common.Address) (enough bool, err error) {
 	if enough, ok := c.remembered(n); ok { // of whoever was just before
 		return enough, nil
 	}
@@ -137,7 +140,7 @@ func (c *chain) ask(n address) (enough bool, err error) {
 	return enough, nil
 }
 
-func (c *chain) remembered(n address) (enough, ok bool) {
+func (c *Chain) remembered(n common.Address) (enough, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	is, ok := c.known[n]
@@ -146,13 +149,13 @@ func (c *chain) remembered(n address) (enough, ok bool) {
 
 // remember notes an answer. Where there are too many it forgets those that no longer count, once a period, or else
 // any one: that costs the chain a question more.
-func (c *chain) remember(n address, enough bool) {
+func (c *Chain) remember(n common.Address, enough bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	if len(c.known) >= balancesKept && now.Sub(c.lastSweep) >= balancePeriod {
 		c.lastSweep = now
-		maps.DeleteFunc(c.known, func(_ address, is balance) bool { return now.Sub(is.at) >= balancePeriod })
+		maps.DeleteFunc(c.known, func(_ common.Address, is balance) bool { return now.Sub(is.at) >= balancePeriod })
 	}
 	if len(c.known) >= balancesKept {
 		for other := range c.known {
@@ -163,43 +166,43 @@ func (c *chain) remember(n address, enough bool) {
 	c.known[n] = balance{enough, now}
 }
 
-// chainID tells which chain it is, if balances can be looked up on it now.
-func (c *chain) chainID(ctx context.Context) (*big.Int, error) {
+// ID returns which chain it is, if balances can be looked up on it now.
+func (c *Chain) ID(ctx context.Context) (*big.Int, error) {
 	ctx, cancel := context.WithTimeout(ctx, balanceTime)
 	defer cancel()
 	id, err := c.quantity(ctx, methodChainID)
 	if err != nil {
 		return nil, err
 	}
-	return id, c.look(ctx)
+	return id, c.Ready(ctx)
 }
 
-// look tells whether balances can be looked up now.
-func (c *chain) look(ctx context.Context) error {
+// Ready returns an error while balances cannot be looked up.
+func (c *Chain) Ready(ctx context.Context) error {
 	_, err := c.quantity(ctx, methodBalance, addressOfNobody, latestBlock)
 	return err
 }
 
 // start asks once what answers there, and warns of what is wrong with it. It returns what the log says of it; nil when the service
 // ends meanwhile.
-func (c *chain) start(ctx context.Context) []any {
+func (c *Chain) start(ctx context.Context) []any {
 	if names.IsPlainRemote(c.url) {
-		log.Warn("Balances are asked for in the clear, and could be forged on the way: use https, or a node of your own on this machine", "eth_rpc", c.where())
+		log.Warn("Balances are asked for in the clear, and could be forged on the way: use https, or a node of your own on this machine", "eth_rpc", c.Where())
 	}
-	id, err := c.chainID(ctx)
+	id, err := c.ID(ctx)
 	if ctx.Err() != nil {
 		return nil
 	}
 	said := any(id)
 	if err != nil {
-		log.Warn("The Ethereum node does not tell balances: nobody can register until it does", "eth_rpc", c.where(), "err", err)
+		log.Warn("The Ethereum node does not tell balances: nobody can register until it does", "eth_rpc", c.Where(), "err", err)
 		said = "unknown"
 	}
-	return []any{"eth_rpc", c.where(), "chain_id", said, "min_balance", c.least}
+	return []any{"eth_rpc", c.Where(), "chain_id", said, "min_balance", c.least}
 }
 
 // quantity makes one call whose result is a number. Anything else that the node answers is an error.
-func (c *chain) quantity(ctx context.Context, method string, params ...string) (*big.Int, error) {
+func (c *Chain) quantity(ctx context.Context, method string, params ...string) (*big.Int, error) {
 	id := c.calls.Add(1)
 	body, err := c.call(ctx, id, method, params)
 	if err != nil {
@@ -215,7 +218,7 @@ func (c *chain) quantity(ctx context.Context, method string, params ...string) (
 	}
 	switch err := json.Unmarshal(body, &said); {
 	case err != nil:
-		return nil, errors.New("the Ethereum node's answer is not JSON-RPC: is --" + flagEthRPC + " its URL?")
+		return nil, errors.New("the Ethereum node's answer is not JSON-RPC: is its URL right?")
 	case said.Error != nil:
 		return nil, fmt.Errorf("the Ethereum node refused %s (%d): it says %q", method, said.Error.Code, c.scrub(said.Error.Message))
 	case said.ID != id || said.Result == nil:
@@ -229,7 +232,7 @@ func (c *chain) quantity(ctx context.Context, method string, params ...string) (
 }
 
 // call makes one call and returns the body of an answer 200.
-func (c *chain) call(ctx context.Context, id int64, method string, params []string) ([]byte, error) {
+func (c *Chain) call(ctx context.Context, id int64, method string, params []string) ([]byte, error) {
 	if params == nil {
 		params = []string{}
 	}
@@ -242,7 +245,7 @@ func (c *chain) call(ctx context.Context, id int64, method string, params []stri
 		return nil, errors.New("the Ethereum node cannot be asked")
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", programName)
+	req.Header.Set("User-Agent", "matrix-regservice")
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.notReached(err)
@@ -262,8 +265,8 @@ func (c *chain) call(ctx context.Context, id int64, method string, params []stri
 }
 
 // notReached is the error of a call without an answer. net/http's own names the URL.
-func (c *chain) notReached(err error) error {
-	if isTimeout(err) {
+func (c *Chain) notReached(err error) error {
+	if slow := net.Error(nil); errors.As(err, &slow) && slow.Timeout() {
 		return errors.New("the Ethereum node did not answer in time")
 	}
 	if named := (*url.Error)(nil); errors.As(err, &named) {
@@ -273,4 +276,4 @@ func (c *chain) notReached(err error) error {
 }
 
 // scrub makes a node's words fit for a log.
-func (c *chain) scrub(text string) string { return redact.Mask(redact.Line(text, c.secrets...)) }
+func (c *Chain) scrub(text string) string { return redact.Mask(redact.Line(text, c.secrets...)) }

@@ -1,0 +1,192 @@
+// admission.go owns the list of the addresses that are admitted, and how the list is read again.
+
+// Package admission owns who may register of those whose proof holds, where the operator limits that: the addresses of a
+// list, and those that hold a balance on an Ethereum chain. It knows addresses alone, and neither flags nor answers.
+package admission
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/log"
+)
+
+// listLimit bounds the list, in bytes: a million and a half of addresses, which take 31 MB of memory, and as much
+// once more while they are read again.
+const listLimit = 64 << 20
+
+// An Admission tells who may register: whoever the list and the chain both admit. A nil one admits everybody.
+type Admission struct {
+	path  string                           // of the list; empty for none
+	list  atomic.Pointer[[]common.Address] // sorted; never nil where there is a path
+	chain *Chain                           // nil where no balance is asked for
+}
+
+// Options say who is admitted.
+type Options struct {
+	File       string       // the list; "" for everybody
+	URL        string       // of an Ethereum node; "" where no balance is asked for
+	MinBalance *big.Int     // what an address must hold there, in wei
+	Client     *http.Client // calls that node, with at most balanceCalls connections
+}
+
+// New reads the list, and asks the chain nothing yet. It is nil where everybody is admitted.
+func New(o Options) (*Admission, error) {
+	if o.File == "" && o.URL == "" {
+		return nil, nil
+	}
+	a := &Admission{path: o.File}
+	if o.URL != "" {
+		u, err := names.ParseEthereumURL(o.URL)
+		if err != nil {
+			return nil, fmt.Errorf("the URL of the balances is %w", err)
+		}
+		a.chain = NewChain(u, o.MinBalance, o.Client)
+	}
+	if a.path == "" {
+		return a, nil
+	}
+	list, err := ReadList(a.path)
+	if err != nil {
+		return nil, err
+	}
+	a.list.Store(&list)
+	return a, nil
+}
+
+// ErrNotListed says that the list does not have the address. Only the owner of the address is told, whose proof holds.
+var ErrNotListed = errors.New("this address is not admitted here: ask the operator of this homeserver to put it on the list")
+
+// Admit returns nil for an address that the list and the chain admit, or else errNotListed or an error of the chain. The
+// list is asked first: a stranger to it costs no call.
+func (a *Admission) Admit(n common.Address) error {
+	if a == nil {
+		return nil
+	}
+	if a.path != "" {
+		if _, listed := slices.BinarySearchFunc(*a.list.Load(), n, common.Address.Cmp); !listed {
+			return ErrNotListed
+		}
+	}
+	if a.chain != nil {
+		return a.chain.Admit(n)
+	}
+	return nil
+}
+
+// Ready returns an error while it cannot be told who is admitted.
+func (a *Admission) Ready(ctx context.Context) error {
+	if a == nil || a.chain == nil {
+		return nil
+	}
+	return a.chain.Ready(ctx)
+}
+
+// LogStart says in one line who may register, once the chain has been asked which it is.
+func (a *Admission) LogStart(ctx context.Context) {
+	switch {
+	case a == nil:
+		log.Info("Everybody who proves an address may register")
+	case a.chain == nil:
+		a.logList()
+	default:
+		go a.logChain(ctx)
+	}
+}
+
+// logList says how many the list admits.
+func (a *Admission) logList() {
+	addresses := len(*a.list.Load())
+	if addresses == 0 {
+		log.Warn("The admit file lists no address: nobody can register", "file", a.path)
+		return
+	}
+	log.Info("Only the addresses of the admit file may register", "file", a.path, "addresses", addresses)
+}
+
+// logChain says which balance is asked for, of whom, and on which chain.
+func (a *Admission) logChain(ctx context.Context) {
+	keys := a.chain.start(ctx)
+	switch {
+	case keys == nil: // the service ends already
+	case a.path == "":
+		log.Info("Only addresses that hold enough may register", keys...)
+	case len(*a.list.Load()) == 0:
+		a.logList()
+	default:
+		log.Info("Only addresses of the admit file that hold enough may register", append([]any{"file", a.path, "addresses", len(*a.list.Load())}, keys...)...)
+	}
+}
+
+// reload reads the list again. One that cannot be read changes nothing.
+func (a *Admission) reload() {
+	if a == nil || a.path == "" {
+		log.Info("Nothing to reload: there is no admit file")
+		return
+	}
+	list, err := ReadList(a.path)
+	if err != nil {
+		log.Error("The admit file cannot be read; the list of before stays", "err", err)
+		return
+	}
+	a.list.Store(&list)
+	a.logList()
+}
+
+// ReloadOn reloads at each of the signals until the context ends.
+func (a *Admission) ReloadOn(ctx context.Context, signals <-chan os.Signal) {
+	for {
+		select {
+		case <-signals:
+			a.reload()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ReadList reads addresses, one a line, with blank lines and comments between and behind them. Its errors name the
+// line and quote nothing: the file may be another than was meant, one with a key for instance.
+func ReadList(path string) ([]common.Address, error) {
+	f, size, err := files.Open(path, listLimit)
+	if err != nil {
+		return nil, fmt.Errorf("read the admit file: %w", err)
+	}
+	defer f.Close()
+	list := make([]common.Address, 0, size/int64(len("0x")+names.AddressDigits+len("\n")))
+	lines := bufio.NewScanner(f)
+	number := 0
+	for lines.Scan() {
+		number++
+		text, _, _ := strings.Cut(lines.Text(), "#")
+		text = strings.TrimSpace(text)
+		switch {
+		case text == "":
+			continue
+		case !names.IsHexAddress(text):
+			return nil, fmt.Errorf("%s, line %d is not an address: write 0x and %d hex digits, or a comment behind #", path, number, names.AddressDigits)
+		case !names.IsAddress(text):
+			return nil, fmt.Errorf("%s, line %d has mixed case, and is not what its EIP-55 checksum says: look for a typing error, or write it in lowercase", path, number)
+		}
+		list = append(list, common.HexToAddress(text))
+	}
+	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return nil, fmt.Errorf("%s, line %d is not an address, but very long", path, number+1)
+	}
+	if lines.Err() != nil {
+		return nil, fmt.Errorf("read the admit file: %w", lines.Err())
+	}
+	slices.SortFunc(list, common.Address.Cmp)
+	return slices.Compact(list), nil
+}
