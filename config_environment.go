@@ -20,20 +20,20 @@ const environmentPrefix = "MATRIX_REGSERVICE_"
 // are two changes.
 const mostEdits = 2
 
-// checkEnvironment refuses a variable whose name is nearly a flag's: its value would be ignored, and with it a list of who may
-// register. It returns the names of the others that mean nothing.
+// checkEnvironment refuses a variable whose name is nearly a flag's, the prefix included: its value would be ignored, and with it a
+// list of who may register. It returns the names of the others with this prefix, which mean nothing.
 func checkEnvironment() (unknown []string, err error) {
 	for _, entry := range os.Environ() {
 		name, value, _ := strings.Cut(entry, "=")
-		if len(name) < len(environmentPrefix) || !strings.EqualFold(name[:len(environmentPrefix)], environmentPrefix) || isOfKubernetes(name, value) {
+		if isOfKubernetes(name, value) {
 			continue
 		}
 		nearest, edits := nearestVariable(strings.ToUpper(name))
 		switch {
 		case edits == 0 && name == nearest:
-		case edits <= mostEdits:
+		case nearest != "" && edits <= mostEdits:
 			return nil, fmt.Errorf("there is no variable %s: is %s meant? Correct it, or unset it", name, nearest)
-		default:
+		case len(name) >= len(environmentPrefix) && strings.EqualFold(name[:len(environmentPrefix)], environmentPrefix):
 			unknown = append(unknown, name)
 		}
 	}

@@ -60,6 +60,29 @@ func TestCheckEnvironment(t *testing.T) {
 	}
 }
 
+// A mistyped prefix is a mistyped name too.
+func TestCheckEnvironmentPrefix(t *testing.T) {
+	for name, refused := range map[string]bool{
+		"MATRIX_REGSERVCE_ADMIT_FILE":         true,
+		"MATRIXREGSERVICE_ADMIT_FILE":         true,
+		"MATRIX_REG_SERVICE_MIN_BALANCE":      true,
+		"MATRIX-REGSERVICE-ETH_RPC":           true,
+		"matrix_regservce_admit_file":         true,
+		"_MATRIX_REGSERVICE_HOST":             true,
+		"MATRIX_REGSERVCE_SERVICE_PORT_ADMIN": false, // of another service
+		"REGSERVICE_ADMIT_FILE":               false,
+		"MATRIX_SYNAPSE_HOST":                 false,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, "hunter2")
+			unknown, err := checkEnvironment()
+			if refused != (err != nil && strings.Contains(err.Error(), "there is no variable "+name)) || len(unknown) > 0 {
+				t.Errorf("got %v, unknown %v; refused should be %t", err, unknown, refused)
+			}
+		})
+	}
+}
+
 // No flag's own variable is nearly another's, so that each is told.
 func TestVariablesAreApart(t *testing.T) {
 	for _, row := range flagTable {
