@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/log"
@@ -37,6 +38,8 @@ const (
 	opsAnswerTime = 10 * time.Second // for an answer that is not a stream
 	opsPatience   = 10 * time.Minute // without a byte of a stream taken: somebody may page through it by hand
 	opsDrainTime  = time.Second      // for the operator's requests at shutdown, behind those of nodes
+
+	opsConnections = 32 // held at once at --ops-listen, of the files that filesBeside leaves
 )
 
 // An ops answers the operator.
@@ -67,7 +70,8 @@ func startOps(ctx context.Context, c service, s store, listener net.Listener) (s
 	}
 	if listener != nil {
 		c.metrics.watch(s)
-		servers = append(servers, serveOps(listener, o.healthHandler()))
+		// As those of nodes: whoever reaches the port could otherwise take every file that may be open, and with them their port.
+		servers = append(servers, serveOps(&limit.Listener{Listener: listener, Most: opsConnections}, o.healthHandler()))
 	}
 	return func() {
 		remove()
@@ -84,13 +88,20 @@ func startOps(ctx context.Context, c service, s store, listener net.Listener) (s
 // serveOps serves on the listener, with time limits for the same reason as server.go's.
 func serveOps(listener net.Listener, handler http.Handler) *http.Server {
 	server := &http.Server{
-		Handler:           http.MaxBytesHandler(handler, 0), // no request here has a body
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = limit.WatchBody(r, http.MaxBytesReader(w, r.Body, 0), false) // no request here has a body
+			handler.ServeHTTP(w, r)
+		}),
+		ConnContext:       limit.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      opsAnswerTime, // a stream puts it off as long as somebody reads
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          newErrorLog(),
+	}
+	if held, ok := listener.(*limit.Listener); ok {
+		server.ConnState = held.ConnState
 	}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -375,6 +375,41 @@ func TestOpsListenerFails(t *testing.T) {
 	}
 }
 
+// Whoever keeps connections to --ops-listen makes room for the next, and takes no more files than are left beside nodes'. Unlimited,
+// some thousand of them had every file open that may be, and nodes got no connection.
+func TestOpsConnectionsAreBounded(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config{dataPath: t.TempDir(), opsListen: listener.Addr().String()}
+	stop, err := startOps(t.Context(), service{config: c, metrics: newMetrics(c)}, openTestStore(t), listener)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	const asking = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+	peers := make([]*peer, opsConnections+1)
+	for i := range peers {
+		peers[i] = newPeer(t, c.opsListen)
+		peers[i].asks(asking, 200)
+	}
+	closed := 0 // the first, or one that the server saw idle before it
+	for _, p := range peers {
+		io.WriteString(p, asking)
+		res, err := http.ReadResponse(p.in, nil)
+		if err != nil {
+			closed++
+			continue
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+	}
+	if closed != 1 {
+		t.Errorf("%d of %d connections were closed, want 1", closed, len(peers))
+	}
+}
+
 // A lineWriter passes on what is logged.
 type lineWriter chan string
 
