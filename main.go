@@ -43,7 +43,7 @@ const (
 )
 
 func main() {
-	stdlog.SetOutput(libraryWriter{os.Stderr}) // until the daemon has a log; commands have none
+	stdlog.SetOutput(redact.LibraryWriter(os.Stderr, programName)) // until the daemon has a log; commands have none
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 
@@ -290,7 +290,7 @@ func newLoggerBy(w io.Writer, c config, rules limit.LineRules) log.Logger {
 	default:
 		handler = log.NewTerminalHandlerWithLevel(w, level, isTerminal(w))
 	}
-	return log.NewLogger(limit.Lines(libraryHandler{handler}, rules))
+	return log.NewLogger(limit.Lines(redact.Libraries(handler), rules))
 }
 
 // isTerminal tells whether colours would be seen.

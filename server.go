@@ -23,6 +23,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/log"
@@ -284,7 +285,7 @@ type errorLog struct{}
 
 func (errorLog) Write(p []byte) (int, error) {
 	said, stack, isPanic := strings.Cut(string(p), "\ngoroutine ")
-	said = maskedLine(said)
+	said = redact.MaskLine(said)
 	if isPanic {
 		log.Error("A handler panicked", "err", said, "stack", stack)
 	} else {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
 const (
@@ -393,7 +394,7 @@ func captureLog(t testing.TB) *bytes.Buffer {
 	t.Helper()
 	before := log.Root()
 	lines := new(bytes.Buffer)
-	log.SetDefault(log.NewLogger(libraryHandler{log.JSONHandlerWithLevel(&lockedWriter{w: lines}, log.LevelTrace)}))
+	log.SetDefault(log.NewLogger(redact.Libraries(log.JSONHandlerWithLevel(&lockedWriter{w: lines}, log.LevelTrace))))
 	t.Cleanup(func() { log.SetDefault(before) })
 	return lines
 }
