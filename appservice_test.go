@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/common"
 )
 
@@ -52,7 +53,7 @@ func (d *door) registeredNode() node {
 
 // Both families of paths, as the homeservers of the table spell them.
 func TestAppServicePaths(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	n := d.registeredNode()
 	_, pending := newProof(t)
 	d.setState(pending, statePending)
@@ -141,7 +142,7 @@ func misspelt(a common.Address) string {
 // Who has no token, a wrong one or two that differ gets nothing, but for the static metadata, which the old
 // homeservers ask for without one.
 func TestAppServiceTokens(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	n := d.registeredNode()
 	wrong := testHSToken[:39] + "A"
 	const protocol = "regapp." + testServerName
@@ -185,7 +186,7 @@ func TestAppServiceTokens(t *testing.T) {
 
 // Other spellings of the header, and twice the query's token.
 func TestAppServiceTokenSpellings(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	for _, test := range []struct {
 		query, header string
 		want          int
@@ -211,7 +212,7 @@ func TestAppServiceTokenSpellings(t *testing.T) {
 
 // A transaction is drained up to its own limit, and not parsed.
 func TestTransactionBodies(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	ctx, stop := context.WithCancel(t.Context())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -268,7 +269,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // A store that cannot be read is no reason to deny a user.
 func TestAppServiceStoreFails(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	n := d.registeredNode()
 	d.store.Close()
 	for _, path := range []string{"/users/" + n.UserID, "/_matrix/app/v1/thirdparty/user?userid=" + n.UserID} {
@@ -291,7 +292,7 @@ func (w *deadlineRecorder) SetReadDeadline(t time.Time) error {
 
 // More time than others is only for the homeserver.
 func TestTransactionTime(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	for token, want := range map[string]bool{"": false, "x": false, testHSToken: true} {
 		r := httptest.NewRequest("PUT", modernPath+"/transactions/1", strings.NewReader("{}"))
 		r.Header.Set("Authorization", "Bearer "+token)

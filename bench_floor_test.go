@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/crypto"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/crypto/bcrypt"
@@ -76,9 +77,9 @@ func BenchmarkFloor(b *testing.B) {
 	for _, api := range apis { // what the homeserver's own answers take, asked without a gateway
 		b.Run("homeserver="+strings.ReplaceAll(api.name, " ", ""), func(b *testing.B) {
 			h := startInstantHomeserver(b)
-			calls := [][]byte{httpMessage("GET", sharedSecretPath, ""), httpMessage("POST", sharedSecretPath, `{"username":"`+benchNode(1).Localpart+`"}`)}
-			if api.path == createUserPath {
-				calls = [][]byte{httpMessage("GET", profilePath, ""), httpMessage("POST", createUserPath, `{"localpart":"`+benchNode(1).Localpart+`"}`)}
+			calls := [][]byte{httpMessage("GET", homeserver.SharedSecretPath, ""), httpMessage("POST", homeserver.SharedSecretPath, `{"username":"`+benchNode(1).Localpart+`"}`)}
+			if api.path == homeserver.CreateUserPath {
+				calls = [][]byte{httpMessage("GET", homeserver.ProfilePath, ""), httpMessage("POST", homeserver.CreateUserPath, `{"localpart":"`+benchNode(1).Localpart+`"}`)}
 			}
 			client := benchClient{aim: aim{address: h.Addr().String()}}
 			defer client.close()

@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -72,20 +73,20 @@ func (h *instantHomeserver) answer(conn net.Conn) {
 func (h *instantHomeserver) say(line string, body []byte) (status, said string) {
 	const ok = "200 OK"
 	switch method, path, _ := strings.Cut(line, " "); {
-	case strings.HasPrefix(path, versionPath):
+	case strings.HasPrefix(path, homeserver.VersionPath):
 		return ok, `{"server":{"name":"Synapse","version":"1.163.2"}}`
-	case strings.HasPrefix(path, keyPath):
+	case strings.HasPrefix(path, homeserver.KeyPath):
 		return ok, `{"server_name":"` + testServerName + `"}`
-	case strings.HasPrefix(path, sharedSecretPath) && method == http.MethodGet:
+	case strings.HasPrefix(path, homeserver.SharedSecretPath) && method == http.MethodGet:
 		return ok, `{"nonce":"` + strings.Repeat("0123456789abcdef", 8) + `"}`
 	case strings.HasPrefix(path, masTokenPath):
 		return ok, `{"access_token":"mat_of_a_benchmark","expires_in":300}`
-	case strings.HasPrefix(path, masUsersPath+"/"), strings.HasPrefix(path, setProfilePath) && method == http.MethodPut:
+	case strings.HasPrefix(path, homeserver.MASUsersPath+"/"), strings.HasPrefix(path, homeserver.SetProfilePath) && method == http.MethodPut:
 		return ok, "{}"
-	case strings.HasPrefix(path, masUsersPath):
+	case strings.HasPrefix(path, homeserver.MASUsersPath):
 		at := bytes.Index(body, []byte(`"0x`))
 		return "201 Created", `{"data":{"id":"` + testMASClientID + `","attributes":{"username":"` + string(body[at+1:at+1+len("0x")+names.AddressDigits]) + `"}}}`
-	case strings.HasPrefix(path, sharedSecretPath), strings.HasPrefix(path, createUserPath):
+	case strings.HasPrefix(path, homeserver.SharedSecretPath), strings.HasPrefix(path, homeserver.CreateUserPath):
 		at := bytes.Index(body, []byte(`"0x`)) // a localpart is the only value that begins so
 		if at < 0 {                            // it is asked whether it has the path
 			return "403 Forbidden", `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`
@@ -294,10 +295,10 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 	g.cmd = exec.Command(binary, "--matrixdomain", testServerName, "--port", "0", "--datapath", dir,
 		"--matrixurl", homeserverURL+apiPath, "--astoken", testASToken, "--hstoken", testHSToken,
 		"--"+flagRateLimit, "0", "--"+flagTotalRateLimit, "0", "--"+flagMaxInflight, "128", "--"+flagMaxConnections, "0")
-	if apiPath == sharedSecretPath {
+	if apiPath == homeserver.SharedSecretPath {
 		g.cmd.Args = append(g.cmd.Args, "--sharesecret", testSecret)
 	}
-	if apiPath == masUsersPath {
+	if apiPath == homeserver.MASUsersPath {
 		secret := filepath.Join(b.TempDir(), "secret")
 		if err := os.WriteFile(secret, []byte(testMASSecret), 0o600); err != nil {
 			b.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 	bolt "go.etcd.io/bbolt"
@@ -74,7 +75,7 @@ func BenchmarkReject(b *testing.B) {
 
 	for _, r := range refused {
 		b.Run("handler/"+r.name, func(b *testing.B) {
-			d := newDoor(b, sharedSecretPath)
+			d := newDoor(b, homeserver.SharedSecretPath)
 			log.SetDefault(newLogger(io.Discard, config{verbosity: 3})) // newDoor puts it back
 			body, err := json.Marshal(r.proof)
 			if err != nil {
@@ -99,7 +100,7 @@ func BenchmarkReject(b *testing.B) {
 				name, headers = "closed/", []string{"Connection: close"}
 			}
 			b.Run(name+r.name, func(b *testing.B) {
-				g := startGateway(b, binary, b.TempDir(), startInstantHomeserver(b).url, sharedSecretPath)
+				g := startGateway(b, binary, b.TempDir(), startInstantHomeserver(b).url, homeserver.SharedSecretPath)
 				requests := make([][]byte, 5000)
 				for i := range requests {
 					requests[i] = registerMessage(b, r.proof, headers...)
@@ -117,7 +118,7 @@ func BenchmarkReject(b *testing.B) {
 // Transactions of a hundred events, 400 kB, drained by the served program, and by how much they raise its anonymous
 // memory, in MiB.
 func BenchmarkTransaction(b *testing.B) {
-	g := startGateway(b, buildGateway(b), b.TempDir(), startInstantHomeserver(b).url, sharedSecretPath)
+	g := startGateway(b, buildGateway(b), b.TempDir(), startInstantHomeserver(b).url, homeserver.SharedSecretPath)
 	event := `{"type":"m.room.message","content":{"body":"` + strings.Repeat("x", 4000) + `"}},`
 	body := `{"events":[` + strings.TrimSuffix(strings.Repeat(event, 100), ",") + `]}`
 	requests := make([][]byte, 200)
@@ -192,7 +193,7 @@ func reserveRounds(b *testing.B, s store, writers, next int) {
 // benchNode is the node of a test's record.
 func benchNode(i int) node {
 	r := testRecord(i, statePending)
-	return node{common.HexToAddress(r.Localpart), userAccount{Localpart: r.Localpart, UserID: r.UserID, DisplayName: r.DisplayName}}
+	return node{common.HexToAddress(r.Localpart), homeserver.Account{Localpart: r.Localpart, UserID: r.UserID, DisplayName: r.DisplayName}}
 }
 
 // What depends on how much the store holds, and should not.
@@ -229,7 +230,7 @@ func BenchmarkSize(b *testing.B) {
 				var f figures
 				var memory float64
 				for b.Loop() {
-					g := startGateway(b, binary, dir, h.url, sharedSecretPath)
+					g := startGateway(b, binary, dir, h.url, homeserver.SharedSecretPath)
 					f.latencies, memory = append(f.latencies, g.ready), g.rssAnon(b)
 					g.stop(b)
 				}
@@ -237,7 +238,7 @@ func BenchmarkSize(b *testing.B) {
 				b.ReportMetric(memory, "MiB")
 			})
 			b.Run("register", func(b *testing.B) {
-				g := startGateway(b, binary, dir, startInstantHomeserver(b).url, sharedSecretPath)
+				g := startGateway(b, binary, dir, startInstantHomeserver(b).url, homeserver.SharedSecretPath)
 				g.register(b, 1)
 				b.ReportMetric(g.rssAnon(b), "MiB")
 			})
@@ -292,7 +293,7 @@ func BenchmarkMemory(b *testing.B) {
 	}
 	binary := buildGateway(b)
 	for b.Loop() {
-		g := startGateway(b, binary, b.TempDir(), startInstantHomeserver(b).url, sharedSecretPath)
+		g := startGateway(b, binary, b.TempDir(), startInstantHomeserver(b).url, homeserver.SharedSecretPath)
 		idle := g.rssAnon(b)
 		var all figures
 		for range rounds {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
 
@@ -17,7 +18,7 @@ const subjectDoor = "public door"
 
 // door asks at --public-url.
 func (l *liveCheck) door(ctx context.Context) []finding {
-	h := newHomeserver(l.public, l.config.serverName, l.config.asToken, l.config.hsToken, l.config.sharedSecret)
+	h := homeserver.NewClient(l.public, l.config.serverName, l.config.asToken, l.config.hsToken, l.config.sharedSecret)
 	found := []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorClientRegister(ctx, h), l.doorForwarded(ctx, h)}
 	if l.config.way.IsApart {
 		found = append(found, l.doorLogin(ctx, h), l.doorMASAdmin(ctx, h))
@@ -30,7 +31,7 @@ func (l *liveCheck) write(location nginx.Location) string {
 	return fmt.Sprintf("write in nginx, in the server of %s: %s", hostOf(l.public), location.OneLine())
 }
 
-func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " " + registerPath
 	do := l.write(nginx.Register(l.serviceURL(), registerPath))
 	found := askRegister(ctx, h, nil)
@@ -49,7 +50,7 @@ func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver) finding {
 	return problem(subject, do, "does not reach the service: %s answers %d", hostOf(l.public), found.status)
 }
 
-func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " /_matrix"
 	do := l.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
 	if hostOf(l.config.origin) != hostOf(l.public) {
@@ -64,7 +65,7 @@ func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
 	case said == "":
 		return problem(subject, do, "does not reach the homeserver: %s answers %d", hostOf(l.public), status)
 	}
-	if err := h.checkServerName(ctx); err != nil {
+	if err := h.CheckServerName(ctx); err != nil {
 		return problem(subject, do, "reaches another homeserver: %v", err)
 	}
 	if own, _ := sayVersions(ctx, l.homeserver, nil); own != "" && own != said {
@@ -75,15 +76,15 @@ func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver) finding {
 
 // doorAppService asks without a token, which the service refuses in words of its own: no other program has them. The last
 // path is registerPath to nginx, which chooses a location by it and may then send it on as it is.
-func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " application-service API"
 	for _, path := range []string{appServicePath + "/transactions/check", modernPath + "/ping", rawRegisterPath} {
 		method := http.MethodPut
 		if strings.HasSuffix(path, "/ping") {
 			method = http.MethodPost
 		}
-		a, err := h.call(ctx, request{within: lookUpTime, method: method, path: path, body: struct{}{}})
-		if err == nil && (a.errcode == errcodeMissingToken || a.errcode == errUncleanPath.Errcode && a.message == errUncleanPath.Message) {
+		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: method, Path: path, Body: struct{}{}})
+		if err == nil && (a.Errcode == errcodeMissingToken || a.Errcode == errUncleanPath.Errcode && a.Message == errUncleanPath.Message) {
 			return warning(subject, l.write(nginx.Register(l.serviceURL(), registerPath))+" in the place of the location that passes it on",
 				"%s arrives from outside; only the hs_token keeps others out", path)
 		}
@@ -94,11 +95,11 @@ func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver) finding {
 const rawRegisterPath = appServicePath + "/transactions/..%2fregister"
 
 // doorAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
-func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " /_synapse/admin"
-	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: sharedSecretPath})
-	if err == nil && (a.errcode != "" || a.status/100 == 2 && isObject(a.body)) {
-		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+registerPath+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.status)
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: homeserver.SharedSecretPath})
+	if err == nil && (a.Errcode != "" || a.Status/100 == 2 && homeserver.IsObject(a.Body)) {
+		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+registerPath+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.Status)
 	}
 	return fine(subject, "does not answer from outside")
 }
@@ -110,9 +111,9 @@ var oldRegisterPaths = []string{"/_matrix/client/r0/register", "/_matrix/client/
 // whoever has the shared secret. It asks with a method that the path does not have: where nginx passes that on, the answer
 // is the homeserver's own. That is asked for at the homeserver; or where it is known through nginx alone, by a path beside
 // this one, of which old Synapses say the same.
-func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " client register"
-	if l.server.isSynapse() && !l.server.before(1, 23) {
+	if l.server.IsSynapse() && !l.server.Before(1, 23) {
 		return fine(subject, "%v takes no shared secret there", l.server)
 	}
 	reference, beside := l.homeserver, ""
@@ -120,12 +121,12 @@ func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver) findi
 		reference, beside = h, "-"
 	}
 	for _, path := range oldRegisterPaths {
-		outside, err := h.call(ctx, request{within: lookUpTime, method: http.MethodPut, path: path})
-		own, ownErr := reference.call(ctx, request{within: lookUpTime, method: http.MethodPut, path: path + beside})
+		outside, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPut, Path: path})
+		own, ownErr := reference.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPut, Path: path + beside})
 		switch {
-		case err != nil || ownErr != nil || own.errcode == "":
+		case err != nil || ownErr != nil || own.Errcode == "":
 			return warning(subject, "check again when nginx and the homeserver answer", "it cannot be told")
-		case outside.status == own.status && bytes.Equal(outside.body, own.body):
+		case outside.Status == own.Status && bytes.Equal(outside.Body, own.Body):
 			return warning(subject, l.write(nginx.Closed()), "%s is reached from outside, where Synapse up to 0.34.0 makes accounts for whoever has its registration_shared_secret", path)
 		}
 	}
@@ -141,7 +142,7 @@ const (
 // doorForwarded tells whether the proxy puts an X-Forwarded-For of its own in the place of what a client sends. Whoever
 // is behind it says nothing of what arrives; but one of a size that makes them refuse the request does so only when
 // it arrives. Where they do not refuse it when it comes straight to them, it cannot be told.
-func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " X-Forwarded-For"
 	const line = nginx.Forwards
 	fat := http.Header{}
@@ -176,8 +177,8 @@ const (
 	doorOpen
 )
 
-func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver, fat http.Header) doorState {
-	straight := newHomeserver(l.serviceURL(), l.config.serverName)
+func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
+	straight := homeserver.NewClient(l.serviceURL(), l.config.serverName)
 	switch {
 	case !l.runs || !askRegister(ctx, h, nil).is.isService() || askRegister(ctx, straight, fat).is.isService():
 		return doorUnknown
@@ -187,11 +188,11 @@ func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver, fat h
 	return doorOpen
 }
 
-func (l *liveCheck) forwardedToHomeserver(ctx context.Context, h *homeserver, fat http.Header) doorState {
+func (l *liveCheck) forwardedToHomeserver(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
 	if !l.answers || hostOf(l.config.origin) == hostOf(l.public) {
 		return doorUnknown
 	}
-	says := func(h *homeserver, header http.Header) bool {
+	says := func(h *homeserver.Client, header http.Header) bool {
 		said, _ := sayVersions(ctx, h, header)
 		return said != ""
 	}

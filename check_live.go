@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -30,9 +31,9 @@ const (
 type liveCheck struct {
 	config     config // with the tokens and the secret
 	public     string // where nodes reach both
-	homeserver *homeserver
-	creates    *homeserver // where accounts are created
-	server     software
+	homeserver *homeserver.Client
+	creates    *homeserver.Client // where accounts are created
+	server     homeserver.Software
 	answers    bool // the homeserver does
 	accepts    bool // the homeserver does our as_token
 	runs       bool // a service does
@@ -48,20 +49,20 @@ func newLiveCheck(c config, public string) *liveCheck {
 func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
 	h := l.homeserver
 	do := "start it; or, if it listens elsewhere, run genconfig --" + flagForce + " with --" + flagMatrixURL + " of that port"
-	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: versionsPath})
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: versionsPath})
 	switch {
 	case err != nil:
-		return []finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.config.origin, cmp.Or(h.notReached(err).cause, err))}
-	case a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout:
-		return []finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.config.origin, a.status)}
-	case a.status != http.StatusOK || !isObject(a.body):
-		return []finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.config.origin, a.status, versionsPath)}
+		return []finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.config.origin, cmp.Or(h.NotReached(err).Cause, err))}
+	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:
+		return []finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.config.origin, a.Status)}
+	case a.Status != http.StatusOK || !homeserver.IsObject(a.Body):
+		return []finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.config.origin, a.Status, versionsPath)}
 	}
 	l.answers = true
-	l.server, _ = h.software(ctx) // which tells nothing when it does not know
+	l.server, _ = h.Software(ctx) // which tells nothing when it does not know
 	found := []finding{judgeSoftware(l.server, l.config.origin)}
 
-	if err := h.checkServerName(ctx); err != nil {
+	if err := h.CheckServerName(ctx); err != nil {
 		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+flagForce+" with that --"+flagMatrixDomain, "%v", err))
 	} else {
 		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.config.serverName))
@@ -70,13 +71,13 @@ func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
 }
 
 // judgeSoftware tells whether a homeserver can host nodes.
-func judgeSoftware(s software, at string) finding {
+func judgeSoftware(s homeserver.Software, at string) finding {
 	switch _, patch, _ := strings.Cut(s.Version, "."); {
 	case s.Name == "":
 		return warning(subjectHomeserver, "write in its listener: resources: [{names: [client, federation]}], then restart it", "%s does not say which homeserver it is", at)
-	case s.isSynapse() && strings.HasPrefix(s.Version, "1.140.0"):
+	case s.IsSynapse() && strings.HasPrefix(s.Version, "1.140.0"):
 		return problem(subjectHomeserver, "install Synapse 1.141.0 or later", "%v at %s is unfit: its registration and login answer 500 to passwords of more than 72 bytes, and nodes have 130 (element-hq/synapse#19063)", s, at)
-	case s.isSynapse() && s.before(1, 23) && (!s.before(0, 35) || strings.HasPrefix(patch, "34.1")):
+	case s.IsSynapse() && s.Before(1, 23) && (!s.Before(0, 35) || strings.HasPrefix(patch, "34.1")):
 		return problem(subjectHomeserver, "install Synapse 1.23.0 or later", "%v at %s is unfit: it has neither createUser nor display names in shared-secret registration", s, at)
 	}
 	return fine(subjectHomeserver, "%v answers at %s", s, at)
@@ -85,48 +86,48 @@ func judgeSoftware(s software, at string) finding {
 // endpoints tells which ways of creating a user there are, and whether ours is among them.
 func (l *liveCheck) endpoints(ctx context.Context) finding {
 	const subject = subjectHomeserver + " registration"
-	state := apiUnknown
+	state := homeserver.Unknown
 	var has, otherURLs []string
 	for _, c := range append(otherWays(l.config), l.config) {
-		found := apiUnknown
+		found := homeserver.Unknown
 		if api, err := newAccounts(c, l.homeserver); err == nil {
-			found, _ = api.probe(ctx)
+			found, _ = api.Probe(ctx)
 		}
-		if found == apiPresent {
+		if found == homeserver.Present {
 			has = append(has, c.way.Name)
 		}
 		if c.way == l.config.way {
 			state = found
-		} else if found == apiPresent {
+		} else if found == homeserver.Present {
 			otherURLs = append(otherURLs, c.origin+c.way.Path)
 		}
 	}
-	issuer, _ := l.homeserver.loginIssuer(ctx)
+	issuer, _ := l.homeserver.LoginIssuer(ctx)
 	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
 	switch {
-	case l.config.way.IsApart && issuer != "" && state != apiPresent:
+	case l.config.way.IsApart && issuer != "" && state != homeserver.Present:
 		return fine(subject, "it has none of its own, behind Matrix Authentication Service")
-	case state == apiPresent:
+	case state == homeserver.Present:
 		return fine(subject, "it has %s, as --%s needs", l.config.way.Name, flagMatrixURL)
-	case state == apiDisabled && l.config.way.TakesSecret:
-		return problem(subject, sharedSecretOff, "it has shared-secret registration switched off")
-	case state == apiUnknown && l.config.way.IsApart:
+	case state == homeserver.Disabled && l.config.way.TakesSecret:
+		return problem(subject, homeserver.SharedSecretOff, "it has shared-secret registration switched off")
+	case state == homeserver.Unknown && l.config.way.IsApart:
 		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.config.apiOrigin)
-	case state == apiUnknown:
+	case state == homeserver.Unknown:
 		return problem(subject, "see its log", "it fails when it is asked for %s", l.config.way.Name)
 	}
 	return problem(subject, missingFix(l.config, l.server, otherURLs, issuer), "%s, and --%s names %s", itHas, flagMatrixURL, l.config.way.Name)
 }
 
 // missingFix is what to type where the homeserver does not have the API of --matrixurl: another URL, where it has one.
-func missingFix(c config, server software, otherURLs []string, issuer string) string {
+func missingFix(c config, server homeserver.Software, otherURLs []string, issuer string) string {
 	switch {
 	case issuer != "":
 		return "run genconfig --" + flagForce + ": " + c.useMAS(issuer)
 	case len(otherURLs) > 0:
 		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + otherURLs[0]
 	case c.way.IsApart:
-		return masNotInCharge
+		return homeserver.MASNotInCharge
 	}
 	return c.way.Missing(server)
 }
@@ -149,22 +150,22 @@ func (l *liveCheck) homeserverAccepts(ctx context.Context) []finding {
 func (l *liveCheck) asToken(ctx context.Context) finding {
 	const subject = subjectHomeserver + " as_token"
 	h := l.homeserver
-	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: whoamiPath, token: l.config.asToken})
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: whoamiPath, Token: l.config.asToken})
 	switch {
 	case err != nil:
-		return problem(subject, "see the homeserver's log", "%v", h.notReached(err))
-	case a.status == http.StatusOK:
+		return problem(subject, "see the homeserver's log", "%v", h.NotReached(err))
+	case a.Status == http.StatusOK:
 		l.accepts = true
 		return fine(subject, "accepted")
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
-		return problem(subject, "list this "+registrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.status)
+	case a.Status == http.StatusUnauthorized, a.Status == http.StatusForbidden:
+		return problem(subject, "list this "+registrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status)
 	}
-	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.failure(a, ""))
+	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.Failure(a, ""))
 }
 
 func (l *liveCheck) sharedSecret(ctx context.Context) finding {
 	const subject = subjectHomeserver + " shared secret"
-	proves, err := newSharedSecretAPI(l.homeserver, l.creates, l.config.sharedSecret).provesSecret(ctx)
+	proves, err := homeserver.NewSharedSecretAPI(l.homeserver, l.creates, l.config.sharedSecret).ProvesSecret(ctx)
 	switch {
 	case err != nil:
 		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)
@@ -183,7 +184,7 @@ func (l *liveCheck) serviceURL() string {
 // service tells whether it runs, with this server name and these tokens, and whether the homeserver reaches it.
 func (l *liveCheck) service(ctx context.Context) []finding {
 	origin := l.serviceURL()
-	h := newHomeserver(origin, l.config.serverName, l.config.hsToken)
+	h := homeserver.NewClient(origin, l.config.serverName, l.config.hsToken)
 	found := askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
 	do := "start it: " + "./" + runFile + "; or say where it listens with --" + flagHost + " and --" + flagPort
 	switch found.is {
@@ -201,7 +202,7 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 	l.runs = true
 	all := []finding{fine(subjectService, "it answers at %s", origin)}
 	if l.config.hsToken != "" {
-		if a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodPost, path: modernPath + "/ping", token: l.config.hsToken, body: struct{}{}}); err == nil && a.status == http.StatusForbidden {
+		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: modernPath + "/ping", Token: l.config.hsToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
 			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+registrationFile, "it was started with another than that of %s", registrationFile))
 		}
 		all = append(all, fine(subjectService+" hs_token", "the one of %s", registrationFile))
@@ -215,11 +216,11 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 // ping has the homeserver call the service.
 func (l *liveCheck) ping(ctx context.Context) finding {
 	const subject = subjectHomeserver + " ping"
-	took, err := l.homeserver.ping(ctx, l.config.appServiceID, l.config.asToken, appServicePath)
+	took, err := l.homeserver.Ping(ctx, l.config.appServiceID, l.config.asToken, appServicePath)
 	switch {
 	case err == nil:
 		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
-	case errors.Is(err, errNoPing):
+	case errors.Is(err, homeserver.ErrNoPing):
 		return fine(subject, "%v cannot be asked whether it reaches this service; its log says if not", cmp.Or(l.server.String(), "it"))
 	}
 	return problem(subject, "when "+registrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", err)
@@ -250,37 +251,37 @@ type registerFound struct {
 
 // askRegister sends a registration of the right form that nobody can have signed. The service refuses it after having
 // looked at the signatures, before it asks anybody, and names the user ID that should have been signed.
-func askRegister(ctx context.Context, h *homeserver, headers http.Header) registerFound {
+func askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
 	asked := *h
-	asked.header = headers
+	asked.Header = headers
 	zeros := strings.Repeat("0", signatureDigits)
 	localpart := "0x" + strings.Repeat("0", names.AddressDigits)
-	a, err := asked.call(ctx, request{within: lookUpTime, method: http.MethodPost, path: registerPath, body: registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros}})
+	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: registerPath, Body: registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros}})
 	switch {
 	case err != nil:
 		return registerFound{registerSilent, 0}
-	case a.errcode == errcodeLimitExceeded:
-		return registerFound{registerLimited, a.status}
-	case a.errcode != errcodeInvalidSignature:
-		return registerFound{registerElse, a.status}
-	case !strings.Contains(a.message, strconv.Quote(names.UserID(localpart, h.serverName))):
-		return registerFound{registerOther, a.status}
+	case a.Errcode == errcodeLimitExceeded:
+		return registerFound{registerLimited, a.Status}
+	case a.Errcode != errcodeInvalidSignature:
+		return registerFound{registerElse, a.Status}
+	case !strings.Contains(a.Message, strconv.Quote(names.UserID(localpart, h.ServerName))):
+		return registerFound{registerOther, a.Status}
 	}
-	return registerFound{registerOurs, a.status}
+	return registerFound{registerOurs, a.Status}
 }
 
 // sayVersions is what a homeserver answers when it is asked which versions of the API it has.
-func sayVersions(ctx context.Context, h *homeserver, headers http.Header) (body string, status int) {
+func sayVersions(ctx context.Context, h *homeserver.Client, headers http.Header) (body string, status int) {
 	asked := *h
-	asked.header = headers
-	a, err := asked.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: versionsPath})
+	asked.Header = headers
+	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: versionsPath})
 	var said struct {
 		Versions []string `json:"versions"`
 	}
-	if err != nil || a.status != http.StatusOK || json.Unmarshal(a.body, &said) != nil || len(said.Versions) == 0 {
-		return "", a.status
+	if err != nil || a.Status != http.StatusOK || json.Unmarshal(a.Body, &said) != nil || len(said.Versions) == 0 {
+		return "", a.Status
 	}
-	return string(a.body), a.status
+	return string(a.Body), a.Status
 }
 
 // hostOf is the host and port of a URL that was checked before.

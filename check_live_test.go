@@ -9,17 +9,19 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 func TestJudgeSoftware(t *testing.T) {
 	for _, test := range []struct {
-		server software
+		server homeserver.Software
 		want   status
 	}{
-		{software{synapse, "0.33.9"}, statusOK}, {software{synapse, "0.34.0"}, statusOK}, {software{synapse, "0.34.1"}, statusProblem}, {software{synapse, "0.34.1.1"}, statusProblem},
-		{software{synapse, "0.99.5"}, statusProblem}, {software{synapse, "1.22.1"}, statusProblem}, {software{synapse, "1.23.0"}, statusOK}, {software{synapse, "1.139.2"}, statusOK},
-		{software{synapse, "1.140.0"}, statusProblem}, {software{synapse, "1.140.0rc1"}, statusProblem}, {software{synapse, "1.141.0"}, statusOK}, {software{synapse, "1.163.2"}, statusOK},
-		{software{dendrite, "0.15.2"}, statusOK}, {software{"Tuwunel", "1.7.0"}, statusOK}, {software{}, statusWarning},
+		{homeserver.Software{Name: homeserver.Synapse, Version: "0.33.9"}, statusOK}, {homeserver.Software{Name: homeserver.Synapse, Version: "0.34.0"}, statusOK}, {homeserver.Software{Name: homeserver.Synapse, Version: "0.34.1"}, statusProblem}, {homeserver.Software{Name: homeserver.Synapse, Version: "0.34.1.1"}, statusProblem},
+		{homeserver.Software{Name: homeserver.Synapse, Version: "0.99.5"}, statusProblem}, {homeserver.Software{Name: homeserver.Synapse, Version: "1.22.1"}, statusProblem}, {homeserver.Software{Name: homeserver.Synapse, Version: "1.23.0"}, statusOK}, {homeserver.Software{Name: homeserver.Synapse, Version: "1.139.2"}, statusOK},
+		{homeserver.Software{Name: homeserver.Synapse, Version: "1.140.0"}, statusProblem}, {homeserver.Software{Name: homeserver.Synapse, Version: "1.140.0rc1"}, statusProblem}, {homeserver.Software{Name: homeserver.Synapse, Version: "1.141.0"}, statusOK}, {homeserver.Software{Name: homeserver.Synapse, Version: "1.163.2"}, statusOK},
+		{homeserver.Software{Name: homeserver.Dendrite, Version: "0.15.2"}, statusOK}, {homeserver.Software{Name: "Tuwunel", Version: "1.7.0"}, statusOK}, {homeserver.Software{}, statusWarning},
 	} {
 		if got := judgeSoftware(test.server, "x"); got.Status != test.want {
 			t.Errorf("%v: got %+v, want %s", test.server, got, test.want)
@@ -54,8 +56,8 @@ func TestProvesSecret(t *testing.T) {
 			if test.fault != nil {
 				h.fail(callRegister, test.fault)
 			}
-			c := config{origin: h.URL, serverName: testServerName, way: sharedSecretWay, sharedSecret: test.secret}
-			proves, err := accountsOf(c).(*sharedSecretAPI).provesSecret(t.Context())
+			c := config{origin: h.URL, serverName: testServerName, way: homeserver.SharedSecret, sharedSecret: test.secret}
+			proves, err := accountsOf(c).(*homeserver.SharedSecretAPI).ProvesSecret(t.Context())
 			if proves != test.proves || (err == nil) != test.told {
 				t.Errorf("got %v, %v", proves, err)
 			}
@@ -67,7 +69,7 @@ func TestProvesSecret(t *testing.T) {
 }
 
 // A front is nginx as far as the checks see it: what it lets through, and whether it replaces the client's header.
-func front(t *testing.T, homeserver, service string, through func(path string) bool, replaces bool) string {
+func front(t *testing.T, backend, service string, through func(path string) bool, replaces bool) string {
 	t.Helper()
 	proxyTo := func(to string) http.Handler {
 		target, _ := url.Parse(to)
@@ -80,7 +82,7 @@ func front(t *testing.T, homeserver, service string, through func(path string) b
 			}
 		}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }}
 	}
-	toHomeserver, toService := proxyTo(homeserver), proxyTo(service)
+	toHomeserver, toService := proxyTo(backend), proxyTo(service)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case !through(r.URL.Path) && !through(r.RequestURI):
@@ -115,12 +117,12 @@ func TestDoor(t *testing.T) {
 		{"the client's own header", onlyNodes, false, map[string]status{"X-Forwarded-For": statusProblem}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, sharedSecretPath)
+			d := newDoor(t, homeserver.SharedSecretPath)
 			service := httptest.NewUnstartedServer(d.handler)
 			service.Config.MaxHeaderBytes = 8 << 10 // as serve has it
 			service.Start()
 			t.Cleanup(service.Close)
-			c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, host: "127.0.0.1", port: portOf(service.URL), hsToken: testHSToken}
+			c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, host: "127.0.0.1", port: portOf(service.URL), hsToken: testHSToken}
 			l := newLiveCheck(c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
 			l.homeserverItself(t.Context())
 			if found := l.service(t.Context()); len(found) != 2 || found[0].Status != statusOK || found[1].Status != statusOK {
@@ -143,7 +145,7 @@ func TestDoor(t *testing.T) {
 }
 
 func TestAskRegister(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	ours := httptest.NewServer(d.handler)
 	defer ours.Close()
 	other := httptest.NewServer(says(404, `{"errcode":"M_UNRECOGNIZED"}`))
@@ -160,14 +162,14 @@ func TestAskRegister(t *testing.T) {
 		{limited.URL, testServerName, registerLimited},
 		{"http://127.0.0.1:1", testServerName, registerSilent},
 	} {
-		if got := askRegister(t.Context(), newHomeserver(test.origin, test.serverName), nil); got.is != test.want {
+		if got := askRegister(t.Context(), homeserver.NewClient(test.origin, test.serverName), nil); got.is != test.want {
 			t.Errorf("%s for %s: got %+v, want %v", test.origin, test.serverName, got, test.want)
 		}
 	}
 }
 
 func TestCheckStore(t *testing.T) {
-	d := newDoor(t, sharedSecretPath) // which has another store open
+	d := newDoor(t, homeserver.SharedSecretPath) // which has another store open
 	dir := t.TempDir()
 	if got := checkStore(t.Context(), dir+"/nowhere", true); got.Status != statusOK || !strings.Contains(got.Found, "not there yet") {
 		t.Errorf("none: got %+v", got)

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
@@ -52,16 +53,16 @@ func (l *liveCheck) masClient(ctx context.Context, api *masAPI) []finding {
 		return []finding{problem(client, errMASClient.Error(), "it refuses %s with this secret", l.config.masClientID)}
 	case errors.Is(err, errMASScope):
 		return []finding{known, problem(scope, errMASScope.Error(), "it does not grant %s to %s", masScope, l.config.masClientID)}
-	case errors.Is(err, errMASMissing):
-		return []finding{problem(client, errMASMissing.Error(), "what answers at %s gives no tokens", l.config.apiOrigin)}
+	case errors.Is(err, homeserver.ErrMASMissing):
+		return []finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", l.config.apiOrigin)}
 	case err != nil:
 		return []finding{problem(client, "start it, or name another of its listeners in --"+flagMatrixURL, "%v", err)}
 	}
-	switch _, err := api.lookUp(ctx, unregistrableName); {
-	case errors.Is(err, errNoUser):
+	switch _, err := api.lookUp(ctx, homeserver.UnregistrableName); {
+	case errors.Is(err, homeserver.ErrNoUser):
 		return []finding{known, granted, fine(admin, "it answers at %s", l.config.apiOrigin)}
-	case errors.Is(err, errMASMissing):
-		return []finding{known, granted, problem(admin, errMASMissing.Error(), "it is not served at %s", l.config.apiOrigin)}
+	case errors.Is(err, homeserver.ErrMASMissing):
+		return []finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", l.config.apiOrigin)}
 	default:
 		return []finding{known, granted, problem(admin, "see its log", "%v", err)}
 	}
@@ -98,16 +99,16 @@ func (l *liveCheck) masSite(ctx context.Context, api *masAPI) []finding {
 // masInCharge tells whether the homeserver leaves its logins to this very one.
 func (l *liveCheck) masInCharge(ctx context.Context, api *masAPI) finding {
 	const subject = subjectHomeserver + " logins"
-	issuer, told := l.homeserver.loginIssuer(ctx)
+	issuer, told := l.homeserver.LoginIssuer(ctx)
 	switch {
 	case !told:
 		return warning(subject, "see the homeserver's log", "it does not tell who logs users in")
 	case issuer == "":
-		return problem(subject, masNotInCharge, "it logs users in itself, with passwords of its own")
+		return problem(subject, homeserver.MASNotInCharge, "it logs users in itself, with passwords of its own")
 	}
 	var said struct{ Issuer string }
-	a, err := api.door.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: masDiscovery})
-	if err == nil && a.status == http.StatusOK && a.cut == nil && json.Unmarshal(a.body, &said) == nil && said.Issuer != "" && strings.TrimRight(said.Issuer, "/") != strings.TrimRight(issuer, "/") {
+	a, err := api.door.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masDiscovery})
+	if err == nil && a.Status == http.StatusOK && a.Cut == nil && json.Unmarshal(a.Body, &said) == nil && said.Issuer != "" && strings.TrimRight(said.Issuer, "/") != strings.TrimRight(issuer, "/") {
 		return problem(subject, "name the Matrix Authentication Service of this homeserver in --"+flagMatrixURL, "it leaves them to %s, and --%s is of %s", issuer, flagMatrixURL, said.Issuer)
 	}
 	return fine(subject, "it leaves them to %s", issuer)
@@ -125,26 +126,26 @@ func (l *liveCheck) masListener(ctx context.Context) finding {
 		if !ok || network.IP.IsLoopback() || network.IP.IsLinkLocalUnicast() {
 			continue
 		}
-		other := newHomeserver("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(portOf(l.config.apiOrigin))), l.config.serverName)
+		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(portOf(l.config.apiOrigin))), l.config.serverName)
 		if isAdminAPI(ctx, other) {
-			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(portOf(l.config.apiOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.origin)
+			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(portOf(l.config.apiOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
 		}
 	}
 	return fine(subject, "this machine alone")
 }
 
 // isAdminAPI tells whether an admin API answers there. Without a token it says so in words of its own form.
-func isAdminAPI(ctx context.Context, h *homeserver) bool {
-	a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: masByNamePath + unregistrableName})
-	return err == nil && a.status/100 == 4 && a.title != ""
+func isAdminAPI(ctx context.Context, h *homeserver.Client) bool {
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masByNamePath + homeserver.UnregistrableName})
+	return err == nil && a.Status/100 == 4 && a.Title != ""
 }
 
 // doorLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
-func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " login"
 	do := l.write(nginx.Logins(nginx.GuideMAS)) + ", with the port of its listener that serves compat"
 	for _, path := range []string{loginPath, "/_matrix/client/v3/login"} {
-		a, err := h.call(ctx, request{within: lookUpTime, method: http.MethodGet, path: path})
+		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: path})
 		if err != nil {
 			return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
 		}
@@ -155,8 +156,8 @@ func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver) finding {
 				OAuthAware bool `json:"oauth_aware_preferred"`
 			}
 		}
-		if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &said) != nil {
-			return problem(subject, do, "%s is answered %d, and not by Matrix Authentication Service", path, a.status)
+		if a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &said) != nil {
+			return problem(subject, do, "%s is answered %d, and not by Matrix Authentication Service", path, a.Status)
 		}
 		marked, password := false, false
 		for _, flow := range said.Flows {
@@ -174,7 +175,7 @@ func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver) finding {
 }
 
 // doorMASAdmin looks whether nginx lets the admin API through.
-func (l *liveCheck) doorMASAdmin(ctx context.Context, h *homeserver) finding {
+func (l *liveCheck) doorMASAdmin(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " /api/admin"
 	if isAdminAPI(ctx, h) {
 		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+registerPath+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
@@ -287,7 +288,7 @@ func (j judging) masFileListener() finding {
 		}
 	}
 	if !served {
-		return problem(subject, errMASMissing.Error(), "none has both adminapi and oauth")
+		return problem(subject, homeserver.ErrMASMissing.Error(), "none has both adminapi and oauth")
 	}
 	return fine(subject, "the admin API is for this machine alone")
 }

@@ -11,11 +11,12 @@ import (
 	"testing"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // masConfig is the config of a service before the stand-in, Matrix Authentication Service included.
 func masConfig(origin string) config {
-	return config{serverName: testServerName, origin: origin, apiOrigin: origin, way: masWay, asToken: testASToken, hsToken: testHSToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+	return config{serverName: testServerName, origin: origin, apiOrigin: origin, way: homeserver.MAS, asToken: testASToken, hsToken: testHSToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
 }
 
 // notOK are the findings that are not ok, by the rest of their subjects.
@@ -153,7 +154,7 @@ func TestCheckMASDoor(t *testing.T) {
 			}))
 			t.Cleanup(front.Close)
 			l := newLiveCheck(masConfig(h.URL), front.URL)
-			at := newHomeserver(front.URL, testServerName)
+			at := homeserver.NewClient(front.URL, testServerName)
 			if got := notOK([]finding{l.doorLogin(t.Context(), at), l.doorMASAdmin(t.Context(), at)}); !sameStatuses(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
@@ -255,10 +256,10 @@ func TestJudgeBehindMAS(t *testing.T) {
 		name, text, api string
 		want            status
 	}{
-		{"in charge", inCharge, masUsersPath, statusOK},
-		{"not in charge", "", masUsersPath, statusProblem},
-		{"passwords of its own", inCharge + "password_config: {enabled: true}\n", masUsersPath, statusProblem},
-		{"in charge, and not named", inCharge, sharedSecretPath, statusProblem},
+		{"in charge", inCharge, homeserver.MASUsersPath, statusOK},
+		{"not in charge", "", homeserver.MASUsersPath, statusProblem},
+		{"passwords of its own", inCharge + "password_config: {enabled: true}\n", homeserver.MASUsersPath, statusProblem},
+		{"in charge, and not named", inCharge, homeserver.SharedSecretPath, statusProblem},
 	} {
 		path := filepath.Join(t.TempDir(), homeserverFile)
 		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
@@ -266,10 +267,10 @@ func TestJudgeBehindMAS(t *testing.T) {
 		}
 		c := masConfig("http://127.0.0.1:8007")
 		c.way = wayOf(test.api)
-		j := judging{settings: readSettings([]string{path}), config: c, server: software{synapse, "1.163.2"}}
+		j := judging{settings: readSettings([]string{path}), config: c, server: homeserver.Software{Name: homeserver.Synapse, Version: "1.163.2"}}
 		worst := statusOK
 		for _, f := range j.needsOfToday() {
-			if f.Status == statusProblem && (strings.Contains(f.Subject, "authentication_service") || test.api == masUsersPath) {
+			if f.Status == statusProblem && (strings.Contains(f.Subject, "authentication_service") || test.api == homeserver.MASUsersPath) {
 				worst = statusProblem
 			}
 		}

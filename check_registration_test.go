@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/urfave/cli/v3"
 )
 
@@ -101,7 +102,7 @@ func TestJudgeMode(t *testing.T) {
 // What genconfig writes, and what people make of it.
 func TestReadScript(t *testing.T) {
 	for name, content := range map[string]string{
-		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + sharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org", opsListenPublic: true, admitFile: "list"}, "/usr/local/bin/"+programName)),
+		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + homeserver.SharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org", opsListenPublic: true, admitFile: "list"}, "/usr/local/bin/"+programName)),
 		"by hand":     "#!/bin/sh\n# starts the service\nnohup ./" + programName + " --port=8009 \\\n  --matrixdomain \"example.org\" --sharesecret-file it\\'s \"$@\" --admit-file list > log &\n",
 	} {
 		path := filepath.Join(t.TempDir(), runFile)

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
@@ -26,12 +27,12 @@ type settingsFile struct {
 
 // readAllSettings reads the files that were named as one configuration. Where none was named, it reads what is here,
 // but not what belongs to another program than the one that answers.
-func readAllSettings(paths []string, server software) []settingsFile {
+func readAllSettings(paths []string, server homeserver.Software) []settingsFile {
 	if len(paths) > 0 {
 		return []settingsFile{readSettings(paths)}
 	}
 	var all []settingsFile
-	for _, its := range []struct{ file, other string }{{homeserverFile, dendrite}, {dendriteFile, synapse}} {
+	for _, its := range []struct{ file, other string }{{homeserverFile, homeserver.Dendrite}, {dendriteFile, homeserver.Synapse}} {
 		if _, err := os.Stat(its.file); err == nil && server.Name != its.other {
 			all = append(all, readSettings([]string{its.file}))
 		}
@@ -129,9 +130,9 @@ func (s settingsFile) secrets() []string {
 type judging struct {
 	settings     settingsFile
 	config       config
-	server       software // that answers; the zero value where none does
-	registration string   // the path of registration.yaml
-	public       string   // where nodes reach the homeserver
+	server       homeserver.Software // that answers; the zero value where none does
+	registration string              // the path of registration.yaml
+	public       string              // where nodes reach the homeserver
 }
 
 // findings judges every setting that matters.
@@ -162,9 +163,9 @@ func (j judging) subject(setting string) string {
 // since picks one of two readings of a setting by the Synapse that answers. Where none does, it says both.
 func (j judging) since(major, minor int, before, since finding) finding {
 	switch {
-	case j.server.isSynapse() && j.server.before(major, minor):
+	case j.server.IsSynapse() && j.server.Before(major, minor):
 		return before
-	case j.server.isSynapse(), before == since:
+	case j.server.IsSynapse(), before == since:
 		return since
 	}
 	worse := since
@@ -297,7 +298,7 @@ func (j judging) sharedSecret(subject string) []finding {
 	}
 	secret := inline
 	if path != "" {
-		if j.server.isSynapse() && j.server.before(1, 67) {
+		if j.server.IsSynapse() && j.server.Before(1, 67) {
 			return []finding{problem(subject, j.settings.write("the secret itself", key), "%s_path is not known before Synapse 1.67", key)}
 		}
 		if !filepath.IsAbs(path) {

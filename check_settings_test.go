@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // goodSettings are all right for either Synapse.
@@ -31,12 +33,12 @@ user_api: {bcrypt_cost: 4}
 `
 
 var (
-	oldServer   = software{synapse, "0.34.0"}
-	todayServer = software{synapse, "1.163.2"}
+	oldServer   = homeserver.Software{Name: homeserver.Synapse, Version: "0.34.0"}
+	todayServer = homeserver.Software{Name: homeserver.Synapse, Version: "1.163.2"}
 )
 
 // judge writes the settings and judges them.
-func judge(t *testing.T, name, content string, server software) []finding {
+func judge(t *testing.T, name, content string, server homeserver.Software) []finding {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, name)
@@ -46,7 +48,7 @@ func judge(t *testing.T, name, content string, server software) []finding {
 			t.Fatal(err)
 		}
 	}
-	c := config{serverName: testServerName, origin: "http://127.0.0.1:8007", way: sharedSecretWay, sharedSecret: testSecret}
+	c := config{serverName: testServerName, origin: "http://127.0.0.1:8007", way: homeserver.SharedSecret, sharedSecret: testSecret}
 	found := judging{settings: readSettings([]string{path}), config: c, server: server, registration: registration, public: "http://127.0.0.1:8008"}.findings()
 	for _, f := range found {
 		if strings.Contains(f.Found+f.Do, testSecret) || strings.Contains(f.Found+f.Do, "hunter2") {
@@ -78,7 +80,7 @@ func TestGoodSettings(t *testing.T) {
 	if got := bad(judge(t, homeserverFile, goodSettings+"expire_access_token: True\n", oldServer)); len(got) > 0 {
 		t.Errorf("2018: got %v", got)
 	}
-	if got := bad(judge(t, dendriteFile, goodDendrite, software{dendrite, "0.15.2"})); len(got) > 0 {
+	if got := bad(judge(t, dendriteFile, goodDendrite, homeserver.Software{Name: homeserver.Dendrite, Version: "0.15.2"})); len(got) > 0 {
 		t.Errorf("Dendrite: got %v", got)
 	}
 }
@@ -134,10 +136,10 @@ func TestBrokenSettings(t *testing.T) {
 				t.Fatalf("there is no %s", test.from)
 			}
 			for _, of := range []struct {
-				server software
+				server homeserver.Software
 				more   string
 				want   status
-			}{{oldServer, "expire_access_token: true\n", test.old}, {todayServer, "", test.today}, {software{}, "", test.both}} {
+			}{{oldServer, "expire_access_token: true\n", test.old}, {todayServer, "", test.today}, {homeserver.Software{}, "", test.both}} {
 				want := map[string]status{}
 				if of.want != none {
 					want[test.subject] = of.want
@@ -157,7 +159,7 @@ func TestBrokenSettings(t *testing.T) {
 func TestExpireAccessToken(t *testing.T) {
 	for _, test := range []struct {
 		line   string
-		server software
+		server homeserver.Software
 		want   status
 		found  string
 	}{
@@ -165,8 +167,8 @@ func TestExpireAccessToken(t *testing.T) {
 		{"expire_access_token: True\n", oldServer, statusOK, "true"},
 		{"", todayServer, statusOK, "gone, and not set"},
 		{"expire_access_token: True\n", todayServer, statusWarning, "it does nothing any more"},
-		{"", software{}, statusWarning, "before Synapse 1.3: not set, and the guide has it set; since then: gone, and not set"},
-		{"expire_access_token: True\n", software{}, statusWarning, "before Synapse 1.3: true; since then: it does nothing any more"},
+		{"", homeserver.Software{}, statusWarning, "before Synapse 1.3: not set, and the guide has it set; since then: gone, and not set"},
+		{"expire_access_token: True\n", homeserver.Software{}, statusWarning, "before Synapse 1.3: true; since then: it does nothing any more"},
 	} {
 		for _, f := range judge(t, homeserverFile, goodSettings+test.line, test.server) {
 			if strings.HasSuffix(f.Subject, "expire_access_token") && (f.Status != test.want || f.Found != test.found) {
@@ -191,7 +193,7 @@ func TestBrokenDendrite(t *testing.T) {
 		{"[registration.yaml]", "[]", "app_service_api.config_files", statusProblem},
 		{"{bcrypt_cost: 4}", "{}", "user_api.bcrypt_cost", statusWarning},
 	} {
-		got := bad(judge(t, dendriteFile, strings.Replace(goodDendrite, test.from, test.to, 1), software{dendrite, "0.15.2"}))
+		got := bad(judge(t, dendriteFile, strings.Replace(goodDendrite, test.from, test.to, 1), homeserver.Software{Name: homeserver.Dendrite, Version: "0.15.2"}))
 		if want := map[string]status{test.subject: test.want}; !maps.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", test.to, got, want)
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -134,7 +135,7 @@ func (j judging) needsOfToday() []finding {
 		return []finding{j.ownPasswords(), j.authenticationService()}
 	}
 	found := []finding{j.passwordLogin()}
-	if j.server.isSynapse() && j.server.before(1, 0) {
+	if j.server.IsSynapse() && j.server.Before(1, 0) {
 		return found
 	}
 	return append(found, j.authenticationService(), j.loginLimit("address"), j.loginLimit("account"), j.bcryptRounds())
@@ -156,11 +157,11 @@ func (j judging) authenticationService() finding {
 	inCharge := j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled")
 	switch {
 	case j.config.way.IsApart && !inCharge:
-		return problem(subject, masNotInCharge, "it is not in charge, and --%s names it", flagMatrixURL)
+		return problem(subject, homeserver.MASNotInCharge, "it is not in charge, and --%s names it", flagMatrixURL)
 	case j.config.way.IsApart:
 		return fine(subject, "in charge")
 	case inCharge:
-		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, flagForce, flagMatrixURL, masUsersPath, flagHomeserverURL, j.config.origin, j.settings.fileOf("matrix_authentication_service"))
+		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, flagForce, flagMatrixURL, homeserver.MASUsersPath, flagHomeserverURL, j.config.origin, j.settings.fileOf("matrix_authentication_service"))
 		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off")
 	}
 	return fine(subject, "not in charge")

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
@@ -315,13 +316,13 @@ func readCounts(ctx context.Context, dataPath string) (size int64, counts storeC
 
 // askStatus asks the daemon that serves the store in the directory what it has.
 func askStatus(ctx context.Context, dir string) (said daemonStatus, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookUpTime) // a daemon that hangs takes the connection and does not answer
+	ctx, cancel := context.WithTimeout(ctx, homeserver.LookUpTime) // a daemon that hangs takes the connection and does not answer
 	defer cancel()
 	res, err := askDaemon(ctx, dir, statusPath, nil)
 	if err != nil {
 		return daemonStatus{}, err
 	}
 	defer res.Body.Close()
-	err = json.NewDecoder(io.LimitReader(res.Body, answerLimit)).Decode(&said)
+	err = json.NewDecoder(io.LimitReader(res.Body, homeserver.AnswerLimit)).Decode(&said)
 	return said, err
 }

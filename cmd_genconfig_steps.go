@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
@@ -35,7 +36,7 @@ What is left to do:
    has createUser. For Synapse 1.23.0 or later run genconfig with
      --%s http://127.0.0.1:8007%s
    which is reached on the homeserver's own port and not through nginx.
-`, flagMatrixURL, sharedSecretPath)
+`, flagMatrixURL, homeserver.SharedSecretPath)
 	default:
 		fmt.Fprintf(out, `     enable_registration: false
      x_forwarded: true        (in the listener, behind nginx)

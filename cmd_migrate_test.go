@@ -12,6 +12,7 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
@@ -270,7 +271,7 @@ func TestPostgresRoles(t *testing.T) {
 	if code, said := runs(t, "migrate", "--to", owners); code != 0 {
 		t.Fatal(said)
 	}
-	d := newDoorOn(t, sharedSecretPath, opened(t, daemons))
+	d := newDoorOn(t, homeserver.SharedSecretPath, opened(t, daemons))
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered {
 		t.Errorf("got %d %s", got.status, got.body)

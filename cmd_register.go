@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/accounts/keystore"
@@ -244,7 +245,7 @@ type nodeStep struct {
 func newNodeClient(server, registerURL, serverName string, proof registration) *nodeClient {
 	return &nodeClient{
 		server: server, registerURL: registerURL, serverName: serverName, out: io.Discard,
-		http:    newHTTPClient(clientOptions{headerTime: nodeCallTime}),
+		http:    homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: nodeCallTime}),
 		secrets: []string{proof.Password, proof.DisplayName[prefixDigits+1:]},
 	}
 }
@@ -324,7 +325,7 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 		return nodeAnswer{}, fmt.Errorf("%s failed: %s: are --%s and --%s where nodes come in, and does what is there run?", name, redact.Mask(redact.Line(err.Error(), c.secrets...)), flagServer, flagRegisterURL)
 	}
 	defer res.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(res.Body, answerLimit))
+	content, err := io.ReadAll(io.LimitReader(res.Body, homeserver.AnswerLimit))
 	if err != nil {
 		return nodeAnswer{}, fmt.Errorf("%s failed: the answer broke off: %s", name, redact.Mask(redact.Line(err.Error(), c.secrets...)))
 	}

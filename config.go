@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
@@ -24,11 +25,11 @@ const (
 
 // A config is everything a command runs with, checked.
 type config struct {
-	serverName string // the homeserver's server_name
-	matrixURL  string // apiOrigin and the path of way
-	origin     string // the homeserver's, where its client API is
-	apiOrigin  string // of --matrixurl; empty where it is the homeserver's own
-	way        *way   // of creating accounts
+	serverName string          // the homeserver's server_name
+	matrixURL  string          // apiOrigin and the path of way
+	origin     string          // the homeserver's, where its client API is
+	apiOrigin  string          // of --matrixurl; empty where it is the homeserver's own
+	way        *homeserver.Way // of creating accounts
 
 	appServiceID     string // of registration.yaml; empty without it
 	asToken          string
@@ -109,7 +110,7 @@ func readConfig(s flagValues) (config, error) {
 	case c.logFormat != "terminal" && c.logFormat != "logfmt" && c.logFormat != "json":
 		return config{}, fmt.Errorf("%s %q is not a format: give terminal, logfmt or json", s.spell(flagLogFormat), redact.Mask(c.logFormat))
 	case !c.way.TakesSecret && c.sharedSecret+c.sharedSecretFile != "":
-		return config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, c.way.Name, flagMatrixURL, sharedSecretPath)
+		return config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", flagMatrixURL, c.way.Name, flagMatrixURL, homeserver.SharedSecretPath)
 	}
 	for name, token := range map[string]string{flagASToken: c.asToken, flagHSToken: c.hsToken} {
 		if !names.IsToken(token) {
@@ -254,17 +255,17 @@ func (c *config) readMatrixURL() error {
 	u, err := url.Parse(c.matrixURL)
 	var unknown error
 	if err == nil {
-		c.way, unknown = wayAt(u.Path)
+		c.way, unknown = homeserver.WayAt(u.Path)
 	}
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return fmt.Errorf("--%s is not an absolute http or https URL: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
+		return fmt.Errorf("--%s is not an absolute http or https URL: give one such as http://127.0.0.1:8008%s", flagMatrixURL, homeserver.CreateUserPath)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return fmt.Errorf("--%s has a user, a query or a fragment: give scheme, host, port and path alone; tokens have flags of their own", flagMatrixURL)
 	case unknown != nil:
 		return fmt.Errorf("--%s has a path that no API has: %w", flagMatrixURL, unknown)
 	case !names.IsHost(u.Hostname()) || u.Port() != "" && !names.IsPort(u.Port()):
-		return fmt.Errorf("--%s has a host or a port that cannot be: give one such as http://127.0.0.1:8008%s", flagMatrixURL, createUserPath)
+		return fmt.Errorf("--%s has a host or a port that cannot be: give one such as http://127.0.0.1:8008%s", flagMatrixURL, homeserver.CreateUserPath)
 	}
 	c.origin = u.Scheme + "://" + u.Host
 	c.matrixURL = c.origin + c.way.Path

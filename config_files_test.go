@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/urfave/cli/v3"
 )
@@ -91,7 +92,7 @@ func TestWarnOfReaders(t *testing.T) {
 				c, err = readServeConfig(cmd)
 				return err
 			}
-			args := []string{programName, "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:1" + sharedSecretPath}
+			args := []string{programName, "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:1" + homeserver.SharedSecretPath}
 			if err := root.Run(t.Context(), append(args, strings.Fields(test.args)...)); err != nil {
 				t.Fatal(err)
 			}

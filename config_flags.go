@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/urfave/cli/v3"
 )
 
@@ -116,7 +117,7 @@ const (
 var flagTable = []flagRow{
 	{name: flagMatrixDomain, usage: "server_name of the homeserver, a `NAME` that every signature is over (required)", readBy: byAll, script: alwaysInGuide,
 		at: func(c *config) any { return &c.serverName }},
-	{name: flagMatrixURL, value: "http://127.0.0.1:8008" + createUserPath, usage: "`URL` that creates users; its path says which API: " + createUserPath + " (Synapse up to 0.34.0), " + sharedSecretPath + " (Synapse 1.23.0 or later, Dendrite) or " + masUsersPath + " (Matrix Authentication Service)", readBy: byConfigured, script: alwaysInGuide,
+	{name: flagMatrixURL, value: "http://127.0.0.1:8008" + homeserver.CreateUserPath, usage: "`URL` that creates users; its path says which API: " + homeserver.CreateUserPath + " (Synapse up to 0.34.0), " + homeserver.SharedSecretPath + " (Synapse 1.23.0 or later, Dendrite) or " + homeserver.MASUsersPath + " (Matrix Authentication Service)", readBy: byConfigured, script: alwaysInGuide,
 		at: func(c *config) any { return &c.matrixURL }},
 	{name: flagASToken, usage: "as_token of " + registrationFile + ", a `TOKEN`; better left to the file", readBy: byConfigured, script: alwaysInGuide, key: "as_token",
 		at: func(c *config) any { return &c.asToken }},
@@ -124,15 +125,15 @@ var flagTable = []flagRow{
 		at: func(c *config) any { return &c.hsToken }},
 	{name: flagRegistration, value: registrationFile, usage: "`FILE` that as_token and hs_token are read from; the default need not be there", readBy: byRunning,
 		at: func(c *config) any { return &c.registration }},
-	{name: flagShareSecret, usage: "registration_shared_secret of the homeserver, a `SECRET`; better in a file", readBy: byConfigured, onlyFor: sharedSecretPath,
+	{name: flagShareSecret, usage: "registration_shared_secret of the homeserver, a `SECRET`; better in a file", readBy: byConfigured, onlyFor: homeserver.SharedSecretPath,
 		at: func(c *config) any { return &c.sharedSecret }},
-	{name: flagShareSecretFile, usage: "`FILE` that holds the homeserver's registration_shared_secret", readBy: byConfigured, script: inScript, instead: flagShareSecret, onlyFor: sharedSecretPath,
+	{name: flagShareSecretFile, usage: "`FILE` that holds the homeserver's registration_shared_secret", readBy: byConfigured, script: inScript, instead: flagShareSecret, onlyFor: homeserver.SharedSecretPath,
 		at: func(c *config) any { return &c.sharedSecretFile }},
 	{name: flagHomeserverURL, usage: "`URL` of the homeserver's client API, where --" + flagMatrixURL + " is not the homeserver's but Matrix Authentication Service's", readBy: byConfigured, script: inScript,
 		at: func(c *config) any { return &c.homeserverURL }},
-	{name: flagMASClientID, usage: "`ID` of this service's client at Matrix Authentication Service, a ULID", readBy: byConfigured, script: inScript, onlyFor: masUsersPath,
+	{name: flagMASClientID, usage: "`ID` of this service's client at Matrix Authentication Service, a ULID", readBy: byConfigured, script: inScript, onlyFor: homeserver.MASUsersPath,
 		at: func(c *config) any { return &c.masClientID }},
-	{name: flagMASClientSecretFile, usage: "`FILE` that holds that client's secret", readBy: byConfigured, script: inScript, onlyFor: masUsersPath,
+	{name: flagMASClientSecretFile, usage: "`FILE` that holds that client's secret", readBy: byConfigured, script: inScript, onlyFor: homeserver.MASUsersPath,
 		at: func(c *config) any { return &c.masClientSecretFile }},
 	{name: flagHost, value: "127.0.0.1", usage: "`ADDRESS` to listen on", readBy: byConfigured, script: alwaysInGuide,
 		at: func(c *config) any { return &c.host }},

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -33,7 +34,7 @@ func (c *config) readHomeserverURL(given string) error {
 func (c config) checkMASFlags() error {
 	switch {
 	case !c.way.IsApart && c.masClientID+c.masClientSecretFile != "":
-		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, c.way.Name, flagMatrixURL, masUsersPath)
+		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", flagMASClientID, flagMASClientSecretFile, flagMatrixURL, c.way.Name, flagMatrixURL, homeserver.MASUsersPath)
 	case c.masClientID != "" && !names.IsULID(c.masClientID):
 		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", flagMASClientID)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 func TestReadMatrixURL(t *testing.T) {
@@ -12,9 +14,9 @@ func TestReadMatrixURL(t *testing.T) {
 		wantPath   string
 		want       string // in the error
 	}{
-		{"http://127.0.0.1:8008/_matrix/client/api/v1/createUser", "http://127.0.0.1:8008", createUserPath, ""},
-		{"https://example.org/_synapse/admin/v1/register", "https://example.org", sharedSecretPath, ""},
-		{"HTTP://[::1]:8007/_synapse/admin/v1/register", "http://[::1]:8007", sharedSecretPath, ""},
+		{"http://127.0.0.1:8008/_matrix/client/api/v1/createUser", "http://127.0.0.1:8008", homeserver.CreateUserPath, ""},
+		{"https://example.org/_synapse/admin/v1/register", "https://example.org", homeserver.SharedSecretPath, ""},
+		{"HTTP://[::1]:8007/_synapse/admin/v1/register", "http://[::1]:8007", homeserver.SharedSecretPath, ""},
 		{"", "", "", "absolute http or https URL"},
 		{"/_synapse/admin/v1/register", "", "", "absolute http or https URL"},
 		{"127.0.0.1:8008/_synapse/admin/v1/register", "", "", "absolute http or https URL"},
@@ -26,11 +28,11 @@ func TestReadMatrixURL(t *testing.T) {
 		{"http://x/_synapse/admin/v1/register?", "", "", "has a user, a query or a fragment"},
 		{"http://x/_synapse/admin/v1/register#y", "", "", "has a user, a query or a fragment"},
 		{"http://x/_synapse/admin/v1/register/", "", "", "that no API has"},
-		{"http://x/_matrix/client/v3/register", "", "", sharedSecretPath},
+		{"http://x/_matrix/client/v3/register", "", "", homeserver.SharedSecretPath},
 		{"http://x/_matrix/client/api/v1/createUser%3Faccess_token=hunter2", "", "", "a path that no API has"},
 		{"http://x:99999/_synapse/admin/v1/register", "", "", "a host or a port that cannot be"},
 		{"http://[fe80::1%25lo]/_synapse/admin/v1/register", "", "", "a host or a port that cannot be"},
-		{"http://x/_matrix/client/v3/register", "", "", createUserPath},
+		{"http://x/_matrix/client/v3/register", "", "", homeserver.CreateUserPath},
 	}
 	for _, test := range tests {
 		c := config{matrixURL: test.url}
@@ -63,16 +65,16 @@ func TestReadHomeserverURL(t *testing.T) {
 		want                string // in the error
 		wantPlain           bool
 	}{
-		{sharedSecretPath, "", "http://127.0.0.1:8081", "", "", false},
-		{sharedSecretPath, "http://127.0.0.1:8007", "http://127.0.0.1:8007", "http://127.0.0.1:8081", "", false},
-		{masUsersPath, "https://matrix.example.org/", "https://matrix.example.org", "http://127.0.0.1:8081", "", false},
-		{masUsersPath, "http://192.0.2.1:8007", "http://192.0.2.1:8007", "http://127.0.0.1:8081", "", true},
-		{masUsersPath, "", "", "", "is of Matrix Authentication Service, so give the homeserver's own URL as well", false},
-		{masUsersPath, "127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
-		{masUsersPath, "http://user:hunter2@127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
-		{masUsersPath, "http://127.0.0.1:8007/?access_token=hunter2", "", "", "give scheme, host and port alone", false},
-		{masUsersPath, "http://127.0.0.1:8007/_matrix", "", "", "give scheme, host and port alone", false},
-		{masUsersPath, "http://127.0.0.1:99999", "", "", "give scheme, host and port alone", false},
+		{homeserver.SharedSecretPath, "", "http://127.0.0.1:8081", "", "", false},
+		{homeserver.SharedSecretPath, "http://127.0.0.1:8007", "http://127.0.0.1:8007", "http://127.0.0.1:8081", "", false},
+		{homeserver.MASUsersPath, "https://matrix.example.org/", "https://matrix.example.org", "http://127.0.0.1:8081", "", false},
+		{homeserver.MASUsersPath, "http://192.0.2.1:8007", "http://192.0.2.1:8007", "http://127.0.0.1:8081", "", true},
+		{homeserver.MASUsersPath, "", "", "", "is of Matrix Authentication Service, so give the homeserver's own URL as well", false},
+		{homeserver.MASUsersPath, "127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
+		{homeserver.MASUsersPath, "http://user:hunter2@127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
+		{homeserver.MASUsersPath, "http://127.0.0.1:8007/?access_token=hunter2", "", "", "give scheme, host and port alone", false},
+		{homeserver.MASUsersPath, "http://127.0.0.1:8007/_matrix", "", "", "give scheme, host and port alone", false},
+		{homeserver.MASUsersPath, "http://127.0.0.1:99999", "", "", "give scheme, host and port alone", false},
 	} {
 		c := config{matrixURL: "http://127.0.0.1:8081" + test.path}
 		err := c.readMatrixURL()
@@ -108,9 +110,9 @@ func TestTwoOrigins(t *testing.T) {
 			t.Errorf("%s: got %d %s", api.name, got.status, got.body)
 		}
 		want := map[string][2]string{
-			createUserPath:   {"createUser", "key profile"},
-			sharedSecretPath: {"nonce register", "version key"},
-			masUsersPath:     {"token masCreate password", "key setName"},
+			homeserver.CreateUserPath:   {"createUser", "key profile"},
+			homeserver.SharedSecretPath: {"nonce register", "version key"},
+			homeserver.MASUsersPath:     {"token masCreate password", "key setName"},
 		}[api.path]
 		if got := [2]string{creates.asked(), d.homeserver.asked()}; got != want {
 			t.Errorf("%s: asked %q, want %q", api.name, got, want)

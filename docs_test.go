@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 	"unicode"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 var (
@@ -172,7 +174,7 @@ func TestReadmeNamesEverything(t *testing.T) {
 			t.Errorf("--%s is not there with %s", row.name, row.value)
 		}
 	}
-	metrics := newMetrics(config{way: sharedSecretWay})
+	metrics := newMetrics(config{way: homeserver.SharedSecret})
 	metrics.watch(openTestStore(t))
 	metrics.called("profile", "ok", time.Millisecond) // what has no labels yet is not gathered
 	families, err := metrics.registry.Gather()

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -36,7 +37,7 @@ func newHealth(stopping context.Context, c service, s store) *health {
 	return &health{
 		stopping:   stopping,
 		store:      lookedAt{lasts: storeHealthTime, look: func(context.Context) error { return s.CheckWritable() }},
-		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error { return c.accounts.answers(ctx) }},
+		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error { return c.accounts.Answers(ctx) }},
 		chain:      lookedAt{lasts: chainHealthTime, look: c.admission.Ready},
 	}
 }
@@ -56,8 +57,8 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := h.homeserver.at(r.Context()); err != nil {
 		reason := "the homeserver does not answer"
-		if failed := (*homeserverError)(nil); errors.As(err, &failed) {
-			reason = failed.reason
+		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
+			reason = failed.Reason
 		}
 		wrong, causes = append(wrong, reason), append(causes, err)
 	}

@@ -6,13 +6,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // Nobody can register while balances cannot be looked up: it is not ready.
 func TestReadyWithoutChain(t *testing.T) {
 	node := newEthNode(t)
 	d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: createUserWay}
+	c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.CreateUser}
 	s := serviceOf(c)
 	s.admission = d.server.admission
 	ready := func() *httptest.ResponseRecorder {

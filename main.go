@@ -21,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -200,8 +201,8 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 // A service is a config with what main.go makes of it and hands on.
 type service struct {
 	config
-	homeserver *homeserver
-	accounts   accounts
+	homeserver *homeserver.Client
+	accounts   homeserver.Accounts
 	admission  *admission.Admission // nil where everybody is admitted
 	metrics    *metrics             // nil where nothing is measured
 }
@@ -305,5 +306,5 @@ func isTerminal(w io.Writer) bool {
 
 // newBalanceClient returns the client that asks the Ethereum node for balances, one call at a time on each connection.
 func newBalanceClient() *http.Client {
-	return newHTTPClient(clientOptions{headerTime: headerTime, mostConns: admission.MaxCalls})
+	return homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: homeserver.HeaderTime, MostConns: admission.MaxCalls})
 }

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -151,13 +152,13 @@ func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
 
 // standin: a homeserver's stand-in with a login, behind it the service: $SERVER is where nodes reach both.
 func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
-	homeserver := startStandIn()
-	ts.Defer(homeserver.Close)
+	backend := startStandIn()
+	ts.Defer(backend.Close)
 	store, err := openBoltStore(ts.MkAbs("store"))
 	ts.Check(err)
 	ts.Defer(func() { store.Close() })
-	c := config{serverName: testServerName, origin: homeserver.URL, way: sharedSecretWay, sharedSecret: testSecret}
-	front := httptest.NewServer(withLogin(homeserver, newServer(serviceOf(c), store).handler()))
+	c := config{serverName: testServerName, origin: backend.URL, way: homeserver.SharedSecret, sharedSecret: testSecret}
+	front := httptest.NewServer(withLogin(backend, newServer(serviceOf(c), store).handler()))
 	ts.Defer(front.Close)
 	ts.Setenv("SERVER", front.URL)
 }
@@ -171,16 +172,16 @@ func scriptEthNode(ts *testscript.TestScript, _ bool, _ []string) {
 
 // withLogin puts a login and the service before the stand-in: who has an account logs in with the password it
 // was made with.
-func withLogin(homeserver *standIn, service http.Handler) http.Handler {
+func withLogin(backend *standIn, service http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(registerPath, service)
 	mux.HandleFunc(loginPath, func(w http.ResponseWriter, r *http.Request) {
 		var given struct{ User, Password string }
 		json.NewDecoder(r.Body).Decode(&given)
 		userID := names.UserID(given.User, testServerName)
-		homeserver.mu.Lock()
-		whole := homeserver.whole[userID]
-		homeserver.mu.Unlock()
+		backend.mu.Lock()
+		whole := backend.whole[userID]
+		backend.mu.Unlock()
 		if whole == "" || whole != given.Password {
 			says(403, `{"errcode":"M_FORBIDDEN","error":"Invalid username or password"}`)(w, r)
 			return
@@ -199,7 +200,7 @@ func withLogin(homeserver *standIn, service http.Handler) http.Handler {
 
 // The daemon listens, says so to systemd, ends on SIGTERM with 0, and starts again on the same store.
 func TestDaemon(t *testing.T) {
-	homeserver := newStandIn(t)
+	backend := newStandIn(t)
 	dir := t.TempDir()
 	secret := dir + "/secret"
 	if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
@@ -223,7 +224,7 @@ func TestDaemon(t *testing.T) {
 
 	proof, _ := newProof(t)
 	for run, want := range []int{200, 409} {
-		cmd := exec.Command(programForTest(t), "--matrixdomain", testServerName, "--matrixurl", homeserver.URL+sharedSecretPath,
+		cmd := exec.Command(programForTest(t), "--matrixdomain", testServerName, "--matrixurl", backend.URL+homeserver.SharedSecretPath,
 			"--hstoken", testHSToken, "--port", "0", "--ops-listen", "127.0.0.1:0", "--datapath", "store")
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+dir+"/notify", "MATRIX_REGSERVICE_SHARESECRET_FILE="+secret)

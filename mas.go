@@ -14,12 +14,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // Paths of Matrix Authentication Service.
 const (
-	masByNamePath   = masUsersPath + "/by-username/"
+	masByNamePath   = homeserver.MASUsersPath + "/by-username/"
 	masPasswordPath = "/set-password" // behind masUsersPath and the account's id
 	masSitePath     = "/api/admin/v1/site-config"
 	masTokenPath    = "/oauth2/token"
@@ -42,30 +43,30 @@ var (
 
 // A masAPI creates accounts at Matrix Authentication Service.
 type masAPI struct {
-	*homeserver
-	door    *homeserver // Matrix Authentication Service
+	*homeserver.Client
+	door    *homeserver.Client // Matrix Authentication Service
 	asToken string
 	tokens  *masTokens
-	name    knownName
+	name    homeserver.KnownName
 }
 
-func newMASAPI(h, door *homeserver, asToken, clientID, clientSecret string) *masAPI {
-	return &masAPI{homeserver: h, door: door, asToken: asToken, tokens: &masTokens{door: door, clientID: clientID, clientSecret: clientSecret}}
+func newMASAPI(h, door *homeserver.Client, asToken, clientID, clientSecret string) *masAPI {
+	return &masAPI{Client: h, door: door, asToken: asToken, tokens: &masTokens{door: door, clientID: clientID, clientSecret: clientSecret}}
 }
 
 // inSteps: between two of the calls that make an account it is there and nobody can log in to it.
-func (api *masAPI) inSteps() bool { return true }
+func (api *masAPI) InSteps() bool { return true }
 
-// create makes the account, sets its password and then its display name.
-func (api *masAPI) create(ctx context.Context, n userAccount, recorded func() error) (string, error) {
-	if err := api.name.check(ctx, api.homeserver); err != nil {
+// Create makes the account, sets its password and then its display name.
+func (api *masAPI) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
+	if err := api.name.Check(ctx, api.Client); err != nil {
 		return "", err
 	}
 	if err := recorded(); err != nil {
 		return "", err
 	}
 	id := ""
-	_, err := retried(func() (_ string, err error) {
+	_, err := homeserver.Retried(func() (_ string, err error) {
 		id, err = api.add(ctx, n)
 		return "", err
 	})
@@ -75,52 +76,52 @@ func (api *masAPI) create(ctx context.Context, n userAccount, recorded func() er
 	return "", api.complete(ctx, n, id)
 }
 
-// finish does what was left to do of an account. Each step can be done twice.
-func (api *masAPI) finish(ctx context.Context, n userAccount, since time.Time) error {
+// Finish does what was left to do of an account. Each step can be done twice.
+func (api *masAPI) Finish(ctx context.Context, n homeserver.Account, since time.Time) error {
 	id, err := api.lookUp(ctx, n.Localpart)
-	failed, _ := errors.AsType[*homeserverError](err)
+	failed, _ := errors.AsType[*homeserver.Error](err)
 	switch {
-	case errors.Is(err, errNoUser):
-		failed = &homeserverError{reason: "the homeserver has no account that it said it has", cause: errors.New("look the account up at Matrix Authentication Service")}
+	case errors.Is(err, homeserver.ErrNoUser):
+		failed = &homeserver.Error{Reason: "the homeserver has no account that it said it has", Cause: errors.New("look the account up at Matrix Authentication Service")}
 	case err == nil && !since.IsZero() && names.ULIDTime(id).Before(since.Add(-clocksDiffer)):
-		failed = unnamed()
+		failed = homeserver.Unnamed()
 	case err == nil:
 		return api.complete(ctx, n, id)
 	}
-	failed.fate, failed.again = unanswered, false
+	failed.Fate, failed.Again = homeserver.Unanswered, false
 	if !since.IsZero() { // whose it is has not been told
-		failed.fate = taken
+		failed.Fate = homeserver.Taken
 	}
 	return failed
 }
 
 // add creates the account and returns its id. Whether a name is taken has two answers that do not say it: a name that
 // is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
-func (api *masAPI) add(ctx context.Context, n userAccount) (id string, err error) {
+func (api *masAPI) add(ctx context.Context, n homeserver.Account) (id string, err error) {
 	const step = "create the account"
-	a, err := api.askAt(ctx, api.door.binding(), step, request{name: "create", within: createTime, method: http.MethodPost, path: masUsersPath, body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
+	a, err := api.askAt(ctx, api.door.Binding(), step, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath, Body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
 	if err != nil {
 		return "", err
 	}
-	if id := a.userNamed(n.Localpart); id != "" && a.status/100 == 2 {
+	if id := userNamed(a, n.Localpart); id != "" && a.Status/100 == 2 {
 		return id, nil
 	}
-	failed := inStep(step, api.door.failure(a, ""))
-	conflict := a.status == http.StatusConflict && a.title != ""
+	failed := inStep(step, api.door.Failure(a, ""))
+	conflict := a.Status == http.StatusConflict && a.Title != ""
 	switch {
-	case conflict && a.title == masExists:
-		failed.fate = taken
+	case conflict && a.Title == masExists:
+		failed.Fate = homeserver.Taken
 	case conflict:
 		_, err := api.lookUp(ctx, n.Localpart)
 		if err == nil {
-			failed.fate = taken
+			failed.Fate = homeserver.Taken
 		}
-		if errors.Is(err, errNoUser) {
-			failed.cause = fmt.Errorf("%w: %w", errMASReserved, failed.cause)
+		if errors.Is(err, homeserver.ErrNoUser) {
+			failed.Cause = fmt.Errorf("%w: %w", errMASReserved, failed.Cause)
 		}
-	case a.status == http.StatusInternalServerError:
+	case a.Status == http.StatusInternalServerError:
 		if _, err := api.lookUp(ctx, n.Localpart); err == nil {
-			failed.fate, failed.mayBeOurs = taken, true // by this request or by another
+			failed.Fate, failed.MayBeOurs = homeserver.Taken, true // by this request or by another
 		}
 	}
 	return "", failed
@@ -128,61 +129,61 @@ func (api *masAPI) add(ctx context.Context, n userAccount) (id string, err error
 
 // complete sets the password and the display name of the account that has the id. Whatever fails, the account is there
 // and half made.
-func (api *masAPI) complete(ctx context.Context, n userAccount, id string) (err error) {
+func (api *masAPI) complete(ctx context.Context, n homeserver.Account, id string) (err error) {
 	defer func() {
-		if failed := (*homeserverError)(nil); errors.As(err, &failed) {
-			failed.fate, failed.again = unanswered, false
+		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
+			failed.Fate, failed.Again = homeserver.Unanswered, false
 		}
 	}()
-	if _, err := retried(func() (string, error) { return "", api.setPassword(ctx, n, id) }); err != nil {
+	if _, err := homeserver.Retried(func() (string, error) { return "", api.setPassword(ctx, n, id) }); err != nil {
 		return err
 	}
-	_, err = retried(func() (string, error) { return "", api.setName(ctx, n) })
+	_, err = homeserver.Retried(func() (string, error) { return "", api.setName(ctx, n) })
 	return err
 }
 
 // setPassword sets all 130 characters. The complexity check is for what people think of, and counts words.
-func (api *masAPI) setPassword(ctx context.Context, n userAccount, id string) error {
+func (api *masAPI) setPassword(ctx context.Context, n homeserver.Account, id string) error {
 	const step = "set the password"
-	a, err := api.ask(ctx, step, request{name: "password", within: createTime, method: http.MethodPost, path: masUsersPath + "/" + id + masPasswordPath, body: map[string]any{"password": n.Password, "skip_password_check": true}})
+	a, err := api.ask(ctx, step, homeserver.Request{Name: "password", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath + "/" + id + masPasswordPath, Body: map[string]any{"password": n.Password, "skip_password_check": true}})
 	switch {
 	case err != nil:
 		return err
-	case a.status == http.StatusNoContent:
+	case a.Status == http.StatusNoContent:
 		return nil
 	}
-	failed := inStep(step, api.door.failure(a, ""))
-	if a.status == http.StatusForbidden && a.title != "" {
-		failed.cause = fmt.Errorf("%w: %w", errMASPasswords, failed.cause)
+	failed := inStep(step, api.door.Failure(a, ""))
+	if a.Status == http.StatusForbidden && a.Title != "" {
+		failed.Cause = fmt.Errorf("%w: %w", errMASPasswords, failed.Cause)
 	}
 	return failed
 }
 
 // setName sets the display name at the homeserver, as the user: Matrix Authentication Service before 1.18 leaves out
 // the one it was given.
-func (api *masAPI) setName(ctx context.Context, n userAccount) error {
+func (api *masAPI) setName(ctx context.Context, n homeserver.Account) error {
 	const step = "set the display name"
 	user := url.PathEscape(n.UserID)
-	a, err := api.call(ctx, request{name: "name", within: lookUpTime, method: http.MethodPut, path: setProfilePath + user + "/displayname?user_id=" + user, token: api.asToken, body: map[string]string{"displayname": n.DisplayName}})
+	a, err := api.Call(ctx, homeserver.Request{Name: "name", Within: homeserver.LookUpTime, Method: http.MethodPut, Path: homeserver.SetProfilePath + user + "/displayname?user_id=" + user, Token: api.asToken, Body: map[string]string{"displayname": n.DisplayName}})
 	switch {
 	case err != nil:
-		return inStep(step, api.notReached(err))
-	case a.status == http.StatusOK && a.cut == nil && isObject(a.body):
+		return inStep(step, api.NotReached(err))
+	case a.Status == http.StatusOK && a.Cut == nil && homeserver.IsObject(a.Body):
 		return nil
 	}
-	failed := inStep(step, api.failure(a, ""))
-	if a.status == http.StatusUnauthorized || a.status == http.StatusForbidden {
-		failed.cause = fmt.Errorf("%w: %w", errMASName, failed.cause)
+	failed := inStep(step, api.Failure(a, ""))
+	if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
+		failed.Cause = fmt.Errorf("%w: %w", errMASName, failed.Cause)
 	}
 	return failed
 }
 
-// displayName asks the homeserver, and where that has no such user Matrix Authentication Service as well. An account
+// DisplayName asks the homeserver, and where that has no such user Matrix Authentication Service as well. An account
 // may be there alone: not yet or no longer provided at the homeserver, or erased there when it was deactivated. It has
 // no name then, but it is there.
-func (api *masAPI) displayName(ctx context.Context, userID string) (string, error) {
-	name, err := api.homeserver.displayName(ctx, userID)
-	if !errors.Is(err, errNoUser) {
+func (api *masAPI) DisplayName(ctx context.Context, userID string) (string, error) {
+	name, err := api.Client.DisplayName(ctx, userID)
+	if !errors.Is(err, homeserver.ErrNoUser) {
 		return name, err
 	}
 	localpart, _, _ := strings.Cut(strings.TrimPrefix(userID, "@"), ":")
@@ -193,20 +194,20 @@ func (api *masAPI) displayName(ctx context.Context, userID string) (string, erro
 // lookUp returns the id of the account with the name: errNoUser where there is none.
 func (api *masAPI) lookUp(ctx context.Context, localpart string) (id string, err error) {
 	const step = "look the account up"
-	absent := func(a answer) bool { return a.title != "" }
-	a, err := api.ask(ctx, step, request{name: "lookup", within: lookUpTime, method: http.MethodGet, path: masByNamePath + url.PathEscape(localpart), absent: absent})
-	if failed := (*homeserverError)(nil); errors.As(err, &failed) {
-		return "", notSent(failed)
+	absent := func(a homeserver.Answer) bool { return a.Title != "" }
+	a, err := api.ask(ctx, step, homeserver.Request{Name: "lookup", Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masByNamePath + url.PathEscape(localpart), Absent: absent})
+	if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
+		return "", homeserver.NotSent(failed)
 	}
-	if id := a.userNamed(localpart); id != "" && a.status == http.StatusOK {
+	if id := userNamed(a, localpart); id != "" && a.Status == http.StatusOK {
 		return id, nil
 	}
-	if a.status == http.StatusNotFound && absent(a) {
-		return "", errNoUser
+	if a.Status == http.StatusNotFound && absent(a) {
+		return "", homeserver.ErrNoUser
 	}
-	failed := notSent(inStep(step, api.door.failure(a, "")))
-	if a.unknownPath() && a.title == "" {
-		failed.cause = fmt.Errorf("%w: %w", errMASMissing, failed.cause)
+	failed := homeserver.NotSent(inStep(step, api.door.Failure(a, "")))
+	if a.UnknownPath() && a.Title == "" {
+		failed.Cause = fmt.Errorf("%w: %w", homeserver.ErrMASMissing, failed.Cause)
 	}
 	return "", failed
 }
@@ -215,39 +216,39 @@ func (api *masAPI) lookUp(ctx context.Context, localpart string) (id string, err
 const clocksDiffer = time.Minute
 
 // userNamed is the id of the account that an answer is about, where it is the one with this name.
-func (a answer) userNamed(localpart string) (id string) {
+func userNamed(a homeserver.Answer, localpart string) (id string) {
 	var said struct {
 		Data struct {
 			ID         string
 			Attributes struct{ Username string }
 		}
 	}
-	if a.cut != nil || json.Unmarshal(a.body, &said) != nil || said.Data.Attributes.Username != localpart || !names.IsULID(said.Data.ID) {
+	if a.Cut != nil || json.Unmarshal(a.Body, &said) != nil || said.Data.Attributes.Username != localpart || !names.IsULID(said.Data.ID) {
 		return ""
 	}
 	return said.Data.ID
 }
 
 // ask makes one call with an access token, and one more with a fresh token where the first was refused. Its error is a
-// *homeserverError.
-func (api *masAPI) ask(ctx context.Context, step string, r request) (answer, error) {
+// *homeserver.Error.
+func (api *masAPI) ask(ctx context.Context, step string, r homeserver.Request) (homeserver.Answer, error) {
 	return api.askAt(ctx, api.door, step, r)
 }
 
 // askAt does so with that client to it.
-func (api *masAPI) askAt(ctx context.Context, door *homeserver, step string, r request) (answer, error) {
+func (api *masAPI) askAt(ctx context.Context, door *homeserver.Client, step string, r homeserver.Request) (homeserver.Answer, error) {
 	refused := ""
 	for {
 		token, err := api.tokens.get(ctx, refused)
 		if err != nil {
-			return answer{}, err
+			return homeserver.Answer{}, err
 		}
-		r.token = token
-		a, err := door.call(ctx, r)
+		r.Token = token
+		a, err := door.Call(ctx, r)
 		if err != nil {
-			return answer{}, inStep(step, door.notReached(err))
+			return homeserver.Answer{}, inStep(step, door.NotReached(err))
 		}
-		if a.status != http.StatusUnauthorized || refused != "" {
+		if a.Status != http.StatusUnauthorized || refused != "" {
 			return a, nil
 		}
 		refused = token
@@ -255,12 +256,12 @@ func (api *masAPI) askAt(ctx context.Context, door *homeserver, step string, r r
 }
 
 // inStep says for the log which step failed.
-func inStep(step string, e *homeserverError) *homeserverError {
-	if e.cause == nil {
-		e.cause = errors.New(step)
+func inStep(step string, e *homeserver.Error) *homeserver.Error {
+	if e.Cause == nil {
+		e.Cause = errors.New(step)
 		return e
 	}
-	e.cause = fmt.Errorf("%s: %w", step, e.cause)
+	e.Cause = fmt.Errorf("%s: %w", step, e.Cause)
 	return e
 }
 
@@ -274,47 +275,47 @@ type masSite struct {
 // site asks for it. The zero value where it does not tell, as old versions do not.
 func (api *masAPI) site(ctx context.Context) (said masSite, err error) {
 	const step = "read its site-config"
-	a, err := api.ask(ctx, step, request{within: lookUpTime, method: http.MethodGet, path: masSitePath})
+	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masSitePath})
 	switch {
 	case err != nil:
 		return masSite{}, err
-	case a.tellsNothing() || a.cut != nil:
-		return masSite{}, notSent(inStep(step, api.door.failure(a, "")))
-	case a.status != http.StatusOK:
+	case a.TellsNothing() || a.Cut != nil:
+		return masSite{}, homeserver.NotSent(inStep(step, api.door.Failure(a, "")))
+	case a.Status != http.StatusOK:
 		return masSite{}, nil
 	}
-	json.Unmarshal(a.body, &said) // what is of another form says nothing
+	json.Unmarshal(a.Body, &said) // what is of another form says nothing
 	return said, nil
 }
 
-// probe tells whether accounts can be made, without making one: it looks up a name that nobody can have. What is
+// Probe tells whether accounts can be made, without making one: it looks up a name that nobody can have. What is
 // switched off is its error.
-func (api *masAPI) probe(ctx context.Context) (apiState, error) {
-	_, err := api.lookUp(ctx, unregistrableName)
+func (api *masAPI) Probe(ctx context.Context) (homeserver.State, error) {
+	_, err := api.lookUp(ctx, homeserver.UnregistrableName)
 	for _, known := range []struct {
 		err   error
-		state apiState
-	}{{errMASMissing, apiMissing}, {errMASClient, apiDisabled}, {errMASScope, apiDisabled}} {
+		state homeserver.State
+	}{{homeserver.ErrMASMissing, homeserver.Missing}, {errMASClient, homeserver.Disabled}, {errMASScope, homeserver.Disabled}} {
 		if errors.Is(err, known.err) {
 			return known.state, known.err
 		}
 	}
-	if !errors.Is(err, errNoUser) {
-		return apiUnknown, cmp.Or(err, errors.New("it has an account of a name that it does not allow"))
+	if !errors.Is(err, homeserver.ErrNoUser) {
+		return homeserver.Unknown, cmp.Or(err, errors.New("it has an account of a name that it does not allow"))
 	}
 	if site, err := api.site(ctx); err == nil && site.PasswordLogin != nil && !*site.PasswordLogin {
-		return apiDisabled, errMASPasswords
+		return homeserver.Disabled, errMASPasswords
 	}
-	return apiPresent, nil
+	return homeserver.Present, nil
 }
 
-// answers asks both, the other for a name that nobody can have.
-func (api *masAPI) answers(ctx context.Context) error {
-	if err := api.homeserver.answers(ctx); err != nil {
+// Answers asks both, the other for a name that nobody can have.
+func (api *masAPI) Answers(ctx context.Context) error {
+	if err := api.Client.Answers(ctx); err != nil {
 		return err
 	}
-	_, err := api.lookUp(ctx, unregistrableName)
-	if errors.Is(err, errNoUser) {
+	_, err := api.lookUp(ctx, homeserver.UnregistrableName)
+	if errors.Is(err, homeserver.ErrNoUser) {
 		return nil
 	}
 	return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // doesAndSays does what was asked and answers otherwise.
@@ -32,7 +33,7 @@ func titled(c mas.Case) http.HandlerFunc {
 // The program and the table of what is expected of the service speak of the same.
 func TestMASKnowsTheAnswers(t *testing.T) {
 	for _, same := range [][2]string{
-		{masExists, mas.Answers[mas.Exists].Title}, {masScope, mas.AdminScope}, {masUsersPath, mas.UsersPath}, {masByNamePath, mas.ByNamePath},
+		{masExists, mas.Answers[mas.Exists].Title}, {masScope, mas.AdminScope}, {homeserver.MASUsersPath, mas.UsersPath}, {masByNamePath, mas.ByNamePath},
 		{masPasswordPath, mas.PasswordPath}, {masTokenPath, mas.TokenPath}, {masSitePath, mas.SitePath},
 	} {
 		if same[0] != same[1] {
@@ -128,7 +129,7 @@ func TestMASLife(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, masUsersPath)
+			d := newDoor(t, homeserver.MASUsersPath)
 			proof, n := newProof(t)
 			d.setState(n, test.before)
 			if test.atMAS {
@@ -193,7 +194,7 @@ func TestMASCompletes(t *testing.T) {
 				"500 after":   func(do http.HandlerFunc) http.HandlerFunc { return doesAndSays(do, says(500, "{}")) },
 			} {
 				t.Run(call+"/"+name+"/"+string(before), func(t *testing.T) {
-					d := newDoor(t, masUsersPath)
+					d := newDoor(t, homeserver.MASUsersPath)
 					proof, n := newProof(t)
 					d.setState(n, before)
 					do := http.HandlerFunc(d.homeserver.mas.ServeHTTP)
@@ -226,7 +227,7 @@ func TestMASCompletes(t *testing.T) {
 
 // The service never has the check of the homeserver skipped, and asks for no more than it needs.
 func TestMASSendsNoMore(t *testing.T) {
-	d := newDoor(t, masUsersPath)
+	d := newDoor(t, homeserver.MASUsersPath)
 	proof, n := newProof(t)
 	var sent []string
 	for _, call := range []string{callMASCreate, callPassword} {
@@ -262,7 +263,7 @@ func TestMASReconcile(t *testing.T) {
 		{name: "no token", faults: map[string]http.HandlerFunc{callToken: says(500, "")}, want: statePending, wantErr: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, masUsersPath)
+			d := newDoor(t, homeserver.MASUsersPath)
 			proof, n := newProof(t)
 			d.setOld(n, statePending, time.Hour)
 			if test.atMAS {
@@ -295,7 +296,7 @@ func TestMASReconcile(t *testing.T) {
 
 // All who need a token at the same time wait for one fetch, the first time and when it was refused.
 func TestMASTokenOnce(t *testing.T) {
-	d := newDoor(t, masUsersPath)
+	d := newDoor(t, homeserver.MASUsersPath)
 	fetches := func() int { return strings.Count(d.homeserver.asked(), callToken) }
 	sendMany := func() {
 		var all sync.WaitGroup
@@ -327,7 +328,7 @@ func TestMASTokenOnce(t *testing.T) {
 // A fetch that fails fails for all who wait for it, and for nobody after it.
 func TestMASTokenFailsForAll(t *testing.T) {
 	h := newStandIn(t)
-	c := config{serverName: testServerName, origin: h.URL, way: masWay, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+	c := config{serverName: testServerName, origin: h.URL, way: homeserver.MAS, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
 	tokens := accountsOf(c).(*masAPI).tokens
 	begun, release := make(chan bool), make(chan bool)
 	h.failOnce(callToken, func(w http.ResponseWriter, r *http.Request) {
@@ -348,7 +349,7 @@ func TestMASTokenFailsForAll(t *testing.T) {
 	}
 	close(release)
 	for range waiting {
-		if err, known := <-failed, (*homeserverError)(nil); err != nil && (!errors.As(err, &known) || known.fate != notCreated) {
+		if err, known := <-failed, (*homeserver.Error)(nil); err != nil && (!errors.As(err, &known) || known.Fate != homeserver.NotCreated) {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -369,7 +370,7 @@ func TestMASTokenExpires(t *testing.T) {
 	} {
 		h := newStandIn(t)
 		h.mas.Set(mas.Settings{TokenLasts: test.lasts})
-		c := config{serverName: testServerName, origin: h.URL, way: masWay, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+		c := config{serverName: testServerName, origin: h.URL, way: homeserver.MAS, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
 		tokens := accountsOf(c).(*masAPI).tokens
 		start := time.Now()
 		first, err := tokens.get(t.Context(), "")
@@ -391,7 +392,7 @@ func TestMASNothingSecretIsTold(t *testing.T) {
 	credential := base64.StdEncoding.EncodeToString([]byte(testMASClientID + ":" + testMASSecret))
 	for _, call := range []string{callToken, callMASCreate, callLookUp, callPassword, callSetName} {
 		for _, status := range []int{200, 400, 403, 404, 409, 500} {
-			d := newDoor(t, masUsersPath)
+			d := newDoor(t, homeserver.MASUsersPath)
 			d.homeserver.fail(call, echo(status))
 			if call == callToken {
 				d.homeserver.fail(call, says(status, `{"error":"`+testMASSecret+` `+credential+`"}`))
@@ -422,18 +423,18 @@ func TestMASProbe(t *testing.T) {
 		faults    map[string]http.HandlerFunc
 		want      string
 	}{
-		{name: "there", api: masUsersPath, issuer: "https://auth/", want: "The homeserver has the API"},
-		{name: "there, 1.3", api: masUsersPath, issuer: "https://auth/", settings: mas.Settings{Old: true}, want: "The homeserver has the API"},
-		{name: "not in charge", api: masUsersPath, want: "write matrix_authentication_service"},
-		{name: "no admin API", api: masUsersPath, issuer: "https://auth/", settings: mas.Settings{NoAdminAPI: true}, faults: neither, want: "resources adminapi"},
-		{name: "no oauth", api: masUsersPath, issuer: "https://auth/", faults: map[string]http.HandlerFunc{callToken: says(404, ""), callNonce: unrecognized, callCreateUser: unrecognized}, want: "resources adminapi"},
-		{name: "bad secret", api: masUsersPath, faults: map[string]http.HandlerFunc{callToken: says(401, `{"error":"invalid_client"}`)}, want: "client_secret_basic"},
-		{name: "not admin", api: masUsersPath, settings: mas.Settings{NotAdmin: true}, want: "policy.data.admin_clients"},
-		{name: "passwords off", api: masUsersPath, settings: mas.Settings{PasswordsOff: true}, want: "passwords: {enabled: true}"},
-		{name: "another server name", api: masUsersPath, faults: map[string]http.HandlerFunc{callKey: says(200, `{"server_name":"example.org"}`)}, want: "another server_name"},
-		{name: "no MAS, but the homeserver's own", api: masUsersPath, faults: map[string]http.HandlerFunc{callToken: says(404, ""), callCreateUser: unrecognized}, want: "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
-		{name: "MAS instead of the shared secret", api: sharedSecretPath, issuer: "https://auth/", faults: neither, want: "Matrix Authentication Service is in charge (https://auth/): use --matrixurl http://127.0.0.1:8081/api/admin/v1/users"},
-		{name: "MAS instead of createUser", api: createUserPath, issuer: "https://auth/", faults: neither, want: "--homeserver-url ORIGIN, --mas-client-id"},
+		{name: "there", api: homeserver.MASUsersPath, issuer: "https://auth/", want: "The homeserver has the API"},
+		{name: "there, 1.3", api: homeserver.MASUsersPath, issuer: "https://auth/", settings: mas.Settings{Old: true}, want: "The homeserver has the API"},
+		{name: "not in charge", api: homeserver.MASUsersPath, want: "write matrix_authentication_service"},
+		{name: "no admin API", api: homeserver.MASUsersPath, issuer: "https://auth/", settings: mas.Settings{NoAdminAPI: true}, faults: neither, want: "resources adminapi"},
+		{name: "no oauth", api: homeserver.MASUsersPath, issuer: "https://auth/", faults: map[string]http.HandlerFunc{callToken: says(404, ""), callNonce: unrecognized, callCreateUser: unrecognized}, want: "resources adminapi"},
+		{name: "bad secret", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callToken: says(401, `{"error":"invalid_client"}`)}, want: "client_secret_basic"},
+		{name: "not admin", api: homeserver.MASUsersPath, settings: mas.Settings{NotAdmin: true}, want: "policy.data.admin_clients"},
+		{name: "passwords off", api: homeserver.MASUsersPath, settings: mas.Settings{PasswordsOff: true}, want: "passwords: {enabled: true}"},
+		{name: "another server name", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callKey: says(200, `{"server_name":"example.org"}`)}, want: "another server_name"},
+		{name: "no MAS, but the homeserver's own", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callToken: says(404, ""), callCreateUser: unrecognized}, want: "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
+		{name: "MAS instead of the shared secret", api: homeserver.SharedSecretPath, issuer: "https://auth/", faults: neither, want: "Matrix Authentication Service is in charge (https://auth/): use --matrixurl http://127.0.0.1:8081/api/admin/v1/users"},
+		{name: "MAS instead of createUser", api: homeserver.CreateUserPath, issuer: "https://auth/", faults: neither, want: "--homeserver-url ORIGIN, --mas-client-id"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDoor(t, test.api)
@@ -462,9 +463,9 @@ func TestMASReady(t *testing.T) {
 		fault http.HandlerFunc
 		want  int
 	}{{"up", nil, 200}, {"down", says(502, "<html>"), 503}, {"client unknown", says(401, `{"error":"invalid_client"}`), 503}} {
-		d := newDoor(t, masUsersPath)
+		d := newDoor(t, homeserver.MASUsersPath)
 		d.homeserver.fail(callToken, test.fault)
-		c := config{serverName: testServerName, origin: d.homeserver.URL, way: masWay, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+		c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.MAS, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
 		w := httptest.NewRecorder()
 		newHealth(t.Context(), serviceOf(c), d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		if w.Code != test.want {

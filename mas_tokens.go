@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -23,7 +24,7 @@ const masTokenStep = "fetch a token at Matrix Authentication Service"
 
 // masTokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
 type masTokens struct {
-	door                   *homeserver
+	door                   *homeserver.Client
 	clientID, clientSecret string
 
 	mu       sync.Mutex
@@ -36,11 +37,11 @@ type masTokens struct {
 type masFetch struct {
 	done  chan struct{} // closed when the rest is there
 	token string
-	err   *homeserverError
+	err   *homeserver.Error
 }
 
 // get returns the token, fetching one where there is none, where it is about to expire, or where it is the one that
-// was refused. Its error is a *homeserverError of a request that was never sent.
+// was refused. Its error is a *homeserver.Error of a request that was never sent.
 func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
 	t.mu.Lock()
 	if t.token != "" && t.token != refused && time.Now().Before(t.until) {
@@ -56,7 +57,7 @@ func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
 	select {
 	case <-fetching.done:
 	case <-ctx.Done():
-		return "", inStep(masTokenStep, &homeserverError{reason: "the homeserver did not answer in time"})
+		return "", inStep(masTokenStep, &homeserver.Error{Reason: "the homeserver did not answer in time"})
 	}
 	if fetching.err != nil {
 		waiting := *fetching.err // each who waits has its own to say more on
@@ -78,42 +79,42 @@ func (t *masTokens) fetch(f *masFetch) {
 
 // grant asks for a token with the client's secret. Matrix Authentication Service compares the secret as it comes, without
 // the encoding of forms that RFC 6749 has for it.
-func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserverError) {
+func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserver.Error) {
 	asked := *t.door
-	asked.header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
-	a, err := asked.call(ctx, request{name: "token", within: lookUpTime, method: http.MethodPost, path: masTokenPath, body: url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}}})
+	asked.Header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
+	a, err := asked.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.LookUpTime, Method: http.MethodPost, Path: masTokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}}})
 	if err != nil {
-		return "", 0, notSent(inStep(masTokenStep, t.door.notReached(err)))
+		return "", 0, homeserver.NotSent(inStep(masTokenStep, t.door.NotReached(err)))
 	}
 	var given struct {
 		Token   string  `json:"access_token"`
 		Expires float64 `json:"expires_in"` // in seconds
 		Scope   string  `json:"scope"`
 	}
-	if a.status != http.StatusOK || a.cut != nil || json.Unmarshal(a.body, &given) != nil || given.Token == "" || !names.IsToken(given.Token) {
-		failed = notSent(inStep(masTokenStep, t.door.failure(a, "")))
+	if a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &given) != nil || given.Token == "" || !names.IsToken(given.Token) {
+		failed = homeserver.NotSent(inStep(masTokenStep, t.door.Failure(a, "")))
 		if hint := masTokenHint(a); hint != nil {
-			failed.cause = fmt.Errorf("%w: %w", hint, failed.cause)
+			failed.Cause = fmt.Errorf("%w: %w", hint, failed.Cause)
 		}
 		return "", 0, failed
 	}
 	if given.Scope != "" && !slices.Contains(strings.Fields(given.Scope), masScope) {
-		return "", 0, &homeserverError{reason: "the homeserver refused to have accounts made", cause: errMASScope}
+		return "", 0, &homeserver.Error{Reason: "the homeserver refused to have accounts made", Cause: errMASScope}
 	}
 	return given.Token, time.Duration(given.Expires * float64(time.Second)), nil
 }
 
 // masTokenHint is what the operator can do where there is no token.
-func masTokenHint(a answer) error {
+func masTokenHint(a homeserver.Answer) error {
 	var said struct{ Error string }
-	json.Unmarshal(a.body, &said) // what is of another form says nothing
+	json.Unmarshal(a.Body, &said) // what is of another form says nothing
 	switch {
 	case said.Error == "invalid_client":
 		return errMASClient
-	case said.Error == "invalid_scope", a.status == http.StatusForbidden && said.Error != "":
+	case said.Error == "invalid_scope", a.Status == http.StatusForbidden && said.Error != "":
 		return errMASScope
-	case a.status/100 == 2 || a.status/100 == 4 && said.Error == "" && !a.tellsNothing():
-		return errMASMissing
+	case a.Status/100 == 2 || a.Status/100 == 4 && said.Error == "" && !a.TellsNothing():
+		return homeserver.ErrMASMissing
 	}
 	return nil
 }

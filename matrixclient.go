@@ -10,33 +10,36 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"golang.org/x/crypto/bcrypt"
 )
 
 // newHomeserverClient is the client to the homeserver itself. m is nil where nothing is measured.
-func newHomeserverClient(c config, m *metrics) *homeserver {
-	h := newHomeserver(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
+func newHomeserverClient(c config, m *metrics) *homeserver.Client {
+	h := homeserver.NewClient(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
 	if m != nil {
-		h.observe = m.called
+		h.Observe = m.called
 	}
 	if c.maxInflight > 0 {
-		h.keep(c.maxInflight)
+		h.Keep(c.maxInflight)
 	}
 	return h
 }
 
 // doorTo is the client to what creates accounts, where that is.
-func doorTo(c config, h *homeserver) *homeserver { return h.at(cmp.Or(c.apiOrigin, c.origin)) }
+func doorTo(c config, h *homeserver.Client) *homeserver.Client {
+	return h.At(cmp.Or(c.apiOrigin, c.origin))
+}
 
 // newAccounts is the way of creating accounts that --matrixurl names, at the homeserver with this client.
-func newAccounts(c config, h *homeserver) (accounts, error) {
+func newAccounts(c config, h *homeserver.Client) (homeserver.Accounts, error) {
 	door := doorTo(c, h)
 	switch c.way {
-	case createUserWay:
-		return &createUserAPI{homeserver: h, door: door, asToken: c.asToken}, nil
-	case sharedSecretWay:
-		return newSharedSecretAPI(h, door, c.sharedSecret), nil
-	case masWay:
+	case homeserver.CreateUser:
+		return &createUserAPI{Client: h, door: door, asToken: c.asToken}, nil
+	case homeserver.SharedSecret:
+		return homeserver.NewSharedSecretAPI(h, door, c.sharedSecret), nil
+	case homeserver.MAS:
 		return newMASAPI(h, door, c.asToken, c.masClientID, c.masClientSecret), nil
 	}
 	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", flagMatrixURL)
@@ -45,7 +48,7 @@ func newAccounts(c config, h *homeserver) (accounts, error) {
 // otherWays are the configurations with the ways of the homeserver itself that --matrixurl does not name.
 func otherWays(c config) []config {
 	var others []config
-	for _, w := range ways {
+	for _, w := range homeserver.Ways {
 		if w != c.way && !w.IsApart {
 			other := c
 			other.apiOrigin, other.way = "", w
@@ -62,67 +65,67 @@ const createUserCost = bcrypt.MinCost
 
 // A createUserAPI creates accounts at createUser.
 type createUserAPI struct {
-	*homeserver
-	oneCall
-	door    *homeserver // where --matrixurl is
+	*homeserver.Client
+	homeserver.OneCall
+	door    *homeserver.Client // where --matrixurl is
 	asToken string
-	name    knownName
+	name    homeserver.KnownName
 }
 
-// create asks for the profile before every call: createUser answers 200 for a user that is there too, and then
+// Create asks for the profile before every call: createUser answers 200 for a user that is there too, and then
 // throws its sessions out, or revives it when it was deactivated.
-func (api *createUserAPI) create(ctx context.Context, n userAccount, recorded func() error) (string, error) {
-	if err := api.name.check(ctx, api.homeserver); err != nil {
+func (api *createUserAPI) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
+	if err := api.name.Check(ctx, api.Client); err != nil {
 		return "", err
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(n.Password[:bcryptLength]), createUserCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(n.Password[:homeserver.BcryptLength]), createUserCost)
 	if err != nil {
-		return "", &homeserverError{reason: "the password cannot be hashed"}
+		return "", &homeserver.Error{Reason: "the password cannot be hashed"}
 	}
-	return retried(func() (string, error) {
-		switch name, err := api.displayName(ctx, n.UserID); {
+	return homeserver.Retried(func() (string, error) {
+		switch name, err := api.DisplayName(ctx, n.UserID); {
 		case err == nil:
-			return "", &homeserverError{fate: taken, shows: &name, reason: "the homeserver has an account of this name"}
-		case !errors.Is(err, errNoUser):
+			return "", &homeserver.Error{Fate: homeserver.Taken, Shows: &name, Reason: "the homeserver has an account of this name"}
+		case !errors.Is(err, homeserver.ErrNoUser):
 			return "", err
 		}
 		if err := recorded(); err != nil {
 			return "", err
 		}
-		a, err := api.door.binding().call(ctx, request{name: "create", within: createTime, method: http.MethodPost, path: createUserPath, token: api.asToken, body: map[string]string{
+		a, err := api.door.Binding().Call(ctx, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.CreateUserPath, Token: api.asToken, Body: map[string]string{
 			"localpart": n.Localpart, "displayname": n.DisplayName, "password_hash": string(hash),
 		}})
 		if err != nil {
-			return "", api.notReached(err)
+			return "", api.NotReached(err)
 		}
-		return api.createdUser(a, n.UserID, createUserHint(a))
+		return api.CreatedUser(a, n.UserID, createUserHint(a))
 	})
 }
 
 // createUserHint is what the operator can do about a refusal.
-func createUserHint(a answer) string {
+func createUserHint(a homeserver.Answer) string {
 	switch {
-	case a.errcode == errcodeUserInUse:
+	case a.Errcode == errcodeUserInUse:
 		return ""
-	case a.unknownPath():
-		return createUserMissing
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
+	case a.UnknownPath():
+		return homeserver.CreateUserMissing
+	case a.Status == http.StatusUnauthorized, a.Status == http.StatusForbidden:
 		return "it does not know the as_token: list registration.yaml in its app_service_config_files and restart it"
 	}
 	return ""
 }
 
-// probe tells whether the homeserver has createUser, without creating anything: it looks at the token first,
+// Probe tells whether the homeserver has createUser, without creating anything: it looks at the token first,
 // and this one is wrong.
-func (api *createUserAPI) probe(ctx context.Context) (apiState, error) {
-	a, err := api.door.call(ctx, request{name: "create", within: lookUpTime, method: http.MethodPost, path: createUserPath, token: "a-wrong-token-to-ask-for-the-endpoint", body: struct{}{}})
+func (api *createUserAPI) Probe(ctx context.Context) (homeserver.State, error) {
+	a, err := api.door.Call(ctx, homeserver.Request{Name: "create", Within: homeserver.LookUpTime, Method: http.MethodPost, Path: homeserver.CreateUserPath, Token: "a-wrong-token-to-ask-for-the-endpoint", Body: struct{}{}})
 	switch {
 	case err != nil:
-		return apiUnknown, api.notReached(err)
-	case a.tellsNothing():
-		return apiUnknown, api.failure(a, "")
-	case a.status/100 == 4 && !a.unknownPath():
-		return apiPresent, nil
+		return homeserver.Unknown, api.NotReached(err)
+	case a.TellsNothing():
+		return homeserver.Unknown, api.Failure(a, "")
+	case a.Status/100 == 4 && !a.UnknownPath():
+		return homeserver.Present, nil
 	}
-	return apiMissing, nil
+	return homeserver.Missing, nil
 }

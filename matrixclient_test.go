@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // What part of the password goes to which homeserver.
@@ -16,10 +18,10 @@ func TestPasswordParts(t *testing.T) {
 		name, api, server string
 		wantLength        int
 	}{
-		{"Synapse", sharedSecretPath, `{"server":{"name":"Synapse","version":"1.163.2"}}`, signatureDigits},
-		{"Dendrite", sharedSecretPath, `{"server":{"name":"Dendrite","version":"0.15.2"}}`, bcryptLength},
-		{"another", sharedSecretPath, `{"server":{"name":"Tuwunel","version":"1.7.0"}}`, signatureDigits},
-		{"does not tell", sharedSecretPath, ``, signatureDigits},
+		{"Synapse", homeserver.SharedSecretPath, `{"server":{"name":"Synapse","version":"1.163.2"}}`, signatureDigits},
+		{"Dendrite", homeserver.SharedSecretPath, `{"server":{"name":"Dendrite","version":"0.15.2"}}`, homeserver.BcryptLength},
+		{"another", homeserver.SharedSecretPath, `{"server":{"name":"Tuwunel","version":"1.7.0"}}`, signatureDigits},
+		{"does not tell", homeserver.SharedSecretPath, ``, signatureDigits},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -35,7 +37,7 @@ func TestPasswordParts(t *testing.T) {
 		})
 	}
 
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	proof, n := newProof(t)
 	d.send(proof)
 	hash := d.homeserver.hashed[n.UserID]
@@ -51,7 +53,7 @@ func TestPasswordParts(t *testing.T) {
 
 // A homeserver that was found unfit is asked again each time, and one that was fit is after a while.
 func TestSoftwareChanges(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
 	proof, _ := newProof(t)
 	if got := d.send(proof); got.status != 502 {
@@ -62,8 +64,8 @@ func TestSoftwareChanges(t *testing.T) {
 		t.Errorf("another in its place: got %d %s", got.status, got.body)
 	}
 	d.homeserver.server = `{"server":{"name":"Tuwunel","version":"1.7.0"}}`
-	api := d.server.registrar.accounts.(*sharedSecretAPI)
-	api.server.Load().until = time.Now()
+	api := d.server.registrar.accounts.(*homeserver.SharedSecretAPI)
+	api.Server.Load().Until = time.Now()
 	proof, n := newProof(t)
 	d.send(proof)
 	if got := d.homeserver.whole[n.UserID]; got != proof.Password {
@@ -85,7 +87,7 @@ func TestTransportErrorsQuoteNothing(t *testing.T) {
 		for _, api := range apis {
 			t.Run(name+"/"+api.name, func(t *testing.T) {
 				d := newDoor(t, api.path)
-				for _, secret := range []string{map[string]string{createUserPath: testASToken, sharedSecretPath: testSecret, masUsersPath: testMASSecret}[api.path], ""} {
+				for _, secret := range []string{map[string]string{homeserver.CreateUserPath: testASToken, homeserver.SharedSecretPath: testSecret, homeserver.MASUsersPath: testMASSecret}[api.path], ""} {
 					proof, _ := newProof(t)
 					if secret == "" {
 						secret = proof.Password
@@ -165,7 +167,7 @@ func TestOddErrors(t *testing.T) {
 
 // createUser has read the display name before: it is not read twice, and the second time cannot fail.
 func TestOneLookUp(t *testing.T) {
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	proof, n := newProof(t)
 	d.homeserver.users[n.UserID] = n.DisplayName
 	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
@@ -179,7 +181,7 @@ func TestOneLookUp(t *testing.T) {
 
 // Which homeserver it is is asked once, and anew after a creation that went wrong.
 func TestSoftwareIsAskedOnce(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	for range 3 {
 		proof, _ := newProof(t)
 		d.send(proof)
@@ -199,7 +201,7 @@ func TestSoftwareIsAskedOnce(t *testing.T) {
 
 // A version that cannot be read is no reason to guess: nothing is sent.
 func TestSoftwareUnreadable(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	d.homeserver.fail(callVersion, says(502, "<html>bad gateway</html>"))
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 502 || d.state(n) != "" {
@@ -217,7 +219,7 @@ func TestStaleNonce(t *testing.T) {
 		"Dendrite": says(500, `{"message":"incorrect or expired nonce: abcdefghijklmnop"}`),
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDoor(t, sharedSecretPath)
+			d := newDoor(t, homeserver.SharedSecretPath)
 			d.homeserver.failOnce(callRegister, stale)
 			proof, _ := newProof(t)
 			if got := d.send(proof); got.status != 200 {
@@ -250,7 +252,7 @@ func TestAnotherServerName(t *testing.T) {
 			if strings.Count(d.log.String(), told) != 1 {
 				t.Errorf("log: %s", d.log)
 			}
-			if api.path != masUsersPath { // whose probe has a client to show: TestMASProbe
+			if api.path != homeserver.MASUsersPath { // whose probe has a client to show: TestMASProbe
 				probed(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, way: wayOf(api.path)})
 				if strings.Count(d.log.String(), told) != 2 {
 					t.Errorf("log after the probe: %s", d.log)
@@ -270,7 +272,7 @@ func TestAnotherServerName(t *testing.T) {
 
 // A Synapse that would make accounts without a display name gets none, or is found out by the first.
 func TestTooOldForDisplayNames(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
@@ -281,7 +283,7 @@ func TestTooOldForDisplayNames(t *testing.T) {
 	}
 
 	for _, nameless := range []http.HandlerFunc{says(200, `{}`), says(404, `{"errcode":"M_NOT_FOUND"}`)} { // the second is of others than Synapse
-		d := newDoor(t, sharedSecretPath)
+		d := newDoor(t, homeserver.SharedSecretPath)
 		d.homeserver.server = ""
 		d.homeserver.fail(callProfile, nameless)
 		proof, n := newProof(t)
@@ -296,11 +298,11 @@ func TestTooOldForDisplayNames(t *testing.T) {
 
 func TestIsOldSynapse(t *testing.T) {
 	for version, want := range map[string]bool{"0.99.4": true, "1.22.1": true, "1.23.0": false, "1.100.0": false, "2.0": false, "": false, "x": false} {
-		if got := isOldSynapse(software{"Synapse", version}); got != want {
+		if got := homeserver.IsOldSynapse(homeserver.Software{Name: "Synapse", Version: version}); got != want {
 			t.Errorf("%q: got %v, want %v", version, got, want)
 		}
 	}
-	if isOldSynapse(software{"Dendrite", "0.15.2"}) {
+	if homeserver.IsOldSynapse(homeserver.Software{Name: "Dendrite", Version: "0.15.2"}) {
 		t.Error("Dendrite 0.15.2 is taken for an old Synapse")
 	}
 }
@@ -313,17 +315,17 @@ func TestHints(t *testing.T) {
 		answer          http.HandlerFunc
 		want            string
 	}{
-		{"createUser is gone", createUserPath, callCreateUser, unrecognized, "only Synapse up to 0.34.0 has createUser"},
-		{"createUser is gone, Synapse 1.67", createUserPath, callCreateUser, says(400, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), "create accounts at http://127.0.0.1:8007/_synapse/admin/v1/register"},
-		{"createUser: HTML", createUserPath, callCreateUser, says(404, "<html>"), "only Synapse up to 0.34.0 has createUser"},
-		{"createUser: token", createUserPath, callCreateUser, says(403, `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`), "does not know the as_token"},
-		{"shared secret: nginx", sharedSecretPath, callNonce, says(404, "<html>nginx</html>"), "own port (8007 in the guide) and not through nginx"},
-		{"shared secret: unknown", sharedSecretPath, callNonce, unrecognized, "since 1.23.0"},
-		{"shared secret: off", sharedSecretPath, callNonce, says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`), "set registration_shared_secret in homeserver.yaml"},
-		{"shared secret: wrong", sharedSecretPath, callRegister, says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`), "is not the homeserver's registration_shared_secret"},
-		{"shared secret: wrong, Dendrite", sharedSecretPath, callRegister, says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "is not the homeserver's registration_shared_secret"},
-		{"Dendrite that does not say so", sharedSecretPath, callRegister, says(500, `{"errcode":"M_UNKNOWN","error":"failed to set display name: sql: no rows in result set"}`), "set global.disable_federation to false"},
-		{"another domain", sharedSecretPath, callRegister, says(200, `{"user_id":"@x:example.org"}`), "this service must be told its server_name"},
+		{"createUser is gone", homeserver.CreateUserPath, callCreateUser, unrecognized, "only Synapse up to 0.34.0 has createUser"},
+		{"createUser is gone, Synapse 1.67", homeserver.CreateUserPath, callCreateUser, says(400, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), "create accounts at http://127.0.0.1:8007/_synapse/admin/v1/register"},
+		{"createUser: HTML", homeserver.CreateUserPath, callCreateUser, says(404, "<html>"), "only Synapse up to 0.34.0 has createUser"},
+		{"createUser: token", homeserver.CreateUserPath, callCreateUser, says(403, `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`), "does not know the as_token"},
+		{"shared secret: nginx", homeserver.SharedSecretPath, callNonce, says(404, "<html>nginx</html>"), "own port (8007 in the guide) and not through nginx"},
+		{"shared secret: unknown", homeserver.SharedSecretPath, callNonce, unrecognized, "since 1.23.0"},
+		{"shared secret: off", homeserver.SharedSecretPath, callNonce, says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`), "set registration_shared_secret in homeserver.yaml"},
+		{"shared secret: wrong", homeserver.SharedSecretPath, callRegister, says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`), "is not the homeserver's registration_shared_secret"},
+		{"shared secret: wrong, Dendrite", homeserver.SharedSecretPath, callRegister, says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "is not the homeserver's registration_shared_secret"},
+		{"Dendrite that does not say so", homeserver.SharedSecretPath, callRegister, says(500, `{"errcode":"M_UNKNOWN","error":"failed to set display name: sql: no rows in result set"}`), "set global.disable_federation to false"},
+		{"another domain", homeserver.SharedSecretPath, callRegister, says(200, `{"user_id":"@x:example.org"}`), "this service must be told its server_name"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -343,10 +345,10 @@ func TestHints(t *testing.T) {
 // Redirects are not followed: a token goes to the homeserver and nowhere else.
 func TestNoRedirectNoProxy(t *testing.T) {
 	elsewhere := newStandIn(t)
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	t.Setenv("HTTP_PROXY", elsewhere.URL)
 	d.homeserver.fail(callCreateUser, func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, elsewhere.URL+createUserPath, http.StatusTemporaryRedirect)
+		http.Redirect(w, r, elsewhere.URL+homeserver.CreateUserPath, http.StatusTemporaryRedirect)
 	})
 	proof, _ := newProof(t)
 	d.send(proof)
@@ -370,7 +372,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, sharedSecretPath)
+			d := newDoor(t, homeserver.SharedSecretPath)
 			d.homeserver.fail(callRegister, func(w http.ResponseWriter, r *http.Request) {
 				if test.header != "" {
 					w.Header().Set("Retry-After", test.header)
@@ -393,18 +395,18 @@ func TestProbe(t *testing.T) {
 		faults    map[string]http.HandlerFunc
 		want      string
 	}{
-		{"createUser is there", createUserPath, nil, "The homeserver has the API"},
-		{"shared secret is there", sharedSecretPath, nil, "The homeserver has the API"},
-		{"createUser is gone", createUserPath, map[string]http.HandlerFunc{callCreateUser: unrecognized}, "use --matrixurl ORIGIN/_synapse/admin/v1/register with --sharesecret-file"},
-		{"shared secret is not yet there", sharedSecretPath, map[string]http.HandlerFunc{callNonce: unrecognized}, "use --matrixurl ORIGIN/_matrix/client/api/v1/createUser"},
-		{"neither", createUserPath, map[string]http.HandlerFunc{callNonce: unrecognized, callCreateUser: says(404, "<html>")}, "only Synapse up to 0.34.0 has createUser"},
-		{"neither, shared secret", sharedSecretPath, map[string]http.HandlerFunc{callNonce: says(404, "<html>"), callCreateUser: unrecognized}, "own port (8007 in the guide)"},
-		{"createUser redirects", createUserPath, map[string]http.HandlerFunc{callCreateUser: says(301, "")}, "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
-		{"createUser is a web page", createUserPath, map[string]http.HandlerFunc{callCreateUser: says(200, "<html>")}, "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
-		{"Dendrite without a secret", sharedSecretPath, map[string]http.HandlerFunc{
+		{"createUser is there", homeserver.CreateUserPath, nil, "The homeserver has the API"},
+		{"shared secret is there", homeserver.SharedSecretPath, nil, "The homeserver has the API"},
+		{"createUser is gone", homeserver.CreateUserPath, map[string]http.HandlerFunc{callCreateUser: unrecognized}, "use --matrixurl ORIGIN/_synapse/admin/v1/register with --sharesecret-file"},
+		{"shared secret is not yet there", homeserver.SharedSecretPath, map[string]http.HandlerFunc{callNonce: unrecognized}, "use --matrixurl ORIGIN/_matrix/client/api/v1/createUser"},
+		{"neither", homeserver.CreateUserPath, map[string]http.HandlerFunc{callNonce: unrecognized, callCreateUser: says(404, "<html>")}, "only Synapse up to 0.34.0 has createUser"},
+		{"neither, shared secret", homeserver.SharedSecretPath, map[string]http.HandlerFunc{callNonce: says(404, "<html>"), callCreateUser: unrecognized}, "own port (8007 in the guide)"},
+		{"createUser redirects", homeserver.CreateUserPath, map[string]http.HandlerFunc{callCreateUser: says(301, "")}, "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
+		{"createUser is a web page", homeserver.CreateUserPath, map[string]http.HandlerFunc{callCreateUser: says(200, "<html>")}, "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
+		{"Dendrite without a secret", homeserver.SharedSecretPath, map[string]http.HandlerFunc{
 			callVersion: says(200, `{"server":{"name":"Dendrite","version":"0.15.2"}}`), callNonce: unrecognized, callCreateUser: unrecognized,
 		}, "set client_api.registration_shared_secret in dendrite.yaml"},
-		{"switched off", sharedSecretPath, map[string]http.HandlerFunc{callNonce: says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`)}, "set registration_shared_secret"},
+		{"switched off", homeserver.SharedSecretPath, map[string]http.HandlerFunc{callNonce: says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`)}, "set registration_shared_secret"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -427,9 +429,9 @@ func TestProbe(t *testing.T) {
 
 // The probe asks again until it is answered, and says once that it is not.
 func TestProbeAsksAgain(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	d.homeserver.failOnce(callNonce, says(502, "<html>"))
-	probed(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay})
+	probed(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret})
 	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
 		t.Errorf("log: %s", lines)
 	}
@@ -438,27 +440,27 @@ func TestProbeAsksAgain(t *testing.T) {
 // Each call has its own name in the metrics, and that nobody has a name is no failure.
 func TestCallNames(t *testing.T) {
 	for path, want := range map[string]string{
-		createUserPath:   "key ok, profile ok, create ok, profile ok, version ok, ping refused",
-		sharedSecretPath: "version ok, key ok, nonce ok, create ok, profile ok, version ok, ping refused",
-		masUsersPath:     "key ok, token ok, create ok, password ok, name ok, profile ok, lookup ok, version ok, lookup ok, ping refused",
+		homeserver.CreateUserPath:   "key ok, profile ok, create ok, profile ok, version ok, ping refused",
+		homeserver.SharedSecretPath: "version ok, key ok, nonce ok, create ok, profile ok, version ok, ping refused",
+		homeserver.MASUsersPath:     "key ok, token ok, create ok, password ok, name ok, profile ok, lookup ok, version ok, lookup ok, ping refused",
 	} {
 		d := newDoor(t, path)
 		c := masConfig(d.homeserver.URL)
 		c.way, c.sharedSecret = wayOf(path), testSecret
 		h := newHomeserverClient(c, nil)
 		var calls []string
-		h.observe = func(name, result string, _ time.Duration) { calls = append(calls, name+" "+result) }
+		h.Observe = func(name, result string, _ time.Duration) { calls = append(calls, name+" "+result) }
 		a, err := newAccounts(c, h)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, n := newProof(t)
-		_, created := a.create(t.Context(), n.userAccount, func() error { return nil })
-		_, shown := a.displayName(t.Context(), "@0x0000000000000000000000000000000000000000:"+testServerName)
-		if created != nil || !errors.Is(shown, errNoUser) || a.answers(t.Context()) != nil {
+		_, created := a.Create(t.Context(), n.Account, func() error { return nil })
+		_, shown := a.DisplayName(t.Context(), "@0x0000000000000000000000000000000000000000:"+testServerName)
+		if created != nil || !errors.Is(shown, homeserver.ErrNoUser) || a.Answers(t.Context()) != nil {
 			t.Errorf("%s: got %v, %v", path, created, shown)
 		}
-		h.ping(t.Context(), "x", "x", appServicePath) // which a stand-in does not have
+		h.Ping(t.Context(), "x", "x", appServicePath) // which a stand-in does not have
 		if got := strings.Join(calls, ", "); got != want {
 			t.Errorf("%s: called\n%s, want\n%s", path, got, want)
 		}
@@ -467,17 +469,17 @@ func TestCallNames(t *testing.T) {
 
 // A way that nobody made a choice for is an error, and never createUser.
 func TestUnknownWay(t *testing.T) {
-	for _, w := range append(ways, nil, &way{Path: createUserPath}) {
-		a, err := newAccounts(config{way: w}, newHomeserver("http://127.0.0.1:1", testServerName))
+	for _, w := range append(homeserver.Ways, nil, &homeserver.Way{Path: homeserver.CreateUserPath}) {
+		a, err := newAccounts(config{way: w}, homeserver.NewClient("http://127.0.0.1:1", testServerName))
 		if known := w != nil && w.Name != ""; (err == nil) != known || (a != nil) != known {
 			t.Errorf("%v: got %v, %v", w, a, err)
 		}
-		if w != nil && w.Name != "" && (w.Label == "" || w.Needs == "" || w.Missing(software{}) == "" || w.Path == "") {
+		if w != nil && w.Name != "" && (w.Label == "" || w.Needs == "" || w.Missing(homeserver.Software{}) == "" || w.Path == "") {
 			t.Errorf("%+v is not whole", w)
 		}
 	}
-	for _, path := range []string{"", "/", createUserPath + "/", "/_matrix/client/v3/register"} {
-		if w, err := wayAt(path); err == nil {
+	for _, path := range []string{"", "/", homeserver.CreateUserPath + "/", "/_matrix/client/v3/register"} {
+		if w, err := homeserver.WayAt(path); err == nil {
 			t.Errorf("%q: got %v", path, w)
 		}
 	}

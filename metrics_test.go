@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // measured gives the door metrics, as --ops-listen does.
@@ -27,7 +29,7 @@ func (d *door) measured(c config) *metrics {
 }
 
 func sharedSecretConfig(origin string) config {
-	return config{serverName: testServerName, origin: origin, way: sharedSecretWay, hsToken: testHSToken, asToken: testASToken, sharedSecret: testSecret}
+	return config{serverName: testServerName, origin: origin, way: homeserver.SharedSecret, hsToken: testHSToken, asToken: testASToken, sharedSecret: testSecret}
 }
 
 func scrape(t testing.TB, m *metrics) string {
@@ -53,7 +55,7 @@ func checkLines(t testing.TB, got string, lines ...string) {
 
 // Each metric, by its name and its labels, after what it measures.
 func TestMetrics(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	m := d.measured(sharedSecretConfig(d.homeserver.URL))
 	proof, n := newProof(t)
 	d.send(proof)
@@ -131,7 +133,7 @@ func TestMetrics(t *testing.T) {
 // What is measured has the third API's name and each of its calls, and what a record in PostgreSQL holds; a database that
 // is away is not ready.
 func TestMetricsOfOthers(t *testing.T) {
-	d := newDoorOn(t, masUsersPath, openedPostgres(t, newDatabase(t)))
+	d := newDoorOn(t, homeserver.MASUsersPath, openedPostgres(t, newDatabase(t)))
 	c := masConfig(d.homeserver.URL)
 	m := d.measured(c)
 	proof, _ := newProof(t)
@@ -174,10 +176,10 @@ func (s *fullDisk) CheckWritable() error {
 // Ready is who can write its store and reach its homeserver: not so while either is away, and again after.
 func TestReady(t *testing.T) {
 	captureLog(t)
-	homeserver := newStandIn(t)
+	backend := newStandIn(t)
 	s := &fullDisk{boltStore: openTestStore(t)}
 	stopping, stop := context.WithCancel(t.Context())
-	h := newHealth(stopping, serviceOf(sharedSecretConfig(homeserver.URL)), s)
+	h := newHealth(stopping, serviceOf(sharedSecretConfig(backend.URL)), s)
 	h.store.lasts, h.homeserver.lasts = 0, 0
 	check := func(when string, wantStatus int, want string) {
 		t.Helper()
@@ -192,13 +194,13 @@ func TestReady(t *testing.T) {
 	check("with a full disk", 503, "the store cannot be written")
 	s.broken.Store(false)
 	check("with space again", 200, "ok")
-	homeserver.fail(callVersion, says(502, "<html>"))
+	backend.fail(callVersion, says(502, "<html>"))
 	check("with a homeserver that fails", 503, "the homeserver failed (502)")
-	homeserver.fail(callVersion, breaks)
+	backend.fail(callVersion, breaks)
 	check("with one that breaks off", 503, "the connection to the homeserver broke before it answered")
-	homeserver.fail(callVersion, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	backend.fail(callVersion, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	check("with one that hangs", 503, "the homeserver did not answer in time")
-	homeserver.fail(callVersion, says(404, "{}"))
+	backend.fail(callVersion, says(404, "{}"))
 	check("with one that does not tell its version", 200, "ok")
 	stop()
 	check("while it stops", 503, "the service is shutting down")
@@ -209,12 +211,12 @@ func TestReady(t *testing.T) {
 // However many ask, the store is written and the homeserver asked once in a while.
 func TestReadyIsCheap(t *testing.T) {
 	captureLog(t)
-	homeserver := newStandIn(t)
-	h := newHealth(t.Context(), serviceOf(sharedSecretConfig(homeserver.URL)), openTestStore(t))
+	backend := newStandIn(t)
+	h := newHealth(t.Context(), serviceOf(sharedSecretConfig(backend.URL)), openTestStore(t))
 	for range 100 {
 		h.ready(httptest.NewRecorder(), httptest.NewRequest("GET", "/readyz", nil))
 	}
-	if asked := strings.Count(homeserver.asked(), callVersion); asked != 1 {
+	if asked := strings.Count(backend.asked(), callVersion); asked != 1 {
 		t.Errorf("asked %d times", asked)
 	}
 }
@@ -235,8 +237,8 @@ func TestLookHangs(t *testing.T) {
 // Only --ops-listen is for everybody on the machine; the list and the copy are not there, and no other method is.
 func TestOpsListen(t *testing.T) {
 	captureLog(t)
-	homeserver := newStandIn(t)
-	c := sharedSecretConfig(homeserver.URL)
+	backend := newStandIn(t)
+	c := sharedSecretConfig(backend.URL)
 	c.dataPath = t.TempDir()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -287,7 +289,7 @@ func BenchmarkRegisterMeasured(b *testing.B) {
 			name = "with"
 		}
 		b.Run(name, func(b *testing.B) {
-			d := newDoor(b, sharedSecretPath)
+			d := newDoor(b, homeserver.SharedSecretPath)
 			if measured {
 				d.measured(sharedSecretConfig(d.homeserver.URL))
 			}
@@ -306,7 +308,7 @@ func BenchmarkRegisterMeasured(b *testing.B) {
 
 // What measuring a request costs by itself, but for the work that is measured.
 func BenchmarkMeasure(b *testing.B) {
-	m := newMetrics(config{way: sharedSecretWay})
+	m := newMetrics(config{way: homeserver.SharedSecret})
 	b.ReportAllocs()
 	for b.Loop() {
 		done := m.registering()

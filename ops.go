@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
@@ -342,7 +343,7 @@ func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.R
 	if names.IsPostgres(dir) {
 		return nil, errNoDaemon
 	}
-	client := newHTTPClient(clientOptions{headerTime: headerTime, dial: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+	client := homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: headerTime, Dial: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 		err = withShortName(dir, func(dir string) (err error) {
 			dialer := net.Dialer{Timeout: socketDial}
 			conn, err = dialer.DialContext(ctx, "unix", filepath.Join(dir, socketFile))

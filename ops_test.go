@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
@@ -342,7 +343,7 @@ func TestOpsListenerFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{dataPath: dir, way: createUserWay, opsListen: listener.Addr().String()}
+	c := config{dataPath: dir, way: homeserver.CreateUser, opsListen: listener.Addr().String()}
 	stop, err := startOps(t.Context(), service{config: c, metrics: newMetrics(c)}, s, listener)
 	if err != nil {
 		t.Fatal(err)

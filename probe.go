@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -18,13 +19,13 @@ const (
 )
 
 // probeHomeserver asks until the homeserver answers, and logs once what it found.
-func probeHomeserver(ctx context.Context, c config, h *homeserver, chosen accounts) {
+func probeHomeserver(ctx context.Context, c config, h *homeserver.Client, chosen homeserver.Accounts) {
 	for pause := probeFirstPause; ; pause = min(2*pause, probeLastPause) {
-		state, err := chosen.probe(ctx)
+		state, err := chosen.Probe(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if state != apiUnknown {
+		if state != homeserver.Unknown {
 			logProbe(ctx, c, h, state, err)
 			return
 		}
@@ -40,12 +41,12 @@ func probeHomeserver(ctx context.Context, c config, h *homeserver, chosen accoun
 }
 
 // logProbe says in one line what the homeserver has, and what to type where that is not what --matrixurl names.
-func logProbe(ctx context.Context, c config, h *homeserver, found apiState, disabled error) {
-	server, _ := h.software(ctx) // only to name it
+func logProbe(ctx context.Context, c config, h *homeserver.Client, found homeserver.State, disabled error) {
+	server, _ := h.Software(ctx) // only to name it
 	switch found {
-	case apiPresent:
+	case homeserver.Present:
 		logPresent(ctx, c, h, server)
-	case apiDisabled:
+	case homeserver.Disabled:
 		log.Error(c.way.Disabled+": no node can register", "matrixurl", c.matrixURL, "homeserver", server, "fix", disabled)
 	default:
 		log.Error("The homeserver does not have the API of --matrixurl: no node can register", "matrixurl", c.matrixURL, "homeserver", server, "fix", fixMissing(ctx, c, h, server))
@@ -53,14 +54,14 @@ func logProbe(ctx context.Context, c config, h *homeserver, found apiState, disa
 }
 
 // logPresent says whether nodes can register where the way is open.
-func logPresent(ctx context.Context, c config, h *homeserver, server software) {
-	if err := h.checkServerName(ctx); errors.Is(err, errOtherServerName) {
+func logPresent(ctx context.Context, c config, h *homeserver.Client, server homeserver.Software) {
+	if err := h.CheckServerName(ctx); errors.Is(err, homeserver.ErrOtherServerName) {
 		log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.matrixURL, "err", err)
 		return
 	}
 	if c.way.IsApart {
-		if issuer, told := h.loginIssuer(ctx); told && issuer == "" {
-			log.Error("The homeserver does not leave logins to Matrix Authentication Service: no node can log in", "matrixurl", c.matrixURL, "homeserver", server, "fix", masNotInCharge)
+		if issuer, told := h.LoginIssuer(ctx); told && issuer == "" {
+			log.Error("The homeserver does not leave logins to Matrix Authentication Service: no node can log in", "matrixurl", c.matrixURL, "homeserver", server, "fix", homeserver.MASNotInCharge)
 			return
 		}
 	}
@@ -68,9 +69,9 @@ func logPresent(ctx context.Context, c config, h *homeserver, server software) {
 }
 
 // fixMissing is what to type where the homeserver does not have the way of --matrixurl: another that it has, if there is one.
-func fixMissing(ctx context.Context, c config, h *homeserver, server software) string {
+func fixMissing(ctx context.Context, c config, h *homeserver.Client, server homeserver.Software) string {
 	fix := c.way.Missing(server)
-	if issuer, _ := h.loginIssuer(ctx); issuer != "" && !c.way.IsApart {
+	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.way.IsApart {
 		fix = c.useMAS(issuer)
 	}
 	for _, other := range otherWays(c) {
@@ -78,7 +79,7 @@ func fixMissing(ctx context.Context, c config, h *homeserver, server software) s
 		if err != nil {
 			continue
 		}
-		if state, _ := api.probe(ctx); state == apiPresent {
+		if state, _ := api.Probe(ctx); state == homeserver.Present {
 			fix = "use --matrixurl " + other.origin + other.way.Path
 			if other.way.TakesSecret {
 				fix += " with --sharesecret-file, the file that holds its registration_shared_secret"
@@ -92,12 +93,12 @@ func fixMissing(ctx context.Context, c config, h *homeserver, server software) s
 
 // useMAS is what to type where Matrix Authentication Service has taken the place of the homeserver's own registration.
 func (c config) useMAS(issuer string) string {
-	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + masUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.origin + ", --mas-client-id and --mas-client-secret-file"
+	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.origin + ", --mas-client-id and --mas-client-secret-file"
 }
 
 // pingHomeserver has the homeserver call this service, until that succeeds, and logs each new reason why it does
 // not. A success also makes the homeserver send what it held back.
-func pingHomeserver(ctx context.Context, c config, h *homeserver) {
+func pingHomeserver(ctx context.Context, c config, h *homeserver.Client) {
 	if c.appServiceID == "" || c.asToken == "" {
 		log.Debug("The homeserver is not asked to ping: that needs the id and the as_token of registration.yaml")
 		return
@@ -109,14 +110,14 @@ func pingHomeserver(ctx context.Context, c config, h *homeserver) {
 			return
 		case <-time.After(pause):
 		}
-		took, err := h.ping(ctx, c.appServiceID, c.asToken, appServicePath)
+		took, err := h.Ping(ctx, c.appServiceID, c.asToken, appServicePath)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
 			log.Info("The homeserver reaches this service", "took", took)
 			return
-		case errors.Is(err, errNoPing):
+		case errors.Is(err, homeserver.ErrNoPing):
 			log.Debug("The homeserver does not have ping, which tells whether it reaches this service", "err", err)
 			return
 		case err.Error() != said:

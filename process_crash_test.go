@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/urfave/cli/v3"
 )
@@ -99,7 +100,7 @@ func (step crashStep) reach() {
 type (
 	crashingStore    struct{ store }
 	crashingClaim    struct{ claim }
-	crashingAccounts struct{ accounts }
+	crashingAccounts struct{ homeserver.Accounts }
 	crashingListener struct{ net.Listener }
 	crashingConn     struct{ net.Conn }
 )
@@ -128,8 +129,8 @@ func (c crashingClaim) Drop() error {
 	return err
 }
 
-func (a crashingAccounts) create(ctx context.Context, n userAccount, recorded func() error) (string, error) {
-	token, err := a.accounts.create(ctx, n, func() error {
+func (a crashingAccounts) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
+	token, err := a.Accounts.Create(ctx, n, func() error {
 		err := recorded()
 		beforeCall.reach()
 		return err
@@ -179,23 +180,23 @@ func TestCrash(t *testing.T) {
 	t.Parallel()
 	for _, api := range apis {
 		for _, test := range tests {
-			if (test.at == duringPassword || test.at == duringName) && api.path != masUsersPath {
+			if (test.at == duringPassword || test.at == duringName) && api.path != homeserver.MASUsersPath {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s/%s/made %v", api.name, test.at, test.made), func(t *testing.T) {
 				t.Parallel()
-				dir, homeserver := t.TempDir(), newCountingStandIn(t, api.creates)
-				d := startDaemon(t, crashingName, dir, homeserver.URL+api.path, crashAtEnv+"="+string(test.at))
+				dir, backend := t.TempDir(), newCountingStandIn(t, api.creates)
+				d := startDaemon(t, crashingName, dir, backend.URL+api.path, crashAtEnv+"="+string(test.at))
 				during := map[crashStep]string{duringCall: api.creates, duringPassword: callPassword, duringName: callSetName}[test.at]
 				if !test.made && (during == "" || during == api.creates) {
-					homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"no"}`))
+					backend.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"no"}`))
 				}
 				if during != "" {
-					right := map[string]http.HandlerFunc{api.creates: homeserver.counted, callPassword: homeserver.mas.ServeHTTP, callSetName: homeserver.setName}[during]
+					right := map[string]http.HandlerFunc{api.creates: backend.counted, callPassword: backend.mas.ServeHTTP, callSetName: backend.setName}[during]
 					if !test.made {
 						right = says(403, "{}")
 					}
-					homeserver.fail(during, func(w http.ResponseWriter, r *http.Request) {
+					backend.fail(during, func(w http.ResponseWriter, r *http.Request) {
 						right(httptest.NewRecorder(), r)
 						d.cmd.Process.Kill()
 						<-d.done
@@ -218,9 +219,9 @@ func TestCrash(t *testing.T) {
 					t.Errorf("killed: the store has %v, want one record if any, %q", counts, test.wantAfter)
 				}
 
-				homeserver.fail(during, nil)
-				homeserver.fail(api.creates, homeserver.counted)
-				d = startDaemon(t, programName, dir, homeserver.URL+api.path)
+				backend.fail(during, nil)
+				backend.fail(api.creates, backend.counted)
+				d = startDaemon(t, programName, dir, backend.URL+api.path)
 				if got := d.mustSend(proof); got.status != test.wantAnswer {
 					t.Errorf("next try: got %d %s, want %d", got.status, got.body, test.wantAnswer)
 				}
@@ -233,13 +234,13 @@ func TestCrash(t *testing.T) {
 				if counts := checkWhole(t, filepath.Join(dir, storeFile)); counts[stateRegistered] != 1 || counts[statePending] != 0 {
 					t.Errorf("in the end the store has %v", counts)
 				}
-				if password, _ := homeserver.mas.Password(n.Localpart); api.path == masUsersPath && password != n.Password {
+				if password, _ := backend.mas.Password(n.Localpart); api.path == homeserver.MASUsersPath && password != n.Password {
 					t.Error("the account does not have the node's password")
 				}
-				homeserver.mu.Lock()
-				defer homeserver.mu.Unlock()
-				if name, ok := homeserver.users[n.UserID]; !ok || name != n.DisplayName || len(homeserver.users) != 1 || homeserver.made != 1 {
-					t.Errorf("the homeserver has %v, made by %d calls, want one by one", homeserver.users, homeserver.made)
+				backend.mu.Lock()
+				defer backend.mu.Unlock()
+				if name, ok := backend.users[n.UserID]; !ok || name != n.DisplayName || len(backend.users) != 1 || backend.made != 1 {
+					t.Errorf("the homeserver has %v, made by %d calls, want one by one", backend.users, backend.made)
 				}
 			})
 		}

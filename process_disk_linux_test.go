@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // mountSmall mounts a file system of so many bytes, in memory.
@@ -61,8 +62,8 @@ func fillDisk(t *testing.T, dir string, but int64) (empty func()) {
 // A full disk, for the running daemon: whoever is new gets 503 and no account, whoever is known is told so, /readyz says
 // it, a restart serves the same, and when there is room again all is well without another.
 func TestDiskFull(t *testing.T) {
-	dir, homeserver := mountSmall(t, 1<<20), newStandIn(t)
-	d := startDaemon(t, programName, dir, homeserver.URL+sharedSecretPath)
+	dir, backend := mountSmall(t, 1<<20), newStandIn(t)
+	d := startDaemon(t, programName, dir, backend.URL+homeserver.SharedSecretPath)
 	known, _ := newProof(t)
 	if got := d.mustSend(known); got.status != 200 {
 		t.Fatalf("before: got %d %s", got.status, got.body)
@@ -103,7 +104,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	check(d)
 	d.kill()
-	d = startDaemon(t, programName, dir, homeserver.URL+sharedSecretPath)
+	d = startDaemon(t, programName, dir, backend.URL+homeserver.SharedSecretPath)
 	check(d)
 
 	empty()
@@ -162,7 +163,7 @@ func TestDiskFullNothingHalfWritten(t *testing.T) {
 	for name, args := range map[string][]string{
 		"backup":    {"backup", filepath.Join(dir, "copy.db")},
 		"restore":   {"restore", backup, "--force"},
-		"genconfig": {"genconfig", "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:8007" + createUserPath},
+		"genconfig": {"genconfig", "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:8007" + homeserver.CreateUserPath},
 	} {
 		t.Run(name, func(t *testing.T) {
 			free := int64(4096) // a page: a part could be written
@@ -234,7 +235,7 @@ func TestDiskReadOnly(t *testing.T) {
 		}
 		before := tree(t, dir)
 		remount(syscall.MS_RDONLY)
-		d := launchDaemon(t, programName, dir, "http://127.0.0.1:8007"+sharedSecretPath)
+		d := launchDaemon(t, programName, dir, "http://127.0.0.1:8007"+homeserver.SharedSecretPath)
 		select {
 		case <-d.done:
 		case <-time.After(patience):
@@ -247,7 +248,7 @@ func TestDiskReadOnly(t *testing.T) {
 		if after := tree(t, dir); after != before {
 			t.Errorf("made %v: got %s, want as before: %s", made, after, before)
 		}
-		d = startDaemon(t, programName, dir, newStandIn(t).URL+sharedSecretPath)
+		d = startDaemon(t, programName, dir, newStandIn(t).URL+homeserver.SharedSecretPath)
 		if code := d.stop(); code != 0 {
 			t.Errorf("made %v: exit %d: %s", made, code, d.log())
 		}
@@ -297,11 +298,11 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			homeserver, dir := newStandIn(t), filepath.Dir(makeCopy(t, 300))
+			backend, dir := newStandIn(t), filepath.Dir(makeCopy(t, 300))
 			path := filepath.Join(dir, storeFile)
 			backup := filepath.Join(t.TempDir(), "backup.db")
-			homeserver.fail(callProfile, says(502, "<html>")) // so that nothing pending is settled, which would write
-			d := startDaemon(t, programName, dir, homeserver.URL+sharedSecretPath)
+			backend.fail(callProfile, says(502, "<html>")) // so that nothing pending is settled, which would write
+			d := startDaemon(t, programName, dir, backend.URL+homeserver.SharedSecretPath)
 			known, _ := newProof(t)
 			if got := d.mustSend(known); got.status != 200 {
 				t.Fatalf("before: got %d %s", got.status, got.body)
@@ -311,7 +312,7 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 			}
 			test.change(t, path)
 			changed, _ := os.ReadFile(path)
-			homeserver.asked()
+			backend.asked()
 
 			stranger, _ := newProof(t)
 			for _, proof := range []registration{known, stranger} {
@@ -333,7 +334,7 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 			if !strings.Contains(d.log(), test.want) {
 				t.Errorf("log: %s, want %q", d.log(), test.want)
 			}
-			if asked := homeserver.asked(); strings.Contains(asked, callRegister) {
+			if asked := backend.asked(); strings.Contains(asked, callRegister) {
 				t.Errorf("asked: %s", asked)
 			}
 			if after, _ := os.ReadFile(path); string(after) != string(changed) {
@@ -356,8 +357,8 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 					t.Fatal(out)
 				}
 			}
-			d = startDaemon(t, programName, dir, homeserver.URL+sharedSecretPath)
-			homeserver.fail(callProfile, nil)
+			d = startDaemon(t, programName, dir, backend.URL+homeserver.SharedSecretPath)
+			backend.fail(callProfile, nil)
 			if got := d.mustSend(known); got.status != 409 {
 				t.Errorf("afterwards: got %d %s", got.status, got.body)
 			}

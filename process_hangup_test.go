@@ -8,16 +8,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // SIGHUP has the list read again, and never ends the daemon, with a list or without.
 func TestHangup(t *testing.T) {
-	homeserver := newStandIn(t)
+	backend := newStandIn(t)
 	proof, n := newProof(t)
 	for _, withList := range []bool{true, false} {
 		t.Run(fmt.Sprintf("list=%v", withList), func(t *testing.T) {
 			secret, list := writeTemp(t, testSecret), writeTemp(t, listedAddress+"\n")
-			args := []string{"--matrixdomain", testServerName, "--matrixurl", homeserver.URL + sharedSecretPath,
+			args := []string{"--matrixdomain", testServerName, "--matrixurl", backend.URL + homeserver.SharedSecretPath,
 				"--hstoken", testHSToken, "--port", "0", "--sharesecret-file", secret}
 			wantStatus, wantLog := 200, "Nothing to reload"
 			if withList {

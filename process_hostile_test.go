@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 const (
@@ -67,7 +69,7 @@ func serveVictim(t *testing.T, program string) *victim {
 		t.Fatal(err)
 	}
 	v := &victim{T: t, homeserver: newStandIn(t)}
-	cmd := exec.Command(program, "--matrixdomain", testServerName, "--matrixurl", v.homeserver.URL+sharedSecretPath, "--hstoken", testHSToken,
+	cmd := exec.Command(program, "--matrixdomain", testServerName, "--matrixurl", v.homeserver.URL+homeserver.SharedSecretPath, "--hstoken", testHSToken,
 		"--sharesecret-file", "secret", "--port", "0", "--ops-listen", "127.0.0.1:0", "--verbosity", "5", "--log-format", "json")
 	cmd.Dir = dir
 	stderr, err := os.Create(dir + "/stderr")

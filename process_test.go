@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // A daemonProcess is the daemon as a process of its own, which a test may kill.
@@ -93,13 +95,13 @@ func launchDaemon(t testing.TB, command, dir, matrixURL string, env ...string) *
 		}
 		return path
 	}
-	if strings.HasSuffix(matrixURL, sharedSecretPath) {
+	if strings.HasSuffix(matrixURL, homeserver.SharedSecretPath) {
 		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_SHARESECRET_FILE="+secretFile(testSecret))
 	} else {
 		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_ASTOKEN="+testASToken)
 	}
-	if homeserver, ok := strings.CutSuffix(matrixURL, masUsersPath); ok {
-		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_HOMESERVER_URL="+homeserver, "MATRIX_REGSERVICE_MAS_CLIENT_ID="+testMASClientID, "MATRIX_REGSERVICE_MAS_CLIENT_SECRET_FILE="+secretFile(testMASSecret))
+	if backend, ok := strings.CutSuffix(matrixURL, homeserver.MASUsersPath); ok {
+		d.cmd.Env = append(d.cmd.Env, "MATRIX_REGSERVICE_HOMESERVER_URL="+backend, "MATRIX_REGSERVICE_MAS_CLIENT_ID="+testMASClientID, "MATRIX_REGSERVICE_MAS_CLIENT_SECRET_FILE="+secretFile(testMASSecret))
 	}
 	d.told = announced(t, d.cmd)
 	d.stderr.w = new(bytes.Buffer)
@@ -200,7 +202,7 @@ func TestFewFiles(t *testing.T) {
 	if err := os.WriteFile(few, []byte("#!/bin/sh\nulimit -n 300\nexec "+programName+" \"$@\"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := startDaemon(t, few, t.TempDir(), newStandIn(t).URL+sharedSecretPath)
+	d := startDaemon(t, few, t.TempDir(), newStandIn(t).URL+homeserver.SharedSecretPath)
 	host := strings.TrimSuffix(strings.TrimPrefix(d.url, "http://"), registerPath)
 	for range 400 {
 		conn, err := net.DialTimeout("tcp", host, patience)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -48,7 +49,7 @@ const (
 
 // A registrar registers nodes whose proof holds.
 type registrar struct {
-	accounts accounts
+	accounts homeserver.Accounts
 	store    store
 	stopping context.Context // ended when shutdown begins: no attempt starts after it
 	stop     func()
@@ -66,7 +67,7 @@ type lookUp struct {
 	err error // what its node is answered
 }
 
-func newRegistrar(a accounts, s store) *registrar {
+func newRegistrar(a homeserver.Accounts, s store) *registrar {
 	r := &registrar{accounts: a, store: s, lookUps: make(map[address]lookUp)}
 	stopping, cancel := context.WithCancelCause(context.Background())
 	r.stopping, r.stop = stopping, func() { cancel(errStopping) }
@@ -183,7 +184,7 @@ func (r *registrar) attempt(ctx context.Context, held claim, before record, n no
 	// A registered node's record stays what it is, unless what is created anew may be left half made: then its next
 	// try has to find it pending.
 	recorded := func() error { return nil }
-	writes := before.State != stateRegistered || r.accounts.inSteps()
+	writes := before.State != stateRegistered || r.accounts.InSteps()
 	if writes {
 		recorded = beside(func() error { return save(held, before, n, statePending) })
 		defer recorded() // before the address is released, even if the rest panics
@@ -193,7 +194,7 @@ func (r *registrar) attempt(ctx context.Context, held claim, before record, n no
 	if before.State == statePending {
 		since = before.Created
 	}
-	accessToken, err = r.accounts.create(ctx, n.userAccount, recorded)
+	accessToken, err = r.accounts.Create(ctx, n.Account, recorded)
 	found, begun, whole, err := r.found(ctx, before, n, since, err)
 	if err := recorded(); err != nil {
 		return "", "", err
@@ -241,23 +242,23 @@ func beside(write func() error) (wait func() error) {
 // found tells what create's end says of the account, asking whose it is where it was there already, and makes the account
 // whole where it is the node's. Since is when the first attempt began of those whose end nobody learned, this one included.
 func (r *registrar) found(ctx context.Context, before record, n node, since time.Time, err error) (found account, begun, whole bool, failure error) {
-	begun, whole = before.State == statePending, !r.accounts.inSteps()
+	begun, whole = before.State == statePending, !r.accounts.InSteps()
 	if err == nil {
 		return accountMade, begun, true, nil
 	}
-	failed, ok := errors.AsType[*homeserverError](err)
+	failed, ok := errors.AsType[*homeserver.Error](err)
 	switch {
 	case !ok: // the record's, which is not on disk, or one that nobody knows
 		return accountUnanswered, begun, whole, err
-	case failed.fate == notCreated:
+	case failed.Fate == homeserver.NotCreated:
 		return accountNotMade, begun, whole, err
-	case failed.fate == unanswered:
+	case failed.Fate == homeserver.Unanswered:
 		return accountUnanswered, begun, whole, err
 	}
 
-	begun = begun || failed.mayBeOurs
+	begun = begun || failed.MayBeOurs
 	unclear := accountUnclear
-	if failed.mayBeOurs { // this attempt may have made it, whatever else cannot be told
+	if failed.MayBeOurs { // this attempt may have made it, whatever else cannot be told
 		unclear = accountUnanswered
 	}
 	if before.State == stateRegistered && !begun {
@@ -268,18 +269,18 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 		return unclear, begun, whole, err
 	}
 	isOwn := name == n.DisplayName || before.State == statePending && name == before.DisplayName
-	isUnnamed := r.accounts.inSteps() && (name == n.Localpart || name == "" && begun)
+	isUnnamed := r.accounts.InSteps() && (name == n.Localpart || name == "" && begun)
 	switch {
 	case isOwn:
 		since = time.Time{}
 	case isUnnamed && begun:
 	case isUnnamed:
-		return unclear, begun, whole, unnamed()
+		return unclear, begun, whole, homeserver.Unnamed()
 	default:
 		return accountForeign, begun, whole, errForeign
 	}
-	err = r.accounts.finish(ctx, n.userAccount, since)
-	if failed, ok := errors.AsType[*homeserverError](err); ok && failed.fate == taken {
+	err = r.accounts.Finish(ctx, n.Account, since)
+	if failed, ok := errors.AsType[*homeserver.Error](err); ok && failed.Fate == homeserver.Taken {
 		return unclear, begun, whole, err
 	}
 	return accountOwn, begun, err == nil, err
@@ -287,15 +288,15 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 
 // shownName is the display name of an account that the homeserver says is there, "" where it has none. Where an attempt
 // of this service may be making it this moment, its having no profile says nothing.
-func (r *registrar) shownName(ctx context.Context, n node, failed *homeserverError, begun bool) (string, error) {
-	if failed.shows != nil {
-		return *failed.shows, nil
+func (r *registrar) shownName(ctx context.Context, n node, failed *homeserver.Error, begun bool) (string, error) {
+	if failed.Shows != nil {
+		return *failed.Shows, nil
 	}
-	name, err := r.accounts.displayName(ctx, n.UserID)
+	name, err := r.accounts.DisplayName(ctx, n.UserID)
 	switch {
-	case errors.Is(err, errNoUser) && begun:
-		return "", &homeserverError{reason: "the homeserver does not tell whose the account of this name is", cause: errors.New("it says that there is one, and shows no profile of it")}
-	case errors.Is(err, errNoUser):
+	case errors.Is(err, homeserver.ErrNoUser) && begun:
+		return "", &homeserver.Error{Reason: "the homeserver does not tell whose the account of this name is", Cause: errors.New("it says that there is one, and shows no profile of it")}
+	case errors.Is(err, homeserver.ErrNoUser):
 		return "", nil
 	}
 	return name, err
@@ -351,10 +352,10 @@ func (r *registrar) claim(ctx context.Context, a address) (claim, error) {
 // confirmGone returns nil only when the homeserver itself says that a registered node's account is not there.
 // Any other look-up is remembered, so that a node that restarts in a loop costs at most one a minute.
 func (r *registrar) confirmGone(ctx context.Context, n node) error {
-	_, err := r.accounts.displayName(ctx, n.UserID)
+	_, err := r.accounts.DisplayName(ctx, n.UserID)
 	found := accountUnclear
 	switch {
-	case errors.Is(err, errNoUser):
+	case errors.Is(err, homeserver.ErrNoUser):
 		return nil
 	case err == nil:
 		found = accountThere
@@ -393,8 +394,8 @@ func (r *registrar) remembered(a address) error {
 
 // remember notes what a look-up said, without what only the log is told of it: that was logged.
 func (r *registrar) remember(a address, err error) {
-	if failed, ok := errors.AsType[*homeserverError](err); ok {
-		err = failed.withoutCause()
+	if failed, ok := errors.AsType[*homeserver.Error](err); ok {
+		err = failed.WithoutCause()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -445,18 +446,18 @@ func (r *registrar) reconcile(ctx context.Context, held claim, pending record) e
 			"user_id", pending.UserID, "written", written, "now", now)
 	}
 
-	name, failure := r.accounts.displayName(ctx, pending.UserID)
+	name, failure := r.accounts.DisplayName(ctx, pending.UserID)
 	found := accountUnclear
 	switch {
-	case errors.Is(failure, errNoUser):
+	case errors.Is(failure, homeserver.ErrNoUser):
 		found = accountGone
-	case failure == nil && (name == pending.DisplayName || r.accounts.inSteps()): // only the node has what may be left to do
+	case failure == nil && (name == pending.DisplayName || r.accounts.InSteps()): // only the node has what may be left to do
 		found = accountOwn
 	case failure == nil:
 		found = accountForeign
 	}
 
-	decided := decide(statePending, found, true, !r.accounts.inSteps())
+	decided := decide(statePending, found, true, !r.accounts.InSteps())
 	end, err := "", error(nil)
 	switch decided.record {
 	case stateRegistered:

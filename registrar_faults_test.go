@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -78,7 +79,7 @@ func TestHomeserverFaults(t *testing.T) {
 		{"201 without a body", says(201, ""), unread, false, false},
 		{"204", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, unread, false, false},
 		{"1 MiB and a little", withRightAnswer(func(w http.ResponseWriter, answer string) {
-			io.WriteString(w, answer+strings.Repeat(" ", answerLimit))
+			io.WriteString(w, answer+strings.Repeat(" ", homeserver.AnswerLimit))
 		}), unread, false, false},
 		{"redirected, 301", redirects(301), unread, false, false},
 		{"redirected, 307", redirects(307), unread, false, true},
@@ -96,24 +97,24 @@ func TestHomeserverFaults(t *testing.T) {
 	runs := slowAtOnce{T: t}
 	for _, api := range apis {
 		for _, test := range tests {
-			if api.path == masUsersPath && test.name == "a wrong content type" { // a right answer alone makes no account to finish
+			if api.path == homeserver.MASUsersPath && test.name == "a wrong content type" { // a right answer alone makes no account to finish
 				continue
 			}
 			for before, after := range test.want.after {
-				if api.path == masUsersPath && after == stateRegistered && test.want.status == unread.status && test.want.after[""] == statePending {
+				if api.path == homeserver.MASUsersPath && after == stateRegistered && test.want.status == unread.status && test.want.after[""] == statePending {
 					after = statePending // what is created anew may be half made, and the node's next try finishes it
 				}
 				runs.run(fmt.Sprintf("%s/%s/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
-					homeserver := newStandIn(t)
-					d := newDoorTo(t, homeserver.URL, api.path)
-					homeserver.fail(api.creates, test.fault)
+					backend := newStandIn(t)
+					d := newDoorTo(t, backend.URL, api.path)
+					backend.fail(api.creates, test.fault)
 					d.checkFault(before, test.want, after)
 				})
 			}
 		}
 	}
 
-	questions := map[string]string{createUserPath: callProfile, sharedSecretPath: callNonce, masUsersPath: callToken}
+	questions := map[string]string{homeserver.CreateUserPath: callProfile, homeserver.SharedSecretPath: callNonce, homeserver.MASUsersPath: callToken}
 	for _, test := range tests {
 		if !test.question {
 			continue
@@ -121,11 +122,11 @@ func TestHomeserverFaults(t *testing.T) {
 		for _, api := range apis {
 			for before, after := range unsent.after {
 				runs.run(fmt.Sprintf("%s/%s, to the question before/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
-					homeserver := newStandIn(t)
-					d := newDoorTo(t, homeserver.URL, api.path)
-					homeserver.fail(questions[api.path], test.fault)
+					backend := newStandIn(t)
+					d := newDoorTo(t, backend.URL, api.path)
+					backend.fail(questions[api.path], test.fault)
 					d.checkFault(before, unsent, after)
-					if asked := homeserver.asked(); strings.Contains(asked+" ", api.creates+" ") {
+					if asked := backend.asked(); strings.Contains(asked+" ", api.creates+" ") {
 						t.Errorf("asked: %s", asked)
 					}
 				})
@@ -191,15 +192,15 @@ func TestAnswerLostThenRefused(t *testing.T) {
 		profile   http.HandlerFunc // while it refuses
 		want      [4]step          // lost, refused, right again, once more
 	}{
-		{"createUser sees the account in the profile", createUserPath, nil, [4]step{lost, completed, known, known}},
-		{"createUser cannot see it", createUserPath, says(502, "<html>nginx</html>"), [4]step{lost, kept, completed, known}},
-		{"shared secret", sharedSecretPath, nil, [4]step{lost, kept, completed, known}},
-		{"MAS", masUsersPath, nil, [4]step{lost, kept, completed, known}},
+		{"createUser sees the account in the profile", homeserver.CreateUserPath, nil, [4]step{lost, completed, known, known}},
+		{"createUser cannot see it", homeserver.CreateUserPath, says(502, "<html>nginx</html>"), [4]step{lost, kept, completed, known}},
+		{"shared secret", homeserver.SharedSecretPath, nil, [4]step{lost, kept, completed, known}},
+		{"MAS", homeserver.MASUsersPath, nil, [4]step{lost, kept, completed, known}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDoor(t, test.api)
-			creates := map[string]string{createUserPath: callCreateUser, sharedSecretPath: callRegister, masUsersPath: callMASCreate}[test.api]
+			creates := map[string]string{homeserver.CreateUserPath: callCreateUser, homeserver.SharedSecretPath: callRegister, homeserver.MASUsersPath: callMASCreate}[test.api]
 			right := d.homeserver.creates(creates)
 			faults := [4]map[string]http.HandlerFunc{
 				{creates: func(w http.ResponseWriter, r *http.Request) {

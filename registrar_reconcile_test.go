@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // setOld brings a node's record into the state, long ago.
@@ -53,7 +55,7 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoorOn(t, createUserPath, fresh(t)(t))
+			d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
 			_, n := newProof(t)
 			d.setOld(n, test.before, test.age)
 			if test.exists {
@@ -92,7 +94,7 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 func TestReconcileLeavesHeld(t *testing.T) { eachStore(t, testReconcileLeavesHeld) }
 
 func testReconcileLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, createUserPath, fresh(t)(t))
+	d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
 	_, held := newProof(t)
 	_, free := newProof(t)
 	d.setOld(held, statePending, time.Hour)
@@ -112,7 +114,7 @@ func testReconcileLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
 
 // What changed between finding a record and holding it counts.
 func TestClaimIfPending(t *testing.T) {
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	for _, test := range []struct {
 		before state
 		age    time.Duration
@@ -145,7 +147,7 @@ func TestClaimIfPending(t *testing.T) {
 func TestReconcileGoesRound(t *testing.T) { eachStore(t, testReconcileGoesRound) }
 
 func testReconcileGoesRound(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, createUserPath, fresh(t)(t))
+	d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
 	nodes := make([]node, 5)
 	for i := range nodes {
 		_, nodes[i] = newProof(t)
@@ -177,9 +179,9 @@ func testReconcileGoesRound(t *testing.T, fresh func(testing.TB) opener) {
 func TestReconcileAtMost(t *testing.T) { eachStore(t, testReconcileAtMost) }
 
 func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, createUserPath, fresh(t)(t))
+	d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
 	for i := range reconcileAtMost + 20 {
-		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, userAccount: userAccount{UserID: "@x:" + testServerName}}, statePending, time.Hour)
+		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, Account: homeserver.Account{UserID: "@x:" + testServerName}}, statePending, time.Hour)
 	}
 	if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 		t.Fatal(err)
@@ -193,7 +195,7 @@ func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
 func TestReconcileAtOnce(t *testing.T) { eachStore(t, testReconcileAtOnce) }
 
 func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, sharedSecretPath, fresh(t)(t))
+	d := newDoorOn(t, homeserver.SharedSecretPath, fresh(t)(t))
 	proofs := make([]registration, 20)
 	for i := range proofs {
 		var n node
@@ -227,7 +229,7 @@ func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 
 // Settling begins at once and ends with the service, before the store is closed.
 func TestReconcileAllStops(t *testing.T) {
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	_, n := newProof(t)
 	d.setOld(n, statePending, time.Hour)
 	asked := make(chan bool)
@@ -275,13 +277,13 @@ func TestPing(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, sharedSecretPath)
+			d := newDoor(t, homeserver.SharedSecretPath)
 			d.homeserver.fail("", test.answer)
-			took, err := newHomeserver(d.homeserver.URL, testServerName).ping(t.Context(), "ID-x", testASToken, appServicePath)
+			took, err := homeserver.NewClient(d.homeserver.URL, testServerName).Ping(t.Context(), "ID-x", testASToken, appServicePath)
 			if test.want == "" && (err != nil || took != 3*time.Millisecond) {
 				t.Errorf("got %v, %v", took, err)
 			}
-			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) || errors.Is(err, errNoPing) != test.noPing {
+			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) || errors.Is(err, homeserver.ErrNoPing) != test.noPing {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
@@ -303,7 +305,7 @@ type stubbornAccounts struct {
 	asked, answer chan bool
 }
 
-func (s *stubbornAccounts) displayName(context.Context, string) (string, error) {
+func (s *stubbornAccounts) DisplayName(context.Context, string) (string, error) {
 	s.asked <- true
 	<-s.answer
 	return "", nil
@@ -311,7 +313,7 @@ func (s *stubbornAccounts) displayName(context.Context, string) (string, error) 
 
 // The service does not end, and have its store closed, while a record is being settled.
 func TestServeWaitsForReconciling(t *testing.T) {
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	_, n := newProof(t)
 	d.setOld(n, statePending, time.Hour)
 	stubborn := &stubbornAccounts{asked: make(chan bool), answer: make(chan bool)}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -31,7 +32,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 	)
 	inUse := says(400, `{"errcode":"M_USER_IN_USE","error":"User ID already taken."}`)
 	exists := func(w http.ResponseWriter, r *http.Request) { // as each API says it
-		if r.URL.Path == masUsersPath {
+		if r.URL.Path == homeserver.MASUsersPath {
 			titled(mas.Exists)(w, r)
 			return
 		}
@@ -90,7 +91,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 			if test.api != "" && test.api != api.name {
 				continue
 			}
-			if test.name == "registered, gone, unanswered" && api.path == masUsersPath { // it may be half made: TestMASLife
+			if test.name == "registered, gone, unanswered" && api.path == homeserver.MASUsersPath { // it may be half made: TestMASLife
 				continue
 			}
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
@@ -106,7 +107,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 				case empty:
 					d.homeserver.users[n.UserID] = ""
 				}
-				if test.account != "" && api.path == masUsersPath {
+				if test.account != "" && api.path == homeserver.MASUsersPath {
 					d.homeserver.mas.Add(n.Localpart)
 				}
 				for call, fault := range test.faults {
@@ -202,7 +203,7 @@ func TestRetryOnKeptConnection(t *testing.T) {
 			}, 502, statePending, 2},
 		}
 		for _, test := range tests {
-			if api.path == masUsersPath && test.name == "lost, then the look-up fails" { // it needs none
+			if api.path == homeserver.MASUsersPath && test.name == "lost, then the look-up fails" { // it needs none
 				continue
 			}
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
@@ -236,7 +237,7 @@ func localpartIn(r *http.Request) string {
 
 // A registered address costs the homeserver one look-up a minute, unless the last one found it gone.
 func TestLookUpOnceAMinute(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	proof, n := newProof(t)
 	d.send(proof)
 	d.homeserver.asked()
@@ -281,7 +282,7 @@ func TestLookUpsAreForgotten(t *testing.T) {
 
 // A slowAccounts homeserver holds each creation until the attempt's time is over, or for as long as it is told.
 type slowAccounts struct {
-	oneCall
+	homeserver.OneCall
 	takes   time.Duration
 	mu      sync.Mutex
 	created int
@@ -289,7 +290,7 @@ type slowAccounts struct {
 	most    int
 }
 
-func (s *slowAccounts) create(ctx context.Context, n userAccount, _ func() error) (string, error) {
+func (s *slowAccounts) Create(ctx context.Context, n homeserver.Account, _ func() error) (string, error) {
 	s.mu.Lock()
 	s.inHand++
 	s.most = max(s.most, s.inHand)
@@ -297,7 +298,7 @@ func (s *slowAccounts) create(ctx context.Context, n userAccount, _ func() error
 	defer func() { s.mu.Lock(); s.inHand--; s.mu.Unlock() }()
 	select {
 	case <-ctx.Done():
-		return "", &homeserverError{fate: unanswered, reason: "slow"}
+		return "", &homeserver.Error{Fate: homeserver.Unanswered, Reason: "slow"}
 	case <-time.After(s.takes):
 	}
 	s.mu.Lock()
@@ -306,9 +307,11 @@ func (s *slowAccounts) create(ctx context.Context, n userAccount, _ func() error
 	return "", nil
 }
 
-func (s *slowAccounts) displayName(context.Context, string) (string, error) { return "", nil }
-func (s *slowAccounts) probe(context.Context) (apiState, error)             { return apiPresent, nil }
-func (s *slowAccounts) answers(context.Context) error                       { return nil }
+func (s *slowAccounts) DisplayName(context.Context, string) (string, error) { return "", nil }
+func (s *slowAccounts) Probe(context.Context) (homeserver.State, error) {
+	return homeserver.Present, nil
+}
+func (s *slowAccounts) Answers(context.Context) error { return nil }
 
 func openTestStore(t testing.TB) *boltStore {
 	t.Helper()
@@ -368,7 +371,7 @@ var errAny = errors.New("any")
 
 func matches(got, want error) bool {
 	if want == errAny {
-		failed := (*homeserverError)(nil)
+		failed := (*homeserver.Error)(nil)
 		return errors.As(got, &failed)
 	}
 	return errors.Is(got, want) && (want != nil || got == nil)
@@ -428,7 +431,7 @@ func TestClientGoesAway(t *testing.T) {
 // A panicAccounts homeserver's client panics.
 type panicAccounts struct{ slowAccounts }
 
-func (*panicAccounts) create(context.Context, userAccount, func() error) (string, error) {
+func (*panicAccounts) Create(context.Context, homeserver.Account, func() error) (string, error) {
 	panic("secret words")
 }
 
@@ -439,7 +442,7 @@ func TestPanicReleases(t *testing.T) {
 		"the store's":      func(r *registrar) { r.store = &hookedStore{r.store.(*boltStore), func() { panic("secret words") }} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDoor(t, sharedSecretPath)
+			d := newDoor(t, homeserver.SharedSecretPath)
 			accounts, store := d.server.registrar.accounts, d.server.registrar.store
 			breakPart(d.server.registrar)
 			proof, n := newProof(t)
@@ -626,7 +629,7 @@ func testSixteenAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 
 // While the homeserver is slow a node's requests do not pile up: each would keep a connection, until nobody else has one.
 func TestRequestsDoNotPileUp(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	goOn := make(chan struct{})
 	d.homeserver.fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
 		<-goOn

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
@@ -197,7 +198,7 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	if _, ok := errors.AsType[*json.SyntaxError](err); ok { // anywhere in the body: it is looked through before it is decoded
 		return node{}, badRequest(errcodeNotJSON, "the body is not JSON")
 	}
-	if err != nil || !isObject(body) {
+	if err != nil || !homeserver.IsObject(body) {
 		return node{}, badRequest(errcodeBadJSON, "the body must be a JSON object with the strings localpart, displayname and password")
 	}
 	defer s.metrics.verified(time.Now())

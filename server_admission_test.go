@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 const (
@@ -41,7 +42,7 @@ func newAdmissionDoor(t *testing.T, list string, o admission.Options) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	d.server.admission = a
 	return d
 }
@@ -89,7 +90,7 @@ func TestWithoutList(t *testing.T) {
 	if got := newAdmissionDoor(t, "# nobody yet\n", admission.Options{}).send(proof); got.status != 403 {
 		t.Errorf("an empty list: got %d %s, want 403", got.status, got.body)
 	}
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	if d.server.admission != nil {
 		t.Error("admission is not off by default")
 	}

@@ -12,13 +12,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // serveLimited serves the door on TCP with the limits, until the test ends.
 func (d *door) serveLimited(l limits) (address string) {
 	d.t.Helper()
 	d.limited(l)
-	d.server.metrics = newMetrics(config{way: createUserWay})
+	d.server.metrics = newMetrics(config{way: homeserver.CreateUser})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		d.t.Fatal(err)
@@ -102,7 +104,7 @@ const notFoundRequest = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 // A connection whose request is being answered is not closed for another; when all are, the new one is.
 func TestAnsweredKeepsItsPlace(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	asked, answer := make(chan bool), make(chan bool)
 	d.homeserver.fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
 		asked <- true
@@ -142,7 +144,7 @@ func TestAnsweredKeepsItsPlace(t *testing.T) {
 
 // What unfinished requests hold is bounded: of one, and of all.
 func TestUnfinishedIsBounded(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	address := d.serveLimited(limits{maxConnections: 2000})
 	lines := strings.Repeat("a:\r\n", 300)
 	for name, sent := range map[string]string{

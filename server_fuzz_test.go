@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 var (
@@ -70,7 +72,7 @@ func withoutAddress(text string, sent registration) string {
 // Whoever sends a proof gets in, nobody else does, and what somebody else is told and what is logged of him are fixed
 // sentences: nothing of what he sent is in them but an address.
 func FuzzRegister(f *testing.F) {
-	d := newDoor(f, sharedSecretPath)
+	d := newDoor(f, homeserver.SharedSecretPath)
 	fixed := map[string]bool{}
 	add := func(media string, body []byte) {
 		f.Add(media, body)

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
@@ -22,7 +23,7 @@ import (
 // limited is the door with the limits.
 func (d *door) limited(l limits) *door {
 	d.t.Helper()
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, asToken: testASToken, hsToken: testHSToken, sharedSecret: testSecret, limits: l}
+	c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, asToken: testASToken, hsToken: testHSToken, sharedSecret: testSecret, limits: l}
 	d.server = newServer(serviceOf(c), d.store)
 	d.handler = d.server.handler()
 	return d
@@ -61,7 +62,7 @@ func TestRetryRounding(t *testing.T) {
 
 // A client has a bucket of its own, before its body is read; who cannot be told has none.
 func TestClientLimit(t *testing.T) {
-	d := newDoor(t, sharedSecretPath).limited(limits{rate: 1, burst: 2, trustedProxies: mustProxies(t, defaultProxies)})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{rate: 1, burst: 2, trustedProxies: mustProxies(t, defaultProxies)})
 	spend := func(client string) answered {
 		for range 2 {
 			if got := d.postAs(client, "x"); got.status != 400 {
@@ -103,7 +104,7 @@ func TestClientLimit(t *testing.T) {
 
 // 415 comes before the limit, and so do 404 and 405; 413 and 400 come after it.
 func TestClientLimitOrder(t *testing.T) {
-	d := newDoor(t, sharedSecretPath).limited(limits{rate: 1, burst: 1})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{rate: 1, burst: 1})
 	d.post("x")
 	for _, test := range []struct {
 		method, path, media, body string
@@ -127,7 +128,7 @@ func TestClientLimitOrder(t *testing.T) {
 
 // Only proven registrations of new addresses count, and they leave nothing when it is too many.
 func TestTotalLimit(t *testing.T) {
-	d := newDoor(t, sharedSecretPath).limited(limits{totalRate: 0.001, totalBurst: 2})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{totalRate: 0.001, totalBurst: 2})
 	known, n := newProof(t)
 	_, pendingNode := newProof(t)
 	d.setState(n, stateRegistered)
@@ -265,7 +266,7 @@ func TestSlotsAtShutdown(t *testing.T) {
 
 // Too many attempts is 429, and a settling round needs no slot.
 func TestCrowded(t *testing.T) {
-	d := newDoor(t, sharedSecretPath).limited(limits{maxInflight: 1})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{maxInflight: 1})
 	_, old := newProof(t)
 	d.setOld(old, statePending, time.Hour)
 	if _, err := d.server.registrar.slots.Take(t.Context(), t.Context()); err != nil {
@@ -296,13 +297,13 @@ func TestKeptConnections(t *testing.T) {
 	}
 	answer.Start()
 	defer answer.Close()
-	h := newHomeserverClient(config{origin: answer.URL, limits: limits{maxInflight: most}}, nil).binding()
+	h := newHomeserverClient(config{origin: answer.URL, limits: limits{maxInflight: most}}, nil).Binding()
 	for range 3 {
 		asking.Add(most)
 		var calls sync.WaitGroup
 		for range most {
 			calls.Go(func() {
-				if _, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"}); err != nil {
+				if _, err := h.Call(t.Context(), homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: "/"}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -316,11 +317,11 @@ func TestKeptConnections(t *testing.T) {
 
 // A countingAccounts homeserver has everybody, and counts who asks.
 type countingAccounts struct {
-	accounts
+	homeserver.Accounts
 	lookUps int
 }
 
-func (c *countingAccounts) displayName(context.Context, string) (string, error) {
+func (c *countingAccounts) DisplayName(context.Context, string) (string, error) {
 	c.lookUps++
 	return "", nil
 }

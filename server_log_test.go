@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -117,7 +118,7 @@ func (d *door) causes(t *testing.T) []caused {
 		d.send(proof)
 	}
 
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: sharedSecretWay, dataPath: t.TempDir()}
+	c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, dataPath: t.TempDir()}
 	made := measuredOf(t, c)
 	made.metrics.watch(bad)
 	o := &ops{service: made, store: bad, health: newHealth(t.Context(), made, bad)}
@@ -184,7 +185,7 @@ func TestFloodedLog(t *testing.T) {
 		}
 		for _, format := range formats {
 			t.Run(fmt.Sprintf("verbosity %d %s", verbosity, format), func(t *testing.T) {
-				d := newDoorOn(t, sharedSecretPath, &badStore{store: opened(t, t.TempDir())})
+				d := newDoorOn(t, homeserver.SharedSecretPath, &badStore{store: opened(t, t.TempDir())})
 				address := d.serveLimited(limits{maxConnections: 100})
 				causes := d.causes(t)
 				tokens := []string{"", "Bearer " + long, "Bearer " + testHSToken}
@@ -243,7 +244,7 @@ func TestFloodedLog(t *testing.T) {
 
 // No flood of lines of one kind hides a line of another, least of all a success or the warning of a foreign account.
 func TestFloodHidesNothingElse(t *testing.T) {
-	d := newDoorOn(t, sharedSecretPath, &badStore{store: opened(t, t.TempDir())})
+	d := newDoorOn(t, homeserver.SharedSecretPath, &badStore{store: opened(t, t.TempDir())})
 	causes := append(d.causes(t),
 		caused{"success", []string{`"msg":"Registered node"`}, func() {
 			proof, _ := newProof(t)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
 
@@ -79,9 +80,9 @@ func TestNginxPlaces(t *testing.T) {
 		}
 		wantLocations(t, file, string(content), want)
 	}
-	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: nginx.GuideHomeserver, way: sharedSecretWay}
+	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: nginx.GuideHomeserver, way: homeserver.SharedSecret}
 	for apiPath, want := range map[string][]nginx.Location{
-		createUserPath: {matrix, closed, register}, sharedSecretPath: {matrix, closed, register}, masUsersPath: {matrix, closed, register, logins},
+		homeserver.CreateUserPath: {matrix, closed, register}, homeserver.SharedSecretPath: {matrix, closed, register}, homeserver.MASUsersPath: {matrix, closed, register, logins},
 	} {
 		c.way, c.apiOrigin = wayOf(apiPath), "http://127.0.0.1:8081"
 		var out bytes.Buffer
@@ -141,7 +142,7 @@ func TestNginxNamesThePath(t *testing.T) {
 // What a proxy may have taken for another path is refused before a token is looked at, right or wrong, and is not
 // counted as a wrong token.
 func TestUncleanPaths(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	var unclean []string
 	for _, dots := range []string{".", "..", "%2e", "%2E", "%2e%2e", ".%2e", "%2E."} {
 		for _, slash := range []string{"/", "%2f", "%2F"} {

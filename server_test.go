@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // Every vector, through the whole service, with both APIs.
@@ -44,7 +46,7 @@ func TestVectors(t *testing.T) {
 }
 
 func TestWireErrors(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	proof, _ := newProof(t)
 	good, _ := json.Marshal(proof)
 	padded := `{"x":"` + strings.Repeat("x", bodyLimit) + `",` + string(good[1:])
@@ -97,7 +99,7 @@ func TestAnswer(t *testing.T) {
 		proof, n := newProof(t)
 		got := d.send(proof)
 		want := fmt.Sprintf(`{"user_id":%q,"home_server":%q}`, n.UserID, testServerName)
-		if api.path == createUserPath {
+		if api.path == homeserver.CreateUserPath {
 			want = fmt.Sprintf(`{"user_id":%q,"home_server":%q,"access_token":"MDAyOGxvY2F0aW9uIHRva2VuMTIzNDU2Nzg5"}`, n.UserID, testServerName)
 		}
 		if got.body != want {
@@ -155,7 +157,7 @@ func echo(status int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		words := strings.NewReplacer(`"`, " ", `:`, " ", `,`, " ").Replace(string(body)) + " " + r.Header.Get("Authorization")
-		if r.URL.Path == sharedSecretPath {
+		if r.URL.Path == homeserver.SharedSecretPath {
 			words += " " + testSecret
 		}
 		answer, _ := json.Marshal(map[string]string{"errcode": words, "error": words})
@@ -165,7 +167,7 @@ func echo(status int) http.HandlerFunc {
 
 // One audit line each: outcome, user ID once it is proven, client address, time taken.
 func TestAudit(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	proof, n := newProof(t)
 	d.send(proof)
 	d.send(proof)
@@ -202,7 +204,7 @@ func TestAudit(t *testing.T) {
 
 // A panic leaves its line, too.
 func TestAuditOfPanic(t *testing.T) {
-	d := newDoor(t, sharedSecretPath)
+	d := newDoor(t, homeserver.SharedSecretPath)
 	d.server.registrar.accounts = &panicAccounts{}
 	proof, n := newProof(t)
 	d.send(proof)
@@ -213,7 +215,7 @@ func TestAuditOfPanic(t *testing.T) {
 
 // serve finishes what is in flight when its context ends, and takes nothing new.
 func TestServeStops(t *testing.T) {
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	asked, answer := make(chan bool), make(chan bool)
 	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
 		asked <- true
@@ -267,7 +269,7 @@ func TestServeStops(t *testing.T) {
 
 // What HTTP itself allows and is no registration gets an answer, too.
 func TestRawRequests(t *testing.T) {
-	d := newDoor(t, createUserPath)
+	d := newDoor(t, homeserver.CreateUserPath)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

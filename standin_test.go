@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
@@ -153,21 +154,21 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call, answer = callWhoami, whoami
 	case strings.HasPrefix(path, "/_matrix/client/r0/profile/") && strings.HasSuffix(path, "/displayname"):
 		call, answer = callProfile, s.profile
-	case path == createUserPath:
+	case path == homeserver.CreateUserPath:
 		call, answer = callCreateUser, s.createUser
-	case path == sharedSecretPath && r.Method == http.MethodGet:
+	case path == homeserver.SharedSecretPath && r.Method == http.MethodGet:
 		call, answer = callNonce, s.nonce
-	case path == sharedSecretPath:
+	case path == homeserver.SharedSecretPath:
 		call, answer = callRegister, s.register
-	case path == authMetadataPath || path == authMetadataUnstablePath:
+	case path == homeserver.AuthMetadataPath || path == homeserver.AuthMetadataUnstablePath:
 		call, answer = callIssuer, s.authMetadata
-	case strings.HasPrefix(path, setProfilePath) && r.Method == http.MethodPut:
+	case strings.HasPrefix(path, homeserver.SetProfilePath) && r.Method == http.MethodPut:
 		call, answer = callSetName, s.setName
 	case path == masDiscovery:
 		call, answer = callDiscovery, s.mas.ServeHTTP
 	case path == masTokenPath:
 		call, answer = callToken, s.mas.ServeHTTP
-	case path == masUsersPath:
+	case path == homeserver.MASUsersPath:
 		call, answer = callMASCreate, s.mas.ServeHTTP
 	case strings.HasPrefix(path, masByNamePath):
 		call, answer = callLookUp, s.mas.ServeHTTP
@@ -330,9 +331,9 @@ func doesAndBreaks(do http.HandlerFunc) http.HandlerFunc {
 
 // apis are the ways of creating accounts, each with the call of a stand-in that creates.
 var apis = []struct{ name, path, creates string }{
-	{"createUser", createUserPath, callCreateUser},
-	{"shared secret", sharedSecretPath, callRegister},
-	{"MAS", masUsersPath, callMASCreate},
+	{"createUser", homeserver.CreateUserPath, callCreateUser},
+	{"shared secret", homeserver.SharedSecretPath, callRegister},
+	{"MAS", homeserver.MASUsersPath, callMASCreate},
 }
 
 // creates is the right answer to the call that creates.
@@ -359,9 +360,9 @@ func newDoor(t testing.TB, apiPath string) *door {
 func newDoorOn(t testing.TB, apiPath string, store store) *door {
 	t.Helper()
 	lines := captureLog(t)
-	homeserver := newStandIn(t)
-	d := newDoorBetween(t, homeserver.URL, apiPath, store)
-	d.homeserver, d.log = homeserver, lines
+	backend := newStandIn(t)
+	d := newDoorBetween(t, backend.URL, apiPath, store)
+	d.homeserver, d.log = backend, lines
 	return d
 }
 
@@ -376,9 +377,9 @@ func newDoorBetween(t testing.TB, origin, apiPath string, store store) *door {
 	d := &door{t: t, store: store}
 	c := config{serverName: testServerName, origin: origin, way: wayOf(apiPath), asToken: testASToken, hsToken: testHSToken}
 	switch apiPath {
-	case sharedSecretPath:
+	case homeserver.SharedSecretPath:
 		c.sharedSecret = testSecret
-	case masUsersPath:
+	case homeserver.MASUsersPath:
 		c.masClientID, c.masClientSecret = testMASClientID, testMASSecret
 	}
 	d.server = newServer(serviceOf(c), store)
@@ -505,8 +506,8 @@ func checkHash(hash, password string) error {
 }
 
 // wayOf is the way that the path names, nil where none does.
-func wayOf(path string) *way {
-	w, _ := wayAt(path)
+func wayOf(path string) *homeserver.Way {
+	w, _ := homeserver.WayAt(path)
 	return w
 }
 
@@ -526,7 +527,7 @@ func measuredOf(t testing.TB, c config) service {
 }
 
 // accountsOf are those of the configuration, with a client of their own.
-func accountsOf(c config) accounts {
+func accountsOf(c config) homeserver.Accounts {
 	a, err := newAccounts(c, newHomeserverClient(c, nil))
 	if err != nil {
 		panic(err)

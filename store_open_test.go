@@ -23,6 +23,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // A file that is not a store is refused, by its name, and left as it was.
@@ -305,7 +306,7 @@ func makeStore(t *testing.T, path string) {
 	}
 	for i := range 50 {
 		held := claimed(t, s, common.Address{byte(i)})
-		if err := save(held, record{}, node{userAccount: userAccount{DisplayName: strings.Repeat("x", 135)}}, stateRegistered); err != nil {
+		if err := save(held, record{}, node{Account: homeserver.Account{DisplayName: strings.Repeat("x", 135)}}, stateRegistered); err != nil {
 			t.Fatal(err)
 		}
 		held.Release()

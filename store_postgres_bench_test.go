@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/common"
 )
 
@@ -45,11 +46,11 @@ func BenchmarkGateways(b *testing.B) {
 				openedPostgres(b, dataPath).Close()
 				walBefore = lsn()
 			}
-			homeserver := newStandIn(b)
+			backend := newStandIn(b)
 			var urls []string
 			var stop []func() time.Duration
 			for range test.count {
-				url, end := startBenchedGateway(b, homeserver.URL, dataPath)
+				url, end := startBenchedGateway(b, backend.URL, dataPath)
 				urls, stop = append(urls, url), append(stop, end)
 			}
 			bodies := make([][]byte, b.N)
@@ -96,7 +97,7 @@ func BenchmarkGateways(b *testing.B) {
 }
 
 // startBenchedGateway starts the program and returns where it registers, and what ends it and tells how long it computed.
-func startBenchedGateway(b *testing.B, homeserver, dataPath string) (url string, end func() time.Duration) {
+func startBenchedGateway(b *testing.B, backend, dataPath string) (url string, end func() time.Duration) {
 	b.Helper()
 	path, err := exec.LookPath(programName)
 	if err != nil {
@@ -107,7 +108,7 @@ func startBenchedGateway(b *testing.B, homeserver, dataPath string) (url string,
 	if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	cmd := exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", homeserver+sharedSecretPath, "--hstoken", testHSToken,
+	cmd := exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", backend+homeserver.SharedSecretPath, "--hstoken", testHSToken,
 		"--sharesecret-file", secret, "--port", "0", "--datapath", dataPath, "--verbosity", "2", "--rate-limit", "0", "--total-rate-limit", "0")
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
@@ -125,19 +126,19 @@ func TestPostgresClaimRaces(t *testing.T) {
 
 // A askedAccounts homeserver knows every account and counts who asked for each.
 type askedAccounts struct {
-	accounts
+	homeserver.Accounts
 	mu    sync.Mutex
 	asked map[string]int
 }
 
-func (c *askedAccounts) displayName(_ context.Context, userID string) (string, error) {
+func (c *askedAccounts) DisplayName(_ context.Context, userID string) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asked[userID]++
 	return "", nil
 }
 
-func (c *askedAccounts) inSteps() bool { return false }
+func (c *askedAccounts) InSteps() bool { return false }
 
 // Instances share the pending records out: each is settled once, those too that a dead instance held, and none is left.
 func TestPostgresSettlesOnce(t *testing.T) {
@@ -154,10 +155,10 @@ func TestPostgresSettlesOnce(t *testing.T) {
 			s.lease = leaseTime
 		}
 	}
-	homeserver := &askedAccounts{asked: make(map[string]int)}
+	backend := &askedAccounts{asked: make(map[string]int)}
 	var all sync.WaitGroup
 	for range 3 {
-		r := newRegistrar(homeserver, openedPostgres(t, url))
+		r := newRegistrar(backend, openedPostgres(t, url))
 		all.Go(func() {
 			if err := r.reconcileRound(t.Context()); err != nil {
 				t.Error(err)
@@ -165,7 +166,7 @@ func TestPostgresSettlesOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	for userID, times := range homeserver.asked {
+	for userID, times := range backend.asked {
 		if times != 1 {
 			t.Errorf("%s was settled %d times", userID, times)
 		}
@@ -300,7 +301,7 @@ func TestPostgresAway(t *testing.T) {
 	}
 	p := ownPostgres(t)
 	sql(t, p, "postgres", "CREATE DATABASE away")
-	d := newDoorOn(t, sharedSecretPath, openedPostgres(t, p.URL("postgres", "away")))
+	d := newDoorOn(t, homeserver.SharedSecretPath, openedPostgres(t, p.URL("postgres", "away")))
 	accepts(t, d, "at first")
 
 	locked := make(chan bool)
@@ -470,7 +471,7 @@ func TestPostgresFullDisk(t *testing.T) {
 	sql(t, p, "filled", `INSERT INTO matrix_regservice.records SELECT decode(lpad(to_hex(n), 40, '0'), 'hex'), '@user', repeat('x', 135), 'registered', now(), now()
 		FROM generate_series(1, 20000) AS n; CHECKPOINT`) // over the 1 MB that a file of its log has
 	s := openedPostgres(t, url)
-	d := newDoorOn(t, sharedSecretPath, s)
+	d := newDoorOn(t, homeserver.SharedSecretPath, s)
 	limit := func(bytes string) {
 		for line := range strings.Lines(sql(t, p, "postgres", "SELECT pid FROM pg_stat_activity WHERE datname = 'filled'")) {
 			if out, err := p.Command(t.Context(), prlimit, "--pid", strings.TrimSpace(line), "--fsize="+bytes+":unlimited").CombinedOutput(); err != nil {
@@ -539,7 +540,7 @@ func TestPostgresSettings(t *testing.T) {
 			sql(t, p, "postgres", "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = '"+name+"'") // a pooler's connections too
 			s := openedPostgres(t, url)
 			sql(t, p, name, "DROP TABLE IF EXISTS public.seen; DROP FUNCTION IF EXISTS public.see CASCADE;"+recordSettings)
-			d := newDoorOn(t, sharedSecretPath, s)
+			d := newDoorOn(t, homeserver.SharedSecretPath, s)
 			var all sync.WaitGroup
 			for range 4 {
 				all.Go(func() {

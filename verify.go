@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/crypto"
@@ -34,7 +35,7 @@ type registration struct {
 // A node is the sender of a registration whose proof holds.
 type node struct {
 	Address address
-	userAccount
+	homeserver.Account
 }
 
 // verify holds the registration against the contract, forms first and signatures last, and returns the
@@ -66,7 +67,7 @@ func (r registration) verify(serverName string) (node, error) {
 
 	n := node{
 		Address: common.HexToAddress(r.Localpart),
-		userAccount: userAccount{
+		Account: homeserver.Account{
 			Localpart:   r.Localpart,
 			UserID:      names.UserID(r.Localpart, serverName),
 			DisplayName: r.DisplayName,

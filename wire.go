@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/ethereum/go-ethereum/log"
@@ -74,7 +75,7 @@ func toMatrixError(err error) *matrixError {
 	if known, ok := errors.AsType[*matrixError](err); ok {
 		return known
 	}
-	failed, isFailed := errors.AsType[*homeserverError](err)
+	failed, isFailed := errors.AsType[*homeserver.Error](err)
 	poor, isPoor := errors.AsType[*admission.PoorError](err)
 	early, isEarly := errors.AsType[*limit.EarlyError](err)
 	switch {
@@ -96,10 +97,10 @@ func toMatrixError(err error) *matrixError {
 		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
 	case errors.Is(err, errStore):
 		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStore.Error(), cause: err}
-	case isFailed && failed.limited:
-		return tooManyRequests(failed.reason, failed.retryAfter, err)
+	case isFailed && failed.Limited:
+		return tooManyRequests(failed.Reason, failed.RetryAfter, err)
 	case isFailed:
-		return &matrixError{status: http.StatusBadGateway, Errcode: errcodeUnknown, Message: failed.reason, cause: err}
+		return &matrixError{status: http.StatusBadGateway, Errcode: errcodeUnknown, Message: failed.Reason, cause: err}
 	}
 	return &matrixError{status: http.StatusInternalServerError, Errcode: errcodeUnknown, Message: "internal error", cause: err}
 }

@@ -1,4 +1,4 @@
-package main
+package homeserver
 
 import (
 	"bufio"
@@ -94,15 +94,15 @@ func TestStrayAnswer(t *testing.T) {
 	stray := rawAnswer(`{"access_token":"` + strayToken + `","stray":true}`)
 	for name, behind := range map[string]string{"whole": stray, "a byte": "H", "a part": stray[:30], "two": stray + stray} {
 		t.Run(name, func(t *testing.T) {
-			h := newHomeserver(bytePeer(t, func(conn, request int, path string) string {
+			h := NewClient(bytePeer(t, func(conn, request int, path string) string {
 				return rawAnswer(`{"path":"`+path+`"}`) + behind
-			}), "example.org").binding()
+			}), "example.org").Binding()
 			defer h.http.CloseIdleConnections()
 			for i := range 300 {
 				path := fmt.Sprintf("/%d", i)
-				a, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: path})
-				if err == nil && string(a.body) != `{"path":"`+path+`"}` {
-					t.Fatalf("%s was answered %q", path, a.body)
+				a, err := h.Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: path})
+				if err == nil && string(a.Body) != `{"path":"`+path+`"}` {
+					t.Fatalf("%s was answered %q", path, a.Body)
 				}
 			}
 		})
@@ -116,7 +116,7 @@ func TestStrayAnswer(t *testing.T) {
 func TestStrayAnswerToTheNext(t *testing.T) {
 	stray := rawAnswer(`{"access_token":"` + strayToken + `"}`)
 	origin := bytePeer(t, func(conn, request int, path string) string { return rawAnswer(path) + stray })
-	client := newHTTPClient(clientOptions{mostConns: 1, wholeTime: createTime})
+	client := NewHTTPClient(ClientOptions{MostConns: 1, wholeTime: CreateTime})
 	defer client.CloseIdleConnections()
 	var all sync.WaitGroup
 	for worker := range 8 {
@@ -208,7 +208,7 @@ func (f readerFunc) Read([]byte) (int, error) { f(); return 0, io.EOF }
 func TestAnswerBeganBefore(t *testing.T) {
 	for before := false; !before; { // net/http waits 200 ms for the body, then it writes
 		begin, first, wrote := make(chan bool), make(chan bool), make(chan bool)
-		client := newHTTPClient(clientOptions{dial: func(context.Context, string, string) (net.Conn, error) {
+		client := NewHTTPClient(ClientOptions{Dial: func(context.Context, string, string) (net.Conn, error) {
 			near, far := net.Pipe()
 			t.Cleanup(func() { near.Close(); far.Close() })
 			return &earlyConn{Conn: near, begin: begin, wrote: wrote, answer: strings.NewReader(rawAnswer("stray"))}, nil
@@ -238,17 +238,17 @@ func TestAnswerBeganBefore(t *testing.T) {
 
 // A connection without strays is used again.
 func TestKeptConnection(t *testing.T) {
-	h := newHomeserver(bytePeer(t, func(conn, request int, path string) string {
+	h := NewClient(bytePeer(t, func(conn, request int, path string) string {
 		return rawAnswer(fmt.Sprintf("%d.%d", conn, request))
 	}), "example.org")
 	for i := range 3 {
-		if a, err := h.binding().call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"}); err != nil || string(a.body) != fmt.Sprintf("1.%d", i+1) {
-			t.Errorf("binding call %d: got %q, %v", i, a.body, err)
+		if a, err := h.Binding().Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: "/"}); err != nil || string(a.Body) != fmt.Sprintf("1.%d", i+1) {
+			t.Errorf("binding call %d: got %q, %v", i, a.Body, err)
 		}
 	}
 	for i := range 3 { // as the answer does not say what it answers
-		if a, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"}); err != nil || string(a.body) != fmt.Sprintf("%d.1", i+2) {
-			t.Errorf("other call %d: got %q, %v", i, a.body, err)
+		if a, err := h.Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: "/"}); err != nil || string(a.Body) != fmt.Sprintf("%d.1", i+2) {
+			t.Errorf("other call %d: got %q, %v", i, a.Body, err)
 		}
 	}
 	h.http.CloseIdleConnections()
@@ -261,7 +261,7 @@ func TestProfileForms(t *testing.T) {
 		`{"user_id":"@x:y","access_token":"z"}`: false, `{"displayname":"x","user_id":"@x:y"}`: false, `{"nonce":"x"}`: false,
 		`{"displayname":1}`: false, `{"DisplayName":"x"}`: false, `[]`: false, `null`: false, ``: false, `{"duration_ms":1}`: false,
 	} {
-		if _, got := (answer{status: 200, body: []byte(body)}).profileName(); got != want {
+		if _, got := (Answer{Status: 200, Body: []byte(body)}).profileName(); got != want {
 			t.Errorf("%s: got %v, want %v", body, got, want)
 		}
 	}
@@ -269,7 +269,7 @@ func TestProfileForms(t *testing.T) {
 
 // No client goes by a proxy. Not by the environment in a test: net/http reads it once, and leaves this machine out.
 func TestNoProxy(t *testing.T) {
-	if made := newHTTPClient(clientOptions{}).Transport.(*watchedTransport); made.kept.Proxy != nil || made.own.Proxy != nil {
+	if made := NewHTTPClient(ClientOptions{}).Transport.(*watchedTransport); made.kept.Proxy != nil || made.own.Proxy != nil {
 		t.Error("the client goes by a proxy")
 	}
 }
@@ -290,12 +290,12 @@ func TestHeaderBombs(t *testing.T) {
 		"trailers": status + "Transfer-Encoding: chunked\r\nTrailer: X\r\n\r\n0\r\n" + short.String(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHomeserver(bytePeer(t, func(int, int, string) string { return bomb }), "example.org")
+			h := NewClient(bytePeer(t, func(int, int, string) string { return bomb }), "example.org")
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			a, err := h.call(t.Context(), request{within: lookUpTime, method: http.MethodGet, path: "/"})
+			a, err := h.Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: "/"})
 			runtime.ReadMemStats(&after)
-			if err == nil && a.cut == nil {
+			if err == nil && a.Cut == nil {
 				t.Error("the answer was taken")
 			}
 			const most = 8 << 20 // in all, most of it garbage at once

@@ -1,7 +1,7 @@
 // transport.go owns how any server is called: the one constructor of HTTP clients, their time and size limits, and that an
 // answer is taken only for the request that it came after.
 
-package main
+package homeserver
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 const (
 	dialTime      = 2 * time.Second
 	tlsTime       = 2 * time.Second
-	headerTime    = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
+	HeaderTime    = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
 	keptConns     = 64              // connections kept open between calls, where nobody says how many calls there may be
 	keptConnsTime = 30 * time.Second
 
@@ -33,43 +33,43 @@ const (
 // peer sends then answers something else.
 var errUnasked = errors.New("the server sent something unasked before the request")
 
-// A clientOptions is what differs from one client to the next.
-type clientOptions struct {
-	dial       func(ctx context.Context, network, address string) (net.Conn, error) // nil for TCP
-	headerTime time.Duration                                                        // to the answer's first byte
+// A ClientOptions is what differs from one client to the next.
+type ClientOptions struct {
+	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // nil for TCP
+	HeaderTime time.Duration                                                        // to the answer's first byte
 	wholeTime  time.Duration                                                        // 0 where the request's context ends it
-	mostConns  int                                                                  // at once on kept connections; 0 for any number
+	MostConns  int                                                                  // at once on kept connections; 0 for any number
 }
 
-// newHTTPClient is how every server is called: with HTTP/1.1, a limit on each step, no proxy, since tokens and passwords
+// NewHTTPClient is how every server is called: with HTTP/1.1, a limit on each step, no proxy, since tokens and passwords
 // go to the server they are for, and redirects taken for the answer.
 //
 // A request with Close set goes out on a connection of its own: what comes on that can answer nothing else. Others share
 // kept connections, and the caller has to find in the answer what binds it to its request.
-func newHTTPClient(o clientOptions) *http.Client {
-	if o.dial == nil {
-		o.dial = (&net.Dialer{Timeout: dialTime}).DialContext
+func NewHTTPClient(o ClientOptions) *http.Client {
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{Timeout: dialTime}).DialContext
 	}
 	kept := &http.Transport{
 		Proxy: nil,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := o.dial(ctx, network, address)
+			conn, err := o.Dial(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
 			return &watchedConn{Conn: conn, raw: rawConn(conn)}, nil
 		},
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := o.dial(ctx, network, address)
+			conn, err := o.Dial(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
 			return shakeHands(ctx, conn, address)
 		},
-		ResponseHeaderTimeout:  o.headerTime,
+		ResponseHeaderTimeout:  o.HeaderTime,
 		MaxResponseHeaderBytes: answerHeaderLimit,
 		MaxIdleConnsPerHost:    keptConns,
-		MaxConnsPerHost:        o.mostConns,
+		MaxConnsPerHost:        o.MostConns,
 		IdleConnTimeout:        keptConnsTime,
 		ReadBufferSize:         readAhead,
 		DisableCompression:     true, // a small answer may not grow behind the limit
@@ -101,9 +101,9 @@ func shakeHands(ctx context.Context, conn net.Conn, address string) (net.Conn, e
 // A watchedTransport refuses answers that began to arrive before their request was sent.
 type watchedTransport struct{ kept, own *http.Transport }
 
-// keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
+// Keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
 // call alone.
-func (t *watchedTransport) keep(most int) { t.kept.MaxIdleConnsPerHost = most }
+func (t *watchedTransport) Keep(most int) { t.kept.MaxIdleConnsPerHost = most }
 
 func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	chosen := t.kept

@@ -1,0 +1,369 @@
+// client.go owns the HTTP client to the homeserver: its time limits, what an answer means whichever API it
+// comes from, and the question that every API needs: is there such a user.
+
+package homeserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+)
+
+// Paths of the questions that are not about creating accounts.
+const (
+	ProfilePath    = "/_matrix/client/r0/profile/"
+	SetProfilePath = "/_matrix/client/v3/profile/" // where a display name is set
+	VersionPath    = "/_matrix/federation/v1/version"
+	KeyPath        = "/_matrix/key/v2/server"
+)
+
+// Errcodes that are read.
+const (
+	codeUnrecognized    = "M_UNRECOGNIZED"
+	codeUserInUse       = "M_USER_IN_USE"
+	codeNotFound        = "M_NOT_FOUND"
+	codeInvalidUsername = "M_INVALID_USERNAME"
+)
+
+// Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
+const (
+	LookUpTime = 3 * time.Second // a whole call that reads
+	CreateTime = 6 * time.Second // a whole call that creates
+
+	AnswerLimit = 1 << 20 // bytes of an answer that are read
+
+	userAgent = "matrix-regservice"
+)
+
+// A Client is the client to one homeserver.
+type Client struct {
+	Origin     string // scheme, host and port
+	ServerName string
+	secrets    []string    // never to be seen in an error, even when the homeserver repeats them
+	Header     http.Header // sent with every call
+	http       *http.Client
+	binds      bool                                          // each answer holds what binds it to its request, so that calls may share connections
+	Observe    func(name, result string, took time.Duration) // of each call that has a name; nil for nobody
+}
+
+func NewClient(origin, serverName string, secrets ...string) *Client {
+	return &Client{
+		Origin:     origin,
+		ServerName: serverName,
+		secrets:    secrets,
+		http:       NewHTTPClient(ClientOptions{HeaderTime: HeaderTime, wholeTime: CreateTime}),
+	}
+}
+
+// Keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
+// call alone.
+func (h *Client) Keep(most int) {
+	h.http.Transport.(*watchedTransport).Keep(most)
+}
+
+// At is the client to what listens elsewhere and belongs to the homeserver, with the same connections and secrets.
+func (h *Client) At(origin string) *Client {
+	other := *h
+	other.Origin = origin
+	return &other
+}
+
+// Binding is the same client for a call whose answer says what it answers: the user that was created, or a nonce, which the
+// homeserver itself checks when it is used. Every other call gets a connection of its own, since a profile, a version, a
+// 204 or a 404 could be the answer to anything.
+func (h *Client) Binding() *Client {
+	other := *h
+	other.binds = true
+	return &other
+}
+
+// An Answer is what the homeserver said to a call: a status at least.
+type Answer struct {
+	Status     int
+	Body       []byte
+	Cut        error // why the body is not whole
+	Errcode    string
+	Title      string // of an error of Matrix Authentication Service, which has no errcode
+	Message    string
+	retryAfter time.Duration
+}
+
+// A callError is a call that got no answer.
+type callError struct {
+	left     bool // the request, or a part of it, may have reached the homeserver
+	keptConn bool // it went out on a kept connection that turned out to be closed
+	err      error
+}
+
+func (e *callError) Error() string { return e.err.Error() }
+func (e *callError) Unwrap() error { return e.err }
+
+// A Request is one call that is to be made.
+type Request struct {
+	Name   string        // what the call is for, in metrics; "" where it is not measured
+	Within time.Duration // a whole call, its answer read
+	Method string
+	Path   string
+	Token  string // the access token; "" for none
+	Body   any    // sent as JSON, url.Values as a form; nil for none
+
+	// absent tells the answer that there is no such user from other refusals, where the call asks for one.
+	Absent func(Answer) bool
+}
+
+// Call makes one call. Its error is a *callError.
+func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
+	if h.Observe != nil && r.Name != "" {
+		defer func(start time.Time) { h.Observe(r.Name, r.result(a, err), time.Since(start)) }(time.Now())
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Within)
+	defer cancel()
+
+	var failed callError
+	var answering atomic.Bool // set by the connection's own goroutine
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:              func(c httptrace.GotConnInfo) { failed.left, failed.keptConn = true, c.Reused },
+		GotFirstResponseByte: func() { answering.Store(true) },
+	})
+	payload, err := json.Marshal(r.Body)
+	if err != nil {
+		return Answer{}, &callError{err: err}
+	}
+	contentType := "application/json"
+	if form, ok := r.Body.(url.Values); ok {
+		payload, contentType = []byte(form.Encode()), "application/x-www-form-urlencoded"
+	}
+	var reader io.Reader
+	if r.Body != nil {
+		reader = bytes.NewReader(payload)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, h.Origin+r.Path, reader)
+	if err != nil {
+		return Answer{}, &callError{err: err}
+	}
+	for name, values := range h.Header {
+		req.Header[name] = values
+	}
+	req.Close = !h.binds
+	req.Header.Set("User-Agent", userAgent)
+	if r.Body != nil {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if r.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.Token) // never in the query string, which access logs print
+	}
+
+	res, err := h.http.Do(req)
+	if err != nil {
+		failed.keptConn = failed.keptConn && !answering.Load() && ctx.Err() == nil && !isTimeout(err)
+		failed.err = err
+		return Answer{}, &failed
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols { // its body is the connection itself, which no time limit ends
+		res.Body.Close()
+		return Answer{Status: res.StatusCode, Cut: errors.New("it switches protocols")}, nil
+	}
+	defer res.Body.Close()
+	return readAnswer(res), nil
+}
+
+// result is what came of the call. That there is no such user is an answer like any other.
+func (r Request) result(a Answer, err error) string {
+	switch {
+	case err != nil:
+		return "unanswered"
+	case a.Status == http.StatusTooManyRequests:
+		return "limited"
+	case a.Cut != nil:
+		return "failed"
+	case a.Status/100 == 2, a.Status == http.StatusNotFound && r.Absent != nil && r.Absent(a):
+		return "ok"
+	case a.Status/100 == 4 && a.Status != http.StatusRequestTimeout:
+		return "refused"
+	}
+	return "failed"
+}
+
+// readAnswer reads what the homeserver says, as far as the limit, and what it says of an error.
+func readAnswer(res *http.Response) Answer {
+	a := Answer{Status: res.StatusCode}
+	a.Body, a.Cut = io.ReadAll(io.LimitReader(res.Body, AnswerLimit+1))
+	if len(a.Body) > AnswerLimit {
+		a.Cut = errors.New("the answer is over 1 MiB")
+	}
+	if a.Cut != nil || a.Status/100 == 2 {
+		return a
+	}
+	var said map[string]json.RawMessage
+	json.Unmarshal(a.Body, &said) // what is not an object says nothing, and a field of another type spoils no other
+	var errorText, message string
+	var ms float64
+	var titles []struct{ Title string } // the first is the error, the others what led to it
+	json.Unmarshal(said["errcode"], &a.Errcode)
+	json.Unmarshal(said["error"], &errorText)
+	json.Unmarshal(said["message"], &message) // where Dendrite gives no errcode
+	json.Unmarshal(said["retry_after_ms"], &ms)
+	json.Unmarshal(said["errors"], &titles)
+	a.Message = errorText + message
+	if len(titles) > 0 {
+		a.Title = titles[0].Title
+		a.Message += a.Title
+	}
+	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && seconds > 0 {
+		a.retryAfter = time.Duration(min(seconds, 24*3600)) * time.Second
+	}
+	if ms > 0 {
+		a.retryAfter = time.Duration(min(ms, 24*3600*1000)) * time.Millisecond
+	}
+	return a
+}
+
+// UnknownPath tells whether the homeserver, or a proxy before it, does not know what was asked for.
+func (a Answer) UnknownPath() bool {
+	return a.Status == http.StatusNotFound || a.Errcode == codeUnrecognized || a.Status/100 == 4 && a.Errcode == "" && a.Cut == nil
+}
+
+// TellsNothing is an answer after which a question has to be asked again.
+func (a Answer) TellsNothing() bool {
+	return a.Status/100 == 5 || a.Status == http.StatusTooManyRequests || a.Status == http.StatusRequestTimeout
+}
+
+// NotReached is the failure of a call that got no answer. net/http's error quotes what it could not read of one,
+// and where from: only the first is of use, and not as it is.
+func (h *Client) NotReached(err error) *Error {
+	e := &Error{Reason: "the homeserver could not be reached"}
+	if quoting := (*url.Error)(nil); errors.As(err, &quoting) {
+		e.Cause = errors.New(h.scrub(quoting.Err.Error()))
+	}
+	if failed := (*callError)(nil); errors.As(err, &failed) && failed.left {
+		e.Fate, e.Again = Unanswered, failed.keptConn
+		e.Reason = "the connection to the homeserver broke before it answered"
+	}
+	if isTimeout(err) {
+		e.Reason = "the homeserver did not answer in time"
+	}
+	return e
+}
+
+// Failure reads an answer that is not the one hoped for. For a creating call the fate tells the account's:
+// any 4xx but 408 is a refusal, whatever its body.
+func (h *Client) Failure(a Answer, hint string) *Error {
+	said := strconv.Itoa(a.Status)
+	if isErrcode(a.Errcode) {
+		said += " " + a.Errcode
+	}
+	e := &Error{Fate: Unanswered, Reason: "the homeserver failed (" + said + ")"}
+	switch {
+	case a.Status == http.StatusTooManyRequests:
+		e.Fate, e.Limited, e.RetryAfter = NotCreated, true, a.retryAfter
+		e.Reason = "the homeserver asks for fewer requests"
+	case a.Errcode == codeUserInUse && a.Status/100 == 4:
+		e.Fate, e.Reason = Taken, "the homeserver has an account of this name"
+	case a.Status == http.StatusRequestTimeout:
+	case a.Status/100 == 4:
+		e.Fate, e.Reason = NotCreated, "the homeserver refused ("+said+")"
+	case a.Status/100 == 2:
+		e.Reason = "the homeserver's answer was not the expected one"
+	}
+
+	var causes []string
+	if message := h.scrub(a.Message); message != "" {
+		causes = append(causes, fmt.Sprintf("it says %q", message))
+	}
+	if a.Cut != nil {
+		causes = append(causes, "its answer could not be read: "+h.scrub(a.Cut.Error()))
+	}
+	if hint != "" {
+		causes = append(causes, hint)
+	}
+	if len(causes) > 0 {
+		e.Cause = errors.New(strings.Join(causes, "; "))
+	}
+	return e
+}
+
+// CreatedUser returns the access token of an answer that confirms that this very user was created.
+func (h *Client) CreatedUser(a Answer, userID, hint string) (string, error) {
+	var created struct {
+		UserID      string `json:"user_id"`
+		AccessToken string `json:"access_token"`
+	}
+	if a.Status/100 == 2 && a.Cut == nil && json.Unmarshal(a.Body, &created) == nil {
+		if created.UserID == userID {
+			return created.AccessToken, nil
+		}
+		if created.UserID != "" {
+			hint = "it names another user ID: this service must be told its server_name"
+		}
+	}
+	return "", h.Failure(a, hint)
+}
+
+// Answers asks it which software it is, and tells whether it answers, whatever it says.
+func (h *Client) Answers(ctx context.Context) error {
+	_, err := h.Software(ctx)
+	return err
+}
+
+// DisplayName asks for the display name of a user, which tells whether there is one. The whole profile would
+// not do: for a user without a name today's Synapse answers 404 to it.
+func (h *Client) DisplayName(ctx context.Context, userID string) (string, error) {
+	absent := func(a Answer) bool { return a.Errcode == codeNotFound }
+	a, err := h.Call(ctx, Request{Name: "profile", Within: LookUpTime, Method: http.MethodGet, Path: ProfilePath + url.PathEscape(userID) + "/displayname", Absent: absent})
+	switch {
+	case err != nil:
+		return "", NotSent(h.NotReached(err))
+	case a.Status == http.StatusNotFound && absent(a):
+		return "", ErrNoUser
+	}
+	name, ok := a.profileName()
+	if !ok {
+		return "", NotSent(h.Failure(a, "the profile of the user cannot be read"))
+	}
+	return name, nil
+}
+
+// profileName reads the display name of a profile, which may have none. What holds anything else is the answer to another
+// question.
+func (a Answer) profileName() (name string, ok bool) {
+	var profile map[string]json.RawMessage
+	if a.Status != http.StatusOK || a.Cut != nil || !IsObject(a.Body) || json.Unmarshal(a.Body, &profile) != nil {
+		return "", false
+	}
+	said, named := profile["displayname"]
+	if named && json.Unmarshal(said, &name) != nil || named && len(profile) > 1 || !named && len(profile) > 0 {
+		return "", false
+	}
+	return name, true
+}
+
+// scrub makes a homeserver's words fit for a log: printable, and without anything that is or looks like a token, a
+// password or a hash.
+func (h *Client) scrub(text string) string { return redact.Mask(redact.Line(text, h.secrets...)) }
+
+func IsObject(body []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{"))
+}
+
+func isTimeout(err error) bool {
+	timeout := net.Error(nil)
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// isErrcode tells a Matrix errcode from whatever else may stand in its place.
+func isErrcode(text string) bool {
+	return len(text) <= 64 && strings.HasPrefix(text, "M_") && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
+}

@@ -1,0 +1,214 @@
+// sharedsecret.go creates accounts with the homeserver's registration_shared_secret, at today's Synapse and at
+// Dendrite.
+
+package homeserver
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+const (
+	dendriteUnnamed    = "if it is Dendrite it has to say so, since it takes only 72 characters of a password: set global.disable_federation to false in dendrite.yaml, so that it answers /_matrix/federation/v1/version"
+	sharedSecretTooOld = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; " + createUserInstead
+)
+
+// A SharedSecretAPI creates accounts with the shared secret.
+type SharedSecretAPI struct {
+	*Client
+	OneCall
+	door   *Client // where accounts are created
+	secret string
+
+	Server     atomic.Pointer[knownServer] // which it is; asked anew after a while, and after a creation that went wrong
+	namesShown atomic.Bool                 // an account of this run has its display name, so all will
+}
+
+// A knownServer is a homeserver that was found fit.
+type knownServer struct {
+	Software
+	Until time.Time
+}
+
+func NewSharedSecretAPI(h, door *Client, secret string) *SharedSecretAPI {
+	return &SharedSecretAPI{Client: h, door: door, secret: secret}
+}
+
+// Create asks for a nonce and registers the node with it.
+func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func() error) (string, error) {
+	server, err := api.knownSoftware(ctx)
+	if err != nil {
+		return "", err
+	}
+	password := n.Password
+	if server.Name == Dendrite { // it refuses more than bcrypt reads; Synapse may hash with something that reads all
+		password = password[:BcryptLength]
+	}
+	token, err := Retried(func() (string, error) {
+		nonce, err := api.nonce(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := recorded(); err != nil {
+			return "", err
+		}
+		a, err := api.door.Binding().Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
+			"nonce": nonce, "username": n.Localpart, "displayname": n.DisplayName, "password": password,
+			"admin": false, "mac": api.mac(nonce, n.Localpart, password), "inhibit_login": true,
+		}})
+		switch {
+		case err != nil:
+			return "", api.NotReached(err)
+		case isStaleNonce(a):
+			stale := api.Failure(a, "its nonce was used up or forgotten")
+			stale.Fate, stale.Again = NotCreated, true
+			return "", stale
+		}
+		return api.CreatedUser(a, n.UserID, sharedSecretHint(a))
+	})
+	if failed := (*Error)(nil); errors.As(err, &failed) && failed.Fate == Unanswered {
+		api.Server.Store(nil)
+	}
+	if err != nil {
+		return "", err
+	}
+	return token, api.checkName(ctx, server, n)
+}
+
+// knownSoftware asks now and then which homeserver this is, and whether accounts made there will be whole: with
+// their display names, and under the server name that every signature is over.
+func (api *SharedSecretAPI) knownSoftware(ctx context.Context) (Software, error) {
+	if known := api.Server.Load(); known != nil && time.Now().Before(known.Until) {
+		return known.Software, nil
+	}
+	server, err := api.Software(ctx)
+	if err != nil {
+		return Software{}, err
+	}
+	if IsOldSynapse(server) {
+		return Software{}, &Error{Reason: "the homeserver is too old", Cause: fmt.Errorf("it is %v: %s", server, sharedSecretTooOld)}
+	}
+	if err := api.CheckServerName(ctx); err != nil {
+		return Software{}, err
+	}
+	api.Server.Store(&knownServer{server, time.Now().Add(knownTime)})
+	return server, nil
+}
+
+// nonce fetches what makes the next request's mac good for one use. Without it nothing that creates is sent.
+func (api *SharedSecretAPI) nonce(ctx context.Context) (string, error) {
+	a, err := api.door.Binding().Call(ctx, Request{Name: "nonce", Within: LookUpTime, Method: http.MethodGet, Path: SharedSecretPath})
+	if err != nil {
+		return "", NotSent(api.NotReached(err))
+	}
+	var given struct {
+		Nonce string `json:"nonce"`
+	}
+	if a.Status == http.StatusOK && a.Cut == nil && json.Unmarshal(a.Body, &given) == nil && given.Nonce != "" && names.IsToken(given.Nonce) {
+		return given.Nonce, nil
+	}
+	return "", NotSent(api.Failure(a, sharedSecretHint(a)))
+}
+
+// mac is the proof of the shared secret. "notadmin" is part of it: this service makes no admins.
+func (api *SharedSecretAPI) mac(nonce, username, password string) string {
+	mac := hmac.New(sha1.New, []byte(api.secret))
+	mac.Write([]byte(strings.Join([]string{nonce, username, password, "notadmin"}, "\x00")))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// checkName looks, where the version is not known, whether a first account has its display name. Where the profile does
+// not tell, the next account is asked for.
+func (api *SharedSecretAPI) checkName(ctx context.Context, server Software, n Account) error {
+	if server.Name != "" || api.namesShown.Load() {
+		return nil
+	}
+	name, err := api.DisplayName(ctx, n.UserID)
+	if err == nil && name == "" || errors.Is(err, ErrNoUser) {
+		return &Error{Fate: Unanswered, Reason: "the homeserver is too old", Cause: fmt.Errorf("%s: %s", n.UserID, sharedSecretTooOld)}
+	}
+	api.namesShown.Store(err == nil)
+	return nil
+}
+
+// IsOldSynapse tells a Synapse that ignores the display name of this call: one before 1.23.0.
+func IsOldSynapse(s Software) bool { return s.IsSynapse() && s.Before(1, 23) }
+
+// isStaleNonce knows the answers to a nonce that is no longer good: Synapse's, and Dendrite's 500 without an errcode.
+func isStaleNonce(a Answer) bool {
+	return a.Status == http.StatusBadRequest && strings.Contains(a.Message, "unrecognised nonce") ||
+		a.Status == http.StatusInternalServerError && strings.Contains(a.Message, "incorrect or expired nonce")
+}
+
+// sharedSecretHint is what the operator can do about a refusal.
+func sharedSecretHint(a Answer) string {
+	switch {
+	case a.Errcode == codeUserInUse:
+		return ""
+	case isSharedSecretOff(a):
+		return SharedSecretOff
+	case strings.Contains(a.Message, "failed to set display name"): // Dendrite's answer to the whole password
+		return dendriteUnnamed
+	case a.UnknownPath():
+		return sharedSecretMissing
+	case a.Status == http.StatusForbidden:
+		return "the shared secret is not the homeserver's registration_shared_secret"
+	}
+	return ""
+}
+
+func isSharedSecretOff(a Answer) bool {
+	return a.Status == http.StatusBadRequest && strings.Contains(a.Message, "Shared secret registration is not enabled")
+}
+
+// Probe tells whether the homeserver has shared-secret registration: fetching a nonce creates nothing.
+func (api *SharedSecretAPI) Probe(ctx context.Context) (State, error) {
+	a, err := api.door.Call(ctx, Request{Name: "nonce", Within: LookUpTime, Method: http.MethodGet, Path: SharedSecretPath})
+	switch {
+	case err != nil:
+		return Unknown, api.NotReached(err)
+	case a.Status == http.StatusOK && strings.Contains(string(a.Body), `"nonce"`):
+		return Present, nil
+	case isSharedSecretOff(a):
+		return Disabled, errors.New(SharedSecretOff)
+	case a.TellsNothing():
+		return Unknown, api.Failure(a, "")
+	}
+	return Missing, nil
+}
+
+// UnregistrableName is a user name and a password that neither Synapse nor Dendrite takes; both look at the mac first.
+const UnregistrableName = "!"
+
+// ProvesSecret tells, without creating anything, whether the homeserver takes our secret for its own: a request with
+// a good mac for a name that nobody can have is refused for the name, and one with a bad mac for the mac.
+func (api *SharedSecretAPI) ProvesSecret(ctx context.Context) (bool, error) {
+	nonce, err := api.nonce(ctx)
+	if err != nil {
+		return false, err
+	}
+	a, err := api.door.Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
+		"nonce": nonce, "username": UnregistrableName, "password": UnregistrableName,
+		"admin": false, "mac": api.mac(nonce, UnregistrableName, UnregistrableName), "inhibit_login": true,
+	}})
+	switch {
+	case err != nil:
+		return false, api.NotReached(err)
+	case a.Status == http.StatusBadRequest && a.Errcode == codeInvalidUsername:
+		return true, nil
+	case a.Status == http.StatusForbidden && (a.Message == "HMAC incorrect" || a.Message == "bad mac"): // Synapse's and Dendrite's
+		return false, nil
+	}
+	return false, api.Failure(a, "")
+}
