@@ -26,7 +26,7 @@ import (
 // once more while they are read again.
 const listLimit = 64 << 20
 
-// An Admission tells who may register: whoever the list and the chain both admit. A nil one admits everybody.
+// An Admission tells who may register: the addresses that the list and the chain both admit. A nil one admits everybody.
 type Admission struct {
 	path  string                           // of the list; empty for none
 	list  atomic.Pointer[[]common.Address] // sorted; never nil where there is a path
@@ -38,7 +38,7 @@ type Options struct {
 	File       string       // the list; "" for everybody
 	URL        string       // of an Ethereum node; "" where no balance is asked for
 	MinBalance *big.Int     // what an address must hold there, in wei
-	Client     *http.Client // calls that node, with at most balanceCalls connections
+	Client     *http.Client // calls that node, with at most MaxCalls connections
 }
 
 // New reads the list, and asks the chain nothing yet. It is nil where everybody is admitted.
@@ -68,7 +68,7 @@ func New(o Options) (*Admission, error) {
 // ErrNotListed says that the list does not have the address. Only the owner of the address is told, whose proof holds.
 var ErrNotListed = errors.New("this address is not admitted here: ask the operator of this homeserver to put it on the list")
 
-// Admit returns nil for an address that the list and the chain admit, or else errNotListed or an error of the chain. The
+// Admit returns nil for an address that the list and the chain admit, or else ErrNotListed or an error of the chain. The
 // list is asked first: a stranger to it costs no call.
 func (a *Admission) Admit(n common.Address) error {
 	if a == nil {
@@ -156,7 +156,7 @@ func (a *Admission) ReloadOn(ctx context.Context, signals <-chan os.Signal) {
 	}
 }
 
-// ReadList reads addresses, one a line, with blank lines and comments between and behind them. Its errors name the
+// ReadList reads addresses, one a line, with blank lines and comments between and after them. Its errors name the
 // line and quote nothing: the file may be another than was meant, one with a key for instance.
 func ReadList(path string) ([]common.Address, error) {
 	f, size, err := files.Open(path, listLimit)

@@ -195,7 +195,7 @@ func TestStartSaysWhoMayRegister(t *testing.T) {
 			}
 			said := captureLog(t)
 			if a != nil && a.chain != nil {
-				a.logChain(t.Context()) // as logStart does, beside the start
+				a.logChain(t.Context()) // as LogStart does, beside the start
 			} else {
 				a.LogStart(t.Context())
 			}

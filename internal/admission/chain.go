@@ -11,14 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +25,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
+	"github.com/ethereum/go-ethereum/common/lru"
 	"github.com/ethereum/go-ethereum/log"
 	"golang.org/x/sync/singleflight"
 )
@@ -35,8 +34,8 @@ const (
 	balanceTime     = 4 * time.Second // for a call, its wait for a connection included: with the registrar's waits, less than the 30 s that clients wait
 	balancePeriod   = time.Minute     // how long an answer counts
 	MaxCalls        = 16              // at once: providers limit how many
-	askersAtMost    = 256             // who waits for an answer: each keeps a connection
-	balancesKept    = 1 << 16         // answers that are remembered, in 5 MB
+	askersAtMost    = 256             // clients that wait for an answer: each keeps a connection
+	balancesKept    = 1 << 16         // answers that are remembered, in 13 MB
 	rpcAnswerLimit  = 16 << 10        // bytes of an answer that are read; a right one has 100
 	shortestSecret  = 4               // of a URL's parts, in bytes: a shorter one would only blot words out
 	latestBlock     = "latest"
@@ -51,13 +50,10 @@ type Chain struct {
 	secrets []string // of the URL; never to be seen in an error, even when the node repeats them
 	least   *big.Int // what an address must hold, in wei
 	http    *http.Client
-	asking  singleflight.Group // by address: who asks meanwhile waits for the same answer
+	asking  singleflight.Group // by address: a client that asks meanwhile waits for the same answer
 	askers  atomic.Int64
 	calls   atomic.Int64 // made so far: each call's id, which its answer repeats
-
-	mu        sync.Mutex
-	known     map[common.Address]balance
-	lastSweep time.Time
+	known   *lru.Cache[common.Address, balance]
 }
 
 // A balance is what the chain said of an address.
@@ -69,7 +65,7 @@ type balance struct {
 // NewChain returns the chain of the node at the URL, and asks it nothing yet. An address must hold the least, in wei. The
 // client calls the node.
 func NewChain(u *url.URL, least *big.Int, client *http.Client) *Chain {
-	return &Chain{url: u, secrets: urlSecrets(u), least: least, http: client, known: make(map[common.Address]balance)}
+	return &Chain{url: u, secrets: urlSecrets(u), least: least, http: client, known: lru.NewCache[common.Address, balance](balancesKept)}
 }
 
 // urlSecrets are the parts of the URL that may be a key, the longest first.
@@ -102,8 +98,8 @@ func (e *PoorError) Error() string {
 	return fmt.Sprintf("this address must hold at least %v wei on chain to be admitted: pay it in, and try again a minute later", e.least)
 }
 
-// Admit returns nil for an address that holds enough, as of the latest block or of one of the last minute, and a poorError
-// for one that does not. Where that cannot be told it returns errUntold and remembers nothing; where too many wait to be
+// Admit returns nil for an address that holds enough, as of the latest block or of one of the last minute, and a *PoorError
+// for one that does not. Where that cannot be told it returns ErrUntold and remembers nothing; where too many wait to be
 // told, limit.ErrCrowded.
 func (c *Chain) Admit(n common.Address) error {
 	enough, ok := c.remembered(n)
@@ -124,9 +120,9 @@ func (c *Chain) Admit(n common.Address) error {
 	return nil
 }
 
-// ask asks the node and remembers what it says. Whoever asked may go away: others may be waiting.
+// ask asks the node and remembers its answer. The client that asked may go away: others may be waiting.
 func (c *Chain) ask(n common.Address) (enough bool, err error) {
-	if enough, ok := c.remembered(n); ok { // of whoever was just before
+	if enough, ok := c.remembered(n); ok { // by the call just before
 		return enough, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), balanceTime)
@@ -136,34 +132,13 @@ func (c *Chain) ask(n common.Address) (enough bool, err error) {
 		return false, err
 	}
 	enough = wei.Cmp(c.least) >= 0
-	c.remember(n, enough)
+	c.known.Add(n, balance{enough, time.Now()})
 	return enough, nil
 }
 
 func (c *Chain) remembered(n common.Address) (enough, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	is, ok := c.known[n]
+	is, ok := c.known.Get(n)
 	return is.enough, ok && time.Since(is.at) < balancePeriod
-}
-
-// remember notes an answer. Where there are too many it forgets those that no longer count, once a period, or else
-// any one: that costs the chain a question more.
-func (c *Chain) remember(n common.Address, enough bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	if len(c.known) >= balancesKept && now.Sub(c.lastSweep) >= balancePeriod {
-		c.lastSweep = now
-		maps.DeleteFunc(c.known, func(_ common.Address, is balance) bool { return now.Sub(is.at) >= balancePeriod })
-	}
-	if len(c.known) >= balancesKept {
-		for other := range c.known {
-			delete(c.known, other)
-			break
-		}
-	}
-	c.known[n] = balance{enough, now}
 }
 
 // ID returns which chain it is, if balances can be looked up on it now.
@@ -183,8 +158,8 @@ func (c *Chain) Ready(ctx context.Context) error {
 	return err
 }
 
-// start asks once what answers there, and warns of what is wrong with it. It returns what the log says of it; nil when the service
-// ends meanwhile.
+// start asks once which chain it is, and warns of what is wrong with it. It returns the keys of the log line, or nil when
+// the service ends meanwhile.
 func (c *Chain) start(ctx context.Context) []any {
 	if names.IsPlainRemote(c.url) {
 		log.Warn("Balances are asked for in the clear, and could be forged on the way: use https, or a node of your own on this machine", "eth_rpc", c.Where())
@@ -264,7 +239,7 @@ func (c *Chain) call(ctx context.Context, id int64, method string, params []stri
 	return body, nil
 }
 
-// notReached is the error of a call without an answer. net/http's own names the URL.
+// notReached returns the error of a call without an answer. That of net/http names the URL.
 func (c *Chain) notReached(err error) error {
 	if slow := net.Error(nil); errors.As(err, &slow) && slow.Timeout() {
 		return errors.New("the Ethereum node did not answer in time")
@@ -275,5 +250,5 @@ func (c *Chain) notReached(err error) error {
 	return fmt.Errorf("the Ethereum node could not be reached: %s", c.scrub(err.Error()))
 }
 
-// scrub makes a node's words fit for a log.
+// scrub makes an Ethereum node's words fit for a log.
 func (c *Chain) scrub(text string) string { return redact.Mask(redact.Line(text, c.secrets...)) }
