@@ -10,14 +10,15 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// checkAdmission finds nothing where everybody is admitted.
-func checkAdmission(ctx context.Context, c config) []finding {
+// admitted finds nothing where everybody is admitted.
+func (l *liveCheck) admitted(ctx context.Context) []finding {
+	c := l.config
 	var found []finding
 	if c.admitFile != "" {
 		found = append(found, judgeAdmitFile(c.admitFile))
 	}
 	if c.ethRPC+c.ethRPCFile != "" {
-		found = append(found, c.judgeEthRPC(ctx)...)
+		found = append(found, l.judgeEthRPC(ctx)...)
 	}
 	return found
 }
@@ -35,8 +36,9 @@ func judgeAdmitFile(path string) finding {
 }
 
 // judgeEthRPC asks the Ethereum node what the service asks it.
-func (c config) judgeEthRPC(ctx context.Context) []finding {
+func (l *liveCheck) judgeEthRPC(ctx context.Context) []finding {
 	const subject = "Ethereum node"
+	c := l.config
 	var found []finding
 	if c.ethRPCFile != "" {
 		if err := c.readEthRPC(); err != nil {
@@ -48,7 +50,7 @@ func (c config) judgeEthRPC(ctx context.Context) []finding {
 	if err != nil {
 		return append(found, problem(subject, "give its URL", "its URL is %v", err))
 	}
-	asked := admission.NewChain(u, c.minBalance, newBalanceClient())
+	asked := admission.NewChain(u, c.minBalance, l.ethereum)
 	if c.secretArgs[flagEthRPC] != "" {
 		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+flagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
 	}

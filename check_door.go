@@ -32,9 +32,9 @@ func (l *liveCheck) write(location nginx.Location) string {
 }
 
 func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver.Client) finding {
-	const subject = subjectDoor + " " + registerPath
-	do := l.write(nginx.Register(l.serviceURL(), registerPath))
-	found := askRegister(ctx, h, nil)
+	subject := subjectDoor + " " + l.daemon.register
+	do := l.write(nginx.Register(l.serviceURL(), l.daemon.register))
+	found := l.askRegister(ctx, h, nil)
 	switch {
 	case found.is == registerOurs:
 		return fine(subject, "reaches a service for %s", l.config.serverName)
@@ -75,31 +75,31 @@ func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver.Client) findin
 }
 
 // doorAppService asks without a token, which the service refuses in words of its own: no other program has them. The last
-// path is registerPath to nginx, which chooses a location by it and may then send it on as it is.
+// path is where nodes register to nginx, which chooses a location by it and may then send it on as it is.
 func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " application-service API"
-	for _, path := range []string{appServicePath + "/transactions/check", modernPath + "/ping", rawRegisterPath} {
+	for _, path := range []string{l.daemon.base + "/transactions/check", l.daemon.modern + "/ping", l.daemon.base + rawRegister} {
 		method := http.MethodPut
 		if strings.HasSuffix(path, "/ping") {
 			method = http.MethodPost
 		}
 		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: method, Path: path, Body: struct{}{}})
-		if err == nil && (a.Errcode == errcodeMissingToken || a.Errcode == errUncleanPath.Errcode && a.Message == errUncleanPath.Message) {
-			return warning(subject, l.write(nginx.Register(l.serviceURL(), registerPath))+" in the place of the location that passes it on",
+		if err == nil && l.daemon.isOurs(a.Errcode, a.Message) {
+			return warning(subject, l.write(nginx.Register(l.serviceURL(), l.daemon.register))+" in the place of the location that passes it on",
 				"%s arrives from outside; only the hs_token keeps others out", path)
 		}
 	}
 	return fine(subject, "does not answer from outside")
 }
 
-const rawRegisterPath = appServicePath + "/transactions/..%2fregister"
+const rawRegister = "/transactions/..%2fregister"
 
 // doorAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
 func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " /_synapse/admin"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: homeserver.SharedSecretPath})
 	if err == nil && (a.Errcode != "" || a.Status/100 == 2 && homeserver.IsObject(a.Body)) {
-		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+registerPath+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.Status)
+		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+l.daemon.register+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.Status)
 	}
 	return fine(subject, "does not answer from outside")
 }
@@ -152,7 +152,7 @@ func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver.Client) fin
 	var told []string
 	switch l.forwardedToService(ctx, h, fat) {
 	case doorOpen:
-		return problem(subject, "write in nginx, in location = "+registerPath+": "+line, "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
+		return problem(subject, "write in nginx, in location = "+l.daemon.register+": "+line, "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
 	case doorShut:
 		told = append(told, "service")
 	}
@@ -180,9 +180,9 @@ const (
 func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
 	straight := homeserver.NewClient(l.serviceURL(), l.config.serverName)
 	switch {
-	case !l.runs || !askRegister(ctx, h, nil).is.isService() || askRegister(ctx, straight, fat).is.isService():
+	case !l.runs || !l.askRegister(ctx, h, nil).is.isService() || l.askRegister(ctx, straight, fat).is.isService():
 		return doorUnknown
-	case askRegister(ctx, h, fat).is.isService():
+	case l.askRegister(ctx, h, fat).is.isService():
 		return doorShut
 	}
 	return doorOpen

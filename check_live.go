@@ -27,10 +27,15 @@ const (
 	whoamiPath   = "/_matrix/client/r0/account/whoami" // which every version serves
 )
 
-// A liveCheck is what runs, as far as it answers.
+// A liveCheck is one check: what there is to judge, and what is known so far.
 type liveCheck struct {
-	config     config // with the tokens and the secret
-	public     string // where nodes reach both
+	checkInput // its config with the tokens and the secret
+
+	report         *checkReport
+	registered     appService // registration.yaml
+	ofRegistration []finding  // what was found when it was read
+	ofSecret       []finding
+
 	homeserver *homeserver.Client
 	creates    *homeserver.Client // where accounts are created
 	server     homeserver.Software
@@ -39,10 +44,11 @@ type liveCheck struct {
 	runs       bool // a service does
 }
 
-// newLiveCheck begins to ask.
-func newLiveCheck(c config, public string) *liveCheck {
-	h := newHomeserverClient(c, nil)
-	return &liveCheck{config: c, public: public, homeserver: h, creates: doorTo(c, h)}
+// connect makes the clients.
+func (l *liveCheck) connect() {
+	c := l.config
+	l.homeserver = homeserver.NewClient(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
+	l.creates = l.homeserver.At(cmp.Or(c.apiOrigin, c.origin))
 }
 
 // homeserverItself tells whether it is there, which it is, and whether it is fit.
@@ -90,7 +96,7 @@ func (l *liveCheck) endpoints(ctx context.Context) finding {
 	var has, otherURLs []string
 	for _, c := range append(otherWays(l.config), l.config) {
 		found := homeserver.Unknown
-		if api, err := newAccounts(c, l.homeserver); err == nil {
+		if api, err := l.accounts(c, l.homeserver); err == nil {
 			found, _ = api.Probe(ctx)
 		}
 		if found == homeserver.Present {
@@ -185,7 +191,7 @@ func (l *liveCheck) serviceURL() string {
 func (l *liveCheck) service(ctx context.Context) []finding {
 	origin := l.serviceURL()
 	h := homeserver.NewClient(origin, l.config.serverName, l.config.hsToken)
-	found := askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
+	found := l.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
 	do := "start it: " + "./" + runFile + "; or say where it listens with --" + flagHost + " and --" + flagPort
 	switch found.is {
 	case registerSilent:
@@ -202,7 +208,7 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 	l.runs = true
 	all := []finding{fine(subjectService, "it answers at %s", origin)}
 	if l.config.hsToken != "" {
-		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: modernPath + "/ping", Token: l.config.hsToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
+		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.daemon.modern + "/ping", Token: l.config.hsToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
 			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+registrationFile, "it was started with another than that of %s", registrationFile))
 		}
 		all = append(all, fine(subjectService+" hs_token", "the one of %s", registrationFile))
@@ -216,7 +222,7 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 // ping has the homeserver call the service.
 func (l *liveCheck) ping(ctx context.Context) finding {
 	const subject = subjectHomeserver + " ping"
-	took, err := l.homeserver.Ping(ctx, l.config.appServiceID, l.config.asToken, appServicePath)
+	took, err := l.homeserver.Ping(ctx, l.config.appServiceID, l.config.asToken, l.daemon.base)
 	switch {
 	case err == nil:
 		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
@@ -251,18 +257,17 @@ type registerFound struct {
 
 // askRegister sends a registration of the right form that nobody can have signed. The service refuses it after having
 // looked at the signatures, before it asks anybody, and names the user ID that should have been signed.
-func askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
+func (l *liveCheck) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
 	asked := *h
 	asked.Header = headers
-	zeros := strings.Repeat("0", signatureDigits)
 	localpart := "0x" + strings.Repeat("0", names.AddressDigits)
-	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: registerPath, Body: registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros}})
+	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.daemon.register, Body: l.daemon.forged(localpart)})
 	switch {
 	case err != nil:
 		return registerFound{registerSilent, 0}
-	case a.Errcode == errcodeLimitExceeded:
+	case l.daemon.isLimited(a.Errcode):
 		return registerFound{registerLimited, a.Status}
-	case a.Errcode != errcodeInvalidSignature:
+	case !l.daemon.isForged(a.Errcode):
 		return registerFound{registerElse, a.Status}
 	case !strings.Contains(a.Message, strconv.Quote(names.UserID(localpart, h.ServerName))):
 		return registerFound{registerOther, a.Status}

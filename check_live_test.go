@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"maps"
 	"net/http"
@@ -99,6 +100,13 @@ func front(t *testing.T, backend, service string, through func(path string) bool
 	return s.URL
 }
 
+// liveCheckOf is a check of what the config names, with nodes that come in at the URL.
+func liveCheckOf(c config, public string) *liveCheck {
+	in := newCheckInput(c)
+	in.public = public
+	return newLiveCheck(in)
+}
+
 func TestDoor(t *testing.T) {
 	onlyNodes := func(path string) bool { return path == registerPath || strings.HasPrefix(path, "/_matrix/") }
 	for _, test := range []struct {
@@ -111,7 +119,7 @@ func TestDoor(t *testing.T) {
 		{"no register path", func(p string) bool { return p != registerPath && onlyNodes(p) }, true, map[string]status{registerPath: statusProblem, "X-Forwarded-For": statusWarning}}, // the stand-in takes headers of any size
 		{"no homeserver", func(p string) bool { return p == registerPath }, true, map[string]status{"/_matrix": statusProblem}},
 		{"the whole service", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, appServicePath) }, true, map[string]status{"application-service API": statusWarning}},
-		{"the path as the client wrote it", func(p string) bool { return onlyNodes(p) || p == rawRegisterPath }, true, map[string]status{"application-service API": statusWarning}},
+		{"the path as the client wrote it", func(p string) bool { return onlyNodes(p) || p == appServicePath+rawRegister }, true, map[string]status{"application-service API": statusWarning}},
 		{"the new paths alone", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, modernPath) }, true, map[string]status{"application-service API": statusWarning}},
 		{"the admin API", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, "/_synapse") }, true, map[string]status{"/_synapse/admin": statusProblem}},
 		{"the client's own header", onlyNodes, false, map[string]status{"X-Forwarded-For": statusProblem}},
@@ -123,7 +131,7 @@ func TestDoor(t *testing.T) {
 			service.Start()
 			t.Cleanup(service.Close)
 			c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, host: "127.0.0.1", port: portOf(service.URL), hsToken: testHSToken}
-			l := newLiveCheck(c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
+			l := liveCheckOf(c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
 			l.homeserverItself(t.Context())
 			if found := l.service(t.Context()); len(found) != 2 || found[0].Status != statusOK || found[1].Status != statusOK {
 				t.Errorf("service: got %+v", found)
@@ -162,13 +170,18 @@ func TestAskRegister(t *testing.T) {
 		{limited.URL, testServerName, registerLimited},
 		{"http://127.0.0.1:1", testServerName, registerSilent},
 	} {
-		if got := askRegister(t.Context(), homeserver.NewClient(test.origin, test.serverName), nil); got.is != test.want {
+		if got := liveCheckOf(config{way: homeserver.SharedSecret}, "").askRegister(t.Context(), homeserver.NewClient(test.origin, test.serverName), nil); got.is != test.want {
 			t.Errorf("%s for %s: got %+v, want %v", test.origin, test.serverName, got, test.want)
 		}
 	}
 }
 
 func TestCheckStore(t *testing.T) {
+	checkStore := func(ctx context.Context, dir string, serviceRuns bool) finding {
+		l := liveCheckOf(config{dataPath: dir, way: homeserver.SharedSecret}, "")
+		l.runs = serviceRuns
+		return l.store(ctx)[0]
+	}
 	d := newDoor(t, homeserver.SharedSecretPath) // which has another store open
 	dir := t.TempDir()
 	if got := checkStore(t.Context(), dir+"/nowhere", true); got.Status != statusOK || !strings.Contains(got.Found, "not there yet") {

@@ -144,7 +144,7 @@ func isAdminAPI(ctx context.Context, h *homeserver.Client) bool {
 func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " login"
 	do := l.write(nginx.Logins(nginx.GuideMAS)) + ", with the port of its listener that serves compat"
-	for _, path := range []string{loginPath, "/_matrix/client/v3/login"} {
+	for _, path := range []string{"/_matrix/client/r0/login", "/_matrix/client/v3/login"} {
 		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: path})
 		if err != nil {
 			return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
@@ -178,7 +178,7 @@ func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver.Client) finding
 func (l *liveCheck) doorMASAdmin(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " /api/admin"
 	if isAdminAPI(ctx, h) {
-		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+registerPath+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
+		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+l.daemon.register+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
 	}
 	return fine(subject, "does not answer from outside")
 }

@@ -86,7 +86,7 @@ func TestCheckMASLive(t *testing.T) {
 			if test.change != nil {
 				test.change(&c)
 			}
-			found := newLiveCheck(c, h.URL).authenticationService(t.Context())
+			found := liveCheckOf(c, h.URL).authenticationService(t.Context())
 			if got := notOK(found); !sameStatuses(got, test.want) {
 				t.Errorf("got %v, want %v: %+v", got, test.want, found)
 			}
@@ -113,11 +113,11 @@ func TestCheckMASListener(t *testing.T) {
 	everywhere.Start()
 	t.Cleanup(everywhere.Close)
 	c := masConfig(h.URL)
-	if f := newLiveCheck(c, h.URL).masListener(t.Context()); f.Status != statusOK {
+	if f := liveCheckOf(c, h.URL).masListener(t.Context()); f.Status != statusOK {
 		t.Errorf("on loopback: got %+v", f)
 	}
 	c.apiOrigin = "http://127.0.0.1:" + everywhere.URL[strings.LastIndex(everywhere.URL, ":")+1:]
-	if f := newLiveCheck(c, h.URL).masListener(t.Context()); f.Status != statusProblem || !strings.Contains(f.Do, "binds: [{address: '127.0.0.1:") {
+	if f := liveCheckOf(c, h.URL).masListener(t.Context()); f.Status != statusProblem || !strings.Contains(f.Do, "binds: [{address: '127.0.0.1:") {
 		t.Errorf("everywhere: got %+v", f)
 	}
 }
@@ -153,7 +153,7 @@ func TestCheckMASDoor(t *testing.T) {
 				}
 			}))
 			t.Cleanup(front.Close)
-			l := newLiveCheck(masConfig(h.URL), front.URL)
+			l := liveCheckOf(masConfig(h.URL), front.URL)
 			at := homeserver.NewClient(front.URL, testServerName)
 			if got := notOK([]finding{l.doorLogin(t.Context(), at), l.doorMASAdmin(t.Context(), at)}); !sameStatuses(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
@@ -316,7 +316,7 @@ func TestCheckMASSite(t *testing.T) {
 			h := newStandIn(t)
 			h.fail(callSite, test.fault)
 			c := masConfig(h.URL)
-			l := newLiveCheck(c, h.URL)
+			l := liveCheckOf(c, h.URL)
 			if got := notOK(l.masSite(t.Context(), accountsOf(c).(*masAPI))); !sameStatuses(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}

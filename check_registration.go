@@ -34,17 +34,18 @@ func checkRegistrationFile(path string, file appService, err error) []finding {
 }
 
 // takeRegistration judges what stands in registration.yaml, and takes the tokens and the id from it.
-func (c *config) takeRegistration(file appService, err error) []finding {
+func (l *liveCheck) takeRegistration(file appService, err error) []finding {
 	if err != nil {
 		return nil
 	}
-	found := []finding{c.takeTokens(file), c.judgeURL(file), c.judgeNamespace(file)}
-	c.appServiceID, _ = file.text("id")
+	found := []finding{l.takeTokens(file), l.judgeURL(file), l.judgeNamespace(file)}
+	l.config.appServiceID, _ = file.text("id")
 	return found
 }
 
 // takeTokens looks for what the homeserver does not start without, and for two tokens that are the flags' own.
-func (c *config) takeTokens(file appService) finding {
+func (l *liveCheck) takeTokens(file appService) finding {
+	c := &l.config
 	const subject = subjectRegistration + " tokens"
 	anew := "write it anew with genconfig --" + flagForce + restartBoth
 	given := map[string]*string{"as_token": &c.asToken, "hs_token": &c.hsToken}
@@ -77,9 +78,10 @@ func (c *config) takeTokens(file appService) finding {
 }
 
 // judgeURL holds the url against where the service listens.
-func (c config) judgeURL(file appService) finding {
+func (l *liveCheck) judgeURL(file appService) finding {
+	c := l.config
 	const subject = subjectRegistration + " url"
-	want := "http://" + net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port)) + appServicePath
+	want := "http://" + net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port)) + l.daemon.base
 	do := "write in " + file.path + ": url: " + want + "" + thenRestart
 	value, err := file.text("url")
 	if err != nil || value == "" {
@@ -91,8 +93,8 @@ func (c config) judgeURL(file appService) finding {
 	}
 	sameHost := u.Hostname() == names.ReachableHost(c.host) || names.IsLoopback(u.Hostname()) && names.IsLoopback(names.ReachableHost(c.host))
 	switch {
-	case strings.TrimSuffix(u.Path, "/") != appServicePath:
-		return problem(subject, do, "it is %s, and must end in %s", value, appServicePath)
+	case strings.TrimSuffix(u.Path, "/") != l.daemon.base:
+		return problem(subject, do, "it is %s, and must end in %s", value, l.daemon.base)
 	case u.Port() != strconv.Itoa(c.port):
 		return problem(subject, do, "it is %s, and the service listens on port %d", value, c.port)
 	case !sameHost:
@@ -102,7 +104,8 @@ func (c config) judgeURL(file appService) finding {
 }
 
 // judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
-func (c config) judgeNamespace(file appService) finding {
+func (l *liveCheck) judgeNamespace(file appService) finding {
+	c := l.config
 	const subject = subjectRegistration + " namespace"
 	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.serverName)
 	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.serverName))

@@ -65,7 +65,7 @@ func TestBrokenRegistration(t *testing.T) {
 			c := test.config
 			c.serverName, c.host, c.port = testServerName, "127.0.0.1", 8009
 			file, err := readAppService(path)
-			found := append(checkRegistrationFile(path, file, err), c.takeRegistration(file, err)...)
+			found := append(checkRegistrationFile(path, file, err), (&liveCheck{checkInput: newCheckInput(c)}).takeRegistration(file, err)...)
 			for _, f := range found {
 				if text := f.Found + f.Do; strings.Contains(text, testHSToken) || strings.Contains(text, testASToken) || strings.Contains(text, "hunter2") || strings.Contains(text, "5318008") {
 					t.Errorf("holds a token: %+v", f)

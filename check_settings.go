@@ -17,6 +17,8 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
+const dendriteFile = "dendrite.yaml" // Dendrite's configuration
+
 // A settingsFile is the homeserver's configuration, of one file or of several.
 type settingsFile struct {
 	path string // the first, for what stands in none

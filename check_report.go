@@ -1,0 +1,93 @@
+// check_report.go owns what a finding is, and the report of all findings: one line each, and none with a secret.
+
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+)
+
+// A status is how bad a finding is.
+type status string
+
+const (
+	statusOK      status = "ok"
+	statusWarning status = "warning" // nodes get in all the same
+	statusProblem status = "problem" // nodes do not get in, or others do
+)
+
+// A finding is one thing that was looked at. It holds no token, secret, password or hash.
+type finding struct {
+	Status  status `json:"status"`
+	Subject string `json:"subject"`
+	Found   string `json:"found"`
+	Do      string `json:"do,omitempty"` // with the line to write and where
+}
+
+func fine(subject, format string, args ...any) finding {
+	return finding{statusOK, subject, fmt.Sprintf(format, args...), ""}
+}
+
+func warning(subject, do, format string, args ...any) finding {
+	return finding{statusWarning, subject, fmt.Sprintf(format, args...), do}
+}
+
+func problem(subject, do, format string, args ...any) finding {
+	return finding{statusProblem, subject, fmt.Sprintf(format, args...), do}
+}
+
+// A checkReport is everything found, in the order of looking.
+type checkReport struct {
+	Findings []finding `json:"findings"`
+	OK       int       `json:"ok"`
+	Warnings int       `json:"warnings"`
+	Problems int       `json:"problems"`
+
+	secrets []string // that files and servers hold and no finding may
+}
+
+// add takes findings in, on one line each and without the secrets.
+func (r *checkReport) add(found ...finding) {
+	for _, f := range found {
+		f.Found, f.Do = redact.Line(f.Found, r.secrets...), redact.Line(f.Do, r.secrets...)
+		switch f.Status {
+		case statusOK:
+			r.OK++
+		case statusWarning:
+			r.Warnings++
+		case statusProblem:
+			r.Problems++
+		}
+		r.Findings = append(r.Findings, f)
+	}
+}
+
+// keepSecret notes what no finding may hold.
+func (r *checkReport) keepSecret(secrets ...string) {
+	for _, secret := range secrets {
+		if len(secret) >= 4 { // a shorter one would only blot words out
+			r.secrets = append(r.secrets, secret)
+		}
+	}
+}
+
+// print writes a line for each finding and one for all of them.
+func (r *checkReport) print(out io.Writer) {
+	for _, f := range r.Findings {
+		fmt.Fprintf(out, "%-8s %s: %s", f.Status, f.Subject, f.Found)
+		if f.Do != "" {
+			fmt.Fprintf(out, "; %s", f.Do)
+		}
+		fmt.Fprintln(out)
+	}
+	fmt.Fprintf(out, "%s, %s, %d ok\n", count(r.Problems, "problem"), count(r.Warnings, "warning"), r.OK)
+}
+
+func count(number int, what string) string {
+	if number != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", number, what)
+}

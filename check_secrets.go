@@ -1,0 +1,71 @@
+// check_secrets.go judges the files that hold secrets: who can read them, and whether they are there.
+
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
+)
+
+// takeSecret reads the secret that accounts are made with.
+func (l *liveCheck) takeSecret() []finding {
+	const subject = "shared secret"
+	c := &l.config
+	if c.way.IsApart {
+		return l.takeMASSecret()
+	}
+	if !c.way.TakesSecret {
+		return nil
+	}
+	if c.sharedSecretFile == "" {
+		if c.sharedSecret == "" {
+			return []finding{problem(subject, "start the service with --"+flagShareSecretFile+" FILE, the file that holds the homeserver's registration_shared_secret", "this service has none, and makes no account without")}
+		}
+		if c.secretArgs[flagShareSecret] == "" {
+			return []finding{fine(subject, "it is in the environment")}
+		}
+		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
+	}
+	var err error
+	if c.sharedSecret, err = files.ReadSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
+		return []finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+flagShareSecretFile, "%v", err)}
+	}
+	return []finding{judgeMode(subject, c.sharedSecretFile, 0o600)}
+}
+
+// takeMASSecret reads the secret of the client at Matrix Authentication Service.
+func (l *liveCheck) takeMASSecret() []finding {
+	const subject = "client secret"
+	c := &l.config
+	do := "write them into " + runFile + ", or the service's environment: genconfig --" + flagForce + " makes both"
+	if c.masClientID == "" || c.masClientSecretFile == "" {
+		return []finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", flagMASClientID, flagMASClientSecretFile)}
+	}
+	var err error
+	if c.masClientSecret, err = readMASSecret(c.masClientSecretFile); err != nil {
+		return []finding{problem(subject, "name the file that holds the client's secret with --"+flagMASClientSecretFile, "%v", err)}
+	}
+	return []finding{judgeMode(subject, c.masClientSecretFile, 0o600)}
+}
+
+// judgeMode holds a file's mode against the one that its secrets need.
+func judgeMode(subject, path string, want os.FileMode) finding {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return problem(subject, "make it readable to the user that runs this", "%v", err)
+	}
+	do := fmt.Sprintf("type: chmod %04o %s", want, shell.Quote(path))
+	switch mode := stat.Mode().Perm(); {
+	case mode&0o007 != 0:
+		return problem(subject, do, "%s has mode %04o: everybody on this machine can read its secrets", path, mode)
+	case mode&want&0o700 != want:
+		return problem(subject, do, "%s has mode %04o: its owner cannot use it", path, mode)
+	case mode&0o070 != 0:
+		return warning(subject, do+", unless the homeserver reads it as a member of its group", "%s has mode %04o: its group can read its secrets", path, mode)
+	default:
+		return fine(subject, "%s has mode %04o", path, mode)
+	}
+}
