@@ -383,7 +383,7 @@ func TestOpsConnectionsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{dataPath: t.TempDir(), opsListen: listener.Addr().String()}
+	c := config{dataPath: t.TempDir(), way: homeserver.CreateUser, opsListen: listener.Addr().String()}
 	stop, err := startOps(t.Context(), service{config: c, metrics: newMetrics(c)}, openTestStore(t), listener)
 	if err != nil {
 		t.Fatal(err)
