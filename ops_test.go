@@ -344,7 +344,7 @@ func TestOpsListenerFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := config{dataPath: dir, way: homeserver.CreateUser, opsListen: listener.Addr().String()}
-	stop, err := startOps(t.Context(), service{config: c, metrics: newMetrics(c)}, s, listener)
+	stop, err := startOps(t.Context(), measuredOf(t, c), s, listener)
 	if err != nil {
 		t.Fatal(err)
 	}
