@@ -50,7 +50,7 @@ func (l *liveCheck) judgeEthRPC(ctx context.Context) []finding {
 	if err != nil {
 		return append(found, problem(subject, "give its URL", "its URL is %v", err))
 	}
-	asked := admission.NewChain(u, c.minBalance, l.ethereum)
+	asked := admission.NewChain(u, c.minBalance)
 	if c.secretArgs[flagEthRPC] != "" {
 		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+flagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
@@ -28,7 +27,6 @@ type checkInput struct {
 	masConfig        []string // those of Matrix Authentication Service, likewise
 
 	accounts func(config, *homeserver.Client) (homeserver.Accounts, error) // the way of creating accounts that the config names
-	ethereum *http.Client                                                  // that calls an Ethereum node
 	daemon   daemonAPI
 
 	storeName string                                      // what a finding may call the store

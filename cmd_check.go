@@ -77,7 +77,6 @@ func newCheckInput(c config) checkInput {
 	return checkInput{
 		config:   c,
 		accounts: newAccounts,
-		ethereum: newBalanceClient(),
 		daemon: daemonAPI{
 			base:     appServicePath,
 			modern:   modernPath,

@@ -13,7 +13,6 @@ import (
 	stdlog "log"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"regexp"
@@ -166,7 +165,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	hangups := make(chan os.Signal, 1) // also of a terminal that is closed: nodes are served on
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	admitting, err := admission.New(admission.Options{File: c.admitFile, URL: c.ethRPC, MinBalance: c.minBalance, Client: newBalanceClient()})
+	admitting, err := admission.New(admission.Options{File: c.admitFile, URL: c.ethRPC, MinBalance: c.minBalance})
 	if err != nil {
 		return err
 	}
@@ -302,9 +301,4 @@ func isTerminal(w io.Writer) bool {
 	}
 	stat, err := f.Stat()
 	return err == nil && stat.Mode()&os.ModeCharDevice != 0
-}
-
-// newBalanceClient returns the client that asks the Ethereum node for balances, one call at a time on each connection.
-func newBalanceClient() *http.Client {
-	return homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: homeserver.HeaderTime, MostConns: admission.MaxCalls})
 }

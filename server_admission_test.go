@@ -143,7 +143,7 @@ func newEthNode(t *testing.T) *ethNode {
 
 // asks are the options of an admission that asks the node.
 func (n *ethNode) asks(least *big.Int) admission.Options {
-	return admission.Options{URL: n.URL, MinBalance: least, Client: newBalanceClient()}
+	return admission.Options{URL: n.URL, MinBalance: least}
 }
 
 func (n *ethNode) holds(a address, wei string) {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -35,10 +34,9 @@ type Admission struct {
 
 // Options say who is admitted.
 type Options struct {
-	File       string       // the list; "" for everybody
-	URL        string       // of an Ethereum node; "" where no balance is asked for
-	MinBalance *big.Int     // what an address must hold there, in wei
-	Client     *http.Client // calls that node, with at most MaxCalls connections
+	File       string   // the list; "" for everybody
+	URL        string   // of an Ethereum node; "" where no balance is asked for
+	MinBalance *big.Int // what an address must hold there, in wei
 }
 
 // New reads the list, and asks the chain nothing yet. It is nil where everybody is admitted.
@@ -52,7 +50,7 @@ func New(o Options) (*Admission, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the URL of the balances is %w", err)
 		}
-		a.chain = NewChain(u, o.MinBalance, o.Client)
+		a.chain = NewChain(u, o.MinBalance)
 	}
 	if a.path == "" {
 		return a, nil

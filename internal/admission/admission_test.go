@@ -182,16 +182,18 @@ func TestStartSaysWhoMayRegister(t *testing.T) {
 			}
 			if test.chain {
 				o.URL, o.MinBalance = "http://127.0.0.1:8545", big.NewInt(7)
-				o.Client = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			}
+			a, err := New(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a != nil && a.chain != nil {
+				a.chain.http = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 					if test.down {
 						return nil, errors.New("it is down")
 					}
 					return answer(t, r, "0x539"), nil
 				})}
-			}
-			a, err := New(o)
-			if err != nil {
-				t.Fatal(err)
 			}
 			said := captureLog(t)
 			if a != nil && a.chain != nil {

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
@@ -62,9 +63,9 @@ type balance struct {
 	at     time.Time
 }
 
-// NewChain returns the chain of the node at the URL, and asks it nothing yet. An address must hold the least, in wei. The
-// client calls the node.
-func NewChain(u *url.URL, least *big.Int, client *http.Client) *Chain {
+// NewChain returns the chain of the node at the URL, and asks it nothing yet. An address must hold the least, in wei.
+func NewChain(u *url.URL, least *big.Int) *Chain {
+	client := homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: homeserver.HeaderTime, MostConns: MaxCalls}) // one call at a time on each
 	return &Chain{url: u, secrets: urlSecrets(u), least: least, http: client, known: lru.NewCache[common.Address, balance](balancesKept)}
 }
 
@@ -220,7 +221,7 @@ func (c *Chain) call(ctx context.Context, id int64, method string, params []stri
 		return nil, errors.New("the Ethereum node cannot be asked")
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "matrix-regservice")
+	req.Header.Set("User-Agent", homeserver.UserAgent)
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.notReached(err)

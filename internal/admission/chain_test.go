@@ -39,10 +39,11 @@ func answer(t *testing.T, r *http.Request, result string) *http.Response {
 func answering(t *testing.T, wei func() string) (c *Chain, asked *atomic.Int64) {
 	t.Helper()
 	asked = new(atomic.Int64)
-	c = NewChain(&url.URL{Scheme: "http", Host: "127.0.0.1:8545"}, big.NewInt(1), &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+	c = NewChain(&url.URL{Scheme: "http", Host: "127.0.0.1:8545"}, big.NewInt(1))
+	c.http.Transport = transport(func(r *http.Request) (*http.Response, error) {
 		asked.Add(1)
 		return answer(t, r, wei()), nil
-	})})
+	})
 	return c, asked
 }
 
@@ -173,7 +174,7 @@ func TestStartTellsNoKey(t *testing.T) {
 					t.Fatal(err)
 				}
 				said := captureLog(t)
-				(&Admission{chain: NewChain(u, big.NewInt(1), &http.Client{})}).logChain(t.Context())
+				(&Admission{chain: NewChain(u, big.NewInt(1))}).logChain(t.Context())
 				if got := said.String(); !strings.Contains(got, "does not tell balances") || strings.Contains(got, key) {
 					t.Errorf("got %s", got)
 				}

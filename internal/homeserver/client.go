@@ -45,7 +45,7 @@ const (
 
 	AnswerLimit = 1 << 20 // bytes of an answer that are read
 
-	userAgent = "matrix-regservice"
+	UserAgent = "matrix-regservice" // of every call that this program makes
 )
 
 // A Client is the client to one homeserver.
@@ -158,7 +158,7 @@ func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
 		req.Header[name] = values
 	}
 	req.Close = !h.binds
-	req.Header.Set("User-Agent", userAgent)
+	req.Header.Set("User-Agent", UserAgent)
 	if r.Body != nil {
 		req.Header.Set("Content-Type", contentType)
 	}
