@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -79,7 +80,7 @@ func (h *instantHomeserver) say(line string, body []byte) (status, said string) 
 		return ok, `{"server_name":"` + testServerName + `"}`
 	case strings.HasPrefix(path, homeserver.SharedSecretPath) && method == http.MethodGet:
 		return ok, `{"nonce":"` + strings.Repeat("0123456789abcdef", 8) + `"}`
-	case strings.HasPrefix(path, masTokenPath):
+	case strings.HasPrefix(path, mas.TokenPath):
 		return ok, `{"access_token":"mat_of_a_benchmark","expires_in":300}`
 	case strings.HasPrefix(path, homeserver.MASUsersPath+"/"), strings.HasPrefix(path, homeserver.SetProfilePath) && method == http.MethodPut:
 		return ok, "{}"

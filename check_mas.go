@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
@@ -35,7 +36,7 @@ func (l *liveCheck) authenticationService(ctx context.Context) []finding {
 	if !l.config.way.IsApart {
 		return nil
 	}
-	api := newMASAPI(l.homeserver, l.creates, l.config.asToken, l.config.masClientID, l.config.masClientSecret)
+	api := mas.New(l.homeserver, l.creates, l.config.asToken, l.config.masClientID, l.config.masClientSecret)
 	found := l.masClient(ctx, api)
 	if found[len(found)-1].Status == statusOK {
 		found = append(found, l.masSite(ctx, api)...)
@@ -44,21 +45,21 @@ func (l *liveCheck) authenticationService(ctx context.Context) []finding {
 }
 
 // masClient tells whether it knows the client, lets it administer, and has an admin API.
-func (l *liveCheck) masClient(ctx context.Context, api *masAPI) []finding {
+func (l *liveCheck) masClient(ctx context.Context, api *mas.Accounts) []finding {
 	const client, scope, admin = subjectMAS + " client", subjectMAS + " scope", subjectMAS + " admin API"
-	_, err := api.tokens.get(ctx, "")
-	known, granted := fine(client, "%s is accepted with its secret", l.config.masClientID), fine(scope, "%s is granted", masScope)
+	err := api.Granted(ctx)
+	known, granted := fine(client, "%s is accepted with its secret", l.config.masClientID), fine(scope, "%s is granted", mas.Scope)
 	switch {
-	case errors.Is(err, errMASClient):
-		return []finding{problem(client, errMASClient.Error(), "it refuses %s with this secret", l.config.masClientID)}
-	case errors.Is(err, errMASScope):
-		return []finding{known, problem(scope, errMASScope.Error(), "it does not grant %s to %s", masScope, l.config.masClientID)}
+	case errors.Is(err, mas.ErrClient):
+		return []finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", l.config.masClientID)}
+	case errors.Is(err, mas.ErrScope):
+		return []finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, l.config.masClientID)}
 	case errors.Is(err, homeserver.ErrMASMissing):
 		return []finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", l.config.apiOrigin)}
 	case err != nil:
 		return []finding{problem(client, "start it, or name another of its listeners in --"+flagMatrixURL, "%v", err)}
 	}
-	switch _, err := api.lookUp(ctx, homeserver.UnregistrableName); {
+	switch _, err := api.LookUp(ctx, homeserver.UnregistrableName); {
 	case errors.Is(err, homeserver.ErrNoUser):
 		return []finding{known, granted, fine(admin, "it answers at %s", l.config.apiOrigin)}
 	case errors.Is(err, homeserver.ErrMASMissing):
@@ -69,9 +70,9 @@ func (l *liveCheck) masClient(ctx context.Context, api *masAPI) []finding {
 }
 
 // masSite judges what it says of its own configuration.
-func (l *liveCheck) masSite(ctx context.Context, api *masAPI) []finding {
+func (l *liveCheck) masSite(ctx context.Context, api *mas.Accounts) []finding {
 	const passwords, registration, name = subjectMAS + " passwords", subjectMAS + " registration", subjectMAS + " server name"
-	said, err := api.site(ctx)
+	said, err := api.Site(ctx)
 	if err != nil {
 		return []finding{warning(passwords, "see its log", "it does not tell: %v", err)}
 	}
@@ -80,7 +81,7 @@ func (l *liveCheck) masSite(ctx context.Context, api *masAPI) []finding {
 	}
 	found := []finding{fine(passwords, "nodes can log in with one")}
 	if !*said.PasswordLogin {
-		found[0] = problem(passwords, errMASPasswords.Error(), "they are switched off")
+		found[0] = problem(passwords, mas.ErrPasswords.Error(), "they are switched off")
 	}
 	switch {
 	case said.PasswordRegistration == nil:
@@ -97,7 +98,7 @@ func (l *liveCheck) masSite(ctx context.Context, api *masAPI) []finding {
 }
 
 // masInCharge tells whether the homeserver leaves its logins to this very one.
-func (l *liveCheck) masInCharge(ctx context.Context, api *masAPI) finding {
+func (l *liveCheck) masInCharge(ctx context.Context, api *mas.Accounts) finding {
 	const subject = subjectHomeserver + " logins"
 	issuer, told := l.homeserver.LoginIssuer(ctx)
 	switch {
@@ -107,7 +108,7 @@ func (l *liveCheck) masInCharge(ctx context.Context, api *masAPI) finding {
 		return problem(subject, homeserver.MASNotInCharge, "it logs users in itself, with passwords of its own")
 	}
 	var said struct{ Issuer string }
-	a, err := api.door.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masDiscovery})
+	a, err := l.creates.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masDiscovery})
 	if err == nil && a.Status == http.StatusOK && a.Cut == nil && json.Unmarshal(a.Body, &said) == nil && said.Issuer != "" && strings.TrimRight(said.Issuer, "/") != strings.TrimRight(issuer, "/") {
 		return problem(subject, "name the Matrix Authentication Service of this homeserver in --"+flagMatrixURL, "it leaves them to %s, and --%s is of %s", issuer, flagMatrixURL, said.Issuer)
 	}
@@ -136,7 +137,7 @@ func (l *liveCheck) masListener(ctx context.Context) finding {
 
 // isAdminAPI tells whether an admin API answers there. Without a token it says so in words of its own form.
 func isAdminAPI(ctx context.Context, h *homeserver.Client) bool {
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masByNamePath + homeserver.UnregistrableName})
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: mas.ByNamePath + homeserver.UnregistrableName})
 	return err == nil && a.Status/100 == 4 && a.Title != ""
 }
 
@@ -168,7 +169,7 @@ func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver.Client) finding
 		case !marked:
 			return problem(subject, do, "%s does not reach Matrix Authentication Service", path)
 		case !password:
-			return problem(subject, errMASPasswords.Error(), "%s has no m.login.password", path)
+			return problem(subject, mas.ErrPasswords.Error(), "%s has no m.login.password", path)
 		}
 	}
 	return fine(subject, "reaches Matrix Authentication Service, which takes passwords")
@@ -249,17 +250,17 @@ func (j judging) masFileClient() finding {
 	const subject = masFile + " clients"
 	at := slices.IndexFunc(j.settings.masList("clients"), func(c settingsFile) bool { return c.text("client_id") == j.config.masClientID })
 	if at < 0 {
-		return problem(subject, errMASClient.Error(), "%s is not among them", j.config.masClientID)
+		return problem(subject, mas.ErrClient.Error(), "%s is not among them", j.config.masClientID)
 	}
 	client := j.settings.masList("clients")[at]
 	secret := client.text("client_secret")
 	switch {
 	case client.text("client_auth_method") != "client_secret_basic":
-		return problem(subject, errMASClient.Error(), "client_auth_method of %s is not client_secret_basic", j.config.masClientID)
+		return problem(subject, mas.ErrClient.Error(), "client_auth_method of %s is not client_secret_basic", j.config.masClientID)
 	case secret != "" && j.config.masClientSecret != "" && secret != j.config.masClientSecret:
-		return problem(subject, errMASClient.Error(), "%s has another secret there than this service has", j.config.masClientID)
+		return problem(subject, mas.ErrClient.Error(), "%s has another secret there than this service has", j.config.masClientID)
 	case !slices.Contains(texts(j.settings.at("policy", "data", "admin_clients")), j.config.masClientID):
-		return problem(masFile+" policy.data.admin_clients", errMASScope.Error(), "%s is not in it", j.config.masClientID)
+		return problem(masFile+" policy.data.admin_clients", mas.ErrScope.Error(), "%s is not in it", j.config.masClientID)
 	}
 	return fine(subject, "%s is among them, and may administer", j.config.masClientID)
 }

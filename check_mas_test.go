@@ -10,8 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 )
 
 // masConfig is the config of a service before the stand-in, Matrix Authentication Service included.
@@ -47,22 +48,22 @@ func sameStatuses(got, want map[string]status) bool {
 func TestCheckMASLive(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		settings mas.Settings
+		settings masplay.Settings
 		issuer   string // "" for its own
 		faults   map[string]http.HandlerFunc
 		change   func(*config)
 		want     map[string]status
 	}{
 		{name: "all right", want: map[string]status{}},
-		{name: "1.3", settings: mas.Settings{Old: true}, want: map[string]status{}},
+		{name: "1.3", settings: masplay.Settings{Old: true}, want: map[string]status{}},
 		{name: "bad secret", change: func(c *config) { c.masClientSecret = "x" }, want: map[string]status{"client": statusProblem}},
-		{name: "not admin", settings: mas.Settings{NotAdmin: true}, want: map[string]status{"scope": statusProblem}},
+		{name: "not admin", settings: masplay.Settings{NotAdmin: true}, want: map[string]status{"scope": statusProblem}},
 		{name: "no oauth", faults: map[string]http.HandlerFunc{callToken: says(404, "")}, want: map[string]status{"client": statusProblem}},
 		{name: "down", faults: map[string]http.HandlerFunc{callToken: says(502, "")}, want: map[string]status{"client": statusProblem}},
-		{name: "no admin API", settings: mas.Settings{NoAdminAPI: true}, want: map[string]status{"admin API": statusProblem}},
+		{name: "no admin API", settings: masplay.Settings{NoAdminAPI: true}, want: map[string]status{"admin API": statusProblem}},
 		{name: "admin API fails", faults: map[string]http.HandlerFunc{callLookUp: says(500, "{}")}, want: map[string]status{"admin API": statusProblem}},
-		{name: "passwords off", settings: mas.Settings{PasswordsOff: true}, want: map[string]status{"passwords": statusProblem}},
-		{name: "open registration", settings: mas.Settings{Registration: true}, want: map[string]status{"registration": statusProblem}},
+		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: map[string]status{"passwords": statusProblem}},
+		{name: "open registration", settings: masplay.Settings{Registration: true}, want: map[string]status{"registration": statusProblem}},
 		{name: "another server name", change: func(c *config) { c.serverName = "example.org" }, want: map[string]status{"server name": statusProblem}},
 		{name: "not in charge", issuer: "none", want: map[string]status{"homeserver logins": statusProblem}},
 		{name: "another in charge", issuer: "https://auth.example.org/", want: map[string]status{"homeserver logins": statusProblem}},
@@ -127,7 +128,7 @@ func TestCheckMASDoor(t *testing.T) {
 	own := says(200, `{"flows":[{"type":"m.login.password"}]}`)
 	for _, test := range []struct {
 		name     string
-		settings mas.Settings
+		settings masplay.Settings
 		login    http.HandlerFunc // nil for Matrix Authentication Service's
 		admin    bool
 		want     map[string]status
@@ -136,7 +137,7 @@ func TestCheckMASDoor(t *testing.T) {
 		{name: "the homeserver's own login", login: own, want: map[string]status{"login": statusProblem}},
 		{name: "none, as Synapse has it then", login: says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), want: map[string]status{"login": statusProblem}},
 		{name: "nginx cannot reach it", login: says(502, "<html>"), want: map[string]status{"login": statusProblem}},
-		{name: "passwords off", settings: mas.Settings{PasswordsOff: true}, want: map[string]status{"login": statusProblem}},
+		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: map[string]status{"login": statusProblem}},
 		{name: "the admin API", admin: true, want: map[string]status{"/api/admin": statusWarning}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -317,7 +318,7 @@ func TestCheckMASSite(t *testing.T) {
 			h.fail(callSite, test.fault)
 			c := masConfig(h.URL)
 			l := liveCheckOf(c, h.URL)
-			if got := notOK(l.masSite(t.Context(), accountsOf(c).(*masAPI))); !sameStatuses(got, test.want) {
+			if got := notOK(l.masSite(t.Context(), accountsOf(c).(*mas.Accounts))); !sameStatuses(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})

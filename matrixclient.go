@@ -11,6 +11,7 @@ import (
 	"net/http"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -40,7 +41,7 @@ func newAccounts(c config, h *homeserver.Client) (homeserver.Accounts, error) {
 	case homeserver.SharedSecret:
 		return homeserver.NewSharedSecretAPI(h, door, c.sharedSecret), nil
 	case homeserver.MAS:
-		return newMASAPI(h, door, c.asToken, c.masClientID, c.masClientSecret), nil
+		return mas.New(h, door, c.asToken, c.masClientID, c.masClientSecret), nil
 	}
 	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", flagMatrixURL)
 }

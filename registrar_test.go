@@ -15,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
@@ -33,7 +33,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 	inUse := says(400, `{"errcode":"M_USER_IN_USE","error":"User ID already taken."}`)
 	exists := func(w http.ResponseWriter, r *http.Request) { // as each API says it
 		if r.URL.Path == homeserver.MASUsersPath {
-			titled(mas.Exists)(w, r)
+			titled(masplay.Exists)(w, r)
 			return
 		}
 		inUse(w, r)

@@ -20,8 +20,9 @@ import (
 	"github.com/ethereum/go-ethereum/log"
 	"golang.org/x/crypto/bcrypt"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
@@ -51,7 +52,7 @@ type standIn struct {
 	server string                      // the body of its version; "" for none
 	name   string                      // its server_name
 	issuer string                      // who logs users in; "" for itself
-	mas    *mas.Service                // Matrix Authentication Service, at the same origin
+	mas    *masplay.Service            // Matrix Authentication Service, at the same origin
 }
 
 const (
@@ -86,7 +87,7 @@ func startStandIn() *standIn {
 		server: `{"server":{"name":"Synapse","version":"1.163.2"}}`,
 		name:   testServerName,
 	}
-	s.mas = mas.New(testServerName, testMASClientID, testMASSecret, masHalf{s})
+	s.mas = masplay.New(testServerName, testMASClientID, testMASSecret, masHalf{s})
 	s.Server = httptest.NewServer(s)
 	return s
 }
@@ -166,15 +167,15 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call, answer = callSetName, s.setName
 	case path == masDiscovery:
 		call, answer = callDiscovery, s.mas.ServeHTTP
-	case path == masTokenPath:
+	case path == mas.TokenPath:
 		call, answer = callToken, s.mas.ServeHTTP
 	case path == homeserver.MASUsersPath:
 		call, answer = callMASCreate, s.mas.ServeHTTP
-	case strings.HasPrefix(path, masByNamePath):
+	case strings.HasPrefix(path, mas.ByNamePath):
 		call, answer = callLookUp, s.mas.ServeHTTP
-	case strings.HasSuffix(path, masPasswordPath):
+	case strings.HasSuffix(path, mas.PasswordPath):
 		call, answer = callPassword, s.mas.ServeHTTP
-	case path == masSitePath:
+	case path == mas.SitePath:
 		call, answer = callSite, s.mas.ServeHTTP
 	}
 	s.mu.Lock()

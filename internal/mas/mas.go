@@ -1,7 +1,7 @@
-// mas.go creates accounts at Matrix Authentication Service, which has the accounts and their passwords where it is in
-// charge of a homeserver's logins. It takes three calls to make an account, and any of them may be the last.
-
-package main
+// Package mas creates accounts at Matrix Authentication Service, which has the accounts and their passwords where it is in
+// charge of a homeserver's logins. It takes three calls to make an account, and any of them may be the last. The package
+// knows neither nodes nor records, and no flags.
+package mas
 
 import (
 	"cmp"
@@ -20,45 +20,45 @@ import (
 
 // Paths of Matrix Authentication Service.
 const (
-	masByNamePath   = homeserver.MASUsersPath + "/by-username/"
-	masPasswordPath = "/set-password" // behind masUsersPath and the account's id
-	masSitePath     = "/api/admin/v1/site-config"
-	masTokenPath    = "/oauth2/token"
+	ByNamePath   = homeserver.MASUsersPath + "/by-username/"
+	PasswordPath = "/set-password" // after homeserver.MASUsersPath and the account's id
+	SitePath     = "/api/admin/v1/site-config"
+	TokenPath    = "/oauth2/token"
 )
 
 const (
-	masScope  = "urn:mas:admin"
-	masExists = "User already exists" // the title of a 409; the other title is of a name that only the homeserver has
-	masSpare  = 30 * time.Second      // before it expires a token is fetched anew: longer than an attempt
+	Scope  = "urn:mas:admin"
+	Exists = "User already exists" // the title of a 409; the other title is of a name that only the homeserver has
+	spare  = 30 * time.Second      // before it expires a token is fetched anew: longer than an attempt
 )
 
 // What the operator can do about a refusal. The first of these that is in a failure's cause is the whole of it.
 var (
-	errMASClient    = errors.New("the client of this service is not known with this secret: write its ID into the clients of Matrix Authentication Service, with client_auth_method: client_secret_basic and the same secret, and restart it")
-	errMASScope     = errors.New("the client of this service may not administer: list its ID in policy.data.admin_clients of Matrix Authentication Service, and restart it")
-	errMASPasswords = errors.New("passwords are switched off, and nodes log in with one: write passwords: {enabled: true} into the configuration of Matrix Authentication Service, and restart it")
-	errMASReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: either the account is at the homeserver alone, and has to be brought over, or the name is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
-	errMASName      = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
+	ErrClient    = errors.New("the client of this service is not known with this secret: write its ID into the clients of Matrix Authentication Service, with client_auth_method: client_secret_basic and the same secret, and restart it")
+	ErrScope     = errors.New("the client of this service may not administer: list its ID in policy.data.admin_clients of Matrix Authentication Service, and restart it")
+	ErrPasswords = errors.New("passwords are switched off, and nodes log in with one: write passwords: {enabled: true} into the configuration of Matrix Authentication Service, and restart it")
+	errReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: either the account is at the homeserver alone, and has to be brought over, or the name is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
+	errName      = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
 )
 
-// A masAPI creates accounts at Matrix Authentication Service.
-type masAPI struct {
+// A Accounts creates accounts at Matrix Authentication Service.
+type Accounts struct {
 	*homeserver.Client
 	door    *homeserver.Client // Matrix Authentication Service
 	asToken string
-	tokens  *masTokens
+	tokens  *tokens
 	name    homeserver.KnownName
 }
 
-func newMASAPI(h, door *homeserver.Client, asToken, clientID, clientSecret string) *masAPI {
-	return &masAPI{Client: h, door: door, asToken: asToken, tokens: &masTokens{door: door, clientID: clientID, clientSecret: clientSecret}}
+func New(h, door *homeserver.Client, asToken, clientID, clientSecret string) *Accounts {
+	return &Accounts{Client: h, door: door, asToken: asToken, tokens: &tokens{door: door, clientID: clientID, clientSecret: clientSecret}}
 }
 
 // inSteps: between two of the calls that make an account it is there and nobody can log in to it.
-func (api *masAPI) InSteps() bool { return true }
+func (api *Accounts) InSteps() bool { return true }
 
 // Create makes the account, sets its password and then its display name.
-func (api *masAPI) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
+func (api *Accounts) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
 	if err := api.name.Check(ctx, api.Client); err != nil {
 		return "", err
 	}
@@ -77,8 +77,8 @@ func (api *masAPI) Create(ctx context.Context, n homeserver.Account, recorded fu
 }
 
 // Finish does what was left to do of an account. Each step can be done twice.
-func (api *masAPI) Finish(ctx context.Context, n homeserver.Account, since time.Time) error {
-	id, err := api.lookUp(ctx, n.Localpart)
+func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since time.Time) error {
+	id, err := api.LookUp(ctx, n.Localpart)
 	failed, _ := errors.AsType[*homeserver.Error](err)
 	switch {
 	case errors.Is(err, homeserver.ErrNoUser):
@@ -97,7 +97,7 @@ func (api *masAPI) Finish(ctx context.Context, n homeserver.Account, since time.
 
 // add creates the account and returns its id. Whether a name is taken has two answers that do not say it: a name that
 // is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
-func (api *masAPI) add(ctx context.Context, n homeserver.Account) (id string, err error) {
+func (api *Accounts) add(ctx context.Context, n homeserver.Account) (id string, err error) {
 	const step = "create the account"
 	a, err := api.askAt(ctx, api.door.Binding(), step, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath, Body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
 	if err != nil {
@@ -109,18 +109,18 @@ func (api *masAPI) add(ctx context.Context, n homeserver.Account) (id string, er
 	failed := inStep(step, api.door.Failure(a, ""))
 	conflict := a.Status == http.StatusConflict && a.Title != ""
 	switch {
-	case conflict && a.Title == masExists:
+	case conflict && a.Title == Exists:
 		failed.Fate = homeserver.Taken
 	case conflict:
-		_, err := api.lookUp(ctx, n.Localpart)
+		_, err := api.LookUp(ctx, n.Localpart)
 		if err == nil {
 			failed.Fate = homeserver.Taken
 		}
 		if errors.Is(err, homeserver.ErrNoUser) {
-			failed.Cause = fmt.Errorf("%w: %w", errMASReserved, failed.Cause)
+			failed.Cause = fmt.Errorf("%w: %w", errReserved, failed.Cause)
 		}
 	case a.Status == http.StatusInternalServerError:
-		if _, err := api.lookUp(ctx, n.Localpart); err == nil {
+		if _, err := api.LookUp(ctx, n.Localpart); err == nil {
 			failed.Fate, failed.MayBeOurs = homeserver.Taken, true // by this request or by another
 		}
 	}
@@ -129,7 +129,7 @@ func (api *masAPI) add(ctx context.Context, n homeserver.Account) (id string, er
 
 // complete sets the password and the display name of the account that has the id. Whatever fails, the account is there
 // and half made.
-func (api *masAPI) complete(ctx context.Context, n homeserver.Account, id string) (err error) {
+func (api *Accounts) complete(ctx context.Context, n homeserver.Account, id string) (err error) {
 	defer func() {
 		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
 			failed.Fate, failed.Again = homeserver.Unanswered, false
@@ -143,9 +143,9 @@ func (api *masAPI) complete(ctx context.Context, n homeserver.Account, id string
 }
 
 // setPassword sets all 130 characters. The complexity check is for what people think of, and counts words.
-func (api *masAPI) setPassword(ctx context.Context, n homeserver.Account, id string) error {
+func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id string) error {
 	const step = "set the password"
-	a, err := api.ask(ctx, step, homeserver.Request{Name: "password", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath + "/" + id + masPasswordPath, Body: map[string]any{"password": n.Password, "skip_password_check": true}})
+	a, err := api.ask(ctx, step, homeserver.Request{Name: "password", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath + "/" + id + PasswordPath, Body: map[string]any{"password": n.Password, "skip_password_check": true}})
 	switch {
 	case err != nil:
 		return err
@@ -154,14 +154,14 @@ func (api *masAPI) setPassword(ctx context.Context, n homeserver.Account, id str
 	}
 	failed := inStep(step, api.door.Failure(a, ""))
 	if a.Status == http.StatusForbidden && a.Title != "" {
-		failed.Cause = fmt.Errorf("%w: %w", errMASPasswords, failed.Cause)
+		failed.Cause = fmt.Errorf("%w: %w", ErrPasswords, failed.Cause)
 	}
 	return failed
 }
 
 // setName sets the display name at the homeserver, as the user: Matrix Authentication Service before 1.18 leaves out
 // the one it was given.
-func (api *masAPI) setName(ctx context.Context, n homeserver.Account) error {
+func (api *Accounts) setName(ctx context.Context, n homeserver.Account) error {
 	const step = "set the display name"
 	user := url.PathEscape(n.UserID)
 	a, err := api.Call(ctx, homeserver.Request{Name: "name", Within: homeserver.LookUpTime, Method: http.MethodPut, Path: homeserver.SetProfilePath + user + "/displayname?user_id=" + user, Token: api.asToken, Body: map[string]string{"displayname": n.DisplayName}})
@@ -173,7 +173,7 @@ func (api *masAPI) setName(ctx context.Context, n homeserver.Account) error {
 	}
 	failed := inStep(step, api.Failure(a, ""))
 	if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
-		failed.Cause = fmt.Errorf("%w: %w", errMASName, failed.Cause)
+		failed.Cause = fmt.Errorf("%w: %w", errName, failed.Cause)
 	}
 	return failed
 }
@@ -181,21 +181,21 @@ func (api *masAPI) setName(ctx context.Context, n homeserver.Account) error {
 // DisplayName asks the homeserver, and where that has no such user Matrix Authentication Service as well. An account
 // may be there alone: not yet or no longer provided at the homeserver, or erased there when it was deactivated. It has
 // no name then, but it is there.
-func (api *masAPI) DisplayName(ctx context.Context, userID string) (string, error) {
+func (api *Accounts) DisplayName(ctx context.Context, userID string) (string, error) {
 	name, err := api.Client.DisplayName(ctx, userID)
 	if !errors.Is(err, homeserver.ErrNoUser) {
 		return name, err
 	}
 	localpart, _, _ := strings.Cut(strings.TrimPrefix(userID, "@"), ":")
-	_, err = api.lookUp(ctx, localpart)
+	_, err = api.LookUp(ctx, localpart)
 	return "", err
 }
 
-// lookUp returns the id of the account with the name: errNoUser where there is none.
-func (api *masAPI) lookUp(ctx context.Context, localpart string) (id string, err error) {
+// LookUp returns the id of the account with the name: errNoUser where there is none.
+func (api *Accounts) LookUp(ctx context.Context, localpart string) (id string, err error) {
 	const step = "look the account up"
 	absent := func(a homeserver.Answer) bool { return a.Title != "" }
-	a, err := api.ask(ctx, step, homeserver.Request{Name: "lookup", Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masByNamePath + url.PathEscape(localpart), Absent: absent})
+	a, err := api.ask(ctx, step, homeserver.Request{Name: "lookup", Within: homeserver.LookUpTime, Method: http.MethodGet, Path: ByNamePath + url.PathEscape(localpart), Absent: absent})
 	if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
 		return "", homeserver.NotSent(failed)
 	}
@@ -231,12 +231,12 @@ func userNamed(a homeserver.Answer, localpart string) (id string) {
 
 // ask makes one call with an access token, and one more with a fresh token where the first was refused. Its error is a
 // *homeserver.Error.
-func (api *masAPI) ask(ctx context.Context, step string, r homeserver.Request) (homeserver.Answer, error) {
+func (api *Accounts) ask(ctx context.Context, step string, r homeserver.Request) (homeserver.Answer, error) {
 	return api.askAt(ctx, api.door, step, r)
 }
 
 // askAt does so with that client to it.
-func (api *masAPI) askAt(ctx context.Context, door *homeserver.Client, step string, r homeserver.Request) (homeserver.Answer, error) {
+func (api *Accounts) askAt(ctx context.Context, door *homeserver.Client, step string, r homeserver.Request) (homeserver.Answer, error) {
 	refused := ""
 	for {
 		token, err := api.tokens.get(ctx, refused)
@@ -265,24 +265,30 @@ func inStep(step string, e *homeserver.Error) *homeserver.Error {
 	return e
 }
 
-// A masSite is what Matrix Authentication Service says of its own configuration.
-type masSite struct {
+// Granted asks for an access token where there is none, and tells why it gets none.
+func (api *Accounts) Granted(ctx context.Context) error {
+	_, err := api.tokens.get(ctx, "")
+	return err
+}
+
+// A Site is what Matrix Authentication Service says of its own configuration.
+type Site struct {
 	ServerName           string `json:"server_name"`
 	PasswordLogin        *bool  `json:"password_login_enabled"`
 	PasswordRegistration *bool  `json:"password_registration_enabled"`
 }
 
-// site asks for it. The zero value where it does not tell, as old versions do not.
-func (api *masAPI) site(ctx context.Context) (said masSite, err error) {
+// Site asks for it. The zero value where it does not tell, as old versions do not.
+func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 	const step = "read its site-config"
-	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masSitePath})
+	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: SitePath})
 	switch {
 	case err != nil:
-		return masSite{}, err
+		return Site{}, err
 	case a.TellsNothing() || a.Cut != nil:
-		return masSite{}, homeserver.NotSent(inStep(step, api.door.Failure(a, "")))
+		return Site{}, homeserver.NotSent(inStep(step, api.door.Failure(a, "")))
 	case a.Status != http.StatusOK:
-		return masSite{}, nil
+		return Site{}, nil
 	}
 	json.Unmarshal(a.Body, &said) // what is of another form says nothing
 	return said, nil
@@ -290,12 +296,12 @@ func (api *masAPI) site(ctx context.Context) (said masSite, err error) {
 
 // Probe tells whether accounts can be made, without making one: it looks up a name that nobody can have. What is
 // switched off is its error.
-func (api *masAPI) Probe(ctx context.Context) (homeserver.State, error) {
-	_, err := api.lookUp(ctx, homeserver.UnregistrableName)
+func (api *Accounts) Probe(ctx context.Context) (homeserver.State, error) {
+	_, err := api.LookUp(ctx, homeserver.UnregistrableName)
 	for _, known := range []struct {
 		err   error
 		state homeserver.State
-	}{{homeserver.ErrMASMissing, homeserver.Missing}, {errMASClient, homeserver.Disabled}, {errMASScope, homeserver.Disabled}} {
+	}{{homeserver.ErrMASMissing, homeserver.Missing}, {ErrClient, homeserver.Disabled}, {ErrScope, homeserver.Disabled}} {
 		if errors.Is(err, known.err) {
 			return known.state, known.err
 		}
@@ -303,18 +309,18 @@ func (api *masAPI) Probe(ctx context.Context) (homeserver.State, error) {
 	if !errors.Is(err, homeserver.ErrNoUser) {
 		return homeserver.Unknown, cmp.Or(err, errors.New("it has an account of a name that it does not allow"))
 	}
-	if site, err := api.site(ctx); err == nil && site.PasswordLogin != nil && !*site.PasswordLogin {
-		return homeserver.Disabled, errMASPasswords
+	if site, err := api.Site(ctx); err == nil && site.PasswordLogin != nil && !*site.PasswordLogin {
+		return homeserver.Disabled, ErrPasswords
 	}
 	return homeserver.Present, nil
 }
 
 // Answers asks both, the other for a name that nobody can have.
-func (api *masAPI) Answers(ctx context.Context) error {
+func (api *Accounts) Answers(ctx context.Context) error {
 	if err := api.Client.Answers(ctx); err != nil {
 		return err
 	}
-	_, err := api.lookUp(ctx, homeserver.UnregistrableName)
+	_, err := api.LookUp(ctx, homeserver.UnregistrableName)
 	if errors.Is(err, homeserver.ErrNoUser) {
 		return nil
 	}

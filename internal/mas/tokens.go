@@ -1,7 +1,7 @@
-// mas_tokens.go owns the access token of the admin API: fetched once for all who wait for it, and kept until shortly before
+// tokens.go owns the access token of the admin API: fetched once for all who wait for it, and kept until shortly before
 // it expires.
 
-package main
+package mas
 
 import (
 	"context"
@@ -19,22 +19,22 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// masTokenStep names for the log what failed, and who: to a node both are the homeserver.
-const masTokenStep = "fetch a token at Matrix Authentication Service"
+// tokenStep names for the log what failed, and who: to a node both are the homeserver.
+const tokenStep = "fetch a token at Matrix Authentication Service"
 
-// masTokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
-type masTokens struct {
+// tokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
+type tokens struct {
 	door                   *homeserver.Client
 	clientID, clientSecret string
 
 	mu       sync.Mutex
 	token    string
 	until    time.Time
-	fetching *masFetch // nil where none is under way
+	fetching *fetch // nil where none is under way
 }
 
-// A masFetch is a token being fetched.
-type masFetch struct {
+// A fetch is a token being fetched.
+type fetch struct {
 	done  chan struct{} // closed when the rest is there
 	token string
 	err   *homeserver.Error
@@ -42,14 +42,14 @@ type masFetch struct {
 
 // get returns the token, fetching one where there is none, where it is about to expire, or where it is the one that
 // was refused. Its error is a *homeserver.Error of a request that was never sent.
-func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
+func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	t.mu.Lock()
 	if t.token != "" && t.token != refused && time.Now().Before(t.until) {
 		defer t.mu.Unlock()
 		return t.token, nil
 	}
 	if t.fetching == nil {
-		t.fetching = &masFetch{done: make(chan struct{})}
+		t.fetching = &fetch{done: make(chan struct{})}
 		go t.fetch(t.fetching)
 	}
 	fetching := t.fetching
@@ -57,7 +57,7 @@ func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
 	select {
 	case <-fetching.done:
 	case <-ctx.Done():
-		return "", inStep(masTokenStep, &homeserver.Error{Reason: "the homeserver did not answer in time"})
+		return "", inStep(tokenStep, &homeserver.Error{Reason: "the homeserver did not answer in time"})
 	}
 	if fetching.err != nil {
 		waiting := *fetching.err // each who waits has its own to say more on
@@ -67,24 +67,24 @@ func (t *masTokens) get(ctx context.Context, refused string) (string, error) {
 }
 
 // fetch fetches a token for whoever waits, whether or not the first of them still does.
-func (t *masTokens) fetch(f *masFetch) {
+func (t *tokens) fetch(f *fetch) {
 	start := time.Now()
 	token, lasts, err := t.grant(context.Background())
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.token, t.until, t.fetching = token, start.Add(max(lasts/2, lasts-masSpare)), nil
+	t.token, t.until, t.fetching = token, start.Add(max(lasts/2, lasts-spare)), nil
 	f.token, f.err = token, err
 	close(f.done)
 }
 
 // grant asks for a token with the client's secret. Matrix Authentication Service compares the secret as it comes, without
 // the encoding of forms that RFC 6749 has for it.
-func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserver.Error) {
+func (t *tokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserver.Error) {
 	asked := *t.door
 	asked.Header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
-	a, err := asked.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.LookUpTime, Method: http.MethodPost, Path: masTokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {masScope}}})
+	a, err := asked.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.LookUpTime, Method: http.MethodPost, Path: TokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {Scope}}})
 	if err != nil {
-		return "", 0, homeserver.NotSent(inStep(masTokenStep, t.door.NotReached(err)))
+		return "", 0, homeserver.NotSent(inStep(tokenStep, t.door.NotReached(err)))
 	}
 	var given struct {
 		Token   string  `json:"access_token"`
@@ -92,27 +92,27 @@ func (t *masTokens) grant(ctx context.Context) (token string, lasts time.Duratio
 		Scope   string  `json:"scope"`
 	}
 	if a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &given) != nil || given.Token == "" || !names.IsToken(given.Token) {
-		failed = homeserver.NotSent(inStep(masTokenStep, t.door.Failure(a, "")))
-		if hint := masTokenHint(a); hint != nil {
+		failed = homeserver.NotSent(inStep(tokenStep, t.door.Failure(a, "")))
+		if hint := tokenHint(a); hint != nil {
 			failed.Cause = fmt.Errorf("%w: %w", hint, failed.Cause)
 		}
 		return "", 0, failed
 	}
-	if given.Scope != "" && !slices.Contains(strings.Fields(given.Scope), masScope) {
-		return "", 0, &homeserver.Error{Reason: "the homeserver refused to have accounts made", Cause: errMASScope}
+	if given.Scope != "" && !slices.Contains(strings.Fields(given.Scope), Scope) {
+		return "", 0, &homeserver.Error{Reason: "the homeserver refused to have accounts made", Cause: ErrScope}
 	}
 	return given.Token, time.Duration(given.Expires * float64(time.Second)), nil
 }
 
-// masTokenHint is what the operator can do where there is no token.
-func masTokenHint(a homeserver.Answer) error {
+// tokenHint is what the operator can do where there is no token.
+func tokenHint(a homeserver.Answer) error {
 	var said struct{ Error string }
 	json.Unmarshal(a.Body, &said) // what is of another form says nothing
 	switch {
 	case said.Error == "invalid_client":
-		return errMASClient
+		return ErrClient
 	case said.Error == "invalid_scope", a.Status == http.StatusForbidden && said.Error != "":
-		return errMASScope
+		return ErrScope
 	case a.Status/100 == 2 || a.Status/100 == 4 && said.Error == "" && !a.TellsNothing():
 		return homeserver.ErrMASMissing
 	}

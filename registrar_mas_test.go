@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -26,20 +25,8 @@ func doesAndSays(do, say http.HandlerFunc) http.HandlerFunc {
 }
 
 // titled is an error of Matrix Authentication Service.
-func titled(c mas.Case) http.HandlerFunc {
-	return says(mas.Answers[c].Status, `{"errors":[{"title":"`+mas.Answers[c].Title+`"}]}`)
-}
-
-// The program and the table of what is expected of the service speak of the same.
-func TestMASKnowsTheAnswers(t *testing.T) {
-	for _, same := range [][2]string{
-		{masExists, mas.Answers[mas.Exists].Title}, {masScope, mas.AdminScope}, {homeserver.MASUsersPath, mas.UsersPath}, {masByNamePath, mas.ByNamePath},
-		{masPasswordPath, mas.PasswordPath}, {masTokenPath, mas.TokenPath}, {masSitePath, mas.SitePath},
-	} {
-		if same[0] != same[1] {
-			t.Errorf("got %q, want %q", same[0], same[1])
-		}
-	}
+func titled(c masplay.Case) http.HandlerFunc {
+	return says(masplay.Answers[c].Status, `{"errors":[{"title":"`+masplay.Answers[c].Title+`"}]}`)
 }
 
 // What Matrix Authentication Service adds to the life of a registration.
@@ -59,7 +46,7 @@ func TestMASLife(t *testing.T) {
 		atMAS     bool
 		old       bool   // made before the record
 		profile   string // "" and gone for none
-		settings  mas.Settings
+		settings  masplay.Settings
 		faults    faults
 		want      int
 		wantAfter state
@@ -68,61 +55,61 @@ func TestMASLife(t *testing.T) {
 		wantLog   string
 	}{
 		{name: "created", want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
-		{name: "created by 1.3", settings: mas.Settings{Old: true}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
+		{name: "created by 1.3", settings: masplay.Settings{Old: true}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
 		{name: "somebody's, pending", before: statePending, atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "without a name, no record", atMAS: true, profile: bare, want: 502, wantAsked: "key token masCreate profile", wantLog: "set its display name to the node's"},
 		{name: "without a name, and older than the record", before: statePending, atMAS: true, old: true, profile: bare, want: 502, wantAfter: statePending, wantAsked: "key token masCreate profile lookUp", wantLog: "set its display name to the node's"},
 		{name: "without a name, and how old cannot be told", before: statePending, atMAS: true, profile: bare, faults: faults{callLookUp: says(500, "{}")}, want: 502, wantAfter: statePending},
 		{name: "without a profile, and older than the record", before: statePending, atMAS: true, old: true, want: 502, wantAfter: statePending},
 		{name: "half made, this name, pending", before: statePending, atMAS: true, old: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
-		{name: "somebody's, 500", atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.CannotTell)}, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate lookUp profile"},
-		{name: "somebody's, 500, profile unreadable", atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.CannotTell), callProfile: html404}, want: 502, wantAfter: statePending},
+		{name: "somebody's, 500", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.CannotTell)}, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate lookUp profile"},
+		{name: "somebody's, 500, profile unreadable", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.CannotTell), callProfile: html404}, want: 502, wantAfter: statePending},
 		{name: "half made, pending", before: statePending, atMAS: true, profile: bare, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
 		{name: "half made, this name, no record", atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
 		{name: "somebody's, no record", atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "erased, no record", atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile lookUp"},
-		{name: "gone between", before: statePending, faults: faults{callMASCreate: titled(mas.Exists)}, want: 502, wantAfter: statePending},
+		{name: "gone between", before: statePending, faults: faults{callMASCreate: titled(masplay.Exists)}, want: 502, wantAfter: statePending},
 
 		{name: "at the homeserver alone", profile: same, want: 502, wantAsked: "key token masCreate lookUp", wantLog: "exclusive namespace"},
 		{name: "at the homeserver alone, pending", before: statePending, profile: other, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
-		{name: "reserved, and there, pending", before: statePending, atMAS: true, profile: bare, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
-		{name: "reserved, and somebody's", atMAS: true, profile: other, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 409, wantAfter: stateRegistered},
-		{name: "reserved, and it cannot be told", faults: faults{callMASCreate: titled(mas.Reserved), callLookUp: says(500, "{}")}, want: 502},
-		{name: "bad name", faults: faults{callMASCreate: titled(mas.BadName)}, want: 502},
-		{name: "500, and nothing kept", faults: faults{callMASCreate: titled(mas.CannotTell)}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
-		{name: "500, and it cannot be told", faults: faults{callMASCreate: titled(mas.CannotTell), callLookUp: html404}, want: 502, wantAfter: statePending},
+		{name: "reserved, and there, pending", before: statePending, atMAS: true, profile: bare, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
+		{name: "reserved, and somebody's", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 409, wantAfter: stateRegistered},
+		{name: "reserved, and it cannot be told", faults: faults{callMASCreate: titled(masplay.Reserved), callLookUp: says(500, "{}")}, want: 502},
+		{name: "bad name", faults: faults{callMASCreate: titled(masplay.BadName)}, want: 502},
+		{name: "500, and nothing kept", faults: faults{callMASCreate: titled(masplay.CannotTell)}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
+		{name: "500, and it cannot be told", faults: faults{callMASCreate: titled(masplay.CannotTell), callLookUp: html404}, want: 502, wantAfter: statePending},
 		{name: "201 for another user", faults: faults{callMASCreate: says(201, `{"data":{"id":"01J44RKQYM4G3TNVANTMTDYTX6","attributes":{"username":"0x0"}}}`)}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate"},
 		{name: "201 with an id that is none", faults: faults{callMASCreate: oddID}, want: 502, wantAfter: statePending, wantAsked: "key token masCreate"},
 		{name: "201 without an id", faults: faults{callMASCreate: says(201, `{"data":{"attributes":{}}}`)}, want: 502, wantAfter: statePending},
 
-		{name: "passwords off", settings: mas.Settings{PasswordsOff: true}, want: 502, wantAfter: statePending, wantLog: "passwords: {enabled: true}"},
-		{name: "password: unknown id", faults: faults{callPassword: titled(mas.PasswordNobody)}, want: 502, wantAfter: statePending},
+		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: 502, wantAfter: statePending, wantLog: "passwords: {enabled: true}"},
+		{name: "password: unknown id", faults: faults{callPassword: titled(masplay.PasswordNobody)}, want: 502, wantAfter: statePending},
 		{name: "password: 500", faults: faults{callPassword: says(500, "{}")}, want: 502, wantAfter: statePending},
 		{name: "password: lost", faults: faults{callPassword: breaks}, want: 502, wantAfter: statePending},
 		{name: "password: limited", faults: faults{callPassword: limited}, want: 429, wantAfter: statePending},
-		{name: "name: as_token unknown", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`)}, want: 502, wantAfter: statePending, wantLog: "as_token may not set the display name"},
-		{name: "name: not in the namespace", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(403, `{"errcode":"M_FORBIDDEN"}`)}, want: 502, wantAfter: statePending},
-		{name: "name: 400", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(400, `{"errcode":"M_UNKNOWN"}`)}, want: 502, wantAfter: statePending},
-		{name: "name: 200 HTML", settings: mas.Settings{Old: true}, faults: faults{callSetName: says(200, "<html>")}, want: 502, wantAfter: statePending},
-		{name: "name: lost", settings: mas.Settings{Old: true}, faults: faults{callSetName: breaks}, want: 502, wantAfter: statePending},
-		{name: "name: limited", settings: mas.Settings{Old: true}, faults: faults{callSetName: limited}, want: 429, wantAfter: statePending},
+		{name: "name: as_token unknown", settings: masplay.Settings{Old: true}, faults: faults{callSetName: says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`)}, want: 502, wantAfter: statePending, wantLog: "as_token may not set the display name"},
+		{name: "name: not in the namespace", settings: masplay.Settings{Old: true}, faults: faults{callSetName: says(403, `{"errcode":"M_FORBIDDEN"}`)}, want: 502, wantAfter: statePending},
+		{name: "name: 400", settings: masplay.Settings{Old: true}, faults: faults{callSetName: says(400, `{"errcode":"M_UNKNOWN"}`)}, want: 502, wantAfter: statePending},
+		{name: "name: 200 HTML", settings: masplay.Settings{Old: true}, faults: faults{callSetName: says(200, "<html>")}, want: 502, wantAfter: statePending},
+		{name: "name: lost", settings: masplay.Settings{Old: true}, faults: faults{callSetName: breaks}, want: 502, wantAfter: statePending},
+		{name: "name: limited", settings: masplay.Settings{Old: true}, faults: faults{callSetName: limited}, want: 429, wantAfter: statePending},
 
 		{name: "no token: bad secret", faults: faults{callToken: says(401, `{"error":"invalid_client"}`)}, want: 502, wantAsked: "key token", wantLog: "client_auth_method: client_secret_basic"},
-		{name: "no token: not admin", settings: mas.Settings{NotAdmin: true}, want: 502, wantAsked: "key token", wantLog: "policy.data.admin_clients"},
+		{name: "no token: not admin", settings: masplay.Settings{NotAdmin: true}, want: 502, wantAsked: "key token", wantLog: "policy.data.admin_clients"},
 		{name: "no token: another scope", faults: faults{callToken: says(200, `{"access_token":"mat_1","expires_in":300,"scope":"openid"}`)}, want: 502, wantAsked: "key token", wantLog: "policy.data.admin_clients"},
 		{name: "no token: no such path", faults: faults{callToken: says(404, "")}, want: 502, wantAsked: "key token", wantLog: "resources adminapi"},
 		{name: "no token: 500", faults: faults{callToken: says(500, "")}, want: 502},
 		{name: "no token: lost", faults: faults{callToken: breaks}, want: 502},
 		{name: "no token: limited", faults: faults{callToken: limited}, want: 429},
 		{name: "no token, pending", before: statePending, faults: faults{callToken: says(500, "")}, want: 502, wantAfter: statePending},
-		{name: "token refused for good", faults: faults{callMASCreate: titled(mas.NoToken)}, want: 502, wantAsked: "key token masCreate token masCreate"},
+		{name: "token refused for good", faults: faults{callMASCreate: titled(masplay.NoToken)}, want: 502, wantAsked: "key token masCreate token masCreate"},
 		{name: "another server name", faults: faults{callKey: says(200, `{"server_name":"example.org"}`)}, want: 502, wantAsked: "key", wantLog: "give the homeserver's"},
 
 		{name: "registered, gone", before: stateRegistered, want: 200, wantAfter: stateRegistered, wantWhole: true},
 		{name: "registered, gone, unanswered", before: stateRegistered, faults: faults{callMASCreate: says(502, "")}, want: 502, wantAfter: statePending},
 		{name: "registered, gone, half made", before: stateRegistered, faults: faults{callPassword: says(500, "")}, want: 502, wantAfter: statePending},
-		{name: "registered, gone, and reserved", before: stateRegistered, faults: faults{callMASCreate: titled(mas.Reserved)}, want: 502, wantAfter: stateRegistered},
-		{name: "registered, gone, and exists", before: stateRegistered, faults: faults{callMASCreate: titled(mas.Exists)}, want: 409, wantAfter: stateRegistered},
+		{name: "registered, gone, and reserved", before: stateRegistered, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 502, wantAfter: stateRegistered},
+		{name: "registered, gone, and exists", before: stateRegistered, faults: faults{callMASCreate: titled(masplay.Exists)}, want: 409, wantAfter: stateRegistered},
 		{name: "registered, erased at the homeserver", before: stateRegistered, atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "profile token lookUp"},
 		{name: "registered, gone, MAS cannot tell", before: stateRegistered, faults: faults{callLookUp: html404}, want: 502, wantAfter: stateRegistered, wantAsked: "profile token lookUp"},
 		{name: "registered, gone, MAS limited", before: stateRegistered, faults: faults{callLookUp: limited}, want: 429, wantAfter: stateRegistered},
@@ -325,68 +312,6 @@ func TestMASTokenOnce(t *testing.T) {
 	}
 }
 
-// A fetch that fails fails for all who wait for it, and for nobody after it.
-func TestMASTokenFailsForAll(t *testing.T) {
-	h := newStandIn(t)
-	c := config{serverName: testServerName, origin: h.URL, way: homeserver.MAS, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
-	tokens := accountsOf(c).(*masAPI).tokens
-	begun, release := make(chan bool), make(chan bool)
-	h.failOnce(callToken, func(w http.ResponseWriter, r *http.Request) {
-		begun <- true
-		<-release
-		says(500, "{}")(w, r)
-	})
-	const waiting = 8
-	failed := make(chan error, waiting)
-	for i := range waiting {
-		go func() {
-			_, err := tokens.get(t.Context(), "")
-			failed <- err
-		}()
-		if i == 0 {
-			<-begun // the others find it under way, or the good one after it
-		}
-	}
-	close(release)
-	for range waiting {
-		if err, known := <-failed, (*homeserver.Error)(nil); err != nil && (!errors.As(err, &known) || known.Fate != homeserver.NotCreated) {
-			t.Errorf("got %v", err)
-		}
-	}
-	if token, err := tokens.get(t.Context(), ""); err != nil || token == "" {
-		t.Errorf("afterwards: got %v", err)
-	}
-	if got := strings.Count(h.asked(), callToken); got != 2 {
-		t.Errorf("%d fetches, want 2", got)
-	}
-}
-
-// A token is kept until shortly before it expires.
-func TestMASTokenExpires(t *testing.T) {
-	for _, test := range []struct{ lasts, kept time.Duration }{
-		{300 * time.Second, 270 * time.Second},
-		{40 * time.Second, 20 * time.Second},
-		{2 * time.Second, time.Second},
-	} {
-		h := newStandIn(t)
-		h.mas.Set(mas.Settings{TokenLasts: test.lasts})
-		c := config{serverName: testServerName, origin: h.URL, way: homeserver.MAS, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
-		tokens := accountsOf(c).(*masAPI).tokens
-		start := time.Now()
-		first, err := tokens.get(t.Context(), "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if early, late := time.Until(tokens.until), tokens.until.Sub(start); early > test.kept || late < test.kept {
-			t.Errorf("%v: kept for %v to %v, want %v", test.lasts, early, late, test.kept)
-		}
-		tokens.until = time.Now()
-		if second, err := tokens.get(t.Context(), ""); err != nil || second == first {
-			t.Errorf("%v: the old token again, or %v", test.lasts, err)
-		}
-	}
-}
-
 // Whatever call of it repeats all that it was sent, nothing of that is told.
 func TestMASNothingSecretIsTold(t *testing.T) {
 	credential := base64.StdEncoding.EncodeToString([]byte(testMASClientID + ":" + testMASSecret))
@@ -419,18 +344,18 @@ func TestMASProbe(t *testing.T) {
 	for _, test := range []struct {
 		name, api string
 		issuer    string
-		settings  mas.Settings
+		settings  masplay.Settings
 		faults    map[string]http.HandlerFunc
 		want      string
 	}{
 		{name: "there", api: homeserver.MASUsersPath, issuer: "https://auth/", want: "The homeserver has the API"},
-		{name: "there, 1.3", api: homeserver.MASUsersPath, issuer: "https://auth/", settings: mas.Settings{Old: true}, want: "The homeserver has the API"},
+		{name: "there, 1.3", api: homeserver.MASUsersPath, issuer: "https://auth/", settings: masplay.Settings{Old: true}, want: "The homeserver has the API"},
 		{name: "not in charge", api: homeserver.MASUsersPath, want: "write matrix_authentication_service"},
-		{name: "no admin API", api: homeserver.MASUsersPath, issuer: "https://auth/", settings: mas.Settings{NoAdminAPI: true}, faults: neither, want: "resources adminapi"},
+		{name: "no admin API", api: homeserver.MASUsersPath, issuer: "https://auth/", settings: masplay.Settings{NoAdminAPI: true}, faults: neither, want: "resources adminapi"},
 		{name: "no oauth", api: homeserver.MASUsersPath, issuer: "https://auth/", faults: map[string]http.HandlerFunc{callToken: says(404, ""), callNonce: unrecognized, callCreateUser: unrecognized}, want: "resources adminapi"},
 		{name: "bad secret", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callToken: says(401, `{"error":"invalid_client"}`)}, want: "client_secret_basic"},
-		{name: "not admin", api: homeserver.MASUsersPath, settings: mas.Settings{NotAdmin: true}, want: "policy.data.admin_clients"},
-		{name: "passwords off", api: homeserver.MASUsersPath, settings: mas.Settings{PasswordsOff: true}, want: "passwords: {enabled: true}"},
+		{name: "not admin", api: homeserver.MASUsersPath, settings: masplay.Settings{NotAdmin: true}, want: "policy.data.admin_clients"},
+		{name: "passwords off", api: homeserver.MASUsersPath, settings: masplay.Settings{PasswordsOff: true}, want: "passwords: {enabled: true}"},
 		{name: "another server name", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callKey: says(200, `{"server_name":"example.org"}`)}, want: "another server_name"},
 		{name: "no MAS, but the homeserver's own", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callToken: says(404, ""), callCreateUser: unrecognized}, want: "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
 		{name: "MAS instead of the shared secret", api: homeserver.SharedSecretPath, issuer: "https://auth/", faults: neither, want: "Matrix Authentication Service is in charge (https://auth/): use --matrixurl http://127.0.0.1:8081/api/admin/v1/users"},
