@@ -57,7 +57,7 @@ func migrateAction(ctx context.Context, cmd *cli.Command) error {
 		}
 	}
 	if file == "" && names.HasPassword(to) {
-		config{secretArgs: map[string]string{flagTo: flagToFile}}.printWarnings(cmd.Root().ErrWriter)
+		printWarnings(config{secretArgs: map[string]string{flagTo: flagToFile}}, cmd.Root().ErrWriter)
 	}
 	if !names.IsPostgres(to) {
 		return fmt.Errorf("there is nowhere to migrate to: give --%s FILE with a PostgreSQL URL in FILE, such as postgres://USER@HOST/DATABASE", flagToFile)

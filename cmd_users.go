@@ -43,7 +43,7 @@ func usersAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	c.printWarnings(cmd.Root().ErrWriter)
+	printWarnings(c, cmd.Root().ErrWriter)
 	of := state(cmd.String(flagState))
 	if of != "" && of != statePending && of != stateRegistered {
 		return fmt.Errorf("--%s %q is not a state: give registered or pending", flagState, of)

@@ -96,30 +96,6 @@ func TestReadHomeserverURL(t *testing.T) {
 	}
 }
 
-// What creates accounts and what is asked of them may be at two places, with every API.
-func TestTwoOrigins(t *testing.T) {
-	for _, api := range apis {
-		d := newDoor(t, api.path)
-		creates := newStandIn(t)
-		creates.users, creates.mas = d.homeserver.users, d.homeserver.mas
-		c := masConfig(d.homeserver.URL)
-		c.apiOrigin, c.way, c.sharedSecret = creates.URL, wayOf(api.path), testSecret
-		proof, _ := newProof(t)
-		d.handler = newServer(serviceOf(c), d.store).handler()
-		if got := d.send(proof); got.status != 200 {
-			t.Errorf("%s: got %d %s", api.name, got.status, got.body)
-		}
-		want := map[string][2]string{
-			homeserver.CreateUserPath:   {"createUser", "key profile"},
-			homeserver.SharedSecretPath: {"nonce register", "version key"},
-			homeserver.MASUsersPath:     {"token masCreate password", "key setName"},
-		}[api.path]
-		if got := [2]string{creates.asked(), d.homeserver.asked()}; got != want {
-			t.Errorf("%s: asked %q, want %q", api.name, got, want)
-		}
-	}
-}
-
 // What only looks a little like PostgreSQL is a directory, but for ~, which a shell was to replace.
 func TestCheckDataPath(t *testing.T) {
 	for dataPath, want := range map[string]string{

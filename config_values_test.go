@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"io"
 	"os"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -20,23 +17,19 @@ func configOf(t *testing.T, args, environment []string) (config, error) {
 		t.Setenv(environmentPrefix+name, value)
 	}
 	var c config
-	root := newCommand(io.Discard, io.Discard)
-	read := func(_ context.Context, cmd *cli.Command) (err error) {
+	root := &cli.Command{Name: programName, Flags: rootFlags(), Action: func(_ context.Context, cmd *cli.Command) (err error) {
 		c, err = readConfig(readValues(cmd))
 		return err
-	}
-	root.Action = read
-	for _, cmd := range root.Commands {
-		cmd.Action = read
-	}
-	err := root.Run(t.Context(), append([]string{programName, "--" + flagMatrixDomain, testServerName}, args...))
+	}}
+	err := root.Run(t.Context(), append([]string{programName, "--" + flagMatrixDomain, "example.org"}, args...))
 	return c, err
 }
 
 // Of a flag and the one in its place, one counts.
 func TestAlternatives(t *testing.T) {
-	file := writeTemp(t, "postgres://u@db/x")
 	t.Chdir(t.TempDir())
+	const file = "url"
+	os.WriteFile(file, []byte("postgres://u@db/x\n"), 0o600)
 	os.WriteFile("rpc", []byte("http://127.0.0.1:8546\n"), 0o600)
 	for _, test := range []struct {
 		name              string
@@ -100,92 +93,6 @@ func TestNumbers(t *testing.T) {
 		c, err := configOf(t, []string{"--" + row.name, "0004"}, nil)
 		if got := written(row.at(&c)); err != nil || got != "4" {
 			t.Errorf("--%s 0004: got %s, %v", row.name, got, err)
-		}
-	}
-}
-
-// A command is not ended by what it does not read.
-func TestReadsItsOwnFlagsOnly(t *testing.T) {
-	root := newCommand(io.Discard, io.Discard)
-	names := []string{programName}
-	for _, cmd := range root.Commands {
-		names = append(names, cmd.Name)
-	}
-	for _, row := range flagTable {
-		for _, reader := range row.readBy {
-			if !slices.Contains(names, reader) {
-				t.Errorf("--%s is read by %s, which is no command", row.name, reader)
-			}
-		}
-		if row.instead != "" && rowOf(row.instead) == nil {
-			t.Errorf("--%s is in the place of --%s, which is no flag", row.name, row.instead)
-		}
-		if inGuide := slices.Contains(guideOrder, row.name); inGuide != (row.script == alwaysInGuide) {
-			t.Errorf("--%s: in the guide's order %t", row.name, inGuide)
-		}
-	}
-	t.Setenv(environmentPrefix+"PORT", "http")
-	for _, name := range names {
-		var got string
-		root := newCommand(io.Discard, io.Discard)
-		read := func(_ context.Context, cmd *cli.Command) error {
-			got = readValues(cmd).text(flagPort)
-			return nil
-		}
-		root.Action = read
-		args := []string{programName}
-		for _, cmd := range root.Commands {
-			cmd.Action, cmd.Before = read, nil
-		}
-		if name != programName {
-			args = append(args, name)
-		}
-		want := "8009"
-		if rowOf(flagPort).isReadBy(name) {
-			want = "http"
-		}
-		if err := root.Run(t.Context(), args); err != nil || got != want {
-			t.Errorf("%s: got port %q, want %q, %v", name, got, want, err)
-		}
-	}
-}
-
-// The help of each command names the flags that it reads, and its own, and no others.
-func TestHelpOfEachCommand(t *testing.T) {
-	named := regexp.MustCompile(`(?m)^   --([a-z-]+)`)
-	for _, cmd := range newCommand(io.Discard, io.Discard).Commands {
-		want := []string{"help"}
-		for _, flag := range cmd.Flags {
-			want = append(want, flag.Names()[0])
-		}
-		for _, row := range flagTable {
-			if row.isReadBy(cmd.Name) {
-				want = append(want, row.name)
-			}
-		}
-		slices.Sort(want)
-		for _, args := range [][]string{{cmd.Name, "--help"}, {"help", cmd.Name}, {"--" + flagPort, "1", cmd.Name, "-h"}} {
-			var out strings.Builder
-			if err := newCommand(&out, io.Discard).Run(t.Context(), append([]string{programName}, args...)); err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, match := range named.FindAllStringSubmatch(out.String(), -1) {
-				got = append(got, match[1])
-			}
-			slices.Sort(got)
-			if !slices.Equal(got, want) {
-				t.Errorf("%q: got %v, want %v", args, got, want)
-			}
-		}
-	}
-	var out strings.Builder
-	if err := newCommand(&out, io.Discard).Run(t.Context(), []string{programName, "--help"}); err != nil {
-		t.Fatal(err)
-	}
-	for _, row := range flagTable {
-		if !strings.Contains(out.String(), "--"+row.name+" ") || !strings.Contains(out.String(), "[$"+row.variable()+"]") {
-			t.Errorf("the help of all has no --%s", row.name)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
@@ -244,7 +245,7 @@ func serveNodes(ctx context.Context, c service, listener, opsListener net.Listen
 	if c.isPlainRemote() {
 		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.matrixURL)
 	}
-	c.warnOfReaders()
+	warnOfReaders(c.config)
 	listening := []any{"address", listener.Addr().String(), "server_name", c.serverName, "datapath", storeName(c.dataPath),
 		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version()}
 	if opsListener != nil {
@@ -258,6 +259,30 @@ func serveNodes(ctx context.Context, c service, listener, opsListener net.Listen
 
 	tellReady(listener, opsListener)
 	return newServer(c, store).serve(ctx, listener)
+}
+
+// printWarnings says at a command that has no log what warnOfReaders says in the daemon's.
+func printWarnings(c config, w io.Writer) {
+	for flag, file := range c.secretArgs {
+		fmt.Fprintf(w, "%s: warning: a secret is in the command line (--%s), which every user of this machine can see: write it into a file of mode 0600 and give --%s FILE\n", programName, flag, file)
+	}
+}
+
+// warnOfReaders says which secrets everybody on this machine can read. The tokens of the guide's run.sh are not among
+// them: that has a form of its own.
+func warnOfReaders(c config) {
+	if len(c.unknownVariables) > 0 {
+		log.Warn("The environment has variables with the prefix of this service that mean nothing: correct their names, or unset them", "variables", strings.Join(c.unknownVariables, " "))
+	}
+	for flag, file := range c.secretArgs {
+		log.Warn("A secret is in the command line, which every user of this machine can see: write it into a file of mode 0600 and name that",
+			"flag", "--"+flag, "instead", "--"+file)
+	}
+	for _, path := range c.secretFiles {
+		if stat, err := os.Stat(path); err == nil && stat.Mode().Perm()&0o004 != 0 {
+			log.Warn("Every user of this machine can read a file of secrets: chmod 0600", "file", path, "mode", fmt.Sprintf("%04o", stat.Mode().Perm()))
+		}
+	}
 }
 
 // tellReady tells systemd that nodes are served, and its status line where. It does nothing unless systemd asks for it.

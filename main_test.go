@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +24,9 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/log"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v3"
 	"go.uber.org/goleak"
 )
 
@@ -301,4 +305,149 @@ func expectTold(t *testing.T, told chan string, want *regexp.Regexp) []string {
 		t.Fatalf("systemd was not told %q", want)
 	}
 	return nil
+}
+
+// Each start says which secrets every user of the machine can read.
+func TestWarnOfReaders(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write := func(name, content string, mode os.FileMode) {
+		if err := os.WriteFile(name, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("url", "postgres://u:Geheim0815@127.0.0.1:1/db", 0o644)
+	write("secret", "Geheim0815", 0o604)
+	write("rpc", "http://127.0.0.1:1/Geheim0815", 0o644)
+	write("private", "Geheim0815", 0o640)
+	write(registrationFile, "id: x\nas_token: a\nhs_token: h\n", 0o600)
+	const url, keyed = "postgres://u:Geheim0815@127.0.0.1:1/db", "http://127.0.0.1:1/Geheim0815"
+	for _, test := range []struct {
+		args, environment string
+		want              string
+	}{
+		{"--datapath-file url --sharesecret-file secret", "", "file=secret mode=0604, file=url mode=0644"},
+		{"--sharesecret-file private --eth-rpc-file rpc --min-balance 1", "", "file=rpc mode=0644"},
+		{"--sharesecret-file private", "", ""},
+		{"--datapath " + url + " --sharesecret-file private", "", "flag=--datapath instead=--datapath-file"},
+		{"--sharesecret Geheim0815", "", "flag=--sharesecret instead=--sharesecret-file"},
+		{"--eth-rpc " + keyed + " --min-balance 1 --sharesecret-file private", "", "flag=--eth-rpc instead=--eth-rpc-file"},
+		{"--sharesecret-file private", "DATAPATH=" + url, ""},
+		{"--datapath " + url + " --sharesecret-file private", "DATAPATH=.matrix", "flag=--datapath instead=--datapath-file"},
+		{"--sharesecret-file private", "FREE_TEXT=Geheim0815", "variables=MATRIX_REGSERVICE_FREE_TEXT"},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			if name, value, ok := strings.Cut(test.environment, "="); ok {
+				t.Setenv(environmentPrefix+name, value)
+			}
+			var c config
+			root := newCommand(io.Discard, io.Discard)
+			root.Action = func(_ context.Context, cmd *cli.Command) (err error) {
+				c, err = readServeConfig(cmd)
+				return err
+			}
+			args := []string{programName, "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:1" + homeserver.SharedSecretPath}
+			if err := root.Run(t.Context(), append(args, strings.Fields(test.args)...)); err != nil {
+				t.Fatal(err)
+			}
+			captureLog(t) // puts the log back afterwards
+			var lines strings.Builder
+			log.SetDefault(log.NewLogger(log.LogfmtHandler(&lines)))
+			warnOfReaders(c)
+			var got []string
+			for line := range strings.Lines(lines.String()) {
+				if _, keys, ok := strings.Cut(strings.TrimSpace(line), `" `); ok && strings.Contains(line, "lvl=warn") {
+					got = append(got, keys)
+				}
+			}
+			if said := strings.Join(got, ", "); said != test.want || strings.Contains(lines.String(), "Geheim") {
+				t.Errorf("got %s, want %s\n%s", said, test.want, lines.String())
+			}
+		})
+	}
+}
+
+// A command is not ended by what it does not read.
+func TestReadsItsOwnFlagsOnly(t *testing.T) {
+	root := newCommand(io.Discard, io.Discard)
+	names := []string{programName}
+	for _, cmd := range root.Commands {
+		names = append(names, cmd.Name)
+	}
+	for _, row := range flagTable {
+		for _, reader := range row.readBy {
+			if !slices.Contains(names, reader) {
+				t.Errorf("--%s is read by %s, which is no command", row.name, reader)
+			}
+		}
+		if row.instead != "" && rowOf(row.instead) == nil {
+			t.Errorf("--%s is in the place of --%s, which is no flag", row.name, row.instead)
+		}
+		if inGuide := slices.Contains(guideOrder, row.name); inGuide != (row.script == alwaysInGuide) {
+			t.Errorf("--%s: in the guide's order %t", row.name, inGuide)
+		}
+	}
+	t.Setenv(environmentPrefix+"PORT", "http")
+	for _, name := range names {
+		var got string
+		root := newCommand(io.Discard, io.Discard)
+		read := func(_ context.Context, cmd *cli.Command) error {
+			got = readValues(cmd).text(flagPort)
+			return nil
+		}
+		root.Action = read
+		args := []string{programName}
+		for _, cmd := range root.Commands {
+			cmd.Action, cmd.Before = read, nil
+		}
+		if name != programName {
+			args = append(args, name)
+		}
+		want := "8009"
+		if rowOf(flagPort).isReadBy(name) {
+			want = "http"
+		}
+		if err := root.Run(t.Context(), args); err != nil || got != want {
+			t.Errorf("%s: got port %q, want %q, %v", name, got, want, err)
+		}
+	}
+}
+
+// The help of each command names the flags that it reads, and its own, and no others.
+func TestHelpOfEachCommand(t *testing.T) {
+	named := regexp.MustCompile(`(?m)^   --([a-z-]+)`)
+	for _, cmd := range newCommand(io.Discard, io.Discard).Commands {
+		want := []string{"help"}
+		for _, flag := range cmd.Flags {
+			want = append(want, flag.Names()[0])
+		}
+		for _, row := range flagTable {
+			if row.isReadBy(cmd.Name) {
+				want = append(want, row.name)
+			}
+		}
+		slices.Sort(want)
+		for _, args := range [][]string{{cmd.Name, "--help"}, {"help", cmd.Name}, {"--" + flagPort, "1", cmd.Name, "-h"}} {
+			var out strings.Builder
+			if err := newCommand(&out, io.Discard).Run(t.Context(), append([]string{programName}, args...)); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, match := range named.FindAllStringSubmatch(out.String(), -1) {
+				got = append(got, match[1])
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("%q: got %v, want %v", args, got, want)
+			}
+		}
+	}
+	var out strings.Builder
+	if err := newCommand(&out, io.Discard).Run(t.Context(), []string{programName, "--help"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range flagTable {
+		if !strings.Contains(out.String(), "--"+row.name+" ") || !strings.Contains(out.String(), "[$"+row.variable()+"]") {
+			t.Errorf("the help of all has no --%s", row.name)
+		}
+	}
 }
