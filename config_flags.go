@@ -13,6 +13,9 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
+// program is what this program is called.
+const program = "matrix-regservice"
+
 const (
 	flagMatrixDomain        = "matrixdomain"
 	flagMatrixURL           = "matrixurl"
@@ -94,11 +97,11 @@ type flagRow struct {
 }
 
 var (
-	byConfigured = []string{programName, "genconfig", "check"}
+	byConfigured = []string{program, "genconfig", "check"}
 	byAll        = append([]string{"register"}, byConfigured...)
 	byStore      = append([]string{"users", "backup", "restore"}, byConfigured...)
-	byRunning    = []string{programName, "check"}
-	byLogging    = []string{programName, "genconfig"}
+	byRunning    = []string{program, "check"}
+	byLogging    = []string{program, "genconfig"}
 )
 
 // Bounds of the numbers, and what to say of one beyond them.

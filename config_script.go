@@ -23,7 +23,7 @@ type runScript struct {
 	passesOn bool // the arguments that it is given, behind its own
 }
 
-var errNoCommand = errors.New("no line of it starts " + programName)
+var errNoCommand = errors.New("no line of it starts " + program)
 
 // readScript finds the command in run.sh and takes its flags apart.
 func readScript(path string) (runScript, error) {
@@ -35,7 +35,7 @@ func readScript(path string) (runScript, error) {
 	for line := range strings.Lines(strings.ReplaceAll(string(content), "\\\n", " ")) {
 		words := shell.Words(line)
 		for i, word := range words {
-			if filepath.Base(word) == programName && !strings.HasPrefix(word, "#") {
+			if filepath.Base(word) == program && !strings.HasPrefix(word, "#") {
 				script.passesOn = script.takeFlags(words[i+1:])
 				return script, nil
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,11 +18,11 @@ func configOf(t *testing.T, args, environment []string) (config, error) {
 		t.Setenv(environmentPrefix+name, value)
 	}
 	var c config
-	root := &cli.Command{Name: programName, Flags: rootFlags(), Action: func(_ context.Context, cmd *cli.Command) (err error) {
+	root := &cli.Command{Name: program, Flags: rootFlags(), Action: func(_ context.Context, cmd *cli.Command) (err error) {
 		c, err = readConfig(readValues(cmd))
 		return err
 	}}
-	err := root.Run(t.Context(), append([]string{programName, "--" + flagMatrixDomain, "example.org"}, args...))
+	err := root.Run(t.Context(), append([]string{program, "--" + flagMatrixDomain, "example.org"}, args...))
 	return c, err
 }
 
@@ -93,6 +94,18 @@ func TestNumbers(t *testing.T) {
 		c, err := configOf(t, []string{"--" + row.name, "0004"}, nil)
 		if got := written(row.at(&c)); err != nil || got != "4" {
 			t.Errorf("--%s 0004: got %s, %v", row.name, got, err)
+		}
+	}
+}
+
+// What the rows of the table say of each other is so.
+func TestTable(t *testing.T) {
+	for _, row := range flagTable {
+		if row.instead != "" && rowOf(row.instead) == nil {
+			t.Errorf("--%s is in the place of --%s, which is no flag", row.name, row.instead)
+		}
+		if inGuide := slices.Contains(guideOrder, row.name); inGuide != (row.script == alwaysInGuide) {
+			t.Errorf("--%s: in the guide's order %t", row.name, inGuide)
 		}
 	}
 }

@@ -30,7 +30,7 @@ import (
 )
 
 const (
-	programName = "matrix-regservice"
+	programName = program
 
 	// memoryLimit is where Go collects its garbage however little it is, in bytes, and no end of what it may have. 2,000
 	// connections take 36 MB, and as much again lay in garbage before it was collected: 94 MB were measured.

@@ -379,12 +379,6 @@ func TestReadsItsOwnFlagsOnly(t *testing.T) {
 				t.Errorf("--%s is read by %s, which is no command", row.name, reader)
 			}
 		}
-		if row.instead != "" && rowOf(row.instead) == nil {
-			t.Errorf("--%s is in the place of --%s, which is no flag", row.name, row.instead)
-		}
-		if inGuide := slices.Contains(guideOrder, row.name); inGuide != (row.script == alwaysInGuide) {
-			t.Errorf("--%s: in the guide's order %t", row.name, inGuide)
-		}
 	}
 	t.Setenv(environmentPrefix+"PORT", "http")
 	for _, name := range names {
