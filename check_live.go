@@ -129,7 +129,7 @@ func (l *liveCheck) endpoints(ctx context.Context) finding {
 func missingFix(c config, server homeserver.Software, otherURLs []string, issuer string) string {
 	switch {
 	case issuer != "":
-		return "run genconfig --" + flagForce + ": " + c.useMAS(issuer)
+		return "run genconfig --" + flagForce + ": " + useMAS(c, issuer)
 	case len(otherURLs) > 0:
 		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + otherURLs[0]
 	case c.way.IsApart:

@@ -70,7 +70,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	written, err := c.readHomeserverFile()
+	written, err := readHomeserverFile(&c)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if c.hsToken == "" {
 		c.hsToken = randomText(tokenLength)
 	}
-	written = append(written, c.keepEthRPC()...)
+	written = append(written, keepEthRPC(&c)...)
 	content, err := renderRegistration(c, randomText(idLength))
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 
 // readHomeserverFile holds homeserver.yaml, where there is one, against the flags, and takes the shared secret's
 // place from it. It returns the secret's own file where one has to be made.
-func (c *config) readHomeserverFile() ([]files.New, error) {
+func readHomeserverFile(c *config) ([]files.New, error) {
 	file, err := files.ReadYAML(homeserverFile)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -134,7 +134,7 @@ func (c *config) readHomeserverFile() ([]files.New, error) {
 	}
 	switch {
 	case c.way.IsApart:
-		return c.makeMASClient()
+		return makeMASClient(c)
 	case !c.way.TakesSecret:
 		return nil, nil
 	}
@@ -161,7 +161,7 @@ func (c *config) readHomeserverFile() ([]files.New, error) {
 }
 
 // keepEthRPC returns the file of the Ethereum node's URL where that may hold a key, which no command line should.
-func (c *config) keepEthRPC() []files.New {
+func keepEthRPC(c *config) []files.New {
 	u, err := names.ParseEthereumURL(c.ethRPC)
 	if err != nil || !names.MayHoldKey(u) {
 		return nil
@@ -173,7 +173,7 @@ func (c *config) keepEthRPC() []files.New {
 
 // makeMASClient makes what of the client at Matrix Authentication Service was not given, and returns the secret's own
 // file where one has to be made. That has no newline at its end: it is read by others too.
-func (c *config) makeMASClient() ([]files.New, error) {
+func makeMASClient(c *config) ([]files.New, error) {
 	if c.masClientID == "" {
 		c.masClientID = names.NewULID(time.Now())
 	}

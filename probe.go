@@ -72,7 +72,7 @@ func logPresent(ctx context.Context, c config, h *homeserver.Client, server home
 func fixMissing(ctx context.Context, c config, h *homeserver.Client, server homeserver.Software) string {
 	fix := c.way.Missing(server)
 	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.way.IsApart {
-		fix = c.useMAS(issuer)
+		fix = useMAS(c, issuer)
 	}
 	for _, other := range otherWays(c) {
 		api, err := newAccounts(other, h)
@@ -92,7 +92,7 @@ func fixMissing(ctx context.Context, c config, h *homeserver.Client, server home
 }
 
 // useMAS is what to type where Matrix Authentication Service has taken the place of the homeserver's own registration.
-func (c config) useMAS(issuer string) string {
+func useMAS(c config, issuer string) string {
 	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.origin + ", --mas-client-id and --mas-client-secret-file"
 }
 
