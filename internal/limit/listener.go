@@ -288,17 +288,21 @@ func WatchBody(r *http.Request, body io.ReadCloser, kept bool) io.ReadCloser {
 		c.of.finished(c)
 		return body
 	}
-	return &watchedBody{body, c, kept}
+	return &watchedBody{body, r, c, kept}
 }
 
 type watchedBody struct {
 	io.ReadCloser
-	conn *heldConn
-	kept bool
+	request *http.Request
+	conn    *heldConn
+	kept    bool
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.request.Trailer = nil // which nobody reads, and which takes 50 KB or more for as long as the request waits
+	}
 	b.conn.of.mu.Lock()
 	defer b.conn.of.mu.Unlock()
 	switch {

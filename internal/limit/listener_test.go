@@ -2,6 +2,7 @@ package limit
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -186,5 +187,30 @@ func TestShareIsKept(t *testing.T) {
 	}
 	if l.held != 0 || l.cost != 0 || l.heavy.Len() != 0 {
 		t.Errorf("%d are held, of them %d heavy, which have sent %d", l.held, l.heavy.Len(), l.cost)
+	}
+}
+
+// Trailers are gone when the body has been read: a request that waits for the homeserver would keep them.
+func TestTrailersAreDropped(t *testing.T) {
+	kept := make(chan int, 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(WatchBody(r, http.MaxBytesReader(w, r.Body, 8), true))
+		if string(body) != "{}" || err != nil {
+			t.Errorf("got %q, %v", body, err)
+		}
+		kept <- len(r.Trailer)
+	}))
+	server.Listener = &Listener{Listener: server.Listener, Most: 3}
+	server.Config.ConnContext = ConnContext
+	server.Start()
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: A\r\n\r\n2\r\n{}\r\n0\r\nA: 1\r\nB: 2\r\n\r\n")
+	if got := <-kept; got != 0 {
+		t.Errorf("%d trailers are kept, want none", got)
 	}
 }
