@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
 
@@ -28,7 +29,7 @@ func (l *liveCheck) door(ctx context.Context) []finding {
 
 // write says which location to write where nodes come in.
 func (l *liveCheck) write(location nginx.Location) string {
-	return fmt.Sprintf("write in nginx, in the server of %s: %s", hostOf(l.public), location.OneLine())
+	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(l.public), location.OneLine())
 }
 
 func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver.Client) finding {
@@ -41,19 +42,19 @@ func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver.Client) find
 	case found.is == registerOther:
 		return problem(subject, do, "reaches a service for another server name")
 	case found.is == registerLimited:
-		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", hostOf(l.public))
+		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", names.URLHost(l.public))
 	case found.is == registerSilent:
 		return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
 	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:
 		return problem(subject, "start the service; if it runs, "+do, "nginx does not reach a service (%d)", found.status)
 	}
-	return problem(subject, do, "does not reach the service: %s answers %d", hostOf(l.public), found.status)
+	return problem(subject, do, "does not reach the service: %s answers %d", names.URLHost(l.public), found.status)
 }
 
 func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " /_matrix"
 	do := l.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
-	if hostOf(l.config.origin) != hostOf(l.public) {
+	if names.URLHost(l.config.origin) != names.URLHost(l.public) {
 		do = l.write(nginx.Matrix(l.config.origin))
 	}
 	said, status := sayVersions(ctx, h, nil)
@@ -63,7 +64,7 @@ func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver.Client) findin
 	case said == "" && status == http.StatusBadGateway:
 		return problem(subject, "start the homeserver; if it runs, "+do, "nginx does not reach a homeserver (%d)", status)
 	case said == "":
-		return problem(subject, do, "does not reach the homeserver: %s answers %d", hostOf(l.public), status)
+		return problem(subject, do, "does not reach the homeserver: %s answers %d", names.URLHost(l.public), status)
 	}
 	if err := h.CheckServerName(ctx); err != nil {
 		return problem(subject, do, "reaches another homeserver: %v", err)
@@ -117,7 +118,7 @@ func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver.Client
 		return fine(subject, "%v takes no shared secret there", l.server)
 	}
 	reference, beside := l.homeserver, ""
-	if hostOf(l.config.origin) == hostOf(l.public) {
+	if names.URLHost(l.config.origin) == names.URLHost(l.public) {
 		reference, beside = h, "-"
 	}
 	for _, path := range oldRegisterPaths {
@@ -189,7 +190,7 @@ func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver.Client
 }
 
 func (l *liveCheck) forwardedToHomeserver(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
-	if !l.answers || hostOf(l.config.origin) == hostOf(l.public) {
+	if !l.answers || names.URLHost(l.config.origin) == names.URLHost(l.public) {
 		return doorUnknown
 	}
 	says := func(h *homeserver.Client, header http.Header) bool {

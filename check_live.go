@@ -10,7 +10,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -287,13 +286,4 @@ func sayVersions(ctx context.Context, h *homeserver.Client, headers http.Header)
 		return "", a.Status
 	}
 	return string(a.Body), a.Status
-}
-
-// hostOf is the host and port of a URL that was checked before.
-func hostOf(text string) string {
-	u, err := url.Parse(text)
-	if err != nil {
-		return text
-	}
-	return u.Host
 }

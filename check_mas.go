@@ -127,9 +127,9 @@ func (l *liveCheck) masListener(ctx context.Context) finding {
 		if !ok || network.IP.IsLoopback() || network.IP.IsLinkLocalUnicast() {
 			continue
 		}
-		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(portOf(l.config.apiOrigin))), l.config.serverName)
+		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(names.URLPort(l.config.apiOrigin))), l.config.serverName)
 		if isAdminAPI(ctx, other) {
-			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(portOf(l.config.apiOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
+			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(l.config.apiOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
 		}
 	}
 	return fine(subject, "this machine alone")
@@ -284,7 +284,7 @@ func (j judging) masFileListener() finding {
 				host, _, _ = net.SplitHostPort(address)
 			}
 			if b.text("socket") == "" && !names.IsLoopback(host) {
-				return problem(subject, "write for the listener with adminapi: binds: [{address: '127.0.0.1:"+strconv.Itoa(portOf(j.config.apiOrigin))+"'}], and leave adminapi out of the others"+restartMAS, "the admin API is open to other machines")
+				return problem(subject, "write for the listener with adminapi: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(j.config.apiOrigin))+"'}], and leave adminapi out of the others"+restartMAS, "the admin API is open to other machines")
 			}
 		}
 	}

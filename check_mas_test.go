@@ -324,3 +324,10 @@ func TestCheckMASSite(t *testing.T) {
 		})
 	}
 }
+
+// liveCheckOf is a check of what the config names, with nodes that come in at the URL.
+func liveCheckOf(c config, public string) *liveCheck {
+	in := newCheckInput(c)
+	in.public = public
+	return newLiveCheck(in)
+}

@@ -5,7 +5,6 @@ package main
 
 import (
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -324,19 +323,4 @@ func (j judging) compareSecret(subject, secret, do string) finding {
 		return problem(subject, do+"; or put the homeserver's into that file and restart the service", "it is another than this service has")
 	}
 	return fine(subject, "the one that this service has")
-}
-
-// portOf is the port of a URL, spelled out or its scheme's.
-func portOf(text string) int {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil:
-		return 0
-	case u.Port() == "" && u.Scheme == "https":
-		return 443
-	case u.Port() == "":
-		return 80
-	}
-	port, _ := strconv.Atoi(u.Port())
-	return port
 }

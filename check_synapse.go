@@ -88,19 +88,19 @@ func (j judging) listenerPort(subject string, clients []listener) finding {
 	var ports []string
 	reached := false
 	for _, l := range clients {
-		if l.port == portOf(j.public) && isLocal(j.public) {
+		if l.port == names.URLPort(j.public) && isLocal(j.public) {
 			return problem(subject, fmt.Sprintf(do, l.port), "it listens on %d, where nodes expect nginx (--%s)", l.port, flagPublicURL)
 		}
-		reached = reached || l.unixSocket || l.port == portOf(j.config.origin)
+		reached = reached || l.unixSocket || l.port == names.URLPort(j.config.origin)
 		ports = append(ports, fmt.Sprint(l.port))
 	}
 	if j.config.way.IsApart && isLocal(j.config.origin) && !reached {
 		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", flagForce, flagHomeserverURL, ports[0]),
-			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagHomeserverURL, portOf(j.config.origin))
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagHomeserverURL, names.URLPort(j.config.origin))
 	}
 	if j.config.way.TakesSecret && isLocal(j.config.origin) && !reached {
 		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, flagMatrixURL, ports[0], j.config.way.Path),
-			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagMatrixURL, portOf(j.config.origin))
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagMatrixURL, names.URLPort(j.config.origin))
 	}
 	return fine(subject, "%s", strings.Join(ports, ", "))
 }

@@ -55,7 +55,7 @@ What is left to do:
 `, c.origin)
 	}
 	homeserver := c.origin
-	if portOf(homeserver) == 8008 { // nginx's in the guide, and createUser may be reached through it
+	if names.URLPort(homeserver) == 8008 { // nginx's in the guide, and createUser may be reached through it
 		homeserver = nginx.GuideHomeserver
 	}
 	locations := []nginx.Location{nginx.Matrix(homeserver), nginx.Closed(), nginx.Register("http://"+here, registerPath)}
@@ -67,7 +67,7 @@ What is left to do:
 		fmt.Fprint(out, location.Lines("     "))
 	}
 	if c.way.IsApart {
-		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", hostOf(c.apiOrigin))
+		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", names.URLHost(c.apiOrigin))
 	}
 	fmt.Fprintf(out, `
 3. Start the service, from any directory:
@@ -107,5 +107,5 @@ func printMASSteps(out io.Writer, c config, dir string) {
            binds: [{address: "%[3]s"}]
 
    and restart it. Who has that secret can act for every user.
-`, c.masClientID, strconv.Quote(secret), hostOf(c.apiOrigin))
+`, c.masClientID, strconv.Quote(secret), names.URLHost(c.apiOrigin))
 }

@@ -93,7 +93,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 		return json.NewEncoder(out).Encode(proof)
 	}
 	for flag, given := range map[string]string{flagServer: server, flagRegisterURL: registerURL} {
-		if u, err := url.Parse(given); err == nil && names.IsPlainRemote(u) && (flag == flagServer || u.Host != hostOf(server)) {
+		if u, err := url.Parse(given); err == nil && names.IsPlainRemote(u) && (flag == flagServer || u.Host != names.URLHost(server)) {
 			fmt.Fprintf(cmd.Root().ErrWriter, "%s: warning: --%s is plain http to another machine: whoever is on the way gets the password, which can never be changed: use https\n", programName, flag)
 		}
 	}

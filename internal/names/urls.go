@@ -7,12 +7,37 @@ import (
 	"errors"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
 // IsHTTP tells whether the URL is an absolute http or https URL whose host and port can be.
 func IsHTTP(u *url.URL) bool {
 	return (u.Scheme == "http" || u.Scheme == "https") && IsHost(u.Hostname()) && (u.Port() == "" || IsPort(u.Port()))
+}
+
+// URLHost is the host and port of a URL that was checked before.
+func URLHost(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	return u.Host
+}
+
+// URLPort is the port of a URL, spelled out or its scheme's; 0 where it has none that can be read.
+func URLPort(text string) int {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return 0
+	case u.Port() == "" && u.Scheme == "https":
+		return 443
+	case u.Port() == "":
+		return 80
+	}
+	port, _ := strconv.Atoi(u.Port())
+	return port
 }
 
 // IsPlainRemote tells whether what is sent to the URL, and what comes back, would cross a network in the clear.

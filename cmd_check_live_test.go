@@ -1,0 +1,210 @@
+package main
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+// The secret is told by a request that can make no account: its name is one that nobody can have.
+func TestProvesSecret(t *testing.T) {
+	// As captured from Synapse 1.163.2 and Dendrite 0.15.2.
+	const (
+		goodSynapse  = `{"errcode":"M_INVALID_USERNAME","error":"User ID can only contain characters a-z, 0-9, or '=_-./+'"}`
+		goodDendrite = `{"errcode":"M_INVALID_USERNAME","error":"username can only contain characters a-z, 0-9, or '_+-./='"}`
+	)
+	for name, test := range map[string]struct {
+		fault  http.HandlerFunc
+		secret string
+		proves bool
+		told   bool
+	}{
+		"Synapse, right":  {says(400, goodSynapse), testSecret, true, true},
+		"Dendrite, right": {says(400, goodDendrite), testSecret, true, true},
+		"Synapse, wrong":  {nil, "another", false, true},
+		"Dendrite, wrong": {says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "another", false, true},
+		"a stale nonce":   {says(400, `{"errcode":"M_UNKNOWN","error":"unrecognised nonce"}`), testSecret, false, false},
+		"a proxy's 403":   {says(403, "<html>"), testSecret, false, false},
+		"failing":         {says(500, "{}"), testSecret, false, false},
+		"broken":          {breaks, testSecret, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newStandIn(t)
+			if test.fault != nil {
+				h.fail(callRegister, test.fault)
+			}
+			c := config{origin: h.URL, serverName: testServerName, way: homeserver.SharedSecret, sharedSecret: test.secret}
+			proves, err := accountsOf(c).(*homeserver.SharedSecretAPI).ProvesSecret(t.Context())
+			if proves != test.proves || (err == nil) != test.told {
+				t.Errorf("got %v, %v", proves, err)
+			}
+			if len(h.users) > 0 {
+				t.Errorf("made %v", h.users)
+			}
+		})
+	}
+}
+
+// A front is nginx as far as the checks see it: what it lets through, and whether it replaces the client's header.
+func front(t *testing.T, backend, service string, through func(path string) bool, replaces bool) string {
+	t.Helper()
+	proxyTo := func(to string) http.Handler {
+		target, _ := url.Parse(to)
+		return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			if replaces {
+				r.Out.Header.Set("X-Forwarded-For", "192.0.2.9")
+			} else {
+				r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
+			}
+		}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }}
+	}
+	toHomeserver, toService := proxyTo(backend), proxyTo(service)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !through(r.URL.Path) && !through(r.RequestURI):
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, "<html>")
+		case strings.HasPrefix(r.URL.Path, appServicePath):
+			toService.ServeHTTP(w, r)
+		default:
+			toHomeserver.ServeHTTP(w, r)
+		}
+	}))
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// checked returns what a check of the config finds, by subject, with nodes that come in at the URL.
+func checked(t *testing.T, c config, public string) map[string]finding {
+	t.Helper()
+	in := newCheckInput(c)
+	in.public = public
+	found := map[string]finding{}
+	for _, f := range runCheck(t.Context(), in).Findings {
+		found[f.Subject] = f
+	}
+	return found
+}
+
+func TestDoor(t *testing.T) {
+	onlyNodes := func(path string) bool { return path == registerPath || strings.HasPrefix(path, "/_matrix/") }
+	for _, test := range []struct {
+		name     string
+		through  func(string) bool
+		replaces bool
+		want     map[string]status
+	}{
+		{"only what nodes need", onlyNodes, true, map[string]status{}},
+		{"no register path", func(p string) bool { return p != registerPath && onlyNodes(p) }, true, map[string]status{registerPath: statusProblem, "X-Forwarded-For": statusWarning}}, // the stand-in takes headers of any size
+		{"no homeserver", func(p string) bool { return p == registerPath }, true, map[string]status{"/_matrix": statusProblem}},
+		{"the whole service", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, appServicePath) }, true, map[string]status{"application-service API": statusWarning}},
+		{"the path as the client wrote it", func(p string) bool { return onlyNodes(p) || p == appServicePath+"/transactions/..%2fregister" }, true, map[string]status{"application-service API": statusWarning}},
+		{"the new paths alone", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, modernPath) }, true, map[string]status{"application-service API": statusWarning}},
+		{"the admin API", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, "/_synapse") }, true, map[string]status{"/_synapse/admin": statusProblem}},
+		{"the client's own header", onlyNodes, false, map[string]status{"X-Forwarded-For": statusProblem}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoor(t, homeserver.SharedSecretPath)
+			service := httptest.NewUnstartedServer(d.handler)
+			service.Config.MaxHeaderBytes = 8 << 10 // as serve has it
+			service.Start()
+			t.Cleanup(service.Close)
+			c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, host: "127.0.0.1", port: names.URLPort(service.URL), hsToken: testHSToken}
+			found := checked(t, c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
+			if found["service"].Status != statusOK || found["service hs_token"].Status != statusOK {
+				t.Errorf("service: got %+v and %+v", found["service"], found["service hs_token"])
+			}
+			got := map[string]status{}
+			for subject, f := range found {
+				if of, isDoor := strings.CutPrefix(subject, "public door "); isDoor && f.Status != statusOK {
+					got[of] = f.Status
+				}
+			}
+			if !maps.Equal(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+			if calls := d.homeserver.asked(); strings.Contains(calls, callRegister) {
+				t.Errorf("the homeserver was asked to create: %s", calls)
+			}
+		})
+	}
+}
+
+// Whose a register path is, is told by what it answers.
+func TestAskRegister(t *testing.T) {
+	d := newDoor(t, homeserver.SharedSecretPath)
+	ours := httptest.NewServer(d.handler)
+	defer ours.Close()
+	other := httptest.NewServer(says(404, `{"errcode":"M_UNRECOGNIZED"}`))
+	defer other.Close()
+	limited := httptest.NewServer(says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"too many requests from this address","retry_after_ms":1}`))
+	defer limited.Close()
+	for _, test := range []struct {
+		origin, serverName string
+		want               string
+	}{
+		{ours.URL, testServerName, "it answers at"},
+		{ours.URL, "elsewhere.example", "serves another --matrixdomain"},
+		{other.URL, testServerName, "is another program's"},
+		{limited.URL, testServerName, "asks for fewer requests"},
+		{"http://127.0.0.1:1", testServerName, "nothing answers"},
+	} {
+		c := config{serverName: test.serverName, origin: "http://127.0.0.1:1", way: homeserver.SharedSecret, host: "127.0.0.1", port: names.URLPort(test.origin)}
+		if got := checked(t, c, "http://127.0.0.1:1")["service"]; !strings.Contains(got.Found, test.want) {
+			t.Errorf("%s for %s: got %+v, want %q", test.origin, test.serverName, got, test.want)
+		}
+	}
+}
+
+func TestCheckStore(t *testing.T) {
+	d := newDoor(t, homeserver.SharedSecretPath) // which has another store open
+	running := httptest.NewServer(d.handler)
+	defer running.Close()
+	checkStore := func(dir string, serviceRuns bool) finding {
+		c := config{serverName: testServerName, origin: "http://127.0.0.1:1", way: homeserver.SharedSecret, host: "127.0.0.1", port: 1, dataPath: dir}
+		if serviceRuns {
+			c.port = names.URLPort(running.URL)
+		}
+		return checked(t, c, "http://127.0.0.1:1")["store"]
+	}
+	dir := t.TempDir()
+	if got := checkStore(dir+"/nowhere", true); got.Status != statusOK || !strings.Contains(got.Found, "not there yet") {
+		t.Errorf("none: got %+v", got)
+	}
+	store, err := openBoltStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.store = store
+	_, one := newProof(t)
+	_, two := newProof(t)
+	d.setState(one, stateRegistered)
+	d.setState(two, statePending)
+	for runs, want := range map[bool]status{true: statusOK, false: statusWarning} {
+		if got := checkStore(dir, runs); got.Status != want {
+			t.Errorf("in use, %v: got %+v", runs, got)
+		}
+	}
+	stop, err := startOps(t.Context(), service{config: config{dataPath: dir, serverName: testServerName}}, store, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := checkStore(dir, true); got.Status != statusOK || !strings.Contains(got.Found, "in use by a running service: 1 registered, 1 pending") {
+		t.Errorf("asked: got %+v", got)
+	}
+	stop()
+	store.Close()
+	if got := checkStore(dir, false); got.Status != statusOK || !strings.Contains(got.Found, ": 1 registered, 1 pending") {
+		t.Errorf("free: got %+v", got)
+	}
+}
