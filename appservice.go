@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -93,14 +94,19 @@ func (a *appServiceAPI) answered(kind string, handle func(asked) (any, error), n
 			a.metrics.asked(kind, told.status)
 			client, _ := a.proxies.Client(r.Request)
 			log.Debug("Refused the homeserver", "kind", kind, "status", told.status, "errcode", told.Errcode,
-				"path", redact.Quote(r.URL.Path), "client", client, "reason", err)
+				"path", a.shownPath(r.URL), "client", client, "reason", err)
 			told.write(w)
 			return
 		}
 		a.metrics.asked(kind, http.StatusOK)
-		log.Trace("Answered the homeserver", "kind", kind, "method", r.Method, "path", redact.Quote(r.URL.Path))
+		log.Trace("Answered the homeserver", "kind", kind, "method", r.Method, "path", a.shownPath(r.URL))
 		w.WriteJson(answer)
 	}
+}
+
+// shownPath is the path as the log may have it: a proxy that encodes the "?" puts the token into it.
+func (a *appServiceAPI) shownPath(u *url.URL) string {
+	return redact.Quote(strings.Join(strings.Split(u.Path, cmp.Or(a.hsToken, "\x00")), "…"))
 }
 
 func (a *appServiceAPI) answer(handle func(asked) (any, error), needToken bool, r *rest.Request) (any, error) {

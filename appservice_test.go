@@ -303,3 +303,14 @@ func TestTransactionTime(t *testing.T) {
 		}
 	}
 }
+
+// A proxy that encodes the "?" of an old homeserver's request puts the hs_token into the path, which is logged.
+func TestTokenInPathIsNotLogged(t *testing.T) {
+	d := newDoor(t, homeserver.SharedSecretPath)
+	lines := captureLog(t)
+	d.ask("GET", "/users/x%3Faccess_token="+testHSToken, "", "", "")
+	d.ask("PUT", "/transactions/1%3Faccess_token="+testHSToken, "", testHSToken, "{}")
+	if strings.Contains(lines.String(), testHSToken) || strings.Count(lines.String(), "?access_token=…") != 2 {
+		t.Errorf("got %s", lines)
+	}
+}
