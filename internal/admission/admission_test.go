@@ -14,6 +14,7 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
+	"go.uber.org/goleak"
 )
 
 const (
@@ -29,6 +30,9 @@ func writeTemp(t testing.TB, content string) (path string) {
 	}
 	return path
 }
+
+// TestMain looks for goroutines that are left.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // captureLog returns what is logged from now on, as logfmt.
 func captureLog(t *testing.T) *bytes.Buffer {
