@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -295,7 +296,7 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 	g := &benchGateway{ended: make(chan struct{})}
 	g.cmd = exec.Command(binary, "--matrixdomain", testServerName, "--port", "0", "--datapath", dir,
 		"--matrixurl", homeserverURL+apiPath, "--astoken", testASToken, "--hstoken", testHSToken,
-		"--"+flagRateLimit, "0", "--"+flagTotalRateLimit, "0", "--"+flagMaxInflight, "128", "--"+flagMaxConnections, "0")
+		"--"+config.FlagRateLimit, "0", "--"+config.FlagTotalRateLimit, "0", "--"+config.FlagMaxInflight, "128", "--"+config.FlagMaxConnections, "0")
 	if apiPath == homeserver.SharedSecretPath {
 		g.cmd.Args = append(g.cmd.Args, "--sharesecret", testSecret)
 	}
@@ -304,7 +305,7 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 		if err := os.WriteFile(secret, []byte(testMASSecret), 0o600); err != nil {
 			b.Fatal(err)
 		}
-		g.cmd.Args = append(g.cmd.Args, "--"+flagHomeserverURL, homeserverURL, "--"+flagMASClientID, testMASClientID, "--"+flagMASClientSecretFile, secret)
+		g.cmd.Args = append(g.cmd.Args, "--"+config.FlagHomeserverURL, homeserverURL, "--"+config.FlagMASClientID, testMASClientID, "--"+config.FlagMASClientSecretFile, secret)
 	}
 	g.cmd.Stdout, g.cmd.Stderr = logFile, logFile
 	told := announced(b, g.cmd)

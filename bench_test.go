@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
@@ -76,7 +77,7 @@ func BenchmarkReject(b *testing.B) {
 	for _, r := range refused {
 		b.Run("handler/"+r.name, func(b *testing.B) {
 			d := newDoor(b, homeserver.SharedSecretPath)
-			log.SetDefault(newLogger(io.Discard, config{verbosity: 3})) // newDoor puts it back
+			log.SetDefault(newLogger(io.Discard, config.Config{Verbosity: 3})) // newDoor puts it back
 			body, err := json.Marshal(r.proof)
 			if err != nil {
 				b.Fatal(err)

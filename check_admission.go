@@ -7,6 +7,7 @@ import (
 	"context"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -14,10 +15,10 @@ import (
 func (l *liveCheck) admitted(ctx context.Context) []finding {
 	c := l.config
 	var found []finding
-	if c.admitFile != "" {
-		found = append(found, judgeAdmitFile(c.admitFile))
+	if c.AdmitFile != "" {
+		found = append(found, judgeAdmitFile(c.AdmitFile))
 	}
-	if c.ethRPC+c.ethRPCFile != "" {
+	if c.EthRPC+c.EthRPCFile != "" {
 		found = append(found, l.judgeEthRPC(ctx)...)
 	}
 	return found
@@ -40,19 +41,19 @@ func (l *liveCheck) judgeEthRPC(ctx context.Context) []finding {
 	const subject = "Ethereum node"
 	c := l.config
 	var found []finding
-	if c.ethRPCFile != "" {
-		if err := c.readEthRPC(); err != nil {
-			return []finding{problem(subject, "write its URL into the file of --"+flagEthRPCFile, "%v", err)}
+	if c.EthRPCFile != "" {
+		if err := c.ReadEthRPC(); err != nil {
+			return []finding{problem(subject, "write its URL into the file of --"+config.FlagEthRPCFile, "%v", err)}
 		}
-		found = append(found, judgeMode(subject+" URL", c.ethRPCFile, 0o600))
+		found = append(found, judgeMode(subject+" URL", c.EthRPCFile, 0o600))
 	}
-	u, err := names.ParseEthereumURL(c.ethRPC)
+	u, err := names.ParseEthereumURL(c.EthRPC)
 	if err != nil {
 		return append(found, problem(subject, "give its URL", "its URL is %v", err))
 	}
-	asked := admission.NewChain(u, c.minBalance)
-	if c.secretArgs[flagEthRPC] != "" {
-		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+flagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
+	asked := admission.NewChain(u, c.MinBalance)
+	if c.SecretArgs[config.FlagEthRPC] != "" {
+		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+config.FlagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
 	}
 	if names.IsPlainRemote(u) {
 		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", asked.Where()))
@@ -61,5 +62,5 @@ func (l *liveCheck) judgeEthRPC(ctx context.Context) []finding {
 	if err != nil {
 		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", asked.Where(), err))
 	}
-	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", asked.Where(), id, c.minBalance))
+	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", asked.Where(), id, c.MinBalance))
 }

@@ -19,9 +19,9 @@ const subjectDoor = "public door"
 
 // door asks at --public-url.
 func (l *liveCheck) door(ctx context.Context) []finding {
-	h := homeserver.NewClient(l.public, l.config.serverName, l.config.asToken, l.config.hsToken, l.config.sharedSecret)
+	h := homeserver.NewClient(l.public, l.config.ServerName, l.config.ASToken, l.config.HSToken, l.config.SharedSecret)
 	found := []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorClientRegister(ctx, h), l.doorForwarded(ctx, h)}
-	if l.config.way.IsApart {
+	if l.config.Way.IsApart {
 		found = append(found, l.doorLogin(ctx, h), l.doorMASAdmin(ctx, h))
 	}
 	return found
@@ -38,7 +38,7 @@ func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver.Client) find
 	found := l.askRegister(ctx, h, nil)
 	switch {
 	case found.is == registerOurs:
-		return fine(subject, "reaches a service for %s", l.config.serverName)
+		return fine(subject, "reaches a service for %s", l.config.ServerName)
 	case found.is == registerOther:
 		return problem(subject, do, "reaches a service for another server name")
 	case found.is == registerLimited:
@@ -54,8 +54,8 @@ func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver.Client) find
 func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver.Client) finding {
 	const subject = subjectDoor + " /_matrix"
 	do := l.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
-	if names.URLHost(l.config.origin) != names.URLHost(l.public) {
-		do = l.write(nginx.Matrix(l.config.origin))
+	if names.URLHost(l.config.Origin) != names.URLHost(l.public) {
+		do = l.write(nginx.Matrix(l.config.Origin))
 	}
 	said, status := sayVersions(ctx, h, nil)
 	switch {
@@ -70,7 +70,7 @@ func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver.Client) findin
 		return problem(subject, do, "reaches another homeserver: %v", err)
 	}
 	if own, _ := sayVersions(ctx, l.homeserver, nil); own != "" && own != said {
-		return problem(subject, do, "reaches another homeserver than %s", l.config.origin)
+		return problem(subject, do, "reaches another homeserver than %s", l.config.Origin)
 	}
 	return fine(subject, "reaches the homeserver")
 }
@@ -118,7 +118,7 @@ func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver.Client
 		return fine(subject, "%v takes no shared secret there", l.server)
 	}
 	reference, beside := l.homeserver, ""
-	if names.URLHost(l.config.origin) == names.URLHost(l.public) {
+	if names.URLHost(l.config.Origin) == names.URLHost(l.public) {
 		reference, beside = h, "-"
 	}
 	for _, path := range oldRegisterPaths {
@@ -179,7 +179,7 @@ const (
 )
 
 func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
-	straight := homeserver.NewClient(l.serviceURL(), l.config.serverName)
+	straight := homeserver.NewClient(l.serviceURL(), l.config.ServerName)
 	switch {
 	case !l.runs || !l.askRegister(ctx, h, nil).is.isService() || l.askRegister(ctx, straight, fat).is.isService():
 		return doorUnknown
@@ -190,7 +190,7 @@ func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver.Client
 }
 
 func (l *liveCheck) forwardedToHomeserver(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
-	if !l.answers || names.URLHost(l.config.origin) == names.URLHost(l.public) {
+	if !l.answers || names.URLHost(l.config.Origin) == names.URLHost(l.public) {
 		return doorUnknown
 	}
 	says := func(h *homeserver.Client, header http.Header) bool {

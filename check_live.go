@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
@@ -31,8 +32,8 @@ type liveCheck struct {
 	checkInput // its config with the tokens and the secret
 
 	report         *checkReport
-	registered     appService // registration.yaml
-	ofRegistration []finding  // what was found when it was read
+	registered     config.Registration // registration.yaml
+	ofRegistration []finding           // what was found when it was read
 	ofSecret       []finding
 
 	homeserver *homeserver.Client
@@ -46,31 +47,31 @@ type liveCheck struct {
 // connect makes the clients.
 func (l *liveCheck) connect() {
 	c := l.config
-	l.homeserver = homeserver.NewClient(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
-	l.creates = l.homeserver.At(cmp.Or(c.apiOrigin, c.origin))
+	l.homeserver = homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
+	l.creates = l.homeserver.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 
 // homeserverItself tells whether it is there, which it is, and whether it is fit.
 func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
 	h := l.homeserver
-	do := "start it; or, if it listens elsewhere, run genconfig --" + flagForce + " with --" + flagMatrixURL + " of that port"
+	do := "start it; or, if it listens elsewhere, run genconfig --" + flagForce + " with --" + config.FlagMatrixURL + " of that port"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: versionsPath})
 	switch {
 	case err != nil:
-		return []finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.config.origin, cmp.Or(h.NotReached(err).Cause, err))}
+		return []finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.config.Origin, cmp.Or(h.NotReached(err).Cause, err))}
 	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:
-		return []finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.config.origin, a.Status)}
+		return []finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.config.Origin, a.Status)}
 	case a.Status != http.StatusOK || !homeserver.IsObject(a.Body):
-		return []finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.config.origin, a.Status, versionsPath)}
+		return []finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.config.Origin, a.Status, versionsPath)}
 	}
 	l.answers = true
 	l.server, _ = h.Software(ctx) // which tells nothing when it does not know
-	found := []finding{judgeSoftware(l.server, l.config.origin)}
+	found := []finding{judgeSoftware(l.server, l.config.Origin)}
 
 	if err := h.CheckServerName(ctx); err != nil {
-		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+flagForce+" with that --"+flagMatrixDomain, "%v", err))
+		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+flagForce+" with that --"+config.FlagMatrixDomain, "%v", err))
 	} else {
-		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.config.serverName))
+		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.config.ServerName))
 	}
 	return append(found, l.endpoints(ctx))
 }
@@ -99,42 +100,42 @@ func (l *liveCheck) endpoints(ctx context.Context) finding {
 			found, _ = api.Probe(ctx)
 		}
 		if found == homeserver.Present {
-			has = append(has, c.way.Name)
+			has = append(has, c.Way.Name)
 		}
-		if c.way == l.config.way {
+		if c.Way == l.config.Way {
 			state = found
 		} else if found == homeserver.Present {
-			otherURLs = append(otherURLs, c.origin+c.way.Path)
+			otherURLs = append(otherURLs, c.Origin+c.Way.Path)
 		}
 	}
 	issuer, _ := l.homeserver.LoginIssuer(ctx)
 	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
 	switch {
-	case l.config.way.IsApart && issuer != "" && state != homeserver.Present:
+	case l.config.Way.IsApart && issuer != "" && state != homeserver.Present:
 		return fine(subject, "it has none of its own, behind Matrix Authentication Service")
 	case state == homeserver.Present:
-		return fine(subject, "it has %s, as --%s needs", l.config.way.Name, flagMatrixURL)
-	case state == homeserver.Disabled && l.config.way.TakesSecret:
+		return fine(subject, "it has %s, as --%s needs", l.config.Way.Name, config.FlagMatrixURL)
+	case state == homeserver.Disabled && l.config.Way.TakesSecret:
 		return problem(subject, homeserver.SharedSecretOff, "it has shared-secret registration switched off")
-	case state == homeserver.Unknown && l.config.way.IsApart:
-		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.config.apiOrigin)
+	case state == homeserver.Unknown && l.config.Way.IsApart:
+		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.config.APIOrigin)
 	case state == homeserver.Unknown:
-		return problem(subject, "see its log", "it fails when it is asked for %s", l.config.way.Name)
+		return problem(subject, "see its log", "it fails when it is asked for %s", l.config.Way.Name)
 	}
-	return problem(subject, missingFix(l.config, l.server, otherURLs, issuer), "%s, and --%s names %s", itHas, flagMatrixURL, l.config.way.Name)
+	return problem(subject, missingFix(l.config, l.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, l.config.Way.Name)
 }
 
 // missingFix is what to type where the homeserver does not have the API of --matrixurl: another URL, where it has one.
-func missingFix(c config, server homeserver.Software, otherURLs []string, issuer string) string {
+func missingFix(c config.Config, server homeserver.Software, otherURLs []string, issuer string) string {
 	switch {
 	case issuer != "":
 		return "run genconfig --" + flagForce + ": " + useMAS(c, issuer)
 	case len(otherURLs) > 0:
-		return "run genconfig --" + flagForce + " with --" + flagMatrixURL + " " + otherURLs[0]
-	case c.way.IsApart:
+		return "run genconfig --" + flagForce + " with --" + config.FlagMatrixURL + " " + otherURLs[0]
+	case c.Way.IsApart:
 		return homeserver.MASNotInCharge
 	}
-	return c.way.Missing(server)
+	return c.Way.Missing(server)
 }
 
 // homeserverAccepts tells whether it takes our token and our secret.
@@ -143,10 +144,10 @@ func (l *liveCheck) homeserverAccepts(ctx context.Context) []finding {
 		return nil
 	}
 	var found []finding
-	if l.config.asToken != "" {
+	if l.config.ASToken != "" {
 		found = append(found, l.asToken(ctx))
 	}
-	if l.config.way.TakesSecret && l.config.sharedSecret != "" {
+	if l.config.Way.TakesSecret && l.config.SharedSecret != "" {
 		found = append(found, l.sharedSecret(ctx))
 	}
 	return found
@@ -155,7 +156,7 @@ func (l *liveCheck) homeserverAccepts(ctx context.Context) []finding {
 func (l *liveCheck) asToken(ctx context.Context) finding {
 	const subject = subjectHomeserver + " as_token"
 	h := l.homeserver
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: whoamiPath, Token: l.config.asToken})
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: whoamiPath, Token: l.config.ASToken})
 	switch {
 	case err != nil:
 		return problem(subject, "see the homeserver's log", "%v", h.NotReached(err))
@@ -163,19 +164,19 @@ func (l *liveCheck) asToken(ctx context.Context) finding {
 		l.accepts = true
 		return fine(subject, "accepted")
 	case a.Status == http.StatusUnauthorized, a.Status == http.StatusForbidden:
-		return problem(subject, "list this "+registrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status)
+		return problem(subject, "list this "+config.RegistrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status)
 	}
 	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.Failure(a, ""))
 }
 
 func (l *liveCheck) sharedSecret(ctx context.Context) finding {
 	const subject = subjectHomeserver + " shared secret"
-	proves, err := homeserver.NewSharedSecretAPI(l.homeserver, l.creates, l.config.sharedSecret).ProvesSecret(ctx)
+	proves, err := homeserver.NewSharedSecretAPI(l.homeserver, l.creates, l.config.SharedSecret).ProvesSecret(ctx)
 	switch {
 	case err != nil:
 		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)
 	case !proves:
-		return problem(subject, "put the homeserver's registration_shared_secret into the file of --"+flagShareSecretFile+" and restart the service; or restart the homeserver, if its settings were changed since it started",
+		return problem(subject, "put the homeserver's registration_shared_secret into the file of --"+config.FlagShareSecretFile+" and restart the service; or restart the homeserver, if its settings were changed since it started",
 			"the homeserver has another")
 	}
 	return fine(subject, "accepted")
@@ -183,15 +184,15 @@ func (l *liveCheck) sharedSecret(ctx context.Context) finding {
 
 // serviceURL is where the service listens.
 func (l *liveCheck) serviceURL() string {
-	return "http://" + net.JoinHostPort(names.ReachableHost(l.config.host), strconv.Itoa(l.config.port))
+	return "http://" + net.JoinHostPort(names.ReachableHost(l.config.Host), strconv.Itoa(l.config.Port))
 }
 
 // service tells whether it runs, with this server name and these tokens, and whether the homeserver reaches it.
 func (l *liveCheck) service(ctx context.Context) []finding {
 	origin := l.serviceURL()
-	h := homeserver.NewClient(origin, l.config.serverName, l.config.hsToken)
+	h := homeserver.NewClient(origin, l.config.ServerName, l.config.HSToken)
 	found := l.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
-	do := "start it: " + "./" + runFile + "; or say where it listens with --" + flagHost + " and --" + flagPort
+	do := "start it: " + "./" + runFile + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
 	switch found.is {
 	case registerSilent:
 		return []finding{problem(subjectService, do, "nothing answers at %s", origin)}
@@ -202,17 +203,17 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 		return []finding{warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin)}
 	case registerOther:
 		l.runs = true
-		return []finding{problem(subjectService, "restart it with --"+flagMatrixDomain+" "+l.config.serverName, "what listens at %s serves another --%s", origin, flagMatrixDomain)}
+		return []finding{problem(subjectService, "restart it with --"+config.FlagMatrixDomain+" "+l.config.ServerName, "what listens at %s serves another --%s", origin, config.FlagMatrixDomain)}
 	}
 	l.runs = true
 	all := []finding{fine(subjectService, "it answers at %s", origin)}
-	if l.config.hsToken != "" {
-		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.daemon.modern + "/ping", Token: l.config.hsToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
-			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+registrationFile, "it was started with another than that of %s", registrationFile))
+	if l.config.HSToken != "" {
+		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.daemon.modern + "/ping", Token: l.config.HSToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
+			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+config.RegistrationFile, "it was started with another than that of %s", config.RegistrationFile))
 		}
-		all = append(all, fine(subjectService+" hs_token", "the one of %s", registrationFile))
+		all = append(all, fine(subjectService+" hs_token", "the one of %s", config.RegistrationFile))
 	}
-	if l.accepts && l.config.appServiceID != "" {
+	if l.accepts && l.config.AppServiceID != "" {
 		all = append(all, l.ping(ctx))
 	}
 	return all
@@ -221,14 +222,14 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 // ping has the homeserver call the service.
 func (l *liveCheck) ping(ctx context.Context) finding {
 	const subject = subjectHomeserver + " ping"
-	took, err := l.homeserver.Ping(ctx, l.config.appServiceID, l.config.asToken, l.daemon.base)
+	took, err := l.homeserver.Ping(ctx, l.config.AppServiceID, l.config.ASToken, l.daemon.base)
 	switch {
 	case err == nil:
 		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
 	case errors.Is(err, homeserver.ErrNoPing):
 		return fine(subject, "%v cannot be asked whether it reaches this service; its log says if not", cmp.Or(l.server.String(), "it"))
 	}
-	return problem(subject, "when "+registrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", err)
+	return problem(subject, "when "+config.RegistrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", err)
 }
 
 // What is behind a register path.

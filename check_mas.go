@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -33,10 +34,10 @@ const (
 
 // authenticationService asks it, and the homeserver about it.
 func (l *liveCheck) authenticationService(ctx context.Context) []finding {
-	if !l.config.way.IsApart {
+	if !l.config.Way.IsApart {
 		return nil
 	}
-	api := mas.New(l.homeserver, l.creates, l.config.asToken, l.config.masClientID, l.config.masClientSecret)
+	api := mas.New(l.homeserver, l.creates, l.config.ASToken, l.config.MASClientID, l.config.MASClientSecret)
 	found := l.masClient(ctx, api)
 	if found[len(found)-1].Status == statusOK {
 		found = append(found, l.masSite(ctx, api)...)
@@ -48,22 +49,22 @@ func (l *liveCheck) authenticationService(ctx context.Context) []finding {
 func (l *liveCheck) masClient(ctx context.Context, api *mas.Accounts) []finding {
 	const client, scope, admin = subjectMAS + " client", subjectMAS + " scope", subjectMAS + " admin API"
 	err := api.Granted(ctx)
-	known, granted := fine(client, "%s is accepted with its secret", l.config.masClientID), fine(scope, "%s is granted", mas.Scope)
+	known, granted := fine(client, "%s is accepted with its secret", l.config.MASClientID), fine(scope, "%s is granted", mas.Scope)
 	switch {
 	case errors.Is(err, mas.ErrClient):
-		return []finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", l.config.masClientID)}
+		return []finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", l.config.MASClientID)}
 	case errors.Is(err, mas.ErrScope):
-		return []finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, l.config.masClientID)}
+		return []finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, l.config.MASClientID)}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", l.config.apiOrigin)}
+		return []finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", l.config.APIOrigin)}
 	case err != nil:
-		return []finding{problem(client, "start it, or name another of its listeners in --"+flagMatrixURL, "%v", err)}
+		return []finding{problem(client, "start it, or name another of its listeners in --"+config.FlagMatrixURL, "%v", err)}
 	}
 	switch _, err := api.LookUp(ctx, homeserver.UnregistrableName); {
 	case errors.Is(err, homeserver.ErrNoUser):
-		return []finding{known, granted, fine(admin, "it answers at %s", l.config.apiOrigin)}
+		return []finding{known, granted, fine(admin, "it answers at %s", l.config.APIOrigin)}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", l.config.apiOrigin)}
+		return []finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", l.config.APIOrigin)}
 	default:
 		return []finding{known, granted, problem(admin, "see its log", "%v", err)}
 	}
@@ -91,10 +92,10 @@ func (l *liveCheck) masSite(ctx context.Context, api *mas.Accounts) []finding {
 	default:
 		found = append(found, fine(registration, "off"))
 	}
-	if said.ServerName != "" && said.ServerName != l.config.serverName {
-		return append(found, problem(name, "write into its configuration: matrix: {homeserver: "+l.config.serverName+"}, if that is the homeserver's server_name"+restartMAS, "it is %q and --%s is %q", said.ServerName, flagMatrixDomain, l.config.serverName))
+	if said.ServerName != "" && said.ServerName != l.config.ServerName {
+		return append(found, problem(name, "write into its configuration: matrix: {homeserver: "+l.config.ServerName+"}, if that is the homeserver's server_name"+restartMAS, "it is %q and --%s is %q", said.ServerName, config.FlagMatrixDomain, l.config.ServerName))
 	}
-	return append(found, fine(name, "%s", l.config.serverName))
+	return append(found, fine(name, "%s", l.config.ServerName))
 }
 
 // masInCharge tells whether the homeserver leaves its logins to this very one.
@@ -110,7 +111,7 @@ func (l *liveCheck) masInCharge(ctx context.Context, api *mas.Accounts) finding 
 	var said struct{ Issuer string }
 	a, err := l.creates.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masDiscovery})
 	if err == nil && a.Status == http.StatusOK && a.Cut == nil && json.Unmarshal(a.Body, &said) == nil && said.Issuer != "" && strings.TrimRight(said.Issuer, "/") != strings.TrimRight(issuer, "/") {
-		return problem(subject, "name the Matrix Authentication Service of this homeserver in --"+flagMatrixURL, "it leaves them to %s, and --%s is of %s", issuer, flagMatrixURL, said.Issuer)
+		return problem(subject, "name the Matrix Authentication Service of this homeserver in --"+config.FlagMatrixURL, "it leaves them to %s, and --%s is of %s", issuer, config.FlagMatrixURL, said.Issuer)
 	}
 	return fine(subject, "it leaves them to %s", issuer)
 }
@@ -118,8 +119,8 @@ func (l *liveCheck) masInCharge(ctx context.Context, api *mas.Accounts) finding 
 // masListener looks for the admin API at the other addresses of this machine.
 func (l *liveCheck) masListener(ctx context.Context) finding {
 	const subject = subjectMAS + " listener"
-	if !isLocal(l.config.apiOrigin) {
-		return warning(subject, "keep everybody else from it, and its traffic encrypted", "the admin API is at %s, on another machine", l.config.apiOrigin)
+	if !isLocal(l.config.APIOrigin) {
+		return warning(subject, "keep everybody else from it, and its traffic encrypted", "the admin API is at %s, on another machine", l.config.APIOrigin)
 	}
 	addresses, _ := net.InterfaceAddrs() // without them there is none to try
 	for _, address := range addresses {
@@ -127,9 +128,9 @@ func (l *liveCheck) masListener(ctx context.Context) finding {
 		if !ok || network.IP.IsLoopback() || network.IP.IsLinkLocalUnicast() {
 			continue
 		}
-		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(names.URLPort(l.config.apiOrigin))), l.config.serverName)
+		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(names.URLPort(l.config.APIOrigin))), l.config.ServerName)
 		if isAdminAPI(ctx, other) {
-			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(l.config.apiOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
+			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(l.config.APIOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
 		}
 	}
 	return fine(subject, "this machine alone")
@@ -191,7 +192,7 @@ func readMASSettings(paths []string) *settingsFile {
 			if _, err := os.Stat(name); err != nil {
 				continue
 			}
-			if s := readSettings([]string{name}); name == masFile || s.err == nil && s.text("matrix", "homeserver") != "" {
+			if s := readSettings([]string{name}); name == masFile || s.err == nil && s.Text("matrix", "homeserver") != "" {
 				return &s
 			}
 		}
@@ -203,9 +204,9 @@ func readMASSettings(paths []string) *settingsFile {
 
 // masSecrets are what its configuration holds that no finding may.
 func (s settingsFile) masSecrets() []string {
-	secrets := []string{s.text("database", "uri"), s.text("database", "password"), s.text("matrix", "secret"), s.text("secrets", "encryption")}
+	secrets := []string{s.Text("database", "uri"), s.Text("database", "password"), s.Text("matrix", "secret"), s.Text("secrets", "encryption")}
 	for _, client := range s.masList("clients") {
-		secrets = append(secrets, client.text("client_secret"))
+		secrets = append(secrets, client.Text("client_secret"))
 	}
 	return secrets
 }
@@ -235,8 +236,8 @@ func (j judging) masFindings() []finding {
 		}
 		found = append(found, fine(masFile+" "+subject, "%s", good))
 	}
-	name := s.text("matrix", "homeserver")
-	add("matrix.homeserver", name != j.config.serverName, problem, strconv.Quote(j.config.serverName), []string{"matrix", "homeserver"}, fmt.Sprintf("it is %q and --%s is %q", name, flagMatrixDomain, j.config.serverName), name)
+	name := s.Text("matrix", "homeserver")
+	add("matrix.homeserver", name != j.config.ServerName, problem, strconv.Quote(j.config.ServerName), []string{"matrix", "homeserver"}, fmt.Sprintf("it is %q and --%s is %q", name, config.FlagMatrixDomain, j.config.ServerName), name)
 	add("passwords", s.at("passwords", "enabled") == false, problem, "true", []string{"passwords", "enabled"}, "enabled is false: nodes log in with a password", "nodes can log in with one")
 	add("account", s.isTrue("account", "password_registration_enabled"), problem, "false", []string{"account", "password_registration_enabled"}, "password_registration_enabled is true: anybody can make accounts, without a proof", "registration is off")
 	burst, perSecond := s.number(3, "rate_limiting", "login", "per_ip", "burst"), s.number(0.05, "rate_limiting", "login", "per_ip", "per_second")
@@ -248,21 +249,21 @@ func (j judging) masFindings() []finding {
 // masFileClient looks for this service among the clients, and among those that may administer.
 func (j judging) masFileClient() finding {
 	const subject = masFile + " clients"
-	at := slices.IndexFunc(j.settings.masList("clients"), func(c settingsFile) bool { return c.text("client_id") == j.config.masClientID })
+	at := slices.IndexFunc(j.settings.masList("clients"), func(c settingsFile) bool { return c.Text("client_id") == j.config.MASClientID })
 	if at < 0 {
-		return problem(subject, mas.ErrClient.Error(), "%s is not among them", j.config.masClientID)
+		return problem(subject, mas.ErrClient.Error(), "%s is not among them", j.config.MASClientID)
 	}
 	client := j.settings.masList("clients")[at]
-	secret := client.text("client_secret")
+	secret := client.Text("client_secret")
 	switch {
-	case client.text("client_auth_method") != "client_secret_basic":
-		return problem(subject, mas.ErrClient.Error(), "client_auth_method of %s is not client_secret_basic", j.config.masClientID)
-	case secret != "" && j.config.masClientSecret != "" && secret != j.config.masClientSecret:
-		return problem(subject, mas.ErrClient.Error(), "%s has another secret there than this service has", j.config.masClientID)
-	case !slices.Contains(texts(j.settings.at("policy", "data", "admin_clients")), j.config.masClientID):
-		return problem(masFile+" policy.data.admin_clients", mas.ErrScope.Error(), "%s is not in it", j.config.masClientID)
+	case client.Text("client_auth_method") != "client_secret_basic":
+		return problem(subject, mas.ErrClient.Error(), "client_auth_method of %s is not client_secret_basic", j.config.MASClientID)
+	case secret != "" && j.config.MASClientSecret != "" && secret != j.config.MASClientSecret:
+		return problem(subject, mas.ErrClient.Error(), "%s has another secret there than this service has", j.config.MASClientID)
+	case !slices.Contains(texts(j.settings.at("policy", "data", "admin_clients")), j.config.MASClientID):
+		return problem(masFile+" policy.data.admin_clients", mas.ErrScope.Error(), "%s is not in it", j.config.MASClientID)
 	}
-	return fine(subject, "%s is among them, and may administer", j.config.masClientID)
+	return fine(subject, "%s is among them, and may administer", j.config.MASClientID)
 }
 
 // masFileListener judges who reaches the admin API.
@@ -272,19 +273,19 @@ func (j judging) masFileListener() finding {
 	for _, l := range j.settings.masList("http", "listeners") {
 		var resources []string
 		for _, r := range l.masList("resources") {
-			resources = append(resources, r.text("name"))
+			resources = append(resources, r.Text("name"))
 		}
 		if !slices.Contains(resources, "adminapi") {
 			continue
 		}
 		served = served || slices.Contains(resources, "oauth")
 		for _, b := range l.masList("binds") {
-			host := b.text("host")
-			if address := b.text("address"); address != "" {
+			host := b.Text("host")
+			if address := b.Text("address"); address != "" {
 				host, _, _ = net.SplitHostPort(address)
 			}
-			if b.text("socket") == "" && !names.IsLoopback(host) {
-				return problem(subject, "write for the listener with adminapi: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(j.config.apiOrigin))+"'}], and leave adminapi out of the others"+restartMAS, "the admin API is open to other machines")
+			if b.Text("socket") == "" && !names.IsLoopback(host) {
+				return problem(subject, "write for the listener with adminapi: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(j.config.APIOrigin))+"'}], and leave adminapi out of the others"+restartMAS, "the admin API is open to other machines")
 			}
 		}
 	}

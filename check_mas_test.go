@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 )
 
 // masConfig is the config of a service before the stand-in, Matrix Authentication Service included.
-func masConfig(origin string) config {
-	return config{serverName: testServerName, origin: origin, apiOrigin: origin, way: homeserver.MAS, asToken: testASToken, hsToken: testHSToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+func masConfig(origin string) config.Config {
+	return config.Config{ServerName: testServerName, Origin: origin, APIOrigin: origin, Way: homeserver.MAS, ASToken: testASToken, HSToken: testHSToken, MASClientID: testMASClientID, MASClientSecret: testMASSecret}
 }
 
 // notOK are the findings that are not ok, by the rest of their subjects.
@@ -51,12 +52,12 @@ func TestCheckMASLive(t *testing.T) {
 		settings masplay.Settings
 		issuer   string // "" for its own
 		faults   map[string]http.HandlerFunc
-		change   func(*config)
+		change   func(*config.Config)
 		want     map[string]status
 	}{
 		{name: "all right", want: map[string]status{}},
 		{name: "1.3", settings: masplay.Settings{Old: true}, want: map[string]status{}},
-		{name: "bad secret", change: func(c *config) { c.masClientSecret = "x" }, want: map[string]status{"client": statusProblem}},
+		{name: "bad secret", change: func(c *config.Config) { c.MASClientSecret = "x" }, want: map[string]status{"client": statusProblem}},
 		{name: "not admin", settings: masplay.Settings{NotAdmin: true}, want: map[string]status{"scope": statusProblem}},
 		{name: "no oauth", faults: map[string]http.HandlerFunc{callToken: says(404, "")}, want: map[string]status{"client": statusProblem}},
 		{name: "down", faults: map[string]http.HandlerFunc{callToken: says(502, "")}, want: map[string]status{"client": statusProblem}},
@@ -64,11 +65,11 @@ func TestCheckMASLive(t *testing.T) {
 		{name: "admin API fails", faults: map[string]http.HandlerFunc{callLookUp: says(500, "{}")}, want: map[string]status{"admin API": statusProblem}},
 		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: map[string]status{"passwords": statusProblem}},
 		{name: "open registration", settings: masplay.Settings{Registration: true}, want: map[string]status{"registration": statusProblem}},
-		{name: "another server name", change: func(c *config) { c.serverName = "example.org" }, want: map[string]status{"server name": statusProblem}},
+		{name: "another server name", change: func(c *config.Config) { c.ServerName = "example.org" }, want: map[string]status{"server name": statusProblem}},
 		{name: "not in charge", issuer: "none", want: map[string]status{"homeserver logins": statusProblem}},
 		{name: "another in charge", issuer: "https://auth.example.org/", want: map[string]status{"homeserver logins": statusProblem}},
 		{name: "it does not tell", faults: map[string]http.HandlerFunc{callIssuer: says(500, "{}")}, want: map[string]status{"homeserver logins": statusWarning}},
-		{name: "on another machine", change: func(c *config) { c.apiOrigin = "http://192.0.2.1:1" }, want: map[string]status{"client": statusProblem, "listener": statusWarning}},
+		{name: "on another machine", change: func(c *config.Config) { c.APIOrigin = "http://192.0.2.1:1" }, want: map[string]status{"client": statusProblem, "listener": statusWarning}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.name == "on another machine" && testing.Short() {
@@ -117,7 +118,7 @@ func TestCheckMASListener(t *testing.T) {
 	if f := liveCheckOf(c, h.URL).masListener(t.Context()); f.Status != statusOK {
 		t.Errorf("on loopback: got %+v", f)
 	}
-	c.apiOrigin = "http://127.0.0.1:" + everywhere.URL[strings.LastIndex(everywhere.URL, ":")+1:]
+	c.APIOrigin = "http://127.0.0.1:" + everywhere.URL[strings.LastIndex(everywhere.URL, ":")+1:]
 	if f := liveCheckOf(c, h.URL).masListener(t.Context()); f.Status != statusProblem || !strings.Contains(f.Do, "binds: [{address: '127.0.0.1:") {
 		t.Errorf("everywhere: got %+v", f)
 	}
@@ -215,7 +216,7 @@ func TestCheckMASFile(t *testing.T) {
 			}
 			report := &checkReport{}
 			report.keepSecret(s.masSecrets()...)
-			for _, secret := range []string{"mas-and-synapse", s.masList("clients")[0].text("client_secret")} {
+			for _, secret := range []string{"mas-and-synapse", s.masList("clients")[0].Text("client_secret")} {
 				if !slices.Contains(report.secrets, secret) {
 					t.Errorf("%s is not kept from what is printed", secret)
 				}
@@ -262,12 +263,12 @@ func TestJudgeBehindMAS(t *testing.T) {
 		{"passwords of its own", inCharge + "password_config: {enabled: true}\n", homeserver.MASUsersPath, statusProblem},
 		{"in charge, and not named", inCharge, homeserver.SharedSecretPath, statusProblem},
 	} {
-		path := filepath.Join(t.TempDir(), homeserverFile)
+		path := filepath.Join(t.TempDir(), config.HomeserverFile)
 		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		c := masConfig("http://127.0.0.1:8007")
-		c.way = wayOf(test.api)
+		c.Way = wayOf(test.api)
 		j := judging{settings: readSettings([]string{path}), config: c, server: homeserver.Software{Name: homeserver.Synapse, Version: "1.163.2"}}
 		worst := statusOK
 		for _, f := range j.needsOfToday() {
@@ -326,7 +327,7 @@ func TestCheckMASSite(t *testing.T) {
 }
 
 // liveCheckOf is a check of what the config names, with nodes that come in at the URL.
-func liveCheckOf(c config, public string) *liveCheck {
+func liveCheckOf(c config.Config, public string) *liveCheck {
 	in := newCheckInput(c)
 	in.public = public
 	return newLiveCheck(in)

@@ -12,47 +12,48 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 const (
-	subjectRegistration = registrationFile
+	subjectRegistration = config.RegistrationFile
 	subjectRun          = runFile
 
 	restartBoth = "; then restart both the homeserver and the service"
 )
 
 // checkRegistrationFile judges the file as such.
-func checkRegistrationFile(path string, file appService, err error) []finding {
+func checkRegistrationFile(path string, file config.Registration, err error) []finding {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return []finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+flagRegistration+"; genconfig writes one", "there is no %s", path)}
+		return []finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+config.FlagRegistration+"; genconfig writes one", "there is no %s", path)}
 	case err != nil:
 		return []finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+flagForce, "%v", err)}
 	}
-	return []finding{judgeMode(subjectRegistration, file.path, 0o600)}
+	return []finding{judgeMode(subjectRegistration, file.Path, 0o600)}
 }
 
 // takeRegistration judges what stands in registration.yaml, and takes the tokens and the id from it.
-func (l *liveCheck) takeRegistration(file appService, err error) []finding {
+func (l *liveCheck) takeRegistration(file config.Registration, err error) []finding {
 	if err != nil {
 		return nil
 	}
 	found := []finding{l.takeTokens(file), l.judgeURL(file), l.judgeNamespace(file)}
-	l.config.appServiceID, _ = file.text("id")
+	l.config.AppServiceID, _ = file.Text("id")
 	return found
 }
 
 // takeTokens looks for what the homeserver does not start without, and for two tokens that are the flags' own.
-func (l *liveCheck) takeTokens(file appService) finding {
+func (l *liveCheck) takeTokens(file config.Registration) finding {
 	c := &l.config
 	const subject = subjectRegistration + " tokens"
 	anew := "write it anew with genconfig --" + flagForce + restartBoth
-	given := map[string]*string{"as_token": &c.asToken, "hs_token": &c.hsToken}
-	flags := map[string]string{"as_token": flagASToken, "hs_token": flagHSToken}
+	given := map[string]*string{"as_token": &c.ASToken, "hs_token": &c.HSToken}
+	flags := map[string]string{"as_token": config.FlagASToken, "hs_token": config.FlagHSToken}
 	var bad []finding
 	for _, key := range []string{"id", "sender_localpart", "as_token", "hs_token"} {
-		value, err := file.text(key)
+		value, err := file.Text(key)
 		token := given[key]
 		switch {
 		case err != nil:
@@ -71,19 +72,19 @@ func (l *liveCheck) takeTokens(file appService) finding {
 	if len(bad) > 0 {
 		return bad[0]
 	}
-	if c.asToken == c.hsToken {
+	if c.ASToken == c.HSToken {
 		return problem(subject, anew, "as_token and hs_token are the same: whoever is asked with one can act with the other")
 	}
 	return fine(subject, "id, as_token and hs_token are there")
 }
 
 // judgeURL holds the url against where the service listens.
-func (l *liveCheck) judgeURL(file appService) finding {
+func (l *liveCheck) judgeURL(file config.Registration) finding {
 	c := l.config
 	const subject = subjectRegistration + " url"
-	want := "http://" + net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port)) + l.daemon.base
-	do := "write in " + file.path + ": url: " + want + "" + thenRestart
-	value, err := file.text("url")
+	want := "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + l.daemon.base
+	do := "write in " + file.Path + ": url: " + want + "" + thenRestart
+	value, err := file.Text("url")
 	if err != nil || value == "" {
 		return problem(subject, do, "there is none, so that the homeserver asks this service nothing")
 	}
@@ -91,25 +92,25 @@ func (l *liveCheck) judgeURL(file appService) finding {
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" {
 		return problem(subject, do, "it is not an absolute URL")
 	}
-	sameHost := u.Hostname() == names.ReachableHost(c.host) || names.IsLoopback(u.Hostname()) && names.IsLoopback(names.ReachableHost(c.host))
+	sameHost := u.Hostname() == names.ReachableHost(c.Host) || names.IsLoopback(u.Hostname()) && names.IsLoopback(names.ReachableHost(c.Host))
 	switch {
 	case strings.TrimSuffix(u.Path, "/") != l.daemon.base:
 		return problem(subject, do, "it is %s, and must end in %s", value, l.daemon.base)
-	case u.Port() != strconv.Itoa(c.port):
-		return problem(subject, do, "it is %s, and the service listens on port %d", value, c.port)
+	case u.Port() != strconv.Itoa(c.Port):
+		return problem(subject, do, "it is %s, and the service listens on port %d", value, c.Port)
 	case !sameHost:
-		return warning(subject, do+", unless a proxy or another machine is meant", "it is %s, and the service listens on %s", value, c.address())
+		return warning(subject, do+", unless a proxy or another machine is meant", "it is %s, and the service listens on %s", value, c.Address())
 	}
 	return fine(subject, "%s is where the service listens", value)
 }
 
 // judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
-func (l *liveCheck) judgeNamespace(file appService) finding {
+func (l *liveCheck) judgeNamespace(file config.Registration) finding {
 	c := l.config
 	const subject = subjectRegistration + " namespace"
-	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.serverName)
-	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.serverName))
-	do := "write in " + file.path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
+	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.ServerName)
+	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.ServerName))
+	do := "write in " + file.Path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
 
 	hasNodes, wide := false, false
 	for _, space := range file.Namespaces.Users {
@@ -121,7 +122,7 @@ func (l *liveCheck) judgeNamespace(file appService) finding {
 			return problem(subject, do, "it is exclusive: the homeserver then refuses to create any user in it, nodes too")
 		}
 		hasNodes = hasNodes || compiled.MatchString(node)
-		wide = wide || compiled.MatchString(names.UserID("admin", c.serverName)) || compiled.MatchString(names.UserID("0x", c.serverName)) || compiled.MatchString("@a:example.org")
+		wide = wide || compiled.MatchString(names.UserID("admin", c.ServerName)) || compiled.MatchString(names.UserID("0x", c.ServerName)) || compiled.MatchString("@a:example.org")
 	}
 	switch {
 	case !hasNodes:
@@ -133,7 +134,7 @@ func (l *liveCheck) judgeNamespace(file appService) finding {
 }
 
 // judgeScript judges run.sh beside the registration.yaml that the homeserver loads.
-func judgeScript(s runScript, err error, contradicted []string, registered appService) []finding {
+func judgeScript(s config.Script, err error, contradicted []string, registered config.Registration) []finding {
 	anew := "write it anew with genconfig --" + flagForce + restartBoth
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -141,20 +142,20 @@ func judgeScript(s runScript, err error, contradicted []string, registered appSe
 	case err != nil:
 		return []finding{problem(subjectRun, anew, "%v", err)}
 	}
-	found := []finding{judgeMode(subjectRun, s.path, 0o700)}
-	if !s.passesOn {
-		found = append(found, warning(subjectRun+" arguments", "end its last line in \"$@\"", "%s drops what it is given: with an --%s behind it, for instance, everybody may register all the same", s.path, flagAdmitFile))
+	found := []finding{judgeMode(subjectRun, s.Path, 0o700)}
+	if !s.PassesOn {
+		found = append(found, warning(subjectRun+" arguments", "end its last line in \"$@\"", "%s drops what it is given: with an --%s behind it, for instance, everybody may register all the same", s.Path, config.FlagAdmitFile))
 	}
-	for _, token := range []struct{ flag, key string }{{flagASToken, "as_token"}, {flagHSToken, "hs_token"}} {
-		itsOwn, ok := s.flags[token.flag]
-		if of, err := registered.text(token.key); ok && err == nil && of != "" && of != itsOwn {
-			return append(found, problem(subjectRun+" tokens", fmt.Sprintf("take --%s and --%s out of %s: the service reads them from %s", flagASToken, flagHSToken, s.path, registered.path),
-				"its --%s is not the %s of %s", token.flag, token.key, registered.path))
+	for _, token := range []struct{ flag, key string }{{config.FlagASToken, "as_token"}, {config.FlagHSToken, "hs_token"}} {
+		itsOwn, ok := s.Flags[token.flag]
+		if of, err := registered.Text(token.key); ok && err == nil && of != "" && of != itsOwn {
+			return append(found, problem(subjectRun+" tokens", fmt.Sprintf("take --%s and --%s out of %s: the service reads them from %s", config.FlagASToken, config.FlagHSToken, s.Path, registered.Path),
+				"its --%s is not the %s of %s", token.flag, token.key, registered.Path))
 		}
 	}
-	found = append(found, fine(subjectRun+" tokens", "none but those of %s", registrationFile))
+	found = append(found, fine(subjectRun+" tokens", "none but those of %s", config.RegistrationFile))
 	if len(contradicted) > 0 {
-		found = append(found, problem(subjectRun+" flags", "leave them out, or change them in "+s.path, "%s has other values for %s than were given here", s.path, strings.Join(contradicted, ", ")))
+		found = append(found, problem(subjectRun+" flags", "leave them out, or change them in "+s.Path, "%s has other values for %s than were given here", s.Path, strings.Join(contradicted, ", ")))
 	}
 	return found
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 )
 
 const goodRegistration = `id: Q7PM2E53RE-transport02.smartmesh.cn
@@ -21,7 +23,7 @@ func TestBrokenRegistration(t *testing.T) {
 	const narrow = `'^@0x[0-9a-f]{40}:transport02\.smartmesh\.cn$'`
 	for _, test := range []struct {
 		name, from, to string
-		config         config
+		config         config.Config
 		subject        string
 		want           status
 	}{
@@ -33,8 +35,8 @@ func TestBrokenRegistration(t *testing.T) {
 		{name: "a number", from: testHSToken, to: "5318008", subject: "tokens", want: statusProblem},
 		{name: "a space", from: testHSToken, to: "hunter2 hunter2", subject: "tokens", want: statusProblem},
 		{name: "one token", from: testHSToken, to: testASToken, subject: "tokens", want: statusProblem},
-		{name: "another as_token given", config: config{asToken: "hunter2"}, subject: "tokens", want: statusProblem},
-		{name: "the same hs_token given", config: config{hsToken: testHSToken}},
+		{name: "another as_token given", config: config.Config{ASToken: "hunter2"}, subject: "tokens", want: statusProblem},
+		{name: "the same hs_token given", config: config.Config{HSToken: testHSToken}},
 		{name: "no url", from: "url:", to: "URL:", subject: "url", want: statusProblem},
 		{name: "no absolute url", from: "http://", to: "", subject: "url", want: statusProblem},
 		{name: "a url with a user", from: "http://", to: "http://hunter2@", subject: "url", want: statusProblem},
@@ -53,13 +55,13 @@ func TestBrokenRegistration(t *testing.T) {
 		{name: "exclusive", from: "exclusive: false", to: "exclusive: true", subject: "namespace", want: statusProblem},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), registrationFile)
+			path := filepath.Join(t.TempDir(), config.RegistrationFile)
 			if err := os.WriteFile(path, []byte(strings.Replace(goodRegistration, test.from, test.to, 1)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			c := test.config
-			c.serverName, c.host, c.port = testServerName, "127.0.0.1", 8009
-			file, err := readAppService(path)
+			c.ServerName, c.Host, c.Port = testServerName, "127.0.0.1", 8009
+			file, err := config.ReadRegistration(path)
 			found := append(checkRegistrationFile(path, file, err), (&liveCheck{checkInput: newCheckInput(c)}).takeRegistration(file, err)...)
 			for _, f := range found {
 				if text := f.Found + f.Do; strings.Contains(text, testHSToken) || strings.Contains(text, testASToken) || strings.Contains(text, "hunter2") || strings.Contains(text, "5318008") {
@@ -103,9 +105,9 @@ func TestJudgeScript(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), runFile)
 		os.WriteFile(path, []byte("exec "+content+"\n"), 0o700)
-		s, err := readScript(path)
+		s, err := config.ReadScript(path)
 		named := false
-		for _, f := range judgeScript(s, err, nil, appService{}) {
+		for _, f := range judgeScript(s, err, nil, config.Registration{}) {
 			named = named || f.Subject == subjectRun+" arguments" && f.Status == statusWarning
 		}
 		if err != nil || named == want {
@@ -114,7 +116,7 @@ func TestJudgeScript(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), runFile)
 	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(programName)+"\n"), 0o700)
-	if s, err := readScript(path); err != errNoCommand || judgeScript(s, err, nil, appService{})[0].Status != statusProblem {
-		t.Errorf("no command: got %v, %v", s.flags, err)
+	if s, err := config.ReadScript(path); err != config.ErrNoCommand || judgeScript(s, err, nil, config.Registration{})[0].Status != statusProblem {
+		t.Errorf("no command: got %v, %v", s.Flags, err)
 	}
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -17,16 +18,16 @@ const (
 
 // A checkInput is what there is to judge, and whom to ask of what only the program knows.
 type checkInput struct {
-	config       config    // from the flags, and from run.sh what they leave out; without what its files hold
-	script       runScript // run.sh
-	scriptErr    error     // of reading it
-	contradicted []string  // the flags that were given and that run.sh has with other values
-	public       string    // the URL where nodes reach homeserver and service
+	config       config.Config // from the flags, and from run.sh what they leave out; without what its files hold
+	script       config.Script // run.sh
+	scriptErr    error         // of reading it
+	contradicted []string      // the flags that were given and that run.sh has with other values
+	public       string        // the URL where nodes reach homeserver and service
 
 	homeserverConfig []string // the homeserver's settings; those that are here where it is empty
 	masConfig        []string // those of Matrix Authentication Service, likewise
 
-	accounts func(config, *homeserver.Client) (homeserver.Accounts, error) // the way of creating accounts that the config names
+	accounts func(config.Config, *homeserver.Client) (homeserver.Accounts, error) // the way of creating accounts that the config names
 	daemon   daemonAPI
 
 	storeName string                                      // what a finding may call the store
@@ -83,13 +84,13 @@ func runCheck(ctx context.Context, in checkInput) *checkReport {
 // newLiveCheck reads the tokens and the secret, which the rules need, and asks nobody yet.
 func newLiveCheck(in checkInput) *liveCheck {
 	l := &liveCheck{checkInput: in, report: &checkReport{Findings: []finding{}}}
-	flags := in.script.flags
-	l.report.keepSecret(l.config.asToken, l.config.hsToken, l.config.sharedSecret, flags[flagASToken], flags[flagHSToken], flags[flagShareSecret])
-	registered, err := readAppService(l.config.registration)
+	flags := in.script.Flags
+	l.report.keepSecret(l.config.ASToken, l.config.HSToken, l.config.SharedSecret, flags[config.FlagASToken], flags[config.FlagHSToken], flags[config.FlagShareSecret])
+	registered, err := config.ReadRegistration(l.config.RegistrationPath)
 	l.registered = registered
-	l.ofRegistration = append(checkRegistrationFile(l.config.registration, registered, err), l.takeRegistration(registered, err)...)
+	l.ofRegistration = append(checkRegistrationFile(l.config.RegistrationPath, registered, err), l.takeRegistration(registered, err)...)
 	l.ofSecret = l.takeSecret()
-	l.report.keepSecret(l.config.asToken, l.config.hsToken, l.config.sharedSecret, l.config.masClientSecret)
+	l.report.keepSecret(l.config.ASToken, l.config.HSToken, l.config.SharedSecret, l.config.MASClientSecret)
 	l.connect()
 	return l
 }
@@ -105,7 +106,7 @@ func (l *liveCheck) homeserverSettings(context.Context) []finding {
 
 func (l *liveCheck) masSettings(context.Context) []finding {
 	s := readMASSettings(l.masConfig)
-	if s == nil || !l.config.way.IsApart {
+	if s == nil || !l.config.Way.IsApart {
 		return nil
 	}
 	l.report.keepSecret(s.masSecrets()...)
@@ -113,7 +114,7 @@ func (l *liveCheck) masSettings(context.Context) []finding {
 }
 
 func (l *liveCheck) judging(s settingsFile) judging {
-	return judging{settings: s, config: l.config, server: l.server, registration: l.config.registration, public: l.public}
+	return judging{settings: s, config: l.config, server: l.server, registration: l.config.RegistrationPath, public: l.public}
 }
 
 func (l *liveCheck) registration(context.Context) []finding { return l.ofRegistration }

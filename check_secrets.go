@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
@@ -14,26 +15,26 @@ import (
 func (l *liveCheck) takeSecret() []finding {
 	const subject = "shared secret"
 	c := &l.config
-	if c.way.IsApart {
+	if c.Way.IsApart {
 		return l.takeMASSecret()
 	}
-	if !c.way.TakesSecret {
+	if !c.Way.TakesSecret {
 		return nil
 	}
-	if c.sharedSecretFile == "" {
-		if c.sharedSecret == "" {
-			return []finding{problem(subject, "start the service with --"+flagShareSecretFile+" FILE, the file that holds the homeserver's registration_shared_secret", "this service has none, and makes no account without")}
+	if c.SharedSecretFile == "" {
+		if c.SharedSecret == "" {
+			return []finding{problem(subject, "start the service with --"+config.FlagShareSecretFile+" FILE, the file that holds the homeserver's registration_shared_secret", "this service has none, and makes no account without")}
 		}
-		if c.secretArgs[flagShareSecret] == "" {
+		if c.SecretArgs[config.FlagShareSecret] == "" {
 			return []finding{fine(subject, "it is in the environment")}
 		}
-		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
+		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+config.FlagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
 	}
 	var err error
-	if c.sharedSecret, err = files.ReadSecret(c.sharedSecretFile, sharedSecretInFile); err != nil {
-		return []finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+flagShareSecretFile, "%v", err)}
+	if c.SharedSecret, err = files.ReadSecret(c.SharedSecretFile, config.SharedSecretInFile); err != nil {
+		return []finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+config.FlagShareSecretFile, "%v", err)}
 	}
-	return []finding{judgeMode(subject, c.sharedSecretFile, 0o600)}
+	return []finding{judgeMode(subject, c.SharedSecretFile, 0o600)}
 }
 
 // takeMASSecret reads the secret of the client at Matrix Authentication Service.
@@ -41,14 +42,14 @@ func (l *liveCheck) takeMASSecret() []finding {
 	const subject = "client secret"
 	c := &l.config
 	do := "write them into " + runFile + ", or the service's environment: genconfig --" + flagForce + " makes both"
-	if c.masClientID == "" || c.masClientSecretFile == "" {
-		return []finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", flagMASClientID, flagMASClientSecretFile)}
+	if c.MASClientID == "" || c.MASClientSecretFile == "" {
+		return []finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", config.FlagMASClientID, config.FlagMASClientSecretFile)}
 	}
 	var err error
-	if c.masClientSecret, err = readMASSecret(c.masClientSecretFile); err != nil {
-		return []finding{problem(subject, "name the file that holds the client's secret with --"+flagMASClientSecretFile, "%v", err)}
+	if c.MASClientSecret, err = config.ReadMASSecret(c.MASClientSecretFile); err != nil {
+		return []finding{problem(subject, "name the file that holds the client's secret with --"+config.FlagMASClientSecretFile, "%v", err)}
 	}
-	return []finding{judgeMode(subject, c.masClientSecretFile, 0o600)}
+	return []finding{judgeMode(subject, c.MASClientSecretFile, 0o600)}
 }
 
 // judgeMode holds a file's mode against the one that its secrets need.

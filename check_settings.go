@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
@@ -33,13 +34,13 @@ func readAllSettings(paths []string, server homeserver.Software) []settingsFile 
 		return []settingsFile{readSettings(paths)}
 	}
 	var all []settingsFile
-	for _, its := range []struct{ file, other string }{{homeserverFile, homeserver.Dendrite}, {dendriteFile, homeserver.Synapse}} {
+	for _, its := range []struct{ file, other string }{{config.HomeserverFile, homeserver.Dendrite}, {dendriteFile, homeserver.Synapse}} {
 		if _, err := os.Stat(its.file); err == nil && server.Name != its.other {
 			all = append(all, readSettings([]string{its.file}))
 		}
 	}
 	if len(all) == 0 {
-		return []settingsFile{{path: homeserverFile, err: fmt.Errorf("there is no %s here", homeserverFile)}}
+		return []settingsFile{{path: config.HomeserverFile, err: fmt.Errorf("there is no %s here", config.HomeserverFile)}}
 	}
 	return all
 }
@@ -83,7 +84,7 @@ func (s settingsFile) at(path ...string) any {
 // isTrue tells whether the value is there and true.
 func (s settingsFile) isTrue(path ...string) bool { value, _ := s.at(path...).(bool); return value }
 
-func (s settingsFile) text(path ...string) string { text, _ := s.at(path...).(string); return text }
+func (s settingsFile) Text(path ...string) string { text, _ := s.at(path...).(string); return text }
 
 // number is the value, or the default where there is none.
 func (s settingsFile) number(otherwise float64, path ...string) float64 {
@@ -124,13 +125,13 @@ func (s settingsFile) isDendrite() bool {
 
 // secrets are what the settings hold that no finding may.
 func (s settingsFile) secrets() []string {
-	return []string{s.text("registration_shared_secret"), s.text("client_api", "registration_shared_secret"), s.text("macaroon_secret_key"), s.text("form_secret")}
+	return []string{s.Text("registration_shared_secret"), s.Text("client_api", "registration_shared_secret"), s.Text("macaroon_secret_key"), s.Text("form_secret")}
 }
 
 // A judging is the settings with everything that they are judged by.
 type judging struct {
 	settings     settingsFile
-	config       config
+	config       config.Config
 	server       homeserver.Software // that answers; the zero value where none does
 	registration string              // the path of registration.yaml
 	public       string              // where nodes reach the homeserver
@@ -158,7 +159,7 @@ func (j judging) subject(setting string) string {
 	if j.settings.isDendrite() {
 		return dendriteFile + " " + setting
 	}
-	return homeserverFile + " " + setting
+	return config.HomeserverFile + " " + setting
 }
 
 // since picks one of two readings of a setting by the Synapse that answers. Where none does, it says both.
@@ -180,14 +181,14 @@ func (j judging) since(major, minor int, before, since finding) finding {
 }
 
 func (j judging) serverName(subject string, path ...string) finding {
-	switch name := j.settings.text(path...); {
-	case name == j.config.serverName:
-		return fine(subject, "%s, as --%s", name, flagMatrixDomain)
+	switch name := j.settings.Text(path...); {
+	case name == j.config.ServerName:
+		return fine(subject, "%s, as --%s", name, config.FlagMatrixDomain)
 	case name == "":
-		return problem(subject, j.settings.write(strconv.Quote(j.config.serverName), path...), "there is none")
+		return problem(subject, j.settings.write(strconv.Quote(j.config.ServerName), path...), "there is none")
 	default:
-		return problem(subject, "run genconfig --"+flagForce+" with the homeserver's own name: --"+flagMatrixDomain+" "+shell.Quote(name),
-			"it is %q and --%s is %q: every signature is over that name", name, flagMatrixDomain, j.config.serverName)
+		return problem(subject, "run genconfig --"+flagForce+" with the homeserver's own name: --"+config.FlagMatrixDomain+" "+shell.Quote(name),
+			"it is %q and --%s is %q: every signature is over that name", name, config.FlagMatrixDomain, j.config.ServerName)
 	}
 }
 
@@ -277,7 +278,7 @@ func (j judging) registrationListed(path ...string) finding {
 			return problem(subject, do, "%v, and the homeserver does not start", err)
 		}
 	}
-	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", registrationFile)
+	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", config.RegistrationFile)
 }
 
 // sharedSecret compares the homeserver's secret with ours, where accounts are made with it. Where createUser makes them
@@ -285,15 +286,15 @@ func (j judging) registrationListed(path ...string) finding {
 func (j judging) sharedSecret(subject string) []finding {
 	const key = "registration_shared_secret"
 	switch {
-	case j.config.way.IsApart:
+	case j.config.Way.IsApart:
 		return nil
-	case !j.config.way.TakesSecret && j.settings.at(key) != nil && j.settings.at(key) != "":
+	case !j.config.Way.TakesSecret && j.settings.at(key) != nil && j.settings.at(key) != "":
 		return []finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,
-			"set, and %s needs none: whoever has it makes accounts without a proof, at %s too", j.config.way.Name, oldRegisterPaths[0])}
-	case !j.config.way.TakesSecret:
+			"set, and %s needs none: whoever has it makes accounts without a proof, at %s too", j.config.Way.Name, oldRegisterPaths[0])}
+	case !j.config.Way.TakesSecret:
 		return []finding{fine(subject, "not set, and not needed")}
 	}
-	inline, path := j.settings.text(key), j.settings.text(key+"_path")
+	inline, path := j.settings.Text(key), j.settings.Text(key+"_path")
 	if path != "" && inline != "" {
 		return []finding{problem(subject, "delete "+key+" from "+j.settings.fileOf(key)+thenRestart, "both %s and %s_path are set, and the homeserver does not start", key, key)}
 	}
@@ -306,20 +307,20 @@ func (j judging) sharedSecret(subject string) []finding {
 			path = filepath.Join(filepath.Dir(j.settings.path), path)
 		}
 		var err error
-		if secret, err = files.ReadSecret(path, sharedSecretInFile); err != nil {
+		if secret, err = files.ReadSecret(path, config.SharedSecretInFile); err != nil {
 			return []finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
 		}
 	}
-	return []finding{j.compareSecret(subject, secret, j.settings.write("the secret of this service's --"+flagShareSecretFile, key))}
+	return []finding{j.compareSecret(subject, secret, j.settings.write("the secret of this service's --"+config.FlagShareSecretFile, key))}
 }
 
 func (j judging) compareSecret(subject, secret, do string) finding {
 	switch {
 	case secret == "":
 		return problem(subject, do, "not set: the homeserver makes no account for this service")
-	case j.config.sharedSecret == "":
+	case j.config.SharedSecret == "":
 		return fine(subject, "set; this service has none to compare it with")
-	case secret != j.config.sharedSecret:
+	case secret != j.config.SharedSecret:
 		return problem(subject, do+"; or put the homeserver's into that file and restart the service", "it is another than this service has")
 	}
 	return fine(subject, "the one that this service has")

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -42,13 +43,13 @@ func judge(t *testing.T, name, content string, server homeserver.Software) []fin
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, name)
-	registration := filepath.Join(dir, registrationFile)
+	registration := filepath.Join(dir, config.RegistrationFile)
 	for file, text := range map[string]string{path: content, registration: "id: x\n", filepath.Join(dir, "secret"): testSecret + "\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := config{serverName: testServerName, origin: "http://127.0.0.1:8007", way: homeserver.SharedSecret, sharedSecret: testSecret}
+	c := config.Config{ServerName: testServerName, Origin: "http://127.0.0.1:8007", Way: homeserver.SharedSecret, SharedSecret: testSecret}
 	found := judging{settings: readSettings([]string{path}), config: c, server: server, registration: registration, public: "http://127.0.0.1:8008"}.findings()
 	for _, f := range found {
 		if strings.Contains(f.Found+f.Do, testSecret) || strings.Contains(f.Found+f.Do, "hunter2") {
@@ -74,10 +75,10 @@ func bad(found []finding) map[string]status {
 }
 
 func TestGoodSettings(t *testing.T) {
-	if got := bad(judge(t, homeserverFile, goodSettings, todayServer)); len(got) > 0 {
+	if got := bad(judge(t, config.HomeserverFile, goodSettings, todayServer)); len(got) > 0 {
 		t.Errorf("today: got %v", got)
 	}
-	if got := bad(judge(t, homeserverFile, goodSettings+"expire_access_token: True\n", oldServer)); len(got) > 0 {
+	if got := bad(judge(t, config.HomeserverFile, goodSettings+"expire_access_token: True\n", oldServer)); len(got) > 0 {
 		t.Errorf("2018: got %v", got)
 	}
 	if got := bad(judge(t, dendriteFile, goodDendrite, homeserver.Software{Name: homeserver.Dendrite, Version: "0.15.2"})); len(got) > 0 {
@@ -144,7 +145,7 @@ func TestBrokenSettings(t *testing.T) {
 				if of.want != none {
 					want[test.subject] = of.want
 				}
-				got := bad(judge(t, homeserverFile, broken+of.more, of.server))
+				got := bad(judge(t, config.HomeserverFile, broken+of.more, of.server))
 				if of.server.Name == "" {
 					delete(got, "expire_access_token") // which has no value that is right for both
 				}
@@ -170,7 +171,7 @@ func TestExpireAccessToken(t *testing.T) {
 		{"", homeserver.Software{}, statusWarning, "before Synapse 1.3: not set, and the guide has it set; since then: gone, and not set"},
 		{"expire_access_token: True\n", homeserver.Software{}, statusWarning, "before Synapse 1.3: true; since then: it does nothing any more"},
 	} {
-		for _, f := range judge(t, homeserverFile, goodSettings+test.line, test.server) {
+		for _, f := range judge(t, config.HomeserverFile, goodSettings+test.line, test.server) {
 			if strings.HasSuffix(f.Subject, "expire_access_token") && (f.Status != test.want || f.Found != test.found) {
 				t.Errorf("%q on %v: got %+v", test.line, test.server, f)
 			}
@@ -215,7 +216,7 @@ func TestSplitSettings(t *testing.T) {
 		}
 	}
 	s := readSettings([]string{filepath.Join(dir, "homeserver.yaml"), filepath.Join(dir, "conf.d")})
-	if s.err != nil || !s.isTrue("enable_registration") || !s.isTrue("user_directory", "search_all_users") || s.text("server_name") != "example.org" {
+	if s.err != nil || !s.isTrue("enable_registration") || !s.isTrue("user_directory", "search_all_users") || s.Text("server_name") != "example.org" {
 		t.Errorf("got %+v", s)
 	}
 	if got, want := s.write("false", "enable_registration"), "write in "+filepath.Join(dir, "conf.d/b.yaml")+": enable_registration: false"+thenRestart; got != want {
@@ -228,7 +229,7 @@ func TestSplitSettings(t *testing.T) {
 
 func TestUnreadableSettings(t *testing.T) {
 	for name, content := range map[string]string{"a list": "- hunter2\n", "broken": "a: hunter2\n\tb: c\n"} {
-		if got := judge(t, homeserverFile, content, todayServer); len(got) != 1 || got[0].Status != statusProblem {
+		if got := judge(t, config.HomeserverFile, content, todayServer); len(got) != 1 || got[0].Status != statusProblem {
 			t.Errorf("%s: got %+v", name, got)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -25,10 +26,10 @@ type storeReading struct {
 func (l *liveCheck) dataPathFile(context.Context) []finding {
 	const subject = "store's URL"
 	switch {
-	case l.config.dataPathFile != "":
-		return []finding{judgeMode(subject, l.config.dataPathFile, 0o600)}
-	case l.config.secretArgs[flagDataPath] != "":
-		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+flagDataPathFile+" FILE instead", "it holds a password, and other users of the machine see the command line")}
+	case l.config.DataPathFile != "":
+		return []finding{judgeMode(subject, l.config.DataPathFile, 0o600)}
+	case l.config.SecretArgs[config.FlagDataPath] != "":
+		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+config.FlagDataPathFile+" FILE instead", "it holds a password, and other users of the machine see the command line")}
 	}
 	return nil
 }
@@ -45,7 +46,7 @@ func (l *liveCheck) store(ctx context.Context) []finding {
 		return is(read, "")
 	case errors.Is(err, errCheckNoStore):
 		return []finding{fine(subject, "%s is not there yet; the service makes it when it starts", l.storeName)}
-	case names.IsPostgres(l.config.dataPath):
+	case names.IsPostgres(l.config.DataPath):
 		return []finding{problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/deployment.md has it", "%v", err)}
 	case !errors.Is(err, errCheckStoreLocked):
 		return []finding{problem(subject, "see what is said of it, and put a backup in its place if it is damaged", "%v", err)}
@@ -56,5 +57,5 @@ func (l *liveCheck) store(ctx context.Context) []finding {
 	if l.runs {
 		return []finding{fine(subject, "%s is in use by the running service", l.storeName)}
 	}
-	return []finding{warning(subject, "stop whatever holds it, or start the service with the --"+flagHost+" and --"+flagPort+" that are checked here", "another process has it, and no service answers")}
+	return []finding{warning(subject, "stop whatever holds it, or start the service with the --"+config.FlagHost+" and --"+config.FlagPort+" that are checked here", "another process has it, and no service answers")}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
@@ -29,13 +30,13 @@ func (s settingsFile) httpListeners() []listener {
 	for _, item := range list {
 		its := settingsFile{}
 		its.keys, _ = item.(map[any]any)
-		if its.text("type") != "http" {
+		if its.Text("type") != "http" {
 			continue
 		}
 		_, forwardedSet := its.at("x_forwarded").(bool)
-		l := listener{port: int(its.number(0, "port")), addresses: texts(its.at("bind_addresses")), unixSocket: its.text("path") != ""}
+		l := listener{port: int(its.number(0, "port")), addresses: texts(its.at("bind_addresses")), unixSocket: its.Text("path") != ""}
 		l.forwarded = its.isTrue("x_forwarded") || l.unixSocket && !forwardedSet
-		if one := its.text("bind_address"); one != "" {
+		if one := its.Text("bind_address"); one != "" {
 			l.addresses = append(l.addresses, one)
 		}
 		resources, _ := its.at("resources").([]any)
@@ -91,16 +92,16 @@ func (j judging) listenerPort(subject string, clients []listener) finding {
 		if l.port == names.URLPort(j.public) && isLocal(j.public) {
 			return problem(subject, fmt.Sprintf(do, l.port), "it listens on %d, where nodes expect nginx (--%s)", l.port, flagPublicURL)
 		}
-		reached = reached || l.unixSocket || l.port == names.URLPort(j.config.origin)
+		reached = reached || l.unixSocket || l.port == names.URLPort(j.config.Origin)
 		ports = append(ports, fmt.Sprint(l.port))
 	}
-	if j.config.way.IsApart && isLocal(j.config.origin) && !reached {
-		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", flagForce, flagHomeserverURL, ports[0]),
-			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagHomeserverURL, names.URLPort(j.config.origin))
+	if j.config.Way.IsApart && isLocal(j.config.Origin) && !reached {
+		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", flagForce, config.FlagHomeserverURL, ports[0]),
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagHomeserverURL, names.URLPort(j.config.Origin))
 	}
-	if j.config.way.TakesSecret && isLocal(j.config.origin) && !reached {
-		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, flagMatrixURL, ports[0], j.config.way.Path),
-			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), flagMatrixURL, names.URLPort(j.config.origin))
+	if j.config.Way.TakesSecret && isLocal(j.config.Origin) && !reached {
+		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, config.FlagMatrixURL, ports[0], j.config.Way.Path),
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagMatrixURL, names.URLPort(j.config.Origin))
 	}
 	return fine(subject, "%s", strings.Join(ports, ", "))
 }
@@ -131,7 +132,7 @@ func (j judging) listenerForwarded(subject string, clients []listener) finding {
 
 // needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
 func (j judging) needsOfToday() []finding {
-	if j.config.way.IsApart {
+	if j.config.Way.IsApart {
 		return []finding{j.ownPasswords(), j.authenticationService()}
 	}
 	found := []finding{j.passwordLogin()}
@@ -156,12 +157,12 @@ func (j judging) authenticationService() finding {
 	subject := j.subject("matrix_authentication_service")
 	inCharge := j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled")
 	switch {
-	case j.config.way.IsApart && !inCharge:
-		return problem(subject, homeserver.MASNotInCharge, "it is not in charge, and --%s names it", flagMatrixURL)
-	case j.config.way.IsApart:
+	case j.config.Way.IsApart && !inCharge:
+		return problem(subject, homeserver.MASNotInCharge, "it is not in charge, and --%s names it", config.FlagMatrixURL)
+	case j.config.Way.IsApart:
 		return fine(subject, "in charge")
 	case inCharge:
-		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, flagForce, flagMatrixURL, homeserver.MASUsersPath, flagHomeserverURL, j.config.origin, j.settings.fileOf("matrix_authentication_service"))
+		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, flagForce, config.FlagMatrixURL, homeserver.MASUsersPath, config.FlagHomeserverURL, j.config.Origin, j.settings.fileOf("matrix_authentication_service"))
 		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off")
 	}
 	return fine(subject, "not in charge")
@@ -216,8 +217,8 @@ func (j judging) ofDendrite() []finding {
 		"it is true: Dendrite then does not say which homeserver it is, and gets passwords longer than it takes", "off")
 	add("client_api.registration_disabled", s.at("client_api", "registration_disabled") == false, problem, s.write("true", "client_api", "registration_disabled"),
 		"it is false: anybody can make accounts, without a proof", "registration is off")
-	found = append(found, j.compareSecret(j.subject("client_api.registration_shared_secret"), s.text("client_api", "registration_shared_secret"),
-		s.write("the secret of this service's --"+flagShareSecretFile, "client_api", "registration_shared_secret")))
+	found = append(found, j.compareSecret(j.subject("client_api.registration_shared_secret"), s.Text("client_api", "registration_shared_secret"),
+		s.write("the secret of this service's --"+config.FlagShareSecretFile, "client_api", "registration_shared_secret")))
 	limited := s.at("client_api", "rate_limiting", "enabled") != false && s.number(5, "client_api", "rate_limiting", "threshold") < 100
 	add("client_api.rate_limiting", limited, warning, s.write("{enabled: false}", "client_api", "rate_limiting"),
 		"few requests from one address are let through, and all nodes behind nginx may be one", "off, or raised")

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
@@ -52,8 +53,8 @@ func oneFile(ctx context.Context, cmd *cli.Command) (context.Context, error) {
 }
 
 func backupAction(ctx context.Context, cmd *cli.Command) error {
-	c, err := readDataPath(cmd)
-	dataPath := c.dataPath
+	c, err := config.ReadStore(cmd)
+	dataPath := c.DataPath
 	if err == nil && names.IsPostgres(dataPath) {
 		err = errUsePgDump
 	}
@@ -127,8 +128,8 @@ func inWords(counts storeCounts) string {
 }
 
 func restoreAction(ctx context.Context, cmd *cli.Command) error {
-	c, err := readDataPath(cmd)
-	dataPath := c.dataPath
+	c, err := config.ReadStore(cmd)
+	dataPath := c.DataPath
 	if err == nil && names.IsPostgres(dataPath) {
 		err = errUsePgDump
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
@@ -28,7 +29,7 @@ func checkCommand() *cli.Command {
 		Description: "Reads and asks, changes nothing, creates no user. Run it in the homeserver's directory: flags that are\n" +
 			"not given are those of " + runFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: flagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + homeserverFile + ", " + dendriteFile + ")"},
+			&cli.StringSliceFlag{Name: flagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + config.HomeserverFile + ", " + dendriteFile + ")"},
 			&cli.StringSliceFlag{Name: flagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + masFile + ", or " + masOwnFile + " if it is one)"},
 			&cli.StringFlag{Name: flagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
@@ -38,17 +39,17 @@ func checkCommand() *cli.Command {
 }
 
 func checkAction(ctx context.Context, cmd *cli.Command) error {
-	script, scriptErr := readScript(runFile)
-	given := readValues(cmd)
-	contradicted := given.fillIn(script)
-	if given.text(flagMatrixDomain) == "" {
-		return fmt.Errorf("--%s is missing, and no %s here has it: run check in the homeserver's directory, or give it the flags of the service", flagMatrixDomain, runFile)
+	script, scriptErr := config.ReadScript(runFile)
+	given := config.ReadValues(cmd)
+	contradicted := given.FillIn(script)
+	if given.Text(config.FlagMatrixDomain) == "" {
+		return fmt.Errorf("--%s is missing, and no %s here has it: run check in the homeserver's directory, or give it the flags of the service", config.FlagMatrixDomain, runFile)
 	}
-	c, err := readConfig(given)
+	c, err := config.Read(given)
 	if err != nil {
 		return err
 	}
-	if err := refuseAnyPort(c.port, c.opsListen); err != nil {
+	if err := config.RefuseAnyPort(c.Port, c.OpsListen); err != nil {
 		return err
 	}
 	public, err := baseURL(flagPublicURL, cmd.String(flagPublicURL))
@@ -69,10 +70,10 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 }
 
 // newCheckInput is what check asks of the program itself: its API, its ways of creating accounts, its store.
-func newCheckInput(c config) checkInput {
-	name := storeName(c.dataPath)
-	if !names.IsPostgres(c.dataPath) {
-		name = filepath.Join(c.dataPath, storeFile)
+func newCheckInput(c config.Config) checkInput {
+	name := storeName(c.DataPath)
+	if !names.IsPostgres(c.DataPath) {
+		name = filepath.Join(c.DataPath, storeFile)
 	}
 	return checkInput{
 		config:   c,
@@ -92,8 +93,8 @@ func newCheckInput(c config) checkInput {
 			},
 		},
 		storeName: name,
-		readStore: func(ctx context.Context) (storeReading, error) { return readCounts(ctx, c.dataPath) },
-		askStatus: func(ctx context.Context) (storeReading, error) { return askStatus(ctx, c.dataPath) },
+		readStore: func(ctx context.Context) (storeReading, error) { return readCounts(ctx, c.DataPath) },
+		askStatus: func(ctx context.Context) (storeReading, error) { return askStatus(ctx, c.DataPath) },
 	}
 }
 

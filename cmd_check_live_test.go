@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
@@ -41,7 +42,7 @@ func TestProvesSecret(t *testing.T) {
 			if test.fault != nil {
 				h.fail(callRegister, test.fault)
 			}
-			c := config{origin: h.URL, serverName: testServerName, way: homeserver.SharedSecret, sharedSecret: test.secret}
+			c := config.Config{Origin: h.URL, ServerName: testServerName, Way: homeserver.SharedSecret, SharedSecret: test.secret}
 			proves, err := accountsOf(c).(*homeserver.SharedSecretAPI).ProvesSecret(t.Context())
 			if proves != test.proves || (err == nil) != test.told {
 				t.Errorf("got %v, %v", proves, err)
@@ -85,7 +86,7 @@ func front(t *testing.T, backend, service string, through func(path string) bool
 }
 
 // checked returns what a check of the config finds, by subject, with nodes that come in at the URL.
-func checked(t *testing.T, c config, public string) map[string]finding {
+func checked(t *testing.T, c config.Config, public string) map[string]finding {
 	t.Helper()
 	in := newCheckInput(c)
 	in.public = public
@@ -119,7 +120,7 @@ func TestDoor(t *testing.T) {
 			service.Config.MaxHeaderBytes = 8 << 10 // as serve has it
 			service.Start()
 			t.Cleanup(service.Close)
-			c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, host: "127.0.0.1", port: names.URLPort(service.URL), hsToken: testHSToken}
+			c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, Host: "127.0.0.1", Port: names.URLPort(service.URL), HSToken: testHSToken}
 			found := checked(t, c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
 			if found["service"].Status != statusOK || found["service hs_token"].Status != statusOK {
 				t.Errorf("service: got %+v and %+v", found["service"], found["service hs_token"])
@@ -159,7 +160,7 @@ func TestAskRegister(t *testing.T) {
 		{limited.URL, testServerName, "asks for fewer requests"},
 		{"http://127.0.0.1:1", testServerName, "nothing answers"},
 	} {
-		c := config{serverName: test.serverName, origin: "http://127.0.0.1:1", way: homeserver.SharedSecret, host: "127.0.0.1", port: names.URLPort(test.origin)}
+		c := config.Config{ServerName: test.serverName, Origin: "http://127.0.0.1:1", Way: homeserver.SharedSecret, Host: "127.0.0.1", Port: names.URLPort(test.origin)}
 		if got := checked(t, c, "http://127.0.0.1:1")["service"]; !strings.Contains(got.Found, test.want) {
 			t.Errorf("%s for %s: got %+v, want %q", test.origin, test.serverName, got, test.want)
 		}
@@ -171,9 +172,9 @@ func TestCheckStore(t *testing.T) {
 	running := httptest.NewServer(d.handler)
 	defer running.Close()
 	checkStore := func(dir string, serviceRuns bool) finding {
-		c := config{serverName: testServerName, origin: "http://127.0.0.1:1", way: homeserver.SharedSecret, host: "127.0.0.1", port: 1, dataPath: dir}
+		c := config.Config{ServerName: testServerName, Origin: "http://127.0.0.1:1", Way: homeserver.SharedSecret, Host: "127.0.0.1", Port: 1, DataPath: dir}
 		if serviceRuns {
-			c.port = names.URLPort(running.URL)
+			c.Port = names.URLPort(running.URL)
 		}
 		return checked(t, c, "http://127.0.0.1:1")["store"]
 	}
@@ -195,7 +196,7 @@ func TestCheckStore(t *testing.T) {
 			t.Errorf("in use, %v: got %+v", runs, got)
 		}
 	}
-	stop, err := startOps(t.Context(), service{config: config{dataPath: dir, serverName: testServerName}}, store, nil)
+	stop, err := startOps(t.Context(), service{Config: config.Config{DataPath: dir, ServerName: testServerName}}, store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

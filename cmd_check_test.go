@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/urfave/cli/v3"
 )
@@ -23,16 +24,16 @@ func TestCheckElsewhere(t *testing.T) {
 // What genconfig writes, and what people make of it.
 func TestReadScript(t *testing.T) {
 	for name, content := range map[string]string{
-		"genconfig's": string(renderRun(config{matrixURL: "http://127.0.0.1:8007" + homeserver.SharedSecretPath, sharedSecretFile: "it's", port: 8009, serverName: "example.org", opsListenPublic: true, admitFile: "list"}, "/usr/local/bin/"+programName)),
+		"genconfig's": string(renderRun(config.Config{MatrixURL: "http://127.0.0.1:8007" + homeserver.SharedSecretPath, SharedSecretFile: "it's", Port: 8009, ServerName: "example.org", OpsListenPublic: true, AdmitFile: "list"}, "/usr/local/bin/"+programName)),
 		"by hand":     "#!/bin/sh\n# starts the service\nnohup ./" + programName + " --port=8009 \\\n  --matrixdomain \"example.org\" --sharesecret-file it\\'s \"$@\" --admit-file list > log &\n",
 	} {
 		path := filepath.Join(t.TempDir(), runFile)
 		if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		s, err := readScript(path)
-		if err != nil || s.flags[flagPort] != "8009" || s.flags[flagMatrixDomain] != "example.org" || s.flags[flagShareSecretFile] != "it's" || s.flags[flagAdmitFile] != "list" {
-			t.Errorf("%s: got %v, %v", name, s.flags, err)
+		s, err := config.ReadScript(path)
+		if err != nil || s.Flags[config.FlagPort] != "8009" || s.Flags[config.FlagMatrixDomain] != "example.org" || s.Flags[config.FlagShareSecretFile] != "it's" || s.Flags[config.FlagAdmitFile] != "list" {
+			t.Errorf("%s: got %v, %v", name, s.Flags, err)
 		}
 	}
 }
@@ -40,17 +41,17 @@ func TestReadScript(t *testing.T) {
 // What run.sh says of the limits goes through the checks of the flags.
 func TestScriptLimits(t *testing.T) {
 	for _, test := range []struct{ flag, value, want string }{
-		{flagRateLimit, "2.5", ""},
-		{flagTrustedProxies, "10.0.0.0/8", ""},
-		{flagMaxInflight, "many", "--max-inflight is not a number of them"},
-		{flagTotalRateLimit, "-3", "is not a rate"},
-		{flagTrustedProxies, "nginx", "neither an address nor a network"},
+		{config.FlagRateLimit, "2.5", ""},
+		{config.FlagTrustedProxies, "10.0.0.0/8", ""},
+		{config.FlagMaxInflight, "many", "--max-inflight is not a number of them"},
+		{config.FlagTotalRateLimit, "-3", "is not a rate"},
+		{config.FlagTrustedProxies, "nginx", "neither an address nor a network"},
 	} {
 		root := newCommand(io.Discard, io.Discard)
 		root.Action = func(_ context.Context, cmd *cli.Command) error {
-			given := readValues(cmd)
-			given.fillIn(runScript{flags: map[string]string{test.flag: test.value}})
-			_, err := readConfig(given)
+			given := config.ReadValues(cmd)
+			given.FillIn(config.Script{Flags: map[string]string{test.flag: test.value}})
+			_, err := config.Read(given)
 			return err
 		}
 		err := root.Run(t.Context(), []string{programName, "--matrixdomain", testServerName})

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
@@ -42,7 +43,7 @@ const (
 func genconfigCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "genconfig",
-		Usage: "write " + registrationFile + " and " + runFile + " into the working directory, the homeserver's",
+		Usage: "write " + config.RegistrationFile + " and " + runFile + " into the working directory, the homeserver's",
 		Flags: []cli.Flag{&cli.BoolFlag{
 			Name:  flagForce,
 			Usage: "make new tokens where the files exist, and keep the old files as " + files.BackupTail,
@@ -52,19 +53,19 @@ func genconfigCommand() *cli.Command {
 }
 
 func genconfigAction(_ context.Context, cmd *cli.Command) error {
-	given := readValues(cmd)
-	c, err := readConfig(given)
+	given := config.ReadValues(cmd)
+	c, err := config.Read(given)
 	if err != nil {
 		return err
 	}
-	if !given.isGiven(flagVerbosity) {
-		c.verbosity = runVerbosity
+	if !given.IsGiven(config.FlagVerbosity) {
+		c.Verbosity = runVerbosity
 	}
-	if err := refuseAnyPort(c.port, c.opsListen); err != nil {
+	if err := config.RefuseAnyPort(c.Port, c.OpsListen); err != nil {
 		return err
 	}
-	if c.dataPathFile == "" && names.HasPassword(c.dataPath) {
-		return fmt.Errorf("the URL of --%s holds a password, which %s would show in the process list: write it into a file of mode 0600 and give --%s FILE", flagDataPath, runFile, flagDataPathFile)
+	if c.DataPathFile == "" && names.HasPassword(c.DataPath) {
+		return fmt.Errorf("the URL of --%s holds a password, which %s would show in the process list: write it into a file of mode 0600 and give --%s FILE", config.FlagDataPath, runFile, config.FlagDataPathFile)
 	}
 	program, err := programPath()
 	if err != nil {
@@ -74,11 +75,11 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if c.asToken == "" {
-		c.asToken = randomText(tokenLength)
+	if c.ASToken == "" {
+		c.ASToken = randomText(tokenLength)
 	}
-	if c.hsToken == "" {
-		c.hsToken = randomText(tokenLength)
+	if c.HSToken == "" {
+		c.HSToken = randomText(tokenLength)
 	}
 	written = append(written, keepEthRPC(&c)...)
 	content, err := renderRegistration(c, randomText(idLength))
@@ -86,11 +87,11 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		return err
 	}
 	written = append([]files.New{
-		{Name: registrationFile, Mode: 0o600, Content: content},
+		{Name: config.RegistrationFile, Mode: 0o600, Content: content},
 		{Name: runFile, Mode: 0o700, Content: renderRun(c, program)},
 	}, written...)
 	force := cmd.Bool(flagForce)
-	kept, err := files.WriteAll(written, homeserverFile, force)
+	kept, err := files.WriteAll(written, config.HomeserverFile, force)
 	if taken := (files.TakenError{}); errors.As(err, &taken) && !force {
 		return fmt.Errorf("nothing was written, since there is already %s: the homeserver may be using the tokens; genconfig --%s makes new ones and keeps the old files as %s", strings.Join(taken.Names, ", "), flagForce, files.BackupTail)
 	}
@@ -106,8 +107,8 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	for _, file := range written {
 		fmt.Fprintf(out, "wrote %s (%04o)\n", file.Name, file.Mode)
 	}
-	if _, err := os.Stat(homeserverFile); err != nil {
-		fmt.Fprintf(out, "there is no %s here: these files belong into the homeserver's directory\n", homeserverFile)
+	if _, err := os.Stat(config.HomeserverFile); err != nil {
+		fmt.Fprintf(out, "there is no %s here: these files belong into the homeserver's directory\n", config.HomeserverFile)
 	}
 	if len(kept) > 0 {
 		fmt.Fprintf(out, "kept %s\nthe tokens are new: restart both the homeserver and %s, or neither accepts the other\n", strings.Join(kept, ", "), programName)
@@ -118,8 +119,8 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 
 // readHomeserverFile holds homeserver.yaml, where there is one, against the flags, and takes the shared secret's
 // place from it. It returns the secret's own file where one has to be made.
-func readHomeserverFile(c *config) ([]files.New, error) {
-	file, err := files.ReadYAML(homeserverFile)
+func readHomeserverFile(c *config.Config) ([]files.New, error) {
+	file, err := files.ReadYAML(config.HomeserverFile)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -129,83 +130,83 @@ func readHomeserverFile(c *config) ([]files.New, error) {
 			return nil, err
 		}
 	}
-	if name := settings["server_name"]; name != "" && name != c.serverName {
-		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", flagMatrixDomain, c.serverName, homeserverFile, name)
+	if name := settings["server_name"]; name != "" && name != c.ServerName {
+		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", config.FlagMatrixDomain, c.ServerName, config.HomeserverFile, name)
 	}
 	switch {
-	case c.way.IsApart:
+	case c.Way.IsApart:
 		return makeMASClient(c)
-	case !c.way.TakesSecret:
+	case !c.Way.TakesSecret:
 		return nil, nil
 	}
 
-	if c.sharedSecretFile != "" {
-		_, err := files.ReadSecret(c.sharedSecretFile, sharedSecretInFile)
+	if c.SharedSecretFile != "" {
+		_, err := files.ReadSecret(c.SharedSecretFile, config.SharedSecretInFile)
 		return nil, err
 	}
-	if c.sharedSecret == "" && settings["registration_shared_secret_path"] != "" {
-		c.sharedSecretFile = settings["registration_shared_secret_path"]
+	if c.SharedSecret == "" && settings["registration_shared_secret_path"] != "" {
+		c.SharedSecretFile = settings["registration_shared_secret_path"]
 		return nil, nil
 	}
-	if c.sharedSecret == "" {
-		c.sharedSecret = settings["registration_shared_secret"]
+	if c.SharedSecret == "" {
+		c.SharedSecret = settings["registration_shared_secret"]
 	}
-	if c.sharedSecret == "" {
-		return nil, fmt.Errorf("there is no shared secret: set registration_shared_secret in %s in this directory, or give --%s", homeserverFile, flagShareSecretFile)
+	if c.SharedSecret == "" {
+		return nil, fmt.Errorf("there is no shared secret: set registration_shared_secret in %s in this directory, or give --%s", config.HomeserverFile, config.FlagShareSecretFile)
 	}
-	if c.sharedSecret != strings.TrimSpace(c.sharedSecret) {
+	if c.SharedSecret != strings.TrimSpace(c.SharedSecret) {
 		return nil, errors.New("the shared secret begins or ends with a space, which a file of it cannot keep: choose another")
 	}
-	c.sharedSecretFile = secretFile
-	return []files.New{{Name: secretFile, Mode: 0o600, Content: []byte(c.sharedSecret + "\n")}}, nil
+	c.SharedSecretFile = secretFile
+	return []files.New{{Name: secretFile, Mode: 0o600, Content: []byte(c.SharedSecret + "\n")}}, nil
 }
 
 // keepEthRPC returns the file of the Ethereum node's URL where that may hold a key, which no command line should.
-func keepEthRPC(c *config) []files.New {
-	u, err := names.ParseEthereumURL(c.ethRPC)
+func keepEthRPC(c *config.Config) []files.New {
+	u, err := names.ParseEthereumURL(c.EthRPC)
 	if err != nil || !names.MayHoldKey(u) {
 		return nil
 	}
-	file := files.New{Name: ethRPCFile, Mode: 0o600, Content: []byte(c.ethRPC + "\n")}
-	c.ethRPC, c.ethRPCFile = "", ethRPCFile
+	file := files.New{Name: ethRPCFile, Mode: 0o600, Content: []byte(c.EthRPC + "\n")}
+	c.EthRPC, c.EthRPCFile = "", ethRPCFile
 	return []files.New{file}
 }
 
 // makeMASClient makes what of the client at Matrix Authentication Service was not given, and returns the secret's own
 // file where one has to be made. That has no newline at its end: it is read by others too.
-func makeMASClient(c *config) ([]files.New, error) {
-	if c.masClientID == "" {
-		c.masClientID = names.NewULID(time.Now())
+func makeMASClient(c *config.Config) ([]files.New, error) {
+	if c.MASClientID == "" {
+		c.MASClientID = names.NewULID(time.Now())
 	}
-	if c.masClientSecretFile != "" {
-		_, err := readMASSecret(c.masClientSecretFile)
+	if c.MASClientSecretFile != "" {
+		_, err := config.ReadMASSecret(c.MASClientSecretFile)
 		return nil, err
 	}
-	c.masClientSecretFile = masSecretFile
+	c.MASClientSecretFile = masSecretFile
 	return []files.New{{Name: masSecretFile, Mode: 0o600, Content: []byte(randomText(tokenLength))}}, nil
 }
 
 // renderRegistration is registration.yaml.
-func renderRegistration(c config, id string) ([]byte, error) {
-	return yaml.Marshal(appService{
-		ID:              id + "-" + c.serverName,
-		HSToken:         c.hsToken,
-		ASToken:         c.asToken,
-		URL:             "http://" + net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port)) + appServicePath,
-		SenderLocalpart: strings.ReplaceAll(c.serverName, ":", "-"), // a localpart has no colon
-		Protocols:       []string{protocolID(c.serverName)},
-		Namespaces: namespaces{
-			Users:   []namespace{{Exclusive: false, Regex: "@.*"}},
-			Aliases: []namespace{},
-			Rooms:   []namespace{},
+func renderRegistration(c config.Config, id string) ([]byte, error) {
+	return yaml.Marshal(config.Registration{
+		ID:              id + "-" + c.ServerName,
+		HSToken:         c.HSToken,
+		ASToken:         c.ASToken,
+		URL:             "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + appServicePath,
+		SenderLocalpart: strings.ReplaceAll(c.ServerName, ":", "-"), // a localpart has no colon
+		Protocols:       []string{protocolID(c.ServerName)},
+		Namespaces: config.Namespaces{
+			Users:   []config.Namespace{{Exclusive: false, Regex: "@.*"}},
+			Aliases: []config.Namespace{},
+			Rooms:   []config.Namespace{},
 		},
 	})
 }
 
 // renderRun is run.sh: the command of the guide, in the script's own directory, so that it serves the same store
 // wherever it is started from. The guide fixes its form.
-func renderRun(c config, program string) []byte {
-	command := append([]string{program}, c.arguments()...)
+func renderRun(c config.Config, program string) []byte {
+	command := append([]string{program}, c.Arguments()...)
 	for i, word := range command {
 		command[i] = shell.Quote(word)
 	}

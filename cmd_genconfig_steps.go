@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
@@ -16,8 +17,8 @@ import (
 )
 
 // printSteps says what is left to do on the homeserver and in nginx.
-func printSteps(out io.Writer, c config, dir string) {
-	here := net.JoinHostPort(names.ReachableHost(c.host), strconv.Itoa(c.port))
+func printSteps(out io.Writer, c config.Config, dir string) {
+	here := net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port))
 	fmt.Fprintf(out, `
 What is left to do:
 
@@ -25,18 +26,18 @@ What is left to do:
 
      app_service_config_files:
        - %s
-`, homeserverFile, strconv.Quote(filepath.Join(dir, registrationFile)))
+`, config.HomeserverFile, strconv.Quote(filepath.Join(dir, config.RegistrationFile)))
 	switch {
-	case c.way.IsApart:
+	case c.Way.IsApart:
 		printMASSteps(out, c, dir)
-	case !c.way.TakesSecret:
+	case !c.Way.TakesSecret:
 		fmt.Fprintf(out, `     enable_registration: False
 
    and restart the homeserver. It must be Synapse 0.34.0 or older: no later one
    has createUser. For Synapse 1.23.0 or later run genconfig with
      --%s http://127.0.0.1:8007%s
    which is reached on the homeserver's own port and not through nginx.
-`, flagMatrixURL, homeserver.SharedSecretPath)
+`, config.FlagMatrixURL, homeserver.SharedSecretPath)
 	default:
 		fmt.Fprintf(out, `     enable_registration: false
      x_forwarded: true        (in the listener, behind nginx)
@@ -52,22 +53,22 @@ What is left to do:
    Dendrite has other names for them, in dendrite.yaml: registration.yaml under
    app_service_api.config_files, client_api.registration_shared_secret, and
    client_api.registration_disabled: true; user_api.bcrypt_cost: 4 is as safe as 10.
-`, c.origin)
+`, c.Origin)
 	}
-	homeserver := c.origin
+	homeserver := c.Origin
 	if names.URLPort(homeserver) == 8008 { // nginx's in the guide, and createUser may be reached through it
 		homeserver = nginx.GuideHomeserver
 	}
 	locations := []nginx.Location{nginx.Matrix(homeserver), nginx.Closed(), nginx.Register("http://"+here, registerPath)}
-	if c.way.IsApart {
+	if c.Way.IsApart {
 		locations = append(locations, nginx.Logins(nginx.GuideMAS))
 	}
 	fmt.Fprint(out, "\n2. In nginx, in the server that nodes reach (port 8008 in the guide):\n\n")
 	for _, location := range locations {
 		fmt.Fprint(out, location.Lines("     "))
 	}
-	if c.way.IsApart {
-		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", names.URLHost(c.apiOrigin))
+	if c.Way.IsApart {
+		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", names.URLHost(c.APIOrigin))
 	}
 	fmt.Fprintf(out, `
 3. Start the service, from any directory:
@@ -76,12 +77,12 @@ What is left to do:
 
 %s and %s hold tokens that can act as any user of the
 homeserver: keep them as secret as %s.
-`, shell.Quote(filepath.Join(dir, runFile)), registrationFile, runFile, homeserverFile)
+`, shell.Quote(filepath.Join(dir, runFile)), config.RegistrationFile, runFile, config.HomeserverFile)
 }
 
 // printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.
-func printMASSteps(out io.Writer, c config, dir string) {
-	secret := c.masClientSecretFile
+func printMASSteps(out io.Writer, c config.Config, dir string) {
+	secret := c.MASClientSecretFile
 	if !filepath.IsAbs(secret) {
 		secret = filepath.Join(dir, secret)
 	}
@@ -107,5 +108,5 @@ func printMASSteps(out io.Writer, c config, dir string) {
            binds: [{address: "%[3]s"}]
 
    and restart it. Who has that secret can act for every user.
-`, c.masClientID, strconv.Quote(secret), names.URLHost(c.apiOrigin))
+`, c.MASClientID, strconv.Quote(secret), names.URLHost(c.APIOrigin))
 }

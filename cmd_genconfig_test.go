@@ -6,14 +6,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"gopkg.in/yaml.v2"
 )
 
 // defaultConfig is what nothing but defaults makes.
-func defaultConfig(t *testing.T) config {
+func defaultConfig(t *testing.T) config.Config {
 	t.Helper()
-	var c config
-	if err := (flagValues{}).into(&c); err != nil {
+	var c config.Config
+	if err := (config.Values{}).Into(&c); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -22,7 +23,7 @@ func defaultConfig(t *testing.T) config {
 // The two files as the guide has them, to the byte.
 func TestRender(t *testing.T) {
 	c := defaultConfig(t)
-	c.serverName, c.asToken, c.hsToken, c.verbosity = testServerName, testASToken, testHSToken, runVerbosity
+	c.ServerName, c.ASToken, c.HSToken, c.Verbosity = testServerName, testASToken, testHSToken, runVerbosity
 	got, err := renderRegistration(c, "Q7PM2E53RE")
 	want := `id: Q7PM2E53RE-transport02.smartmesh.cn
 hs_token: RNI4CGEDTKC4WJTB4RZWRK4NOKA7M4PREUW6F2GZ
@@ -54,8 +55,8 @@ exec matrix-regservice --astoken LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD --hsto
 // A token that YAML would read as something else is quoted.
 func TestRenderOddTokens(t *testing.T) {
 	for _, token := range []string{"5318008", "true", "null", "1e10", "~", "a: b", "#x", "'", `"`} {
-		content, err := renderRegistration(config{serverName: "x", host: "127.0.0.1", asToken: token, hsToken: token}, "ID")
-		var back appService
+		content, err := renderRegistration(config.Config{ServerName: "x", Host: "127.0.0.1", ASToken: token, HSToken: token}, "ID")
+		var back config.Registration
 		if err != nil || yaml.Unmarshal(content, &back) != nil || back.ASToken != token || back.HSToken != token {
 			t.Errorf("%s: got %+v, %v", token, back, err)
 		}
@@ -82,8 +83,8 @@ func TestGoRunIsRefused(t *testing.T) {
 			t.Errorf("got %s, %v", out, err)
 		}
 	}
-	if _, err := os.Lstat(registrationFile); err == nil {
-		os.Remove(registrationFile)
+	if _, err := os.Lstat(config.RegistrationFile); err == nil {
+		os.Remove(config.RegistrationFile)
 		os.Remove(runFile)
 		t.Error("files were written")
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/urfave/cli/v3"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
@@ -57,7 +58,7 @@ func migrateAction(ctx context.Context, cmd *cli.Command) error {
 		}
 	}
 	if file == "" && names.HasPassword(to) {
-		printWarnings(config{secretArgs: map[string]string{flagTo: flagToFile}}, cmd.Root().ErrWriter)
+		printWarnings(config.Config{SecretArgs: map[string]string{flagTo: flagToFile}}, cmd.Root().ErrWriter)
 	}
 	if !names.IsPostgres(to) {
 		return fmt.Errorf("there is nowhere to migrate to: give --%s FILE with a PostgreSQL URL in FILE, such as postgres://USER@HOST/DATABASE", flagToFile)

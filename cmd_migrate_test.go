@@ -12,6 +12,7 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
@@ -206,8 +207,8 @@ func TestDataPathFile(t *testing.T) {
 		t.Errorf("check: %s", said)
 	}
 	t.Run("both from the environment", func(t *testing.T) {
-		t.Setenv(environmentPrefix+"DATAPATH", "x")
-		t.Setenv(environmentPrefix+"DATAPATH_FILE", "url")
+		t.Setenv(config.EnvironmentPrefix+"DATAPATH", "x")
+		t.Setenv(config.EnvironmentPrefix+"DATAPATH_FILE", "url")
 		if code, said := runs(t, "users"); code != 1 || !strings.Contains(said, "both given") {
 			t.Errorf("exit %d\n%s", code, said)
 		}

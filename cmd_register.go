@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -66,8 +67,8 @@ func registerCommand() *cli.Command {
 }
 
 func registerAction(ctx context.Context, cmd *cli.Command) error {
-	serverName := readValues(cmd).text(flagMatrixDomain)
-	if err := checkServerName(serverName); err != nil {
+	serverName := config.ReadValues(cmd).Text(config.FlagMatrixDomain)
+	if err := config.CheckServerName(serverName); err != nil {
 		return err
 	}
 	server, err := baseURL(flagServer, cmd.String(flagServer))
@@ -357,7 +358,7 @@ func stepResult(name string, answer nodeAnswer, err error, userID string) error 
 	case answer.status/100 != 2:
 		return fmt.Errorf("%s failed: %s", name, answer)
 	case answer.UserID != userID:
-		return fmt.Errorf("%s failed: the answer is for the user ID %q: is --%s the homeserver's server_name?", name, answer.UserID, flagMatrixDomain)
+		return fmt.Errorf("%s failed: the answer is for the user ID %q: is --%s the homeserver's server_name?", name, answer.UserID, config.FlagMatrixDomain)
 	}
 	return nil
 }

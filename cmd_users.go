@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
@@ -39,7 +40,7 @@ func usersCommand() *cli.Command {
 }
 
 func usersAction(ctx context.Context, cmd *cli.Command) error {
-	c, err := readDataPath(cmd)
+	c, err := config.ReadStore(cmd)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func usersAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := eachUser(ctx, c.dataPath, of, print); err != nil {
+	if err := eachUser(ctx, c.DataPath, of, print); err != nil {
 		return errors.Join(out.Flush(), err)
 	}
 	return out.Flush()
@@ -117,7 +118,7 @@ func withoutSocket(err error) error {
 		return fmt.Errorf("the store is in use by a process that does not answer at %s: if it is an older matrix-regservice, stop it first", socketFile)
 	}
 	if errors.Is(err, errNoStore) {
-		return fmt.Errorf("%w: is --%s the one of the daemon?", err, flagDataPath)
+		return fmt.Errorf("%w: is --%s the one of the daemon?", err, config.FlagDataPath)
 	}
 	return err
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -169,12 +170,12 @@ func TestReadmeNamesEverything(t *testing.T) {
 			}
 		}
 	}
-	for _, row := range flagTable {
-		if line := regexp.MustCompile("(?m)^\\| .*`--" + row.name + "`.*\\|.*`" + regexp.QuoteMeta(row.value) + "`"); row.value != "" && row.kind != kindYes && !line.MatchString(readme) {
-			t.Errorf("--%s is not there with %s", row.name, row.value)
+	for _, row := range config.Table {
+		if line := regexp.MustCompile("(?m)^\\| .*`--" + row.Name + "`.*\\|.*`" + regexp.QuoteMeta(row.Value) + "`"); row.Value != "" && row.Kind != config.KindYes && !line.MatchString(readme) {
+			t.Errorf("--%s is not there with %s", row.Name, row.Value)
 		}
 	}
-	metrics := newMetrics(config{way: homeserver.SharedSecret})
+	metrics := newMetrics(config.Config{Way: homeserver.SharedSecret})
 	metrics.watch(openTestStore(t))
 	metrics.called("profile", "ok", time.Millisecond) // what has no labels yet is not gathered
 	families, err := metrics.registry.Gather()

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -14,7 +15,7 @@ import (
 func TestReadyWithoutChain(t *testing.T) {
 	node := newEthNode(t)
 	d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.CreateUser}
+	c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.CreateUser}
 	s := serviceOf(c)
 	s.admission = d.server.admission
 	ready := func() *httptest.ResponseRecorder {

@@ -21,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
@@ -30,7 +31,7 @@ import (
 )
 
 const (
-	programName = program
+	programName = config.Program
 
 	// memoryLimit is where Go collects its garbage however little it is, in bytes, and no end of what it may have. 2,000
 	// connections take 36 MB, and as much again lay in garbage before it was collected: 94 MB were measured.
@@ -77,7 +78,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Usage:     "the door into a Matrix homeserver of Photon nodes",
 		UsageText: programName + " [flags]            serve nodes\n" + programName + " [flags] COMMAND",
 		Version:   version(),
-		Flags:     rootFlags(),
+		Flags:     config.Flags(),
 		Action:    serveAction,
 		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), backupCommand(), restoreCommand(), migrateCommand()},
 		Writer:    stdout,
@@ -93,7 +94,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 			cmd.Before = refuseArguments
 		}
 		if cmd != root {
-			cmd.CustomHelpTemplate = helpTemplate(cmd.Name)
+			cmd.CustomHelpTemplate = config.HelpTemplate(cmd.Name)
 		}
 	}
 	return root
@@ -152,7 +153,7 @@ func version() string {
 
 // serveAction is the daemon.
 func serveAction(ctx context.Context, cmd *cli.Command) error {
-	c, err := readServeConfig(cmd)
+	c, err := config.ReadServing(cmd)
 	if err != nil {
 		return err
 	}
@@ -166,18 +167,18 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	hangups := make(chan os.Signal, 1) // also of a terminal that is closed: nodes are served on
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	admitting, err := admission.New(admission.Options{File: c.admitFile, URL: c.ethRPC, MinBalance: c.minBalance})
+	admitting, err := admission.New(admission.Options{File: c.AdmitFile, URL: c.EthRPC, MinBalance: c.MinBalance})
 	if err != nil {
 		return err
 	}
 	go admitting.ReloadOn(ctx, hangups)
 
-	listener, err := net.Listen("tcp", c.address())
+	listener, err := net.Listen("tcp", c.Address())
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%w: stop what listens there, or choose another --%s and run genconfig --%s with it, since %s and %s name it", err, flagPort, flagForce, registrationFile, runFile)
+		return fmt.Errorf("%w: stop what listens there, or choose another --%s and run genconfig --%s with it, since %s and %s name it", err, config.FlagPort, flagForce, config.RegistrationFile, runFile)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: is --%s an address of this machine?", err, flagHost)
+		return fmt.Errorf("%w: is --%s an address of this machine?", err, config.FlagHost)
 	}
 	defer listener.Close()
 	opsListener, err := listenOps(c)
@@ -191,7 +192,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	store, err := openStore(ctx, c.dataPath, c.serverName)
+	store, err := openStore(ctx, c.DataPath, c.ServerName)
 	if err != nil {
 		return err
 	}
@@ -200,7 +201,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 
 // A service is a config with what main.go makes of it and hands on.
 type service struct {
-	config
+	config.Config
 	homeserver *homeserver.Client
 	accounts   homeserver.Accounts
 	admission  *admission.Admission // nil where everybody is admitted
@@ -208,8 +209,8 @@ type service struct {
 }
 
 // newService makes the clients of the config, and metrics where somebody can read them.
-func newService(c config, admitting *admission.Admission, measured bool) (service, error) {
-	s := service{config: c, admission: admitting}
+func newService(c config.Config, admitting *admission.Admission, measured bool) (service, error) {
+	s := service{Config: c, admission: admitting}
 	if measured {
 		s.metrics = newMetrics(c)
 	}
@@ -220,13 +221,13 @@ func newService(c config, admitting *admission.Admission, measured bool) (servic
 }
 
 // listenOps opens the listener of --ops-listen, if there is to be one.
-func listenOps(c config) (net.Listener, error) {
-	if c.opsListen == "" {
+func listenOps(c config.Config) (net.Listener, error) {
+	if c.OpsListen == "" {
 		return nil, nil
 	}
-	listener, err := net.Listen("tcp", c.opsListen)
+	listener, err := net.Listen("tcp", c.OpsListen)
 	if err != nil {
-		return nil, fmt.Errorf("%w: give --%s an address of this machine where nothing else listens", err, flagOpsListen)
+		return nil, fmt.Errorf("%w: give --%s an address of this machine where nothing else listens", err, config.FlagOpsListen)
 	}
 	return listener, nil
 }
@@ -242,43 +243,43 @@ func serveNodes(ctx context.Context, c service, listener, opsListener net.Listen
 		return err
 	}
 	defer stopOps()
-	if c.isPlainRemote() {
-		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.matrixURL)
+	if c.IsPlainRemote() {
+		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.MatrixURL)
 	}
-	warnOfReaders(c.config)
-	listening := []any{"address", listener.Addr().String(), "server_name", c.serverName, "datapath", storeName(c.dataPath),
+	warnOfReaders(c.Config)
+	listening := []any{"address", listener.Addr().String(), "server_name", c.ServerName, "datapath", storeName(c.DataPath),
 		"registered", counts[stateRegistered], "pending", counts[statePending], "version", version()}
 	if opsListener != nil {
 		listening = append(listening, "ops_address", opsListener.Addr().String())
 	}
 	log.Info("Listening", listening...)
-	fitFiles(&c.limits)
+	fitFiles(&c.Limits)
 	c.admission.LogStart(ctx)
-	go probeHomeserver(ctx, c.config, c.homeserver, c.accounts)
-	go pingHomeserver(ctx, c.config, c.homeserver)
+	go probeHomeserver(ctx, c.Config, c.homeserver, c.accounts)
+	go pingHomeserver(ctx, c.Config, c.homeserver)
 
 	tellReady(listener, opsListener)
 	return newServer(c, store).serve(ctx, listener)
 }
 
 // printWarnings says at a command that has no log what warnOfReaders says in the daemon's.
-func printWarnings(c config, w io.Writer) {
-	for flag, file := range c.secretArgs {
+func printWarnings(c config.Config, w io.Writer) {
+	for flag, file := range c.SecretArgs {
 		fmt.Fprintf(w, "%s: warning: a secret is in the command line (--%s), which every user of this machine can see: write it into a file of mode 0600 and give --%s FILE\n", programName, flag, file)
 	}
 }
 
 // warnOfReaders says which secrets everybody on this machine can read. The tokens of the guide's run.sh are not among
 // them: that has a form of its own.
-func warnOfReaders(c config) {
-	if len(c.unknownVariables) > 0 {
-		log.Warn("The environment has variables with the prefix of this service that mean nothing: correct their names, or unset them", "variables", strings.Join(c.unknownVariables, " "))
+func warnOfReaders(c config.Config) {
+	if len(c.UnknownVariables) > 0 {
+		log.Warn("The environment has variables with the prefix of this service that mean nothing: correct their names, or unset them", "variables", strings.Join(c.UnknownVariables, " "))
 	}
-	for flag, file := range c.secretArgs {
+	for flag, file := range c.SecretArgs {
 		log.Warn("A secret is in the command line, which every user of this machine can see: write it into a file of mode 0600 and name that",
 			"flag", "--"+flag, "instead", "--"+file)
 	}
-	for _, path := range c.secretFiles {
+	for _, path := range c.SecretFiles {
 		if stat, err := os.Stat(path); err == nil && stat.Mode().Perm()&0o004 != 0 {
 			log.Warn("Every user of this machine can read a file of secrets: chmod 0600", "file", path, "mode", fmt.Sprintf("%04o", stat.Mode().Perm()))
 		}
@@ -302,12 +303,12 @@ var lineRulesOfLog = limit.LineRules{
 }
 
 // newLogger makes the daemon's log.
-func newLogger(w io.Writer, c config) log.Logger { return newLoggerBy(w, c, lineRulesOfLog) }
+func newLogger(w io.Writer, c config.Config) log.Logger { return newLoggerBy(w, c, lineRulesOfLog) }
 
-func newLoggerBy(w io.Writer, c config, rules limit.LineRules) log.Logger {
-	level := log.FromLegacyLevel(c.verbosity)
+func newLoggerBy(w io.Writer, c config.Config, rules limit.LineRules) log.Logger {
+	level := log.FromLegacyLevel(c.Verbosity)
 	var handler slog.Handler
-	switch c.logFormat {
+	switch c.LogFormat {
 	case "json":
 		handler = log.JSONHandlerWithLevel(w, level)
 	case "logfmt":

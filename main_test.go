@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
@@ -147,7 +148,7 @@ func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	s, err := openBoltStore(dir)
 	ts.Check(err)
-	stop, err := startOps(context.Background(), service{config: config{dataPath: dir, serverName: testServerName}}, s, nil)
+	stop, err := startOps(context.Background(), service{Config: config.Config{DataPath: dir, ServerName: testServerName}}, s, nil)
 	ts.Check(err)
 	running := ts.Value("daemon").(*scriptedDaemon)
 	running.stop = sync.OnceFunc(func() { stop(); s.Close() })
@@ -161,7 +162,7 @@ func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
 	store, err := openBoltStore(ts.MkAbs("store"))
 	ts.Check(err)
 	ts.Defer(func() { store.Close() })
-	c := config{serverName: testServerName, origin: backend.URL, way: homeserver.SharedSecret, sharedSecret: testSecret}
+	c := config.Config{ServerName: testServerName, Origin: backend.URL, Way: homeserver.SharedSecret, SharedSecret: testSecret}
 	front := httptest.NewServer(withLogin(backend, newServer(serviceOf(c), store).handler()))
 	ts.Defer(front.Close)
 	ts.Setenv("SERVER", front.URL)
@@ -319,7 +320,7 @@ func TestWarnOfReaders(t *testing.T) {
 	write("secret", "Geheim0815", 0o604)
 	write("rpc", "http://127.0.0.1:1/Geheim0815", 0o644)
 	write("private", "Geheim0815", 0o640)
-	write(registrationFile, "id: x\nas_token: a\nhs_token: h\n", 0o600)
+	write(config.RegistrationFile, "id: x\nas_token: a\nhs_token: h\n", 0o600)
 	const url, keyed = "postgres://u:Geheim0815@127.0.0.1:1/db", "http://127.0.0.1:1/Geheim0815"
 	for _, test := range []struct {
 		args, environment string
@@ -337,12 +338,12 @@ func TestWarnOfReaders(t *testing.T) {
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			if name, value, ok := strings.Cut(test.environment, "="); ok {
-				t.Setenv(environmentPrefix+name, value)
+				t.Setenv(config.EnvironmentPrefix+name, value)
 			}
-			var c config
+			var c config.Config
 			root := newCommand(io.Discard, io.Discard)
 			root.Action = func(_ context.Context, cmd *cli.Command) (err error) {
-				c, err = readServeConfig(cmd)
+				c, err = config.ReadServing(cmd)
 				return err
 			}
 			args := []string{programName, "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:1" + homeserver.SharedSecretPath}
@@ -373,19 +374,19 @@ func TestReadsItsOwnFlagsOnly(t *testing.T) {
 	for _, cmd := range root.Commands {
 		names = append(names, cmd.Name)
 	}
-	for _, row := range flagTable {
-		for _, reader := range row.readBy {
+	for _, row := range config.Table {
+		for _, reader := range row.ReadBy {
 			if !slices.Contains(names, reader) {
-				t.Errorf("--%s is read by %s, which is no command", row.name, reader)
+				t.Errorf("--%s is read by %s, which is no command", row.Name, reader)
 			}
 		}
 	}
-	t.Setenv(environmentPrefix+"PORT", "http")
+	t.Setenv(config.EnvironmentPrefix+"PORT", "http")
 	for _, name := range names {
 		var got string
 		root := newCommand(io.Discard, io.Discard)
 		read := func(_ context.Context, cmd *cli.Command) error {
-			got = readValues(cmd).text(flagPort)
+			got = config.ReadValues(cmd).Text(config.FlagPort)
 			return nil
 		}
 		root.Action = read
@@ -397,7 +398,7 @@ func TestReadsItsOwnFlagsOnly(t *testing.T) {
 			args = append(args, name)
 		}
 		want := "8009"
-		if rowOf(flagPort).isReadBy(name) {
+		if config.RowOf(config.FlagPort).IsReadBy(name) {
 			want = "http"
 		}
 		if err := root.Run(t.Context(), args); err != nil || got != want {
@@ -414,13 +415,13 @@ func TestHelpOfEachCommand(t *testing.T) {
 		for _, flag := range cmd.Flags {
 			want = append(want, flag.Names()[0])
 		}
-		for _, row := range flagTable {
-			if row.isReadBy(cmd.Name) {
-				want = append(want, row.name)
+		for _, row := range config.Table {
+			if row.IsReadBy(cmd.Name) {
+				want = append(want, row.Name)
 			}
 		}
 		slices.Sort(want)
-		for _, args := range [][]string{{cmd.Name, "--help"}, {"help", cmd.Name}, {"--" + flagPort, "1", cmd.Name, "-h"}} {
+		for _, args := range [][]string{{cmd.Name, "--help"}, {"help", cmd.Name}, {"--" + config.FlagPort, "1", cmd.Name, "-h"}} {
 			var out strings.Builder
 			if err := newCommand(&out, io.Discard).Run(t.Context(), append([]string{programName}, args...)); err != nil {
 				t.Fatal(err)
@@ -439,9 +440,9 @@ func TestHelpOfEachCommand(t *testing.T) {
 	if err := newCommand(&out, io.Discard).Run(t.Context(), []string{programName, "--help"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, row := range flagTable {
-		if !strings.Contains(out.String(), "--"+row.name+" ") || !strings.Contains(out.String(), "[$"+row.variable()+"]") {
-			t.Errorf("the help of all has no --%s", row.name)
+	for _, row := range config.Table {
+		if !strings.Contains(out.String(), "--"+row.Name+" ") || !strings.Contains(out.String(), "[$"+row.Variable()+"]") {
+			t.Errorf("the help of all has no --%s", row.Name)
 		}
 	}
 }

@@ -10,49 +10,50 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"golang.org/x/crypto/bcrypt"
 )
 
 // newHomeserverClient is the client to the homeserver itself. m is nil where nothing is measured.
-func newHomeserverClient(c config, m *metrics) *homeserver.Client {
-	h := homeserver.NewClient(c.origin, c.serverName, c.asToken, c.hsToken, c.sharedSecret, c.masClientSecret)
+func newHomeserverClient(c config.Config, m *metrics) *homeserver.Client {
+	h := homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
 	if m != nil {
 		h.Observe = m.called
 	}
-	if c.maxInflight > 0 {
-		h.Keep(c.maxInflight)
+	if c.MaxInflight > 0 {
+		h.Keep(c.MaxInflight)
 	}
 	return h
 }
 
 // doorTo is the client to what creates accounts, where that is.
-func doorTo(c config, h *homeserver.Client) *homeserver.Client {
-	return h.At(cmp.Or(c.apiOrigin, c.origin))
+func doorTo(c config.Config, h *homeserver.Client) *homeserver.Client {
+	return h.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 
 // newAccounts is the way of creating accounts that --matrixurl names, at the homeserver with this client.
-func newAccounts(c config, h *homeserver.Client) (homeserver.Accounts, error) {
+func newAccounts(c config.Config, h *homeserver.Client) (homeserver.Accounts, error) {
 	door := doorTo(c, h)
-	switch c.way {
+	switch c.Way {
 	case homeserver.CreateUser:
-		return &createUserAPI{Client: h, door: door, asToken: c.asToken}, nil
+		return &createUserAPI{Client: h, door: door, asToken: c.ASToken}, nil
 	case homeserver.SharedSecret:
-		return homeserver.NewSharedSecretAPI(h, door, c.sharedSecret), nil
+		return homeserver.NewSharedSecretAPI(h, door, c.SharedSecret), nil
 	case homeserver.MAS:
-		return mas.New(h, door, c.asToken, c.masClientID, c.masClientSecret), nil
+		return mas.New(h, door, c.ASToken, c.MASClientID, c.MASClientSecret), nil
 	}
-	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", flagMatrixURL)
+	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", config.FlagMatrixURL)
 }
 
 // otherWays are the configurations with the ways of the homeserver itself that --matrixurl does not name.
-func otherWays(c config) []config {
-	var others []config
+func otherWays(c config.Config) []config.Config {
+	var others []config.Config
 	for _, w := range homeserver.Ways {
-		if w != c.way && !w.IsApart {
+		if w != c.Way && !w.IsApart {
 			other := c
-			other.apiOrigin, other.way = "", w
+			other.APIOrigin, other.Way = "", w
 			others = append(others, other)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -253,7 +254,7 @@ func TestAnotherServerName(t *testing.T) {
 				t.Errorf("log: %s", d.log)
 			}
 			if api.path != homeserver.MASUsersPath { // whose probe has a client to show: TestMASProbe
-				probed(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, way: wayOf(api.path)})
+				probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: wayOf(api.path)})
 				if strings.Count(d.log.String(), told) != 2 {
 					t.Errorf("log after the probe: %s", d.log)
 				}
@@ -414,7 +415,7 @@ func TestProbe(t *testing.T) {
 			for call, fault := range test.faults {
 				d.homeserver.fail(call, fault)
 			}
-			c := config{serverName: testServerName, origin: d.homeserver.URL, way: wayOf(test.api), asToken: testASToken, sharedSecret: testSecret}
+			c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: wayOf(test.api), ASToken: testASToken, SharedSecret: testSecret}
 			probed(t.Context(), c)
 			want := strings.Replace(test.want, "ORIGIN", d.homeserver.URL, 1)
 			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
@@ -431,7 +432,7 @@ func TestProbe(t *testing.T) {
 func TestProbeAsksAgain(t *testing.T) {
 	d := newDoor(t, homeserver.SharedSecretPath)
 	d.homeserver.failOnce(callNonce, says(502, "<html>"))
-	probed(t.Context(), config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret})
+	probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret})
 	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
 		t.Errorf("log: %s", lines)
 	}
@@ -446,7 +447,7 @@ func TestCallNames(t *testing.T) {
 	} {
 		d := newDoor(t, path)
 		c := masConfig(d.homeserver.URL)
-		c.way, c.sharedSecret = wayOf(path), testSecret
+		c.Way, c.SharedSecret = wayOf(path), testSecret
 		h := newHomeserverClient(c, nil)
 		var calls []string
 		h.Observe = func(name, result string, _ time.Duration) { calls = append(calls, name+" "+result) }
@@ -470,7 +471,7 @@ func TestCallNames(t *testing.T) {
 // A way that nobody made a choice for is an error, and never createUser.
 func TestUnknownWay(t *testing.T) {
 	for _, w := range append(homeserver.Ways, nil, &homeserver.Way{Path: homeserver.CreateUserPath}) {
-		a, err := newAccounts(config{way: w}, homeserver.NewClient("http://127.0.0.1:1", testServerName))
+		a, err := newAccounts(config.Config{Way: w}, homeserver.NewClient("http://127.0.0.1:1", testServerName))
 		if known := w != nil && w.Name != ""; (err == nil) != known || (a != nil) != known {
 			t.Errorf("%v: got %v, %v", w, a, err)
 		}
@@ -492,7 +493,7 @@ func TestTwoOrigins(t *testing.T) {
 		creates := newStandIn(t)
 		creates.users, creates.mas = d.homeserver.users, d.homeserver.mas
 		c := masConfig(d.homeserver.URL)
-		c.apiOrigin, c.way, c.sharedSecret = creates.URL, wayOf(api.path), testSecret
+		c.APIOrigin, c.Way, c.SharedSecret = creates.URL, wayOf(api.path), testSecret
 		proof, _ := newProof(t)
 		d.handler = newServer(serviceOf(c), d.store).handler()
 		if got := d.send(proof); got.status != 200 {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -52,7 +53,7 @@ type metrics struct {
 	crowded       prometheus.Counter
 }
 
-func newMetrics(c config) *metrics {
+func newMetrics(c config.Config) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	histogram := func(name, help string, buckets []float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{Name: metricsPrefix + name, Help: help, Buckets: buckets}
@@ -75,7 +76,7 @@ func newMetrics(c config) *metrics {
 
 	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, m.connections, m.crowded, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.calls = calls.MustCurryWith(prometheus.Labels{"api": c.way.Label})
+	m.calls = calls.MustCurryWith(prometheus.Labels{"api": c.Way.Label})
 	info := readBuild()
 	build.WithLabelValues(info.version, info.commit, runtime.Version()).Set(1)
 	m.beginAtZero()

@@ -15,11 +15,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // measured gives the door metrics, as --ops-listen does.
-func (d *door) measured(c config) *metrics {
+func (d *door) measured(c config.Config) *metrics {
 	d.t.Helper()
 	s := measuredOf(d.t, c)
 	s.metrics.watch(d.store)
@@ -28,8 +29,8 @@ func (d *door) measured(c config) *metrics {
 	return s.metrics
 }
 
-func sharedSecretConfig(origin string) config {
-	return config{serverName: testServerName, origin: origin, way: homeserver.SharedSecret, hsToken: testHSToken, asToken: testASToken, sharedSecret: testSecret}
+func sharedSecretConfig(origin string) config.Config {
+	return config.Config{ServerName: testServerName, Origin: origin, Way: homeserver.SharedSecret, HSToken: testHSToken, ASToken: testASToken, SharedSecret: testSecret}
 }
 
 func scrape(t testing.TB, m *metrics) string {
@@ -239,7 +240,7 @@ func TestOpsListen(t *testing.T) {
 	captureLog(t)
 	backend := newStandIn(t)
 	c := sharedSecretConfig(backend.URL)
-	c.dataPath = t.TempDir()
+	c.DataPath = t.TempDir()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -274,8 +275,8 @@ func TestCheckOpsListen(t *testing.T) {
 		{"8010", true, "not an address and a port"}, {"127.0.0.1", false, "not an address and a port"}, {"127.0.0.1:http", false, "not an address and a port"}, {"127.0.0.1:", false, "not an address and a port"},
 		{"127.0.0.1:65536", false, "not an address and a port"}, {"127.0.0.1:0", false, ""}, {":0", false, "other machines"},
 	} {
-		c := config{opsListen: test.address, opsListenPublic: test.public}
-		if err := c.checkOpsListen(); (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+		c := config.Config{OpsListen: test.address, OpsListenPublic: test.public}
+		if err := c.CheckOpsListen(); (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q, public %v: got %v, want %q", test.address, test.public, err, test.want)
 		}
 	}
@@ -308,7 +309,7 @@ func BenchmarkRegisterMeasured(b *testing.B) {
 
 // What measuring a request costs by itself, but for the work that is measured.
 func BenchmarkMeasure(b *testing.B) {
-	m := newMetrics(config{way: homeserver.SharedSecret})
+	m := newMetrics(config.Config{Way: homeserver.SharedSecret})
 	b.ReportAllocs()
 	for b.Loop() {
 		done := m.registering()

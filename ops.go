@@ -55,8 +55,8 @@ type ops struct {
 func startOps(ctx context.Context, c service, s store, listener net.Listener) (stop func(), err error) {
 	o := &ops{service: c, store: s, health: newHealth(ctx, c, s)}
 	socket, remove, err := net.Listener(nil), func() {}, error(nil)
-	if !names.IsPostgres(c.dataPath) { // there the commands ask the database, whichever instance serves it
-		socket, remove, err = listenSocket(c.dataPath)
+	if !names.IsPostgres(c.DataPath) { // there the commands ask the database, whichever instance serves it
+		socket, remove, err = listenSocket(c.DataPath)
 	}
 	switch {
 	case errors.Is(err, errSocketTaken):
@@ -177,7 +177,7 @@ func (o *ops) backup(w http.ResponseWriter, r *http.Request) {
 }
 
 func (o *ops) sendCopy(w *patientWriter, r *http.Request) error {
-	spool, err := os.CreateTemp(o.dataPath, ".backup-")
+	spool, err := os.CreateTemp(o.DataPath, ".backup-")
 	if err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ func (o *ops) status(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	records := storeCounts{statePending: counts[statePending], stateRegistered: counts[stateRegistered]}
-	json.NewEncoder(w).Encode(daemonStatus{version(), o.serverName, records, size})
+	json.NewEncoder(w).Encode(daemonStatus{version(), o.ServerName, records, size})
 }
 
 // timedList is the store's List, timed.

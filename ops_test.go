@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
@@ -86,7 +87,7 @@ func startTestOps(t testing.TB) (dir string, s *boltStore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := startOps(t.Context(), service{config: config{dataPath: dir, serverName: testServerName}}, s, nil)
+	stop, err := startOps(t.Context(), service{Config: config.Config{DataPath: dir, ServerName: testServerName}}, s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,13 +344,13 @@ func TestOpsListenerFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{dataPath: dir, way: homeserver.CreateUser, opsListen: listener.Addr().String()}
+	c := config.Config{DataPath: dir, Way: homeserver.CreateUser, OpsListen: listener.Addr().String()}
 	stop, err := startOps(t.Context(), measuredOf(t, c), s, listener)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stop()
-	if _, err := listenOps(config{opsListen: listener.Addr().String()}); err == nil || !strings.Contains(err.Error(), "--ops-listen") || strings.Contains(err.Error(), "\n") {
+	if _, err := listenOps(config.Config{OpsListen: listener.Addr().String()}); err == nil || !strings.Contains(err.Error(), "--ops-listen") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("an address in use: got %v", err)
 	}
 	res, err := http.Get("http://" + listener.Addr().String() + "/livez")
@@ -383,8 +384,8 @@ func TestOpsConnectionsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{dataPath: t.TempDir(), way: homeserver.CreateUser, opsListen: listener.Addr().String()}
-	stop, err := startOps(t.Context(), service{config: c, metrics: newMetrics(c)}, openTestStore(t), listener)
+	c := config.Config{DataPath: t.TempDir(), Way: homeserver.CreateUser, OpsListen: listener.Addr().String()}
+	stop, err := startOps(t.Context(), service{Config: c, metrics: newMetrics(c)}, openTestStore(t), listener)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +393,7 @@ func TestOpsConnectionsAreBounded(t *testing.T) {
 	const asking = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 	peers := make([]*peer, opsConnections+1)
 	for i := range peers {
-		peers[i] = newPeer(t, c.opsListen)
+		peers[i] = newPeer(t, c.OpsListen)
 		peers[i].asks(asking, 200)
 	}
 	closed := 0 // the first, or one that the server saw idle before it

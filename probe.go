@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -19,7 +20,7 @@ const (
 )
 
 // probeHomeserver asks until the homeserver answers, and logs once what it found.
-func probeHomeserver(ctx context.Context, c config, h *homeserver.Client, chosen homeserver.Accounts) {
+func probeHomeserver(ctx context.Context, c config.Config, h *homeserver.Client, chosen homeserver.Accounts) {
 	for pause := probeFirstPause; ; pause = min(2*pause, probeLastPause) {
 		state, err := chosen.Probe(ctx)
 		if ctx.Err() != nil {
@@ -30,7 +31,7 @@ func probeHomeserver(ctx context.Context, c config, h *homeserver.Client, chosen
 			return
 		}
 		if pause == probeFirstPause {
-			log.Warn("The homeserver does not answer yet; asking again until it does", "matrixurl", c.matrixURL, "err", err)
+			log.Warn("The homeserver does not answer yet; asking again until it does", "matrixurl", c.MatrixURL, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -41,37 +42,37 @@ func probeHomeserver(ctx context.Context, c config, h *homeserver.Client, chosen
 }
 
 // logProbe says in one line what the homeserver has, and what to type where that is not what --matrixurl names.
-func logProbe(ctx context.Context, c config, h *homeserver.Client, found homeserver.State, disabled error) {
+func logProbe(ctx context.Context, c config.Config, h *homeserver.Client, found homeserver.State, disabled error) {
 	server, _ := h.Software(ctx) // only to name it
 	switch found {
 	case homeserver.Present:
 		logPresent(ctx, c, h, server)
 	case homeserver.Disabled:
-		log.Error(c.way.Disabled+": no node can register", "matrixurl", c.matrixURL, "homeserver", server, "fix", disabled)
+		log.Error(c.Way.Disabled+": no node can register", "matrixurl", c.MatrixURL, "homeserver", server, "fix", disabled)
 	default:
-		log.Error("The homeserver does not have the API of --matrixurl: no node can register", "matrixurl", c.matrixURL, "homeserver", server, "fix", fixMissing(ctx, c, h, server))
+		log.Error("The homeserver does not have the API of --matrixurl: no node can register", "matrixurl", c.MatrixURL, "homeserver", server, "fix", fixMissing(ctx, c, h, server))
 	}
 }
 
 // logPresent says whether nodes can register where the way is open.
-func logPresent(ctx context.Context, c config, h *homeserver.Client, server homeserver.Software) {
+func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, server homeserver.Software) {
 	if err := h.CheckServerName(ctx); errors.Is(err, homeserver.ErrOtherServerName) {
-		log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.matrixURL, "err", err)
+		log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.MatrixURL, "err", err)
 		return
 	}
-	if c.way.IsApart {
+	if c.Way.IsApart {
 		if issuer, told := h.LoginIssuer(ctx); told && issuer == "" {
-			log.Error("The homeserver does not leave logins to Matrix Authentication Service: no node can log in", "matrixurl", c.matrixURL, "homeserver", server, "fix", homeserver.MASNotInCharge)
+			log.Error("The homeserver does not leave logins to Matrix Authentication Service: no node can log in", "matrixurl", c.MatrixURL, "homeserver", server, "fix", homeserver.MASNotInCharge)
 			return
 		}
 	}
-	log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.matrixURL, "homeserver", server)
+	log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.MatrixURL, "homeserver", server)
 }
 
 // fixMissing is what to type where the homeserver does not have the way of --matrixurl: another that it has, if there is one.
-func fixMissing(ctx context.Context, c config, h *homeserver.Client, server homeserver.Software) string {
-	fix := c.way.Missing(server)
-	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.way.IsApart {
+func fixMissing(ctx context.Context, c config.Config, h *homeserver.Client, server homeserver.Software) string {
+	fix := c.Way.Missing(server)
+	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.Way.IsApart {
 		fix = useMAS(c, issuer)
 	}
 	for _, other := range otherWays(c) {
@@ -80,8 +81,8 @@ func fixMissing(ctx context.Context, c config, h *homeserver.Client, server home
 			continue
 		}
 		if state, _ := api.Probe(ctx); state == homeserver.Present {
-			fix = "use --matrixurl " + other.origin + other.way.Path
-			if other.way.TakesSecret {
+			fix = "use --matrixurl " + other.Origin + other.Way.Path
+			if other.Way.TakesSecret {
 				fix += " with --sharesecret-file, the file that holds its registration_shared_secret"
 			} else {
 				fix += " with the as_token of registration.yaml"
@@ -92,14 +93,14 @@ func fixMissing(ctx context.Context, c config, h *homeserver.Client, server home
 }
 
 // useMAS is what to type where Matrix Authentication Service has taken the place of the homeserver's own registration.
-func useMAS(c config, issuer string) string {
-	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.origin + ", --mas-client-id and --mas-client-secret-file"
+func useMAS(c config.Config, issuer string) string {
+	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.Origin + ", --mas-client-id and --mas-client-secret-file"
 }
 
 // pingHomeserver has the homeserver call this service, until that succeeds, and logs each new reason why it does
 // not. A success also makes the homeserver send what it held back.
-func pingHomeserver(ctx context.Context, c config, h *homeserver.Client) {
-	if c.appServiceID == "" || c.asToken == "" {
+func pingHomeserver(ctx context.Context, c config.Config, h *homeserver.Client) {
+	if c.AppServiceID == "" || c.ASToken == "" {
 		log.Debug("The homeserver is not asked to ping: that needs the id and the as_token of registration.yaml")
 		return
 	}
@@ -110,7 +111,7 @@ func pingHomeserver(ctx context.Context, c config, h *homeserver.Client) {
 			return
 		case <-time.After(pause):
 		}
-		took, err := h.Ping(ctx, c.appServiceID, c.asToken, appServicePath)
+		took, err := h.Ping(ctx, c.AppServiceID, c.ASToken, appServicePath)
 		switch {
 		case ctx.Err() != nil:
 			return

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
@@ -58,12 +59,12 @@ func crashing() {
 }
 
 func crashingAction(ctx context.Context, cmd *cli.Command) error {
-	c, err := readServeConfig(cmd)
+	c, err := config.ReadServing(cmd)
 	if err != nil {
 		return err
 	}
 	log.SetDefault(newLogger(cmd.Root().ErrWriter, c))
-	listener, err := net.Listen("tcp", c.address())
+	listener, err := net.Listen("tcp", c.Address())
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func crashingAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	store, err := openBoltStore(c.dataPath)
+	store, err := openBoltStore(c.DataPath)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -368,7 +369,7 @@ func TestMASProbe(t *testing.T) {
 			for call, fault := range test.faults {
 				d.homeserver.fail(call, fault)
 			}
-			c := config{serverName: testServerName, origin: d.homeserver.URL, way: wayOf(test.api), asToken: testASToken, sharedSecret: testSecret, masClientID: testMASClientID, masClientSecret: testMASSecret}
+			c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: wayOf(test.api), ASToken: testASToken, SharedSecret: testSecret, MASClientID: testMASClientID, MASClientSecret: testMASSecret}
 			probed(t.Context(), c)
 			want := strings.Replace(test.want, "ORIGIN", d.homeserver.URL, 1)
 			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
@@ -390,7 +391,7 @@ func TestMASReady(t *testing.T) {
 	}{{"up", nil, 200}, {"down", says(502, "<html>"), 503}, {"client unknown", says(401, `{"error":"invalid_client"}`), 503}} {
 		d := newDoor(t, homeserver.MASUsersPath)
 		d.homeserver.fail(callToken, test.fault)
-		c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.MAS, asToken: testASToken, masClientID: testMASClientID, masClientSecret: testMASSecret}
+		c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.MAS, ASToken: testASToken, MASClientID: testMASClientID, MASClientSecret: testMASSecret}
 		w := httptest.NewRecorder()
 		newHealth(t.Context(), serviceOf(c), d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		if w.Code != test.want {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -293,7 +294,7 @@ func TestPing(t *testing.T) {
 // Without the registration file's id there is nothing to ask.
 func TestPingNeedsTheFile(t *testing.T) {
 	lines := captureLog(t)
-	pingHomeserver(context.Background(), config{asToken: testASToken}, nil)
+	pingHomeserver(context.Background(), config.Config{ASToken: testASToken}, nil)
 	if !strings.Contains(lines.String(), "needs the id") {
 		t.Errorf("log: %s", lines)
 	}

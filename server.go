@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
@@ -61,17 +62,17 @@ type server struct {
 func newServer(c service, s store) *server {
 	s = c.metrics.metered(s)
 	r := newRegistrar(c.accounts, s)
-	r.newNodes = limit.NewBuckets(c.totalRate, c.totalBurst, 1, "too many new nodes at once")
-	r.slots = limit.NewSlots(c.maxInflight)
+	r.newNodes = limit.NewBuckets(c.TotalRate, c.TotalBurst, 1, "too many new nodes at once")
+	r.slots = limit.NewSlots(c.MaxInflight)
 	return &server{
-		serverName:     c.serverName,
+		serverName:     c.ServerName,
 		registrar:      r,
-		appService:     &appServiceAPI{serverName: c.serverName, hsToken: c.hsToken, store: s, metrics: c.metrics, proxies: c.trustedProxies},
+		appService:     &appServiceAPI{serverName: c.ServerName, hsToken: c.HSToken, store: s, metrics: c.metrics, proxies: c.TrustedProxies},
 		metrics:        c.metrics,
 		admission:      c.admission,
-		proxies:        c.trustedProxies,
-		perClient:      limit.NewBuckets(c.rate, c.burst, limit.ClientsKept, "too many requests from this address"),
-		maxConnections: c.maxConnections,
+		proxies:        c.TrustedProxies,
+		perClient:      limit.NewBuckets(c.Rate, c.Burst, limit.ClientsKept, "too many requests from this address"),
+		maxConnections: c.MaxConnections,
 	}
 }
 
@@ -301,24 +302,24 @@ const filesBeside = 128
 
 // connectionsWithin returns how many connections are held where that many files may be open. Were they more, none could
 // be accepted to make another give way, and none opened to the homeserver.
-func connectionsWithin(l limits, files uint64) int {
-	beside := filesBeside + l.maxInflight
-	if l.maxConnections == 0 || files >= uint64(l.maxConnections+beside) {
-		return l.maxConnections
+func connectionsWithin(l config.Limits, files uint64) int {
+	beside := filesBeside + l.MaxInflight
+	if l.MaxConnections == 0 || files >= uint64(l.MaxConnections+beside) {
+		return l.MaxConnections
 	}
 	return max(int(files)-beside, int(files)/2, 1)
 }
 
 // fitFiles has fewer connections held where the system lets too few files be open.
-func fitFiles(l *limits) {
+func fitFiles(l *config.Limits) {
 	files := syscall.Rlimit{}
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return
 	}
 	fit := connectionsWithin(*l, uint64(files.Cur)) // which Go has raised as far as it may
-	if fit < l.maxConnections {
-		log.Warn("Holding fewer connections, since few files may be open: raise LimitNOFILE of the unit, or ulimit -n, or lower --"+flagMaxConnections,
-			"connections", fit, "files", files.Cur, "needed", l.maxConnections+filesBeside+l.maxInflight)
+	if fit < l.MaxConnections {
+		log.Warn("Holding fewer connections, since few files may be open: raise LimitNOFILE of the unit, or ulimit -n, or lower --"+config.FlagMaxConnections,
+			"connections", fit, "files", files.Cur, "needed", l.MaxConnections+filesBeside+l.MaxInflight)
 	}
-	l.maxConnections = fit
+	l.MaxConnections = fit
 }

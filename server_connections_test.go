@@ -13,14 +13,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // serveLimited serves the door on TCP with the limits, until the test ends.
-func (d *door) serveLimited(l limits) (address string) {
+func (d *door) serveLimited(l config.Limits) (address string) {
 	d.t.Helper()
 	d.limited(l)
-	d.server.metrics = newMetrics(config{way: homeserver.CreateUser})
+	d.server.metrics = newMetrics(config.Config{Way: homeserver.CreateUser})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		d.t.Fatal(err)
@@ -111,7 +112,7 @@ func TestAnsweredKeepsItsPlace(t *testing.T) {
 		<-answer
 		d.homeserver.nonce(w, r)
 	})
-	address := d.serveLimited(limits{maxConnections: 2})
+	address := d.serveLimited(config.Limits{MaxConnections: 2})
 	var busy []*peer
 	for range 2 {
 		p := newPeer(t, address)
@@ -145,7 +146,7 @@ func TestAnsweredKeepsItsPlace(t *testing.T) {
 // What unfinished requests hold is bounded: of one, and of all.
 func TestUnfinishedIsBounded(t *testing.T) {
 	d := newDoor(t, homeserver.SharedSecretPath)
-	address := d.serveLimited(limits{maxConnections: 2000})
+	address := d.serveLimited(config.Limits{MaxConnections: 2000})
 	lines := strings.Repeat("a:\r\n", 300)
 	for name, sent := range map[string]string{
 		"in a header":              hostileHead + lines,

@@ -15,15 +15,16 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // limited is the door with the limits.
-func (d *door) limited(l limits) *door {
+func (d *door) limited(l config.Limits) *door {
 	d.t.Helper()
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, asToken: testASToken, hsToken: testHSToken, sharedSecret: testSecret, limits: l}
+	c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, ASToken: testASToken, HSToken: testHSToken, SharedSecret: testSecret, Limits: l}
 	d.server = newServer(serviceOf(c), d.store)
 	d.handler = d.server.handler()
 	return d
@@ -62,7 +63,7 @@ func TestRetryRounding(t *testing.T) {
 
 // A client has a bucket of its own, before its body is read; who cannot be told has none.
 func TestClientLimit(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{rate: 1, burst: 2, trustedProxies: mustProxies(t, defaultProxies)})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{Rate: 1, Burst: 2, TrustedProxies: mustProxies(t, defaultProxies)})
 	spend := func(client string) answered {
 		for range 2 {
 			if got := d.postAs(client, "x"); got.status != 400 {
@@ -104,7 +105,7 @@ func TestClientLimit(t *testing.T) {
 
 // 415 comes before the limit, and so do 404 and 405; 413 and 400 come after it.
 func TestClientLimitOrder(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{rate: 1, burst: 1})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{Rate: 1, Burst: 1})
 	d.post("x")
 	for _, test := range []struct {
 		method, path, media, body string
@@ -128,7 +129,7 @@ func TestClientLimitOrder(t *testing.T) {
 
 // Only proven registrations of new addresses count, and they leave nothing when it is too many.
 func TestTotalLimit(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{totalRate: 0.001, totalBurst: 2})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{TotalRate: 0.001, TotalBurst: 2})
 	known, n := newProof(t)
 	_, pendingNode := newProof(t)
 	d.setState(n, stateRegistered)
@@ -266,7 +267,7 @@ func TestSlotsAtShutdown(t *testing.T) {
 
 // Too many attempts is 429, and a settling round needs no slot.
 func TestCrowded(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(limits{maxInflight: 1})
+	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{MaxInflight: 1})
 	_, old := newProof(t)
 	d.setOld(old, statePending, time.Hour)
 	if _, err := d.server.registrar.slots.Take(t.Context(), t.Context()); err != nil {
@@ -297,7 +298,7 @@ func TestKeptConnections(t *testing.T) {
 	}
 	answer.Start()
 	defer answer.Close()
-	h := newHomeserverClient(config{origin: answer.URL, limits: limits{maxInflight: most}}, nil).Binding()
+	h := newHomeserverClient(config.Config{Origin: answer.URL, Limits: config.Limits{MaxInflight: most}}, nil).Binding()
 	for range 3 {
 		asking.Add(most)
 		var calls sync.WaitGroup
@@ -397,7 +398,7 @@ func TestConnectionsWithin(t *testing.T) {
 		{0, 64, 1024, 0},
 		{1_000_000, 1_000_000, 1024, 512},
 	} {
-		if got := connectionsWithin(limits{maxConnections: test.most, maxInflight: test.inflight}, test.files); got != test.want {
+		if got := connectionsWithin(config.Limits{MaxConnections: test.most, MaxInflight: test.inflight}, test.files); got != test.want {
 			t.Errorf("%+v: got %d", test, got)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -30,7 +31,7 @@ func newLimitedLog(t *testing.T, verbosity int, format string) *limitedLog {
 	l := &limitedLog{}
 	rules := lineRulesOfLog
 	rules.AtOnce, rules.Clock = 1, func() time.Time { return time.Unix(0, l.clock.Load()) }
-	logger := newLoggerBy(l, config{verbosity: verbosity, logFormat: format}, rules)
+	logger := newLoggerBy(l, config.Config{Verbosity: verbosity, LogFormat: format}, rules)
 	before := log.Root()
 	log.SetDefault(logger)
 	t.Cleanup(func() { log.SetDefault(before) })
@@ -118,7 +119,7 @@ func (d *door) causes(t *testing.T) []caused {
 		d.send(proof)
 	}
 
-	c := config{serverName: testServerName, origin: d.homeserver.URL, way: homeserver.SharedSecret, dataPath: t.TempDir()}
+	c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, DataPath: t.TempDir()}
 	made := measuredOf(t, c)
 	made.metrics.watch(bad)
 	o := &ops{service: made, store: bad, health: newHealth(t.Context(), made, bad)}
@@ -186,7 +187,7 @@ func TestFloodedLog(t *testing.T) {
 		for _, format := range formats {
 			t.Run(fmt.Sprintf("verbosity %d %s", verbosity, format), func(t *testing.T) {
 				d := newDoorOn(t, homeserver.SharedSecretPath, &badStore{store: opened(t, t.TempDir())})
-				address := d.serveLimited(limits{maxConnections: 100})
+				address := d.serveLimited(config.Limits{MaxConnections: 100})
 				causes := d.causes(t)
 				tokens := []string{"", "Bearer " + long, "Bearer " + testHSToken}
 				flood := func() {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
@@ -80,11 +81,11 @@ func TestNginxPlaces(t *testing.T) {
 		}
 		wantLocations(t, file, string(content), want)
 	}
-	c := config{serverName: testServerName, host: "127.0.0.1", port: 8009, origin: nginx.GuideHomeserver, way: homeserver.SharedSecret}
+	c := config.Config{ServerName: testServerName, Host: "127.0.0.1", Port: 8009, Origin: nginx.GuideHomeserver, Way: homeserver.SharedSecret}
 	for apiPath, want := range map[string][]nginx.Location{
 		homeserver.CreateUserPath: {matrix, closed, register}, homeserver.SharedSecretPath: {matrix, closed, register}, homeserver.MASUsersPath: {matrix, closed, register, logins},
 	} {
-		c.way, c.apiOrigin = wayOf(apiPath), "http://127.0.0.1:8081"
+		c.Way, c.APIOrigin = wayOf(apiPath), "http://127.0.0.1:8081"
 		var out bytes.Buffer
 		printSteps(&out, c, "/x")
 		wantLocations(t, "genconfig for "+apiPath, out.String(), want)

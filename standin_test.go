@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -376,12 +377,12 @@ func newDoorTo(t testing.TB, origin, apiPath string) *door {
 func newDoorBetween(t testing.TB, origin, apiPath string, store store) *door {
 	t.Helper()
 	d := &door{t: t, store: store}
-	c := config{serverName: testServerName, origin: origin, way: wayOf(apiPath), asToken: testASToken, hsToken: testHSToken}
+	c := config.Config{ServerName: testServerName, Origin: origin, Way: wayOf(apiPath), ASToken: testASToken, HSToken: testHSToken}
 	switch apiPath {
 	case homeserver.SharedSecretPath:
-		c.sharedSecret = testSecret
+		c.SharedSecret = testSecret
 	case homeserver.MASUsersPath:
-		c.masClientID, c.masClientSecret = testMASClientID, testMASSecret
+		c.MASClientID, c.MASClientSecret = testMASClientID, testMASSecret
 	}
 	d.server = newServer(serviceOf(c), store)
 	d.handler = d.server.handler()
@@ -513,12 +514,12 @@ func wayOf(path string) *homeserver.Way {
 }
 
 // serviceOf is the service of the configuration, which admits everybody and measures nothing.
-func serviceOf(c config) service {
-	return service{config: c, accounts: accountsOf(c)}
+func serviceOf(c config.Config) service {
+	return service{Config: c, accounts: accountsOf(c)}
 }
 
 // measuredOf is one that measures.
-func measuredOf(t testing.TB, c config) service {
+func measuredOf(t testing.TB, c config.Config) service {
 	t.Helper()
 	s, err := newService(c, nil, true)
 	if err != nil {
@@ -528,7 +529,7 @@ func measuredOf(t testing.TB, c config) service {
 }
 
 // accountsOf are those of the configuration, with a client of their own.
-func accountsOf(c config) homeserver.Accounts {
+func accountsOf(c config.Config) homeserver.Accounts {
 	a, err := newAccounts(c, newHomeserverClient(c, nil))
 	if err != nil {
 		panic(err)
@@ -537,6 +538,6 @@ func accountsOf(c config) homeserver.Accounts {
 }
 
 // probed probes as the daemon does at its start.
-func probed(ctx context.Context, c config) {
+func probed(ctx context.Context, c config.Config) {
 	probeHomeserver(ctx, c, newHomeserverClient(c, nil), accountsOf(c))
 }

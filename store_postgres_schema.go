@@ -11,6 +11,7 @@ import (
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
@@ -136,7 +137,7 @@ func (s *postgresStore) belongTo(ctx context.Context, serverName string) error {
 		return err
 	}
 	if name != serverName {
-		return fmt.Errorf("it has the nodes of %s, and --%s is %s: give each homeserver a database of its own", name, flagMatrixDomain, serverName)
+		return fmt.Errorf("it has the nodes of %s, and --%s is %s: give each homeserver a database of its own", name, config.FlagMatrixDomain, serverName)
 	}
 	return nil
 }

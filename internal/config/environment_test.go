@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"slices"
@@ -45,12 +45,12 @@ func TestCheckEnvironment(t *testing.T) {
 	} {
 		t.Run(test.entry, func(t *testing.T) {
 			name, value, _ := strings.Cut(test.entry, "=")
-			t.Setenv(environmentPrefix+name, value)
+			t.Setenv(EnvironmentPrefix+name, value)
 			unknown, err := checkEnvironment()
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
-			if got := slices.Contains(unknown, environmentPrefix+name); got != test.unknown {
+			if got := slices.Contains(unknown, EnvironmentPrefix+name); got != test.unknown {
 				t.Errorf("unknown: got %t of %v", got, unknown)
 			}
 			if err != nil && strings.Contains(err.Error(), "hunter2") {
@@ -85,9 +85,9 @@ func TestCheckEnvironmentPrefix(t *testing.T) {
 
 // No flag's own variable is nearly another's, so that each is told.
 func TestVariablesAreApart(t *testing.T) {
-	for _, row := range flagTable {
-		if nearest, edits := nearestVariable(row.variable()); nearest != row.variable() || edits != 0 {
-			t.Errorf("%s: got %s, %d edits", row.variable(), nearest, edits)
+	for _, row := range Table {
+		if nearest, edits := nearestVariable(row.Variable()); nearest != row.Variable() || edits != 0 {
+			t.Errorf("%s: got %s, %d edits", row.Variable(), nearest, edits)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"os"
@@ -15,8 +15,8 @@ var lineNumber = regexp.MustCompile(`line [0-9]+`)
 // A registration.yaml gives two tokens or an error, and the error is one of few sentences: nothing in them is out of
 // the file.
 func FuzzReadRegistration(f *testing.F) {
-	path := filepath.Join(f.TempDir(), registrationFile)
-	read := func(t testing.TB, content []byte) (c config, said string) {
+	path := filepath.Join(f.TempDir(), RegistrationFile)
+	read := func(t testing.TB, content []byte) (c Config, said string) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +46,7 @@ func FuzzReadRegistration(f *testing.F) {
 		if !fixed[said] {
 			t.Errorf("this is not one of the fixed errors: %s", said)
 		}
-		for _, token := range []string{c.asToken, c.hsToken} {
+		for _, token := range []string{c.ASToken, c.HSToken} {
 			if said == "" && token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 				t.Errorf("taken for a token: %q", token)
 			}

@@ -1,7 +1,7 @@
-// config_registration.go owns registration.yaml, the application service's registration: one type, which genconfig writes, and the
+// registration.go owns registration.yaml, the application service's registration: one type, which genconfig writes, and the
 // daemon and check read.
 
-package main
+package config
 
 import (
 	"errors"
@@ -12,35 +12,35 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// An appService is what stands in registration.yaml. The order of its keys is the order in the file.
-type appService struct {
+// An Registration is what stands in registration.yaml. The order of its keys is the order in the file.
+type Registration struct {
 	ID              string     `yaml:"id"`
 	HSToken         string     `yaml:"hs_token"`
 	ASToken         string     `yaml:"as_token"`
 	URL             string     `yaml:"url"`
 	SenderLocalpart string     `yaml:"sender_localpart"`
 	Protocols       []string   `yaml:"protocols"`
-	Namespaces      namespaces `yaml:"namespaces"`
+	Namespaces      Namespaces `yaml:"namespaces"`
 
-	path   string           // where it was read
+	Path   string           `yaml:"-"` // where it was read
 	faults map[string]error // of what was read there, by key; none quotes a value
 }
 
-type namespaces struct {
-	Users   []namespace `yaml:"users"`
-	Aliases []namespace `yaml:"aliases"`
-	Rooms   []namespace `yaml:"rooms"`
+type Namespaces struct {
+	Users   []Namespace `yaml:"users"`
+	Aliases []Namespace `yaml:"aliases"`
+	Rooms   []Namespace `yaml:"rooms"`
 }
 
-type namespace struct {
+type Namespace struct {
 	Exclusive bool   `yaml:"exclusive"`
 	Regex     string `yaml:"regex"`
 }
 
-// readAppService reads the file. What of it is not a string as it must be is a fault of its key, not an error, so that a
+// ReadRegistration reads the file. What of it is not a string as it must be is a fault of its key, not an error, so that a
 // reader minds only what it needs.
-func readAppService(path string) (appService, error) {
-	r := appService{path: path, faults: map[string]error{}}
+func ReadRegistration(path string) (Registration, error) {
+	r := Registration{Path: path, faults: map[string]error{}}
 	file, err := files.ReadYAML(path)
 	if err != nil {
 		return r, err
@@ -51,16 +51,16 @@ func readAppService(path string) (appService, error) {
 		}
 	}
 	spaces, _ := file.Keys["namespaces"].(map[any]any)
-	r.Namespaces = namespaces{Users: readNamespaces(spaces["users"]), Aliases: readNamespaces(spaces["aliases"]), Rooms: readNamespaces(spaces["rooms"])}
+	r.Namespaces = Namespaces{Users: readNamespaces(spaces["users"]), Aliases: readNamespaces(spaces["aliases"]), Rooms: readNamespaces(spaces["rooms"])}
 	return r, nil
 }
 
 // readNamespaces reads a list of namespaces. One without a regex that is text has none.
-func readNamespaces(list any) (read []namespace) {
+func readNamespaces(list any) (read []Namespace) {
 	spaces, _ := list.([]any)
 	for _, space := range spaces {
 		keys, _ := space.(map[any]any)
-		var n namespace
+		var n Namespace
 		n.Regex, _ = keys["regex"].(string)
 		n.Exclusive, _ = keys["exclusive"].(bool)
 		read = append(read, n)
@@ -68,14 +68,14 @@ func readNamespaces(list any) (read []namespace) {
 	return read
 }
 
-// text returns the string under the key, which is "" where there is none.
-func (r appService) text(key string) (string, error) {
+// Text returns the string under the key, which is "" where there is none.
+func (r Registration) Text(key string) (string, error) {
 	return map[string]string{"id": r.ID, "hs_token": r.HSToken, "as_token": r.ASToken, "url": r.URL, "sender_localpart": r.SenderLocalpart}[key], r.faults[key]
 }
 
 // readTokens takes the tokens from registration.yaml, which a flag may repeat but not contradict.
-func (c *config) readTokens(path string, required bool) error {
-	file, err := readAppService(path)
+func (c *Config) readTokens(path string, required bool) error {
+	file, err := ReadRegistration(path)
 	if errors.Is(err, os.ErrNotExist) && !required {
 		return nil
 	}
@@ -85,8 +85,8 @@ func (c *config) readTokens(path string, required bool) error {
 	for _, token := range []struct {
 		key, flag string
 		given     *string
-	}{{"as_token", flagASToken, &c.asToken}, {"hs_token", flagHSToken, &c.hsToken}} {
-		value, err := file.text(token.key)
+	}{{"as_token", FlagASToken, &c.ASToken}, {"hs_token", FlagHSToken, &c.HSToken}} {
+		value, err := file.Text(token.key)
 		switch {
 		case err != nil:
 			return err
@@ -99,6 +99,6 @@ func (c *config) readTokens(path string, required bool) error {
 		}
 		*token.given = value
 	}
-	c.appServiceID, err = file.text("id")
+	c.AppServiceID, err = file.Text("id")
 	return err
 }

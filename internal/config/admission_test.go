@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"math/big"
@@ -36,9 +36,9 @@ func TestReadMinBalance(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			c := config{ethRPC: test.rpc, ethRPCFile: test.file}
+			c := Config{EthRPC: test.rpc, EthRPCFile: test.file}
 			err := c.readMinBalance(test.wei)
-			if test.want == "" && (err != nil || (c.minBalance != nil) != (test.wei != "")) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			if test.want == "" && (err != nil || (c.MinBalance != nil) != (test.wei != "")) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})

@@ -1,6 +1,6 @@
-// config_script.go owns what is read of run.sh: the flags that start the service, and that it passes its own arguments on.
+// script.go owns what is read of run.sh: the flags that start the service, and that it passes its own arguments on.
 
-package main
+package config
 
 import (
 	"cmp"
@@ -13,21 +13,21 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
-// A runScript is what run.sh starts the service with.
-type runScript struct {
-	path  string
-	flags map[string]string
+// A Script is what run.sh starts the service with.
+type Script struct {
+	Path  string
+	Flags map[string]string
 
 	places map[string]int // of the flags among its words
 
-	passesOn bool // the arguments that it is given, behind its own
+	PassesOn bool // the arguments that it is given, behind its own
 }
 
-var errNoCommand = errors.New("no line of it starts " + program)
+var ErrNoCommand = errors.New("no line of it starts " + Program)
 
-// readScript finds the command in run.sh and takes its flags apart.
-func readScript(path string) (runScript, error) {
-	script := runScript{path: path, flags: map[string]string{}, places: map[string]int{}}
+// ReadScript finds the command in run.sh and takes its flags apart.
+func ReadScript(path string) (Script, error) {
+	script := Script{Path: path, Flags: map[string]string{}, places: map[string]int{}}
 	content, err := files.Read(path)
 	if err != nil {
 		return script, err
@@ -35,18 +35,18 @@ func readScript(path string) (runScript, error) {
 	for line := range strings.Lines(strings.ReplaceAll(string(content), "\\\n", " ")) {
 		words := shell.Words(line)
 		for i, word := range words {
-			if filepath.Base(word) == program && !strings.HasPrefix(word, "#") {
-				script.passesOn = script.takeFlags(words[i+1:])
+			if filepath.Base(word) == Program && !strings.HasPrefix(word, "#") {
+				script.PassesOn = script.takeFlags(words[i+1:])
 				return script, nil
 			}
 		}
 	}
-	return script, errNoCommand
+	return script, ErrNoCommand
 }
 
 // takeFlags reads --name value and --name=value as the program does, up to what is for the shell, and tells whether "$@" ends
 // them.
-func (s runScript) takeFlags(words []string) (passesOn bool) {
+func (s Script) takeFlags(words []string) (passesOn bool) {
 	for i := 0; i < len(words); i++ {
 		word := words[i]
 		if target := redirection.FindStringSubmatch(word); target != nil { // which may stand anywhere in a command
@@ -64,13 +64,13 @@ func (s runScript) takeFlags(words []string) (passesOn bool) {
 		}
 		passesOn = false
 		name, value, hasValue := strings.Cut(strings.TrimPrefix(word[1:], "-"), "=")
-		if row := rowOf(name); row != nil && row.kind == kindYes {
+		if row := RowOf(name); row != nil && row.Kind == KindYes {
 			value = cmp.Or(value, "true")
 		} else if !hasValue && i+1 < len(words) {
 			i++
 			value = words[i]
 		}
-		s.flags[name], s.places[name] = value, i+1
+		s.Flags[name], s.places[name] = value, i+1
 	}
 	return passesOn
 }

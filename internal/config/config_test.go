@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -35,10 +35,10 @@ func TestReadMatrixURL(t *testing.T) {
 		{"http://x/_matrix/client/v3/register", "", "", homeserver.CreateUserPath},
 	}
 	for _, test := range tests {
-		c := config{matrixURL: test.url}
+		c := Config{MatrixURL: test.url}
 		err := c.readMatrixURL()
-		if test.want == "" && (err != nil || c.origin != test.wantOrigin || c.way.Path != test.wantPath) {
-			t.Errorf("%s: got %q, %v, %v", test.url, c.origin, c.way, err)
+		if test.want == "" && (err != nil || c.Origin != test.wantOrigin || c.Way.Path != test.wantPath) {
+			t.Errorf("%s: got %q, %v, %v", test.url, c.Origin, c.Way, err)
 		}
 		if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2")) {
 			t.Errorf("%s: got %v, want %q", test.url, err, test.want)
@@ -51,7 +51,7 @@ func TestIsPlainRemote(t *testing.T) {
 		"http://127.0.0.1:8008": false, "http://127.8.9.1": false, "http://[::1]:8008": false, "http://localhost": false,
 		"https://example.org": false, "http://example.org": true, "http://192.168.1.1:8007": true, "http://[2001:db8::1]": true,
 	} {
-		if got := (config{origin: origin}).isPlainRemote(); got != want {
+		if got := (Config{Origin: origin}).IsPlainRemote(); got != want {
 			t.Errorf("%s: got %v, want %v", origin, got, want)
 		}
 	}
@@ -76,7 +76,7 @@ func TestReadHomeserverURL(t *testing.T) {
 		{homeserver.MASUsersPath, "http://127.0.0.1:8007/_matrix", "", "", "give scheme, host and port alone", false},
 		{homeserver.MASUsersPath, "http://127.0.0.1:99999", "", "", "give scheme, host and port alone", false},
 	} {
-		c := config{matrixURL: "http://127.0.0.1:8081" + test.path}
+		c := Config{MatrixURL: "http://127.0.0.1:8081" + test.path}
 		err := c.readMatrixURL()
 		if err == nil {
 			err = c.readHomeserverURL(test.given)
@@ -87,11 +87,11 @@ func TestReadHomeserverURL(t *testing.T) {
 			}
 			continue
 		}
-		if remote := (config{origin: test.wantOrigin, apiOrigin: "http://192.0.2.1:8081"}); !remote.isPlainRemote() {
+		if remote := (Config{Origin: test.wantOrigin, APIOrigin: "http://192.0.2.1:8081"}); !remote.IsPlainRemote() {
 			t.Errorf("%q: what creates accounts is elsewhere, and is not minded", test.given)
 		}
-		if err != nil || c.origin != test.wantOrigin || c.apiOrigin != test.wantAPI || c.isPlainRemote() != test.wantPlain {
-			t.Errorf("%q: got %q, %q, plain %t, %v", test.given, c.origin, c.apiOrigin, c.isPlainRemote(), err)
+		if err != nil || c.Origin != test.wantOrigin || c.APIOrigin != test.wantAPI || c.IsPlainRemote() != test.wantPlain {
+			t.Errorf("%q: got %q, %q, plain %t, %v", test.given, c.Origin, c.APIOrigin, c.IsPlainRemote(), err)
 		}
 	}
 }

@@ -1,7 +1,7 @@
-// config_environment.go owns what else stands in the environment under this program's prefix: what Kubernetes puts there, names
+// environment.go owns what else stands in the environment under this program's prefix: what Kubernetes puts there, names
 // that were mistyped, and names that mean nothing.
 
-package main
+package config
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-const environmentPrefix = "MATRIX_REGSERVICE_"
+const EnvironmentPrefix = "MATRIX_REGSERVICE_"
 
 // mostEdits is how many letters may be added, dropped or changed for a name to count as a mistyped one. Two that are swapped
 // are two changes.
@@ -33,7 +33,7 @@ func checkEnvironment() (unknown []string, err error) {
 		case edits == 0 && name == nearest:
 		case nearest != "" && edits <= mostEdits:
 			return nil, fmt.Errorf("there is no variable %s: is %s meant? Correct it, or unset it", name, nearest)
-		case len(name) >= len(environmentPrefix) && strings.EqualFold(name[:len(environmentPrefix)], environmentPrefix):
+		case len(name) >= len(EnvironmentPrefix) && strings.EqualFold(name[:len(EnvironmentPrefix)], EnvironmentPrefix):
 			unknown = append(unknown, name)
 		}
 	}
@@ -44,8 +44,8 @@ func checkEnvironment() (unknown []string, err error) {
 // nearestVariable returns the variable of a flag to whose name the fewest edits lead, and how many.
 func nearestVariable(name string) (nearest string, edits int) {
 	edits = len(name)
-	for i := range flagTable {
-		variable := flagTable[i].variable()
+	for i := range Table {
+		variable := Table[i].Variable()
 		if d := distance(name, variable); d < edits {
 			nearest, edits = variable, d
 		}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"context"
@@ -11,18 +11,18 @@ import (
 )
 
 // configOf reads the config that the command makes of the arguments, with the variables "NAME=value" without their prefix.
-func configOf(t *testing.T, args, environment []string) (config, error) {
+func configOf(t *testing.T, args, environment []string) (Config, error) {
 	t.Helper()
 	for _, entry := range environment {
 		name, value, _ := strings.Cut(entry, "=")
-		t.Setenv(environmentPrefix+name, value)
+		t.Setenv(EnvironmentPrefix+name, value)
 	}
-	var c config
-	root := &cli.Command{Name: program, Flags: rootFlags(), Action: func(_ context.Context, cmd *cli.Command) (err error) {
-		c, err = readConfig(readValues(cmd))
+	var c Config
+	root := &cli.Command{Name: Program, Flags: Flags(), Action: func(_ context.Context, cmd *cli.Command) (err error) {
+		c, err = Read(ReadValues(cmd))
 		return err
 	}}
-	err := root.Run(t.Context(), append([]string{program, "--" + flagMatrixDomain, "example.org"}, args...))
+	err := root.Run(t.Context(), append([]string{Program, "--" + FlagMatrixDomain, "example.org"}, args...))
 	return c, err
 }
 
@@ -62,8 +62,8 @@ func TestAlternatives(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || c.dataPath != test.dataPath || c.ethRPC+c.ethRPCFile != test.rpc {
-				t.Errorf("got %q and %q, %v", c.dataPath, c.ethRPC+c.ethRPCFile, err)
+			if err != nil || c.DataPath != test.dataPath || c.EthRPC+c.EthRPCFile != test.rpc {
+				t.Errorf("got %q and %q, %v", c.DataPath, c.EthRPC+c.EthRPCFile, err)
 			}
 		})
 	}
@@ -72,40 +72,40 @@ func TestAlternatives(t *testing.T) {
 // Every number of the table is decimal, within its bounds, and told by where it stands; none is repeated that is no number.
 func TestNumbers(t *testing.T) {
 	const secret = "LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD"
-	for _, row := range flagTable {
-		if row.kind != kindCount && row.kind != kindRate {
+	for _, row := range Table {
+		if row.Kind != kindCount && row.Kind != kindRate {
 			continue
 		}
 		for _, bad := range []string{secret, "http", "-1", "0x10", "1e", "99999999999", "123456789012345678901234567890", " 1", "", "NaN"} {
-			_, err := configOf(t, []string{"--" + row.name, bad}, nil)
-			if err == nil || !strings.HasPrefix(err.Error(), "--"+row.name) || strings.Contains(err.Error(), "strconv") || len(bad) > 8 && strings.Contains(err.Error(), bad) {
-				t.Errorf("--%s %q: got %v", row.name, bad, err)
+			_, err := configOf(t, []string{"--" + row.Name, bad}, nil)
+			if err == nil || !strings.HasPrefix(err.Error(), "--"+row.Name) || strings.Contains(err.Error(), "strconv") || len(bad) > 8 && strings.Contains(err.Error(), bad) {
+				t.Errorf("--%s %q: got %v", row.Name, bad, err)
 			}
 			if bad == "" { // a variable is then not given
 				continue
 			}
 			t.Run("", func(t *testing.T) {
-				_, err := configOf(t, nil, []string{strings.TrimPrefix(row.variable(), environmentPrefix) + "=" + bad})
-				if err == nil || !strings.HasPrefix(err.Error(), row.variable()+" ") || len(bad) > 8 && strings.Contains(err.Error(), bad) {
-					t.Errorf("%s=%q: got %v", row.variable(), bad, err)
+				_, err := configOf(t, nil, []string{strings.TrimPrefix(row.Variable(), EnvironmentPrefix) + "=" + bad})
+				if err == nil || !strings.HasPrefix(err.Error(), row.Variable()+" ") || len(bad) > 8 && strings.Contains(err.Error(), bad) {
+					t.Errorf("%s=%q: got %v", row.Variable(), bad, err)
 				}
 			})
 		}
-		c, err := configOf(t, []string{"--" + row.name, "0004"}, nil)
+		c, err := configOf(t, []string{"--" + row.Name, "0004"}, nil)
 		if got := written(row.at(&c)); err != nil || got != "4" {
-			t.Errorf("--%s 0004: got %s, %v", row.name, got, err)
+			t.Errorf("--%s 0004: got %s, %v", row.Name, got, err)
 		}
 	}
 }
 
 // What the rows of the table say of each other is so.
 func TestTable(t *testing.T) {
-	for _, row := range flagTable {
-		if row.instead != "" && rowOf(row.instead) == nil {
-			t.Errorf("--%s is in the place of --%s, which is no flag", row.name, row.instead)
+	for _, row := range Table {
+		if row.instead != "" && RowOf(row.instead) == nil {
+			t.Errorf("--%s is in the place of --%s, which is no flag", row.Name, row.instead)
 		}
-		if inGuide := slices.Contains(guideOrder, row.name); inGuide != (row.script == alwaysInGuide) {
-			t.Errorf("--%s: in the guide's order %t", row.name, inGuide)
+		if inGuide := slices.Contains(guideOrder, row.Name); inGuide != (row.script == alwaysInGuide) {
+			t.Errorf("--%s: in the guide's order %t", row.Name, inGuide)
 		}
 	}
 }

@@ -1,0 +1,51 @@
+// mas.go owns what the flags may say of homeservers behind Matrix Authentication Service: where the homeserver itself is, and
+// as which client accounts are made.
+
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+// readHomeserverURL takes --homeserver-url, where the homeserver's client API is not beside what creates accounts.
+func (c *Config) readHomeserverURL(given string) error {
+	if given == "" && c.Way.IsApart {
+		return fmt.Errorf("--%s is missing: --%s is of Matrix Authentication Service, so give the homeserver's own URL as well, such as http://127.0.0.1:8007", FlagHomeserverURL, FlagMatrixURL)
+	}
+	if given == "" {
+		return nil
+	}
+	u, err := url.Parse(given)
+	if err != nil || !names.IsHTTP(u) || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("--%s is not the http or https URL of a homeserver: give scheme, host and port alone, such as http://127.0.0.1:8007", FlagHomeserverURL)
+	}
+	c.APIOrigin, c.Origin = c.Origin, u.Scheme+"://"+u.Host
+	c.homeserverURL = c.Origin
+	return nil
+}
+
+// checkMASFlags holds the flags of Matrix Authentication Service against --matrixurl.
+func (c Config) checkMASFlags() error {
+	switch {
+	case !c.Way.IsApart && c.MASClientID+c.MASClientSecretFile != "":
+		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", FlagMASClientID, FlagMASClientSecretFile, FlagMatrixURL, c.Way.Name, FlagMatrixURL, homeserver.MASUsersPath)
+	case c.MASClientID != "" && !names.IsULID(c.MASClientID):
+		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", FlagMASClientID)
+	}
+	return nil
+}
+
+// ReadMASSecret reads the secret of this service's client at Matrix Authentication Service.
+func ReadMASSecret(path string) (string, error) {
+	secret, err := files.ReadSecret(path, "the client secret of Matrix Authentication Service")
+	if err == nil && !names.IsToken(secret) {
+		return "", fmt.Errorf("%s has characters that a client secret cannot have: write visible ASCII without spaces, in one line", path)
+	}
+	return secret, err
+}

@@ -1,0 +1,251 @@
+// values.go owns the values that a command was given for the flags that it reads, and where each came from: the
+// command line, the environment, run.sh for check, or the default, the first that has one.
+
+package config
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+)
+
+// An origin is where a value came from. A greater one beats a lesser.
+type origin int
+
+const (
+	fromDefault origin = iota
+	fromScript
+	fromEnvironment
+	fromArgument
+)
+
+// A setting is the value of a flag as it was written.
+type setting struct {
+	text  string
+	from  origin
+	place int // among those of the command line, or of run.sh
+}
+
+// Values are what a command was given for the flags that it reads; of any other flag it has the default.
+type Values struct {
+	command string
+	values  map[string]setting
+}
+
+// ReadValues takes what the command line and the environment have for the flags that the command reads.
+func ReadValues(cmd *cli.Command) Values {
+	s := Values{command: cmd.Name, values: map[string]setting{}}
+	for i := range Table {
+		row := &Table[i]
+		if !row.IsReadBy(s.command) {
+			continue
+		}
+		if given, ok := cmd.Value(row.Name).(argument); ok && given.place > 0 {
+			s.values[row.Name] = setting{given.text, fromArgument, given.place}
+			continue
+		}
+		value, ok := os.LookupEnv(row.Variable())
+		if !ok || isOfKubernetes(row.Variable(), value) || value == "" && row.empty != emptyOpensAGate {
+			continue
+		}
+		s.values[row.Name] = setting{text: value, from: fromEnvironment}
+	}
+	return s
+}
+
+// of returns the flag's flagValue, which is the default where nothing was given.
+func (s Values) of(name string) setting {
+	if given, ok := s.values[name]; ok {
+		return given
+	}
+	return setting{text: RowOf(name).Value}
+}
+
+func (s Values) Text(name string) string { return s.of(name).text }
+
+// IsGiven tells whether the flag has a value that is not its default.
+func (s Values) IsGiven(name string) bool { return s.of(name).from != fromDefault }
+
+// inCommandLine tells whether the value is, or will be, in the command line of the service.
+func (s Values) inCommandLine(name string) bool {
+	from := s.of(name).from
+	return from == fromArgument || from == fromScript
+}
+
+// spell is the flag as it was given: the name of the flag or of the variable.
+func (s Values) spell(name string) string {
+	if s.of(name).from == fromEnvironment {
+		return RowOf(name).Variable()
+	}
+	return "--" + name
+}
+
+// choose decides between two flags of which one can be given in the place of the other: the later one on the command line
+// counts, and the command line before the environment.
+func (s Values) choose() error {
+	for i := range Table {
+		row := &Table[i]
+		if row.instead == "" || !s.IsGiven(row.Name) || !s.IsGiven(row.instead) {
+			continue
+		}
+		file, itself := s.of(row.Name), s.of(row.instead)
+		switch {
+		case file.from == fromEnvironment && itself.from == fromEnvironment:
+			return fmt.Errorf("%s and %s are both given: keep the file", s.spell(row.instead), s.spell(row.Name))
+		case file.from > itself.from || file.from == itself.from && file.place > itself.place:
+			delete(s.values, row.instead)
+		default:
+			delete(s.values, row.Name)
+		}
+	}
+	return nil
+}
+
+// Into checks each value against its row, and puts it into the config.
+func (s Values) Into(c *Config) error {
+	if err := s.choose(); err != nil {
+		return err
+	}
+	for i := range Table {
+		row := &Table[i]
+		given := s.of(row.Name)
+		if given.text == "" && given.from != fromDefault && (row.Kind != kindText || row.empty != emptyIsDefault) {
+			return s.refuseEmpty(row)
+		}
+		var ok bool
+		switch at := row.at(c).(type) {
+		case *string:
+			*at, ok = given.text, true
+		case *int:
+			*at, ok = readCount(given.text, row.most)
+		case *float64:
+			*at, ok = readRate(given.text, row.least, row.most)
+		case *bool:
+			var err error
+			*at, err = strconv.ParseBool(given.text)
+			ok = err == nil
+		}
+		if !ok {
+			return fmt.Errorf("%s%s is not %s", s.spell(row.Name), shortNumber(given.text), row.form)
+		}
+	}
+	return nil
+}
+
+func (s Values) refuseEmpty(row *Row) error {
+	if row.empty == emptyOpensAGate {
+		return fmt.Errorf("%s is set and empty, which would let more register than it says: give it a value, or leave it out", s.spell(row.Name))
+	}
+	if row.Name == FlagDataPath {
+		return checkDataPath("")
+	}
+	return fmt.Errorf("%s is empty: give it a value, or leave it out", s.spell(row.Name))
+}
+
+var (
+	countForm  = regexp.MustCompile(`^-?[0-9]{1,18}$`)
+	numberForm = regexp.MustCompile(`^(-?[0-9.]{1,8}|NaN)$`)
+)
+
+// readCount reads a whole number, in decimal: 08009 is 8009.
+func readCount(text string, most float64) (int, bool) {
+	if !countForm.MatchString(text) {
+		return 0, false
+	}
+	number, err := strconv.Atoi(text)
+	return number, err == nil && number >= 0 && float64(number) <= most
+}
+
+// readRate reads a number that is 0 or within the bounds.
+func readRate(text string, least, most float64) (float64, bool) {
+	number, err := strconv.ParseFloat(text, 64)
+	return number, err == nil && (number == 0 || number >= least && number <= most) // NaN is not in there either
+}
+
+// shortNumber quotes a value that is too short a number to be a secret, with a space before it, and nothing else.
+func shortNumber(text string) string {
+	if numberForm.MatchString(text) {
+		return " " + text
+	}
+	return ""
+}
+
+// FillIn takes from run.sh what was not given, and returns the flags that were given otherwise.
+func (s Values) FillIn(script Script) (contradicted []string) {
+	given := func(name string) bool { return s.of(name).from > fromScript }
+	for i := range Table {
+		row := &Table[i]
+		value, ok := script.Flags[row.Name]
+		if !ok || row.key != "" || !row.IsReadBy(s.command) { // a token is compared with the file's
+			continue
+		}
+		switch {
+		case given(row.Name):
+			if s.Text(row.Name) != value {
+				contradicted = append(contradicted, "--"+row.Name)
+			}
+		case slices.ContainsFunc(alternatives(row), given):
+		case row.onlyFor != "" && given(FlagMatrixURL) && !strings.HasSuffix(s.Text(FlagMatrixURL), row.onlyFor):
+		default:
+			s.values[row.Name] = setting{value, fromScript, script.places[row.Name]}
+		}
+	}
+	return contradicted
+}
+
+// alternatives are the flags in whose place this one can be given, or that can be given in its.
+func alternatives(row *Row) []string {
+	var names []string
+	for i := range Table {
+		if other := &Table[i]; other.instead == row.Name || other.Name == row.instead {
+			names = append(names, other.Name)
+		}
+	}
+	return names
+}
+
+// Arguments are the flags of run.sh that start the service with this config.
+func (c *Config) Arguments() []string {
+	var words []string
+	add := func(row *Row) {
+		value := written(row.at(c))
+		switch {
+		case row.Name == FlagDataPath && c.DataPathFile != "":
+			words = append(words, "--"+FlagDataPathFile, c.DataPathFile)
+		case row.Name == FlagDataPathFile || row.script != alwaysInGuide && value == row.Value:
+		case row.Kind == KindYes:
+			words = append(words, "--"+row.Name)
+		default:
+			words = append(words, "--"+row.Name, value)
+		}
+	}
+	for _, name := range guideOrder {
+		add(RowOf(name))
+	}
+	for i := range Table {
+		if Table[i].script == inScript {
+			add(&Table[i])
+		}
+	}
+	return words
+}
+
+// written is the value of a flag as it is given.
+func written(at any) string {
+	switch at := at.(type) {
+	case *string:
+		return *at
+	case *int:
+		return strconv.Itoa(*at)
+	case *float64:
+		return strconv.FormatFloat(*at, 'g', -1, 64)
+	case *bool:
+		return strconv.FormatBool(*at)
+	}
+	panic(fmt.Sprintf("a flag cannot be a %T", at))
+}
