@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -213,12 +214,12 @@ type meteredStore struct {
 	metrics *metrics
 }
 
-func (s *meteredStore) Load(ctx context.Context, a address) (record, error) {
+func (s *meteredStore) Load(ctx context.Context, a common.Address) (record, error) {
 	defer s.metrics.storeTook(storeLoad, time.Now())
 	return s.store.Load(ctx, a)
 }
 
-func (s *meteredStore) Claim(ctx context.Context, a address) (claim, error) {
+func (s *meteredStore) Claim(ctx context.Context, a common.Address) (claim, error) {
 	held, err := s.store.Claim(ctx, a)
 	return s.meter(held), err
 }

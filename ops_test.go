@@ -29,7 +29,7 @@ import (
 
 // testRecord is the i-th record of a store that is filled by a test.
 func testRecord(i int, s state) record {
-	var a address
+	var a common.Address
 	for j := range 8 { // spread, as addresses are
 		a[j] = byte(uint64(i) * 0x9E3779B97F4A7C15 >> (56 - 8*j))
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/urfave/cli/v3"
 )
@@ -106,7 +107,7 @@ type (
 	crashingConn     struct{ net.Conn }
 )
 
-func (s crashingStore) Claim(ctx context.Context, a address) (claim, error) {
+func (s crashingStore) Claim(ctx context.Context, a common.Address) (claim, error) {
 	afterVerify.reach()
 	held, err := s.store.Claim(ctx, a)
 	return crashingClaim{held}, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -57,7 +58,7 @@ type registrar struct {
 	slots    limit.Slots    // of attempts that ask the homeserver
 
 	mu        sync.Mutex
-	lookUps   map[address]lookUp // of registered addresses that were not found gone
+	lookUps   map[common.Address]lookUp // of registered addresses that were not found gone
 	lastSweep time.Time
 }
 
@@ -68,7 +69,7 @@ type lookUp struct {
 }
 
 func newRegistrar(a homeserver.Accounts, s store) *registrar {
-	r := &registrar{accounts: a, store: s, lookUps: make(map[address]lookUp)}
+	r := &registrar{accounts: a, store: s, lookUps: make(map[common.Address]lookUp)}
 	stopping, cancel := context.WithCancelCause(context.Background())
 	r.stopping, r.stop = stopping, func() { cancel(errStopping) }
 	return r
@@ -329,7 +330,7 @@ func putBack(held claim, before record) (err error) {
 }
 
 // claim waits for the address, as long as the contract allows and no shutdown begins.
-func (r *registrar) claim(ctx context.Context, a address) (claim, error) {
+func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTime)
 	defer cancel()
 	defer context.AfterFunc(r.stopping, cancel)()
@@ -371,7 +372,7 @@ func (r *registrar) confirmGone(ctx context.Context, n node) error {
 // remembered returns what the last look-up of the address said, and nil where it is too long ago. Where so many are
 // remembered that there is no room for another, it is that none can be made. It forgets once a period those that no
 // longer count.
-func (r *registrar) remembered(a address) error {
+func (r *registrar) remembered(a common.Address) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -393,7 +394,7 @@ func (r *registrar) remembered(a address) error {
 }
 
 // remember notes what a look-up said, without what only the log is told of it: that was logged.
-func (r *registrar) remember(a address, err error) {
+func (r *registrar) remember(a common.Address, err error) {
 	if failed, ok := errors.AsType[*homeserver.Error](err); ok {
 		err = failed.WithoutCause()
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/ethereum/go-ethereum/common"
 )
 
 // setOld brings a node's record into the state, long ago.
@@ -182,7 +183,7 @@ func TestReconcileAtMost(t *testing.T) { eachStore(t, testReconcileAtMost) }
 func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
 	d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
 	for i := range reconcileAtMost + 20 {
-		d.setOld(node{Address: address{byte(i), byte(i >> 8)}, Account: homeserver.Account{UserID: "@x:" + testServerName}}, statePending, time.Hour)
+		d.setOld(node{Address: common.Address{byte(i), byte(i >> 8)}, Account: homeserver.Account{UserID: "@x:" + testServerName}}, statePending, time.Hour)
 	}
 	if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 		t.Fatal(err)

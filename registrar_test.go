@@ -18,6 +18,7 @@ import (
 	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/ethereum/go-ethereum/common"
 )
 
 // The life of a registration, as the contract's table has it. Every row runs with every API but where it names one. What a
@@ -267,7 +268,7 @@ func TestLookUpsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistrar(nil, nil)
 		for i := range 1000 {
-			a := address{byte(i), byte(i >> 8)}
+			a := common.Address{byte(i), byte(i >> 8)}
 			if r.remembered(a) != nil {
 				t.Fatalf("%v was not looked up", a)
 			}
@@ -497,7 +498,7 @@ type hookedClaim struct {
 	before func()
 }
 
-func (s *hookedStore) Claim(ctx context.Context, a address) (claim, error) {
+func (s *hookedStore) Claim(ctx context.Context, a common.Address) (claim, error) {
 	held, err := s.boltStore.Claim(ctx, a)
 	return &hookedClaim{held, s.before}, err
 }
@@ -523,7 +524,7 @@ type brokenClaim struct {
 	store *brokenStore
 }
 
-func (s *brokenStore) Claim(ctx context.Context, a address) (claim, error) {
+func (s *brokenStore) Claim(ctx context.Context, a common.Address) (claim, error) {
 	held, err := s.boltStore.Claim(ctx, a)
 	return &brokenClaim{held, s}, err
 }
@@ -662,14 +663,14 @@ func TestWaitingIsBounded(t *testing.T) {
 	var busy atomic.Int64
 	const addresses = 2 * waitingAtMost / usersAtMost
 	for i := range addresses {
-		release, err := c.acquire(ctx, address{byte(i)})
+		release, err := c.acquire(ctx, common.Address{byte(i)})
 		if err != nil {
 			t.Fatalf("address %d: %v", i, err)
 		}
 		defer release()
 		for range usersAtMost {
 			all.Go(func() {
-				if _, err := c.acquire(ctx, address{byte(i)}); errors.Is(err, errBusy) {
+				if _, err := c.acquire(ctx, common.Address{byte(i)}); errors.Is(err, errBusy) {
 					busy.Add(1)
 				}
 			})

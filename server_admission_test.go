@@ -16,6 +16,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/ethereum/go-ethereum/common"
 )
 
 const (
@@ -146,7 +147,7 @@ func (n *ethNode) asks(least *big.Int) admission.Options {
 	return admission.Options{URL: n.URL, MinBalance: least}
 }
 
-func (n *ethNode) holds(a address, wei string) {
+func (n *ethNode) holds(a common.Address, wei string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.balances[strings.ToLower(a.Hex())] = wei
@@ -404,7 +405,7 @@ func TestChainCallsAreBounded(t *testing.T) {
 	}
 	var all sync.WaitGroup
 	for i := range 3 * admission.MaxCalls {
-		all.Go(func() { a.Admit(address{byte(i + 1)}) })
+		all.Go(func() { a.Admit(common.Address{byte(i + 1)}) })
 	}
 	all.Wait()
 	if most != admission.MaxCalls {

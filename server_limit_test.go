@@ -19,6 +19,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/ethereum/go-ethereum/common"
 )
 
 // limited is the door with the limits.
@@ -363,7 +364,7 @@ func TestLookUpsAreBounded(t *testing.T) {
 		r := newRegistrar(nil, nil)
 		made := 0
 		for i := range 10 * lookUpsKept {
-			a := address{byte(i), byte(i >> 8), byte(i >> 16)}
+			a := common.Address{byte(i), byte(i >> 8), byte(i >> 16)}
 			if r.remembered(a) == nil {
 				r.remember(a, errRegistered)
 				made++
@@ -373,11 +374,11 @@ func TestLookUpsAreBounded(t *testing.T) {
 			t.Errorf("%d look-ups, %d remembered, want %d", made, len(r.lookUps), lookUpsKept)
 		}
 		early := (*limit.EarlyError)(nil)
-		if err := r.remembered(address{0xff, 0xff, 0xff, 1}); !errors.As(err, &early) || errors.Is(err, errRegistered) { // nobody looked
+		if err := r.remembered(common.Address{0xff, 0xff, 0xff, 1}); !errors.As(err, &early) || errors.Is(err, errRegistered) { // nobody looked
 			t.Errorf("without room: got %v", err)
 		}
 		time.Sleep(lookUpPeriod)
-		if r.remembered(address{1}) != nil || len(r.lookUps) != 0 {
+		if r.remembered(common.Address{1}) != nil || len(r.lookUps) != 0 {
 			t.Errorf("a minute later %d are remembered", len(r.lookUps))
 		}
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -58,7 +59,7 @@ type badStore struct {
 	how atomic.Value // a string; "" for a good one
 }
 
-func (s *badStore) Load(ctx context.Context, a address) (record, error) {
+func (s *badStore) Load(ctx context.Context, a common.Address) (record, error) {
 	switch how, _ := s.how.Load().(string); how {
 	case "":
 		return s.store.Load(ctx, a)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ethereum/go-ethereum/common"
 )
 
 // Wherever in a commit the room runs out, what was not saved is as before, what was is there, the next write that has room
@@ -23,10 +25,10 @@ func TestDiskFullAnywhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		put := func(i int) error {
-			held := claimed(t, s, address{byte(i >> 8), byte(i)})
+			held := claimed(t, s, common.Address{byte(i >> 8), byte(i)})
 			defer held.Release()
 			r := testRecord(i, stateRegistered)
-			r.Localpart = strings.ToLower(address{byte(i >> 8), byte(i)}.Hex())
+			r.Localpart = strings.ToLower(common.Address{byte(i >> 8), byte(i)}.Hex())
 			return held.Save(r)
 		}
 		saved := 0
@@ -39,7 +41,7 @@ func TestDiskFullAnywhere(t *testing.T) {
 					saved++
 				case errors.Is(err, syscall.ENOSPC):
 					failed++
-					if _, err := s.Load(t.Context(), address{byte(saved >> 8), byte(saved)}); !errors.Is(err, errNoRecord) {
+					if _, err := s.Load(t.Context(), common.Address{byte(saved >> 8), byte(saved)}); !errors.Is(err, errNoRecord) {
 						t.Errorf("%d pages free: what was not saved: %v", free, err)
 					}
 				default:

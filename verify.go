@@ -16,9 +16,6 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 )
 
-// An address is an Ethereum address: what a node is called, and what the store keeps it under.
-type address = common.Address
-
 const (
 	signatureDigits = 2 * crypto.SignatureLength // lowercase hex digits of r, s and v
 	prefixDigits    = 4                          // of the address, in front of a display name's "-"
@@ -34,7 +31,7 @@ type registration struct {
 
 // A node is the sender of a registration whose proof holds.
 type node struct {
-	Address address
+	Address common.Address
 	homeserver.Account
 }
 
@@ -93,19 +90,19 @@ func badSignature(field, text string) error {
 // recoverSigner returns whose key signed the text; false where the signature is not the one canonical form.
 // That is checked here and not left to Ecrecover, whose two builds differ: without cgo it recovers from ids 4
 // and 5 too, and both take the high-s twin of a signature.
-func recoverSigner(text, signature string) (address, bool) {
+func recoverSigner(text, signature string) (common.Address, bool) {
 	sig, err := hex.DecodeString(signature)
 	if err != nil || len(sig) != crypto.SignatureLength {
-		return address{}, false
+		return common.Address{}, false
 	}
 	sig[crypto.RecoveryIDOffset] -= recoveryOffset
 	id, r, s := sig[crypto.RecoveryIDOffset], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:64])
 	if !crypto.ValidateSignatureValues(id, r, s, true) { // the id 0 or 1, r and s in range, s low
-		return address{}, false
+		return common.Address{}, false
 	}
 	key, err := crypto.Ecrecover(crypto.Keccak256([]byte(text)), sig)
 	if err != nil {
-		return address{}, false
+		return common.Address{}, false
 	}
 	return common.BytesToAddress(crypto.Keccak256(key[1:])[12:]), true // a key's first byte only says that it is uncompressed
 }

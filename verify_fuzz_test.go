@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ethereum/go-ethereum/common"
+
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	decred "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 	"github.com/ethereum/go-ethereum/crypto"
@@ -17,7 +19,7 @@ import (
 
 // signedBy is recoverSigner again, by the pure-Go implementation and by arithmetic: nil where there is no signer that
 // the contract takes. With CGO_ENABLED=1 the program's own is another implementation.
-func signedBy(text string, sig []byte) *address {
+func signedBy(text string, sig []byte) *common.Address {
 	half := new(big.Int).Rsh(crypto.S256().Params().N, 1)
 	if len(sig) != 65 || sig[64] != 27 && sig[64] != 28 || new(big.Int).SetBytes(sig[32:64]).Cmp(half) > 0 {
 		return nil
@@ -72,7 +74,7 @@ func FuzzRecoverSigner(f *testing.F) {
 }
 
 // checkCanonical holds that no other spelling of the signature counts for its signer.
-func checkCanonical(t *testing.T, text string, sig []byte, signer address) {
+func checkCanonical(t *testing.T, text string, sig []byte, signer common.Address) {
 	t.Helper()
 	high, _ := hex.DecodeString(highTwin(hex.EncodeToString(sig[32:64])))
 	for v := range 256 {
