@@ -62,7 +62,7 @@ func TestBrokenRegistration(t *testing.T) {
 			c := test.config
 			c.ServerName, c.Host, c.Port = testServerName, "127.0.0.1", 8009
 			file, err := config.ReadRegistration(path)
-			found := append(checkRegistrationFile(path, file, err), (&liveCheck{checkInput: newCheckInput(c)}).takeRegistration(file, err)...)
+			found := append(checkRegistrationFile(path, file, err), (&liveCheck{checkInput: checkInput{config: c, daemon: daemonAPI{base: "/regapp/1"}}}).takeRegistration(file, err)...)
 			for _, f := range found {
 				if text := f.Found + f.Do; strings.Contains(text, testHSToken) || strings.Contains(text, testASToken) || strings.Contains(text, "hunter2") || strings.Contains(text, "5318008") {
 					t.Errorf("holds a token: %+v", f)
