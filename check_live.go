@@ -54,7 +54,7 @@ func (l *liveCheck) connect() {
 // homeserverItself tells whether it is there, which it is, and whether it is fit.
 func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
 	h := l.homeserver
-	do := "start it; or, if it listens elsewhere, run genconfig --" + flagForce + " with --" + config.FlagMatrixURL + " of that port"
+	do := "start it; or, if it listens elsewhere, run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " of that port"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: versionsPath})
 	switch {
 	case err != nil:
@@ -69,7 +69,7 @@ func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
 	found := []finding{judgeSoftware(l.server, l.config.Origin)}
 
 	if err := h.CheckServerName(ctx); err != nil {
-		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+flagForce+" with that --"+config.FlagMatrixDomain, "%v", err))
+		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+config.FlagForce+" with that --"+config.FlagMatrixDomain, "%v", err))
 	} else {
 		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.config.ServerName))
 	}
@@ -94,7 +94,7 @@ func (l *liveCheck) endpoints(ctx context.Context) finding {
 	const subject = subjectHomeserver + " registration"
 	state := homeserver.Unknown
 	var has, otherURLs []string
-	for _, c := range append(otherWays(l.config), l.config) {
+	for _, c := range append(l.config.OtherWays(), l.config) {
 		found := homeserver.Unknown
 		if api, err := l.accounts(c, l.homeserver); err == nil {
 			found, _ = api.Probe(ctx)
@@ -129,9 +129,9 @@ func (l *liveCheck) endpoints(ctx context.Context) finding {
 func missingFix(c config.Config, server homeserver.Software, otherURLs []string, issuer string) string {
 	switch {
 	case issuer != "":
-		return "run genconfig --" + flagForce + ": " + useMAS(c, issuer)
+		return "run genconfig --" + config.FlagForce + ": " + c.UseMAS(issuer)
 	case len(otherURLs) > 0:
-		return "run genconfig --" + flagForce + " with --" + config.FlagMatrixURL + " " + otherURLs[0]
+		return "run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " " + otherURLs[0]
 	case c.Way.IsApart:
 		return homeserver.MASNotInCharge
 	}
@@ -192,7 +192,7 @@ func (l *liveCheck) service(ctx context.Context) []finding {
 	origin := l.serviceURL()
 	h := homeserver.NewClient(origin, l.config.ServerName, l.config.HSToken)
 	found := l.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
-	do := "start it: " + "./" + runFile + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
+	do := "start it: " + "./" + config.RunFile + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
 	switch found.is {
 	case registerSilent:
 		return []finding{problem(subjectService, do, "nothing answers at %s", origin)}

@@ -18,7 +18,7 @@ import (
 
 const (
 	subjectRegistration = config.RegistrationFile
-	subjectRun          = runFile
+	subjectRun          = config.RunFile
 
 	restartBoth = "; then restart both the homeserver and the service"
 )
@@ -29,7 +29,7 @@ func checkRegistrationFile(path string, file config.Registration, err error) []f
 	case errors.Is(err, os.ErrNotExist):
 		return []finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+config.FlagRegistration+"; genconfig writes one", "there is no %s", path)}
 	case err != nil:
-		return []finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+flagForce, "%v", err)}
+		return []finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+config.FlagForce, "%v", err)}
 	}
 	return []finding{judgeMode(subjectRegistration, file.Path, 0o600)}
 }
@@ -48,7 +48,7 @@ func (l *liveCheck) takeRegistration(file config.Registration, err error) []find
 func (l *liveCheck) takeTokens(file config.Registration) finding {
 	c := &l.config
 	const subject = subjectRegistration + " tokens"
-	anew := "write it anew with genconfig --" + flagForce + restartBoth
+	anew := "write it anew with genconfig --" + config.FlagForce + restartBoth
 	given := map[string]*string{"as_token": &c.ASToken, "hs_token": &c.HSToken}
 	flags := map[string]string{"as_token": config.FlagASToken, "hs_token": config.FlagHSToken}
 	var bad []finding
@@ -135,7 +135,7 @@ func (l *liveCheck) judgeNamespace(file config.Registration) finding {
 
 // judgeScript judges run.sh beside the registration.yaml that the homeserver loads.
 func judgeScript(s config.Script, err error, contradicted []string, registered config.Registration) []finding {
-	anew := "write it anew with genconfig --" + flagForce + restartBoth
+	anew := "write it anew with genconfig --" + config.FlagForce + restartBoth
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return []finding{fine(subjectRun, "there is none here, as where systemd starts the service")}

@@ -99,11 +99,11 @@ func TestJudgeMode(t *testing.T) {
 // run.sh has to pass on what it is given, behind its own.
 func TestJudgeScript(t *testing.T) {
 	for content, want := range map[string]bool{
-		programName + ` --port 1`: false, programName + ` --port 1 "$@"`: true, programName + ` --port 1 $@ >> log`: true,
-		programName + ` "$@" --port 1`: false, programName + ` --port 1 >> log "$@"`: true, programName + ` --port 1 2>&1 >log "$@"`: true,
-		programName + ` --port 1 | tee "$@"`: false,
+		config.Program + ` --port 1`: false, config.Program + ` --port 1 "$@"`: true, config.Program + ` --port 1 $@ >> log`: true,
+		config.Program + ` "$@" --port 1`: false, config.Program + ` --port 1 >> log "$@"`: true, config.Program + ` --port 1 2>&1 >log "$@"`: true,
+		config.Program + ` --port 1 | tee "$@"`: false,
 	} {
-		path := filepath.Join(t.TempDir(), runFile)
+		path := filepath.Join(t.TempDir(), config.RunFile)
 		os.WriteFile(path, []byte("exec "+content+"\n"), 0o700)
 		s, err := config.ReadScript(path)
 		named := false
@@ -114,8 +114,8 @@ func TestJudgeScript(t *testing.T) {
 			t.Errorf("%s: named %t, %v", content, named, err)
 		}
 	}
-	path := filepath.Join(t.TempDir(), runFile)
-	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(programName)+"\n"), 0o700)
+	path := filepath.Join(t.TempDir(), config.RunFile)
+	os.WriteFile(path, []byte("#!/bin/sh\necho "+strings.ToUpper(config.Program)+"\n"), 0o700)
 	if s, err := config.ReadScript(path); err != config.ErrNoCommand || judgeScript(s, err, nil, config.Registration{})[0].Status != statusProblem {
 		t.Errorf("no command: got %v, %v", s.Flags, err)
 	}

@@ -41,7 +41,7 @@ func (l *liveCheck) takeSecret() []finding {
 func (l *liveCheck) takeMASSecret() []finding {
 	const subject = "client secret"
 	c := &l.config
-	do := "write them into " + runFile + ", or the service's environment: genconfig --" + flagForce + " makes both"
+	do := "write them into " + config.RunFile + ", or the service's environment: genconfig --" + config.FlagForce + " makes both"
 	if c.MASClientID == "" || c.MASClientSecretFile == "" {
 		return []finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", config.FlagMASClientID, config.FlagMASClientSecretFile)}
 	}

@@ -187,7 +187,7 @@ func (j judging) serverName(subject string, path ...string) finding {
 	case name == "":
 		return problem(subject, j.settings.write(strconv.Quote(j.config.ServerName), path...), "there is none")
 	default:
-		return problem(subject, "run genconfig --"+flagForce+" with the homeserver's own name: --"+config.FlagMatrixDomain+" "+shell.Quote(name),
+		return problem(subject, "run genconfig --"+config.FlagForce+" with the homeserver's own name: --"+config.FlagMatrixDomain+" "+shell.Quote(name),
 			"it is %q and --%s is %q: every signature is over that name", name, config.FlagMatrixDomain, j.config.ServerName)
 	}
 }

@@ -96,11 +96,11 @@ func (j judging) listenerPort(subject string, clients []listener) finding {
 		ports = append(ports, fmt.Sprint(l.port))
 	}
 	if j.config.Way.IsApart && isLocal(j.config.Origin) && !reached {
-		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", flagForce, config.FlagHomeserverURL, ports[0]),
+		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", config.FlagForce, config.FlagHomeserverURL, ports[0]),
 			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagHomeserverURL, names.URLPort(j.config.Origin))
 	}
 	if j.config.Way.TakesSecret && isLocal(j.config.Origin) && !reached {
-		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", flagForce, config.FlagMatrixURL, ports[0], j.config.Way.Path),
+		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", config.FlagForce, config.FlagMatrixURL, ports[0], j.config.Way.Path),
 			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagMatrixURL, names.URLPort(j.config.Origin))
 	}
 	return fine(subject, "%s", strings.Join(ports, ", "))
@@ -162,7 +162,7 @@ func (j judging) authenticationService() finding {
 	case j.config.Way.IsApart:
 		return fine(subject, "in charge")
 	case inCharge:
-		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, flagForce, config.FlagMatrixURL, homeserver.MASUsersPath, config.FlagHomeserverURL, j.config.Origin, j.settings.fileOf("matrix_authentication_service"))
+		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, config.FlagForce, config.FlagMatrixURL, homeserver.MASUsersPath, config.FlagHomeserverURL, j.config.Origin, j.settings.fileOf("matrix_authentication_service"))
 		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off")
 	}
 	return fine(subject, "not in charge")

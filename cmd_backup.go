@@ -33,11 +33,11 @@ func restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "restore",
 		Usage:     "put a copy of the store in the store's place, while no daemon runs",
-		UsageText: programName + " [--datapath DIRECTORY] restore FILE [--" + flagForce + "]",
+		UsageText: programName + " [--datapath DIRECTORY] restore FILE [--" + config.FlagForce + "]",
 		Description: "The copy is checked, record by record, before anything is touched. The store that was there is kept as\n" +
 			storeFile + files.BackupTail + ".",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: flagForce, Usage: "replace a store that has records, or that cannot be read"},
+			&cli.BoolFlag{Name: config.FlagForce, Usage: "replace a store that has records, or that cannot be read"},
 		},
 		Before: oneFile,
 		Action: restoreAction,
@@ -136,7 +136,7 @@ func restoreAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	kept, counts, err := restoreStore(ctx, cmd.Args().First(), dataPath, cmd.Bool(flagForce))
+	kept, counts, err := restoreStore(ctx, cmd.Args().First(), dataPath, cmd.Bool(config.FlagForce))
 	if err != nil {
 		return err
 	}
@@ -214,12 +214,12 @@ func checkEmpty(path string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("%w; or use --%s, which keeps it as %s", err, flagForce, storeFile+files.BackupTail)
+		return fmt.Errorf("%w; or use --%s, which keeps it as %s", err, config.FlagForce, storeFile+files.BackupTail)
 	}
 	defer s.Close()
 	counts, err := s.counts()
 	if err == nil && counts[stateRegistered]+counts[statePending] > 0 {
-		err = fmt.Errorf("%s has records, %s: use --%s, which keeps it as %s", path, inWords(counts), flagForce, storeFile+files.BackupTail)
+		err = fmt.Errorf("%s has records, %s: use --%s, which keeps it as %s", path, inWords(counts), config.FlagForce, storeFile+files.BackupTail)
 	}
 	return err
 }

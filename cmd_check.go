@@ -27,7 +27,7 @@ func checkCommand() *cli.Command {
 		Usage:     "say what keeps nodes out: look at the files here, and ask what runs",
 		UsageText: programName + " [flags] check",
 		Description: "Reads and asks, changes nothing, creates no user. Run it in the homeserver's directory: flags that are\n" +
-			"not given are those of " + runFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
+			"not given are those of " + config.RunFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: flagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + config.HomeserverFile + ", " + dendriteFile + ")"},
 			&cli.StringSliceFlag{Name: flagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + masFile + ", or " + masOwnFile + " if it is one)"},
@@ -39,11 +39,11 @@ func checkCommand() *cli.Command {
 }
 
 func checkAction(ctx context.Context, cmd *cli.Command) error {
-	script, scriptErr := config.ReadScript(runFile)
+	script, scriptErr := config.ReadScript(config.RunFile)
 	given := config.ReadValues(cmd)
 	contradicted := given.FillIn(script)
 	if given.Text(config.FlagMatrixDomain) == "" {
-		return fmt.Errorf("--%s is missing, and no %s here has it: run check in the homeserver's directory, or give it the flags of the service", config.FlagMatrixDomain, runFile)
+		return fmt.Errorf("--%s is missing, and no %s here has it: run check in the homeserver's directory, or give it the flags of the service", config.FlagMatrixDomain, config.RunFile)
 	}
 	c, err := config.Read(given)
 	if err != nil {

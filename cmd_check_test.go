@@ -27,7 +27,7 @@ func TestReadScript(t *testing.T) {
 		"genconfig's": string(renderRun(config.Config{MatrixURL: "http://127.0.0.1:8007" + homeserver.SharedSecretPath, SharedSecretFile: "it's", Port: 8009, ServerName: "example.org", OpsListenPublic: true, AdmitFile: "list"}, "/usr/local/bin/"+programName)),
 		"by hand":     "#!/bin/sh\n# starts the service\nnohup ./" + programName + " --port=8009 \\\n  --matrixdomain \"example.org\" --sharesecret-file it\\'s \"$@\" --admit-file list > log &\n",
 	} {
-		path := filepath.Join(t.TempDir(), runFile)
+		path := filepath.Join(t.TempDir(), config.RunFile)
 		if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -27,7 +27,6 @@ import (
 )
 
 const (
-	runFile    = "run.sh"
 	secretFile = "shared_secret" // made where homeserver.yaml or a flag has the secret itself
 	ethRPCFile = "eth_rpc"       // made where a flag has a URL that may hold a key
 
@@ -36,16 +35,14 @@ const (
 	idLength     = 10 // random characters of an id
 	tokenLength  = 40 // and of a token: 200 bits
 	runVerbosity = 5  // the guide's run.sh logs everything
-
-	flagForce = "force"
 )
 
 func genconfigCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "genconfig",
-		Usage: "write " + config.RegistrationFile + " and " + runFile + " into the working directory, the homeserver's",
+		Usage: "write " + config.RegistrationFile + " and " + config.RunFile + " into the working directory, the homeserver's",
 		Flags: []cli.Flag{&cli.BoolFlag{
-			Name:  flagForce,
+			Name:  config.FlagForce,
 			Usage: "make new tokens where the files exist, and keep the old files as " + files.BackupTail,
 		}},
 		Action: genconfigAction,
@@ -65,7 +62,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		return err
 	}
 	if c.DataPathFile == "" && names.HasPassword(c.DataPath) {
-		return fmt.Errorf("the URL of --%s holds a password, which %s would show in the process list: write it into a file of mode 0600 and give --%s FILE", config.FlagDataPath, runFile, config.FlagDataPathFile)
+		return fmt.Errorf("the URL of --%s holds a password, which %s would show in the process list: write it into a file of mode 0600 and give --%s FILE", config.FlagDataPath, config.RunFile, config.FlagDataPathFile)
 	}
 	program, err := programPath()
 	if err != nil {
@@ -88,12 +85,12 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	}
 	written = append([]files.New{
 		{Name: config.RegistrationFile, Mode: 0o600, Content: content},
-		{Name: runFile, Mode: 0o700, Content: renderRun(c, program)},
+		{Name: config.RunFile, Mode: 0o700, Content: renderRun(c, program)},
 	}, written...)
-	force := cmd.Bool(flagForce)
+	force := cmd.Bool(config.FlagForce)
 	kept, err := files.WriteAll(written, config.HomeserverFile, force)
 	if taken := (files.TakenError{}); errors.As(err, &taken) && !force {
-		return fmt.Errorf("nothing was written, since there is already %s: the homeserver may be using the tokens; genconfig --%s makes new ones and keeps the old files as %s", strings.Join(taken.Names, ", "), flagForce, files.BackupTail)
+		return fmt.Errorf("nothing was written, since there is already %s: the homeserver may be using the tokens; genconfig --%s makes new ones and keeps the old files as %s", strings.Join(taken.Names, ", "), config.FlagForce, files.BackupTail)
 	}
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ What is left to do:
 
 %s and %s hold tokens that can act as any user of the
 homeserver: keep them as secret as %s.
-`, shell.Quote(filepath.Join(dir, runFile)), config.RegistrationFile, runFile, config.HomeserverFile)
+`, shell.Quote(filepath.Join(dir, config.RunFile)), config.RegistrationFile, config.RunFile, config.HomeserverFile)
 }
 
 // printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.

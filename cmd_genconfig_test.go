@@ -85,7 +85,7 @@ func TestGoRunIsRefused(t *testing.T) {
 	}
 	if _, err := os.Lstat(config.RegistrationFile); err == nil {
 		os.Remove(config.RegistrationFile)
-		os.Remove(runFile)
+		os.Remove(config.RunFile)
 		t.Error("files were written")
 	}
 }

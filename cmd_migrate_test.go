@@ -189,12 +189,12 @@ func TestDataPathFile(t *testing.T) {
 	if code, said := runs(t, append(domain, "--datapath-file", "url", "genconfig")...); code != 0 {
 		t.Fatalf("exit %d\n%s", code, said)
 	}
-	script, err := os.ReadFile(runFile)
+	script, err := os.ReadFile(config.RunFile)
 	if err != nil || !strings.Contains(string(script), " --datapath-file url ") || strings.Contains(string(script), "Geheim") || strings.Contains(string(script), "--datapath .matrix") {
 		t.Errorf("%v\n%s", err, script)
 	}
 	its := regexp.MustCompile(`exec \S+`).ReplaceAll(script, []byte("exec "+programName)) // not this test's file
-	if err := os.WriteFile(runFile, its, 0o700); err != nil {
+	if err := os.WriteFile(config.RunFile, its, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	_, said := runs(t, "check")

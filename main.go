@@ -175,7 +175,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 
 	listener, err := net.Listen("tcp", c.Address())
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%w: stop what listens there, or choose another --%s and run genconfig --%s with it, since %s and %s name it", err, config.FlagPort, flagForce, config.RegistrationFile, runFile)
+		return fmt.Errorf("%w: stop what listens there, or choose another --%s and run genconfig --%s with it, since %s and %s name it", err, config.FlagPort, config.FlagForce, config.RegistrationFile, config.RunFile)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: is --%s an address of this machine?", err, config.FlagHost)

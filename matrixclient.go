@@ -47,19 +47,6 @@ func newAccounts(c config.Config, h *homeserver.Client) (homeserver.Accounts, er
 	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", config.FlagMatrixURL)
 }
 
-// otherWays are the configurations with the ways of the homeserver itself that --matrixurl does not name.
-func otherWays(c config.Config) []config.Config {
-	var others []config.Config
-	for _, w := range homeserver.Ways {
-		if w != c.Way && !w.IsApart {
-			other := c
-			other.APIOrigin, other.Way = "", w
-			others = append(others, other)
-		}
-	}
-	return others
-}
-
 // createUserCost is bcrypt's lowest. Stretching protects passwords that can be guessed; these are 288 bits of a
 // signature, so that cost 12 would only take 200 ms here, and again at the homeserver for every login, where
 // this takes 1.

@@ -73,9 +73,9 @@ func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, serv
 func fixMissing(ctx context.Context, c config.Config, h *homeserver.Client, server homeserver.Software) string {
 	fix := c.Way.Missing(server)
 	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.Way.IsApart {
-		fix = useMAS(c, issuer)
+		fix = c.UseMAS(issuer)
 	}
-	for _, other := range otherWays(c) {
+	for _, other := range c.OtherWays() {
 		api, err := newAccounts(other, h)
 		if err != nil {
 			continue
@@ -90,11 +90,6 @@ func fixMissing(ctx context.Context, c config.Config, h *homeserver.Client, serv
 		}
 	}
 	return fix
-}
-
-// useMAS is what to type where Matrix Authentication Service has taken the place of the homeserver's own registration.
-func useMAS(c config.Config, issuer string) string {
-	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.Origin + ", --mas-client-id and --mas-client-secret-file"
 }
 
 // pingHomeserver has the homeserver call this service, until that succeeds, and logs each new reason why it does

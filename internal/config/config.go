@@ -23,6 +23,7 @@ import (
 const (
 	RegistrationFile = "registration.yaml" // the application service's registration, in the homeserver's directory
 	HomeserverFile   = "homeserver.yaml"   // the homeserver's own configuration, beside it
+	RunFile          = "run.sh"            // which starts the service; genconfig writes it
 )
 
 // A Config is everything a command runs with, checked.
@@ -282,4 +283,17 @@ func (c Config) IsPlainRemote() bool {
 		}
 	}
 	return false
+}
+
+// OtherWays are the configurations with the ways of the homeserver itself that --matrixurl does not name.
+func (c Config) OtherWays() []Config {
+	var others []Config
+	for _, w := range homeserver.Ways {
+		if w != c.Way && !w.IsApart {
+			other := c
+			other.APIOrigin, other.Way = "", w
+			others = append(others, other)
+		}
+	}
+	return others
 }

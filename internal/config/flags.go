@@ -17,6 +17,8 @@ import (
 const Program = "matrix-regservice"
 
 const (
+	FlagForce = "force" // of the commands that replace files
+
 	FlagMatrixDomain        = "matrixdomain"
 	FlagMatrixURL           = "matrixurl"
 	FlagASToken             = "astoken"

@@ -49,3 +49,8 @@ func ReadMASSecret(path string) (string, error) {
 	}
 	return secret, err
 }
+
+// UseMAS is what to type where Matrix Authentication Service has taken the place of the homeserver's own registration.
+func (c Config) UseMAS(issuer string) string {
+	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.Origin + ", --mas-client-id and --mas-client-secret-file"
+}
