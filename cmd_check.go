@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/check"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -29,9 +30,9 @@ func checkCommand() *cli.Command {
 		Description: "Reads and asks, changes nothing, creates no user. Run it in the homeserver's directory: flags that are\n" +
 			"not given are those of " + config.RunFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: flagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + config.HomeserverFile + ", " + dendriteFile + ")"},
-			&cli.StringSliceFlag{Name: flagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + masFile + ", or " + masOwnFile + " if it is one)"},
-			&cli.StringFlag{Name: flagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
+			&cli.StringSliceFlag{Name: check.FlagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + config.HomeserverFile + ", " + check.DendriteFile + ")"},
+			&cli.StringSliceFlag{Name: check.FlagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + check.MASFile + ", or " + check.MASOwnFile + " if it is one)"},
+			&cli.StringFlag{Name: check.FlagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
 		},
 		Action: checkAction,
@@ -52,14 +53,14 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	if err := config.RefuseAnyPort(c.Port, c.OpsListen); err != nil {
 		return err
 	}
-	public, err := baseURL(flagPublicURL, cmd.String(flagPublicURL))
+	public, err := baseURL(check.FlagPublicURL, cmd.String(check.FlagPublicURL))
 	if err != nil {
 		return err
 	}
 	in := newCheckInput(c)
-	in.script, in.scriptErr, in.contradicted, in.public = script, scriptErr, contradicted, public
-	in.homeserverConfig, in.masConfig = cmd.StringSlice(flagHomeserverConfig), cmd.StringSlice(flagMASConfig)
-	report := runCheck(ctx, in)
+	in.Script, in.ScriptErr, in.Contradicted, in.Public = script, scriptErr, contradicted, public
+	in.HomeserverConfig, in.MASConfig = cmd.StringSlice(check.FlagHomeserverConfig), cmd.StringSlice(check.FlagMASConfig)
+	report := check.Run(ctx, in)
 	if err := writeReport(cmd.Root().Writer, report, cmd.Bool(flagJSON)); err != nil {
 		return err
 	}
@@ -70,37 +71,37 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 }
 
 // newCheckInput is what check asks of the program itself: its API, its ways of creating accounts, its store.
-func newCheckInput(c config.Config) checkInput {
+func newCheckInput(c config.Config) check.Input {
 	name := storeName(c.DataPath)
 	if !names.IsPostgres(c.DataPath) {
 		name = filepath.Join(c.DataPath, storeFile)
 	}
-	return checkInput{
-		config:   c,
-		accounts: newAccounts,
-		daemon: daemonAPI{
-			base:     appServicePath,
-			modern:   modernPath,
-			register: registerPath,
-			forged: func(localpart string) any {
+	return check.Input{
+		Config:   c,
+		Accounts: newAccounts,
+		Daemon: check.DaemonAPI{
+			Base:     appServicePath,
+			Modern:   modernPath,
+			Register: registerPath,
+			Forged: func(localpart string) any {
 				zeros := strings.Repeat("0", signatureDigits)
 				return registration{Localpart: localpart, DisplayName: "0000-" + zeros, Password: zeros}
 			},
-			isForged:  func(errcode string) bool { return errcode == errcodeInvalidSignature },
-			isLimited: func(errcode string) bool { return errcode == errcodeLimitExceeded },
-			isOurs: func(errcode, message string) bool {
+			IsForged:  func(errcode string) bool { return errcode == errcodeInvalidSignature },
+			IsLimited: func(errcode string) bool { return errcode == errcodeLimitExceeded },
+			IsOurs: func(errcode, message string) bool {
 				return errcode == errcodeMissingToken || errcode == errUncleanPath.Errcode && message == errUncleanPath.Message
 			},
 		},
-		storeName: name,
-		readStore: func(ctx context.Context) (storeReading, error) { return readCounts(ctx, c.DataPath) },
-		askStatus: func(ctx context.Context) (storeReading, error) { return askStatus(ctx, c.DataPath) },
+		StoreName: name,
+		ReadStore: func(ctx context.Context) (check.StoreReading, error) { return readCounts(ctx, c.DataPath) },
+		AskStatus: func(ctx context.Context) (check.StoreReading, error) { return askStatus(ctx, c.DataPath) },
 	}
 }
 
-func writeReport(out io.Writer, r *checkReport, asJSON bool) error {
+func writeReport(out io.Writer, r *check.Report, asJSON bool) error {
 	if !asJSON {
-		r.print(out)
+		r.Print(out)
 		return nil
 	}
 	encoder := json.NewEncoder(out)
@@ -110,32 +111,32 @@ func writeReport(out io.Writer, r *checkReport, asJSON bool) error {
 }
 
 // readCounts opens the store to read it.
-func readCounts(ctx context.Context, dataPath string) (storeReading, error) {
+func readCounts(ctx context.Context, dataPath string) (check.StoreReading, error) {
 	store, err := readStore(ctx, dataPath)
 	switch {
 	case errors.Is(err, errNoStore):
-		return storeReading{}, errCheckNoStore
+		return check.StoreReading{}, check.ErrNoStore
 	case errors.Is(err, errStoreLocked) && !names.IsPostgres(dataPath):
-		return storeReading{}, errCheckStoreLocked
+		return check.StoreReading{}, check.ErrStoreLocked
 	case err != nil:
-		return storeReading{}, err
+		return check.StoreReading{}, err
 	}
 	defer store.Close()
 	counts, err := store.counts()
 	if err != nil {
-		return storeReading{}, err
+		return check.StoreReading{}, err
 	}
 	size, err := store.size()
 	return inReading(size, counts), err
 }
 
 // askStatus asks the daemon that serves the store in the directory what it has.
-func askStatus(ctx context.Context, dir string) (storeReading, error) {
+func askStatus(ctx context.Context, dir string) (check.StoreReading, error) {
 	ctx, cancel := context.WithTimeout(ctx, homeserver.LookUpTime) // a daemon that hangs takes the connection and does not answer
 	defer cancel()
 	res, err := askDaemon(ctx, dir, statusPath, nil)
 	if err != nil {
-		return storeReading{}, err
+		return check.StoreReading{}, err
 	}
 	defer res.Body.Close()
 	var said daemonStatus
@@ -143,6 +144,6 @@ func askStatus(ctx context.Context, dir string) (storeReading, error) {
 	return inReading(said.StoreBytes, said.Records), err
 }
 
-func inReading(size int64, counts storeCounts) storeReading {
-	return storeReading{Bytes: size, Registered: counts[stateRegistered], Pending: counts[statePending]}
+func inReading(size int64, counts storeCounts) check.StoreReading {
+	return check.StoreReading{Bytes: size, Registered: counts[stateRegistered], Pending: counts[statePending]}
 }

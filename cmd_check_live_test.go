@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/check"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -86,12 +87,12 @@ func front(t *testing.T, backend, service string, through func(path string) bool
 }
 
 // checked returns what a check of the config finds, by subject, with nodes that come in at the URL.
-func checked(t *testing.T, c config.Config, public string) map[string]finding {
+func checked(t *testing.T, c config.Config, public string) map[string]check.Finding {
 	t.Helper()
 	in := newCheckInput(c)
-	in.public = public
-	found := map[string]finding{}
-	for _, f := range runCheck(t.Context(), in).Findings {
+	in.Public = public
+	found := map[string]check.Finding{}
+	for _, f := range check.Run(t.Context(), in).Findings {
 		found[f.Subject] = f
 	}
 	return found
@@ -103,16 +104,16 @@ func TestDoor(t *testing.T) {
 		name     string
 		through  func(string) bool
 		replaces bool
-		want     map[string]status
+		want     map[string]check.Status
 	}{
-		{"only what nodes need", onlyNodes, true, map[string]status{}},
-		{"no register path", func(p string) bool { return p != registerPath && onlyNodes(p) }, true, map[string]status{registerPath: statusProblem, "X-Forwarded-For": statusWarning}}, // the stand-in takes headers of any size
-		{"no homeserver", func(p string) bool { return p == registerPath }, true, map[string]status{"/_matrix": statusProblem}},
-		{"the whole service", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, appServicePath) }, true, map[string]status{"application-service API": statusWarning}},
-		{"the path as the client wrote it", func(p string) bool { return onlyNodes(p) || p == appServicePath+"/transactions/..%2fregister" }, true, map[string]status{"application-service API": statusWarning}},
-		{"the new paths alone", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, modernPath) }, true, map[string]status{"application-service API": statusWarning}},
-		{"the admin API", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, "/_synapse") }, true, map[string]status{"/_synapse/admin": statusProblem}},
-		{"the client's own header", onlyNodes, false, map[string]status{"X-Forwarded-For": statusProblem}},
+		{"only what nodes need", onlyNodes, true, map[string]check.Status{}},
+		{"no register path", func(p string) bool { return p != registerPath && onlyNodes(p) }, true, map[string]check.Status{registerPath: check.Problem, "X-Forwarded-For": check.Warning}}, // the stand-in takes headers of any size
+		{"no homeserver", func(p string) bool { return p == registerPath }, true, map[string]check.Status{"/_matrix": check.Problem}},
+		{"the whole service", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, appServicePath) }, true, map[string]check.Status{"application-service API": check.Warning}},
+		{"the path as the client wrote it", func(p string) bool { return onlyNodes(p) || p == appServicePath+"/transactions/..%2fregister" }, true, map[string]check.Status{"application-service API": check.Warning}},
+		{"the new paths alone", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, modernPath) }, true, map[string]check.Status{"application-service API": check.Warning}},
+		{"the admin API", func(p string) bool { return onlyNodes(p) || strings.HasPrefix(p, "/_synapse") }, true, map[string]check.Status{"/_synapse/admin": check.Problem}},
+		{"the client's own header", onlyNodes, false, map[string]check.Status{"X-Forwarded-For": check.Problem}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDoor(t, homeserver.SharedSecretPath)
@@ -122,12 +123,12 @@ func TestDoor(t *testing.T) {
 			t.Cleanup(service.Close)
 			c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, Host: "127.0.0.1", Port: names.URLPort(service.URL), HSToken: testHSToken}
 			found := checked(t, c, front(t, d.homeserver.URL, service.URL, test.through, test.replaces))
-			if found["service"].Status != statusOK || found["service hs_token"].Status != statusOK {
+			if found["service"].Status != check.OK || found["service hs_token"].Status != check.OK {
 				t.Errorf("service: got %+v and %+v", found["service"], found["service hs_token"])
 			}
-			got := map[string]status{}
+			got := map[string]check.Status{}
 			for subject, f := range found {
-				if of, isDoor := strings.CutPrefix(subject, "public door "); isDoor && f.Status != statusOK {
+				if of, isDoor := strings.CutPrefix(subject, "public door "); isDoor && f.Status != check.OK {
 					got[of] = f.Status
 				}
 			}
@@ -171,7 +172,7 @@ func TestCheckStore(t *testing.T) {
 	d := newDoor(t, homeserver.SharedSecretPath) // which has another store open
 	running := httptest.NewServer(d.handler)
 	defer running.Close()
-	checkStore := func(dir string, serviceRuns bool) finding {
+	checkStore := func(dir string, serviceRuns bool) check.Finding {
 		c := config.Config{ServerName: testServerName, Origin: "http://127.0.0.1:1", Way: homeserver.SharedSecret, Host: "127.0.0.1", Port: 1, DataPath: dir}
 		if serviceRuns {
 			c.Port = names.URLPort(running.URL)
@@ -179,7 +180,7 @@ func TestCheckStore(t *testing.T) {
 		return checked(t, c, "http://127.0.0.1:1")["store"]
 	}
 	dir := t.TempDir()
-	if got := checkStore(dir+"/nowhere", true); got.Status != statusOK || !strings.Contains(got.Found, "not there yet") {
+	if got := checkStore(dir+"/nowhere", true); got.Status != check.OK || !strings.Contains(got.Found, "not there yet") {
 		t.Errorf("none: got %+v", got)
 	}
 	store, err := openBoltStore(dir)
@@ -191,7 +192,7 @@ func TestCheckStore(t *testing.T) {
 	_, two := newProof(t)
 	d.setState(one, stateRegistered)
 	d.setState(two, statePending)
-	for runs, want := range map[bool]status{true: statusOK, false: statusWarning} {
+	for runs, want := range map[bool]check.Status{true: check.OK, false: check.Warning} {
 		if got := checkStore(dir, runs); got.Status != want {
 			t.Errorf("in use, %v: got %+v", runs, got)
 		}
@@ -200,12 +201,12 @@ func TestCheckStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := checkStore(dir, true); got.Status != statusOK || !strings.Contains(got.Found, "in use by a running service: 1 registered, 1 pending") {
+	if got := checkStore(dir, true); got.Status != check.OK || !strings.Contains(got.Found, "in use by a running service: 1 registered, 1 pending") {
 		t.Errorf("asked: got %+v", got)
 	}
 	stop()
 	store.Close()
-	if got := checkStore(dir, false); got.Status != statusOK || !strings.Contains(got.Found, ": 1 registered, 1 pending") {
+	if got := checkStore(dir, false); got.Status != check.OK || !strings.Contains(got.Found, ": 1 registered, 1 pending") {
 		t.Errorf("free: got %+v", got)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/check"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
@@ -22,10 +23,10 @@ func masConfig(origin string) config.Config {
 const aboutMAS = "Matrix Authentication Service "
 
 // notOKOf are the findings that are not ok, by the rest of their subjects: of those that begin so, and that other one.
-func notOKOf(found map[string]finding, begins, other string) map[string]status {
-	got := map[string]status{}
+func notOKOf(found map[string]check.Finding, begins, other string) map[string]check.Status {
+	got := map[string]check.Status{}
 	for subject, f := range found {
-		if of, isOne := strings.CutPrefix(subject, begins); (isOne || subject == other) && f.Status != statusOK {
+		if of, isOne := strings.CutPrefix(subject, begins); (isOne || subject == other) && f.Status != check.OK {
 			got[of] = f.Status
 		}
 	}
@@ -40,23 +41,23 @@ func TestCheckMASLive(t *testing.T) {
 		issuer   string // "" for its own
 		faults   map[string]http.HandlerFunc
 		change   func(*config.Config)
-		want     map[string]status
+		want     map[string]check.Status
 	}{
-		{name: "all right", want: map[string]status{}},
-		{name: "1.3", settings: masplay.Settings{Old: true}, want: map[string]status{}},
-		{name: "bad secret", change: func(c *config.Config) { c.MASClientSecret = "x" }, want: map[string]status{"client": statusProblem}},
-		{name: "not admin", settings: masplay.Settings{NotAdmin: true}, want: map[string]status{"scope": statusProblem}},
-		{name: "no oauth", faults: map[string]http.HandlerFunc{callToken: says(404, "")}, want: map[string]status{"client": statusProblem}},
-		{name: "down", faults: map[string]http.HandlerFunc{callToken: says(502, "")}, want: map[string]status{"client": statusProblem}},
-		{name: "no admin API", settings: masplay.Settings{NoAdminAPI: true}, want: map[string]status{"admin API": statusProblem}},
-		{name: "admin API fails", faults: map[string]http.HandlerFunc{callLookUp: says(500, "{}")}, want: map[string]status{"admin API": statusProblem}},
-		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: map[string]status{"passwords": statusProblem}},
-		{name: "open registration", settings: masplay.Settings{Registration: true}, want: map[string]status{"registration": statusProblem}},
-		{name: "another server name", change: func(c *config.Config) { c.ServerName = "example.org" }, want: map[string]status{"server name": statusProblem}},
-		{name: "not in charge", issuer: "none", want: map[string]status{"homeserver logins": statusProblem}},
-		{name: "another in charge", issuer: "https://auth.example.org/", want: map[string]status{"homeserver logins": statusProblem}},
-		{name: "it does not tell", faults: map[string]http.HandlerFunc{callIssuer: says(500, "{}")}, want: map[string]status{"homeserver logins": statusWarning}},
-		{name: "on another machine", change: func(c *config.Config) { c.APIOrigin = "http://192.0.2.1:1" }, want: map[string]status{"client": statusProblem, "listener": statusWarning}},
+		{name: "all right", want: map[string]check.Status{}},
+		{name: "1.3", settings: masplay.Settings{Old: true}, want: map[string]check.Status{}},
+		{name: "bad secret", change: func(c *config.Config) { c.MASClientSecret = "x" }, want: map[string]check.Status{"client": check.Problem}},
+		{name: "not admin", settings: masplay.Settings{NotAdmin: true}, want: map[string]check.Status{"scope": check.Problem}},
+		{name: "no oauth", faults: map[string]http.HandlerFunc{callToken: says(404, "")}, want: map[string]check.Status{"client": check.Problem}},
+		{name: "down", faults: map[string]http.HandlerFunc{callToken: says(502, "")}, want: map[string]check.Status{"client": check.Problem}},
+		{name: "no admin API", settings: masplay.Settings{NoAdminAPI: true}, want: map[string]check.Status{"admin API": check.Problem}},
+		{name: "admin API fails", faults: map[string]http.HandlerFunc{callLookUp: says(500, "{}")}, want: map[string]check.Status{"admin API": check.Problem}},
+		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: map[string]check.Status{"passwords": check.Problem}},
+		{name: "open registration", settings: masplay.Settings{Registration: true}, want: map[string]check.Status{"registration": check.Problem}},
+		{name: "another server name", change: func(c *config.Config) { c.ServerName = "example.org" }, want: map[string]check.Status{"server name": check.Problem}},
+		{name: "not in charge", issuer: "none", want: map[string]check.Status{"homeserver logins": check.Problem}},
+		{name: "another in charge", issuer: "https://auth.example.org/", want: map[string]check.Status{"homeserver logins": check.Problem}},
+		{name: "it does not tell", faults: map[string]http.HandlerFunc{callIssuer: says(500, "{}")}, want: map[string]check.Status{"homeserver logins": check.Warning}},
+		{name: "on another machine", change: func(c *config.Config) { c.APIOrigin = "http://192.0.2.1:1" }, want: map[string]check.Status{"client": check.Problem, "listener": check.Warning}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.name == "on another machine" && testing.Short() {
@@ -81,7 +82,7 @@ func TestCheckMASLive(t *testing.T) {
 			}
 			for subject, f := range found {
 				isOne := strings.HasPrefix(subject, aboutMAS) || subject == "homeserver logins"
-				if isOne && f.Status != statusOK && f.Do == "" || strings.Contains(f.Found+f.Do, testMASSecret) {
+				if isOne && f.Status != check.OK && f.Do == "" || strings.Contains(f.Found+f.Do, testMASSecret) {
 					t.Errorf("got %+v", f)
 				}
 			}
@@ -103,11 +104,11 @@ func TestCheckMASListener(t *testing.T) {
 	everywhere.Start()
 	t.Cleanup(everywhere.Close)
 	c := masConfig(h.URL)
-	if f := checked(t, c, h.URL)[aboutMAS+"listener"]; f.Status != statusOK {
+	if f := checked(t, c, h.URL)[aboutMAS+"listener"]; f.Status != check.OK {
 		t.Errorf("on loopback: got %+v", f)
 	}
 	c.APIOrigin = "http://127.0.0.1:" + everywhere.URL[strings.LastIndex(everywhere.URL, ":")+1:]
-	if f := checked(t, c, h.URL)[aboutMAS+"listener"]; f.Status != statusProblem || !strings.Contains(f.Do, "binds: [{address: '127.0.0.1:") {
+	if f := checked(t, c, h.URL)[aboutMAS+"listener"]; f.Status != check.Problem || !strings.Contains(f.Do, "binds: [{address: '127.0.0.1:") {
 		t.Errorf("everywhere: got %+v", f)
 	}
 }
@@ -120,14 +121,14 @@ func TestCheckMASDoor(t *testing.T) {
 		settings masplay.Settings
 		login    http.HandlerFunc // nil for Matrix Authentication Service's
 		admin    bool
-		want     map[string]status
+		want     map[string]check.Status
 	}{
-		{name: "all right", want: map[string]status{}},
-		{name: "the homeserver's own login", login: own, want: map[string]status{"login": statusProblem}},
-		{name: "none, as Synapse has it then", login: says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), want: map[string]status{"login": statusProblem}},
-		{name: "nginx cannot reach it", login: says(502, "<html>"), want: map[string]status{"login": statusProblem}},
-		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: map[string]status{"login": statusProblem}},
-		{name: "the admin API", admin: true, want: map[string]status{"/api/admin": statusWarning}},
+		{name: "all right", want: map[string]check.Status{}},
+		{name: "the homeserver's own login", login: own, want: map[string]check.Status{"login": check.Problem}},
+		{name: "none, as Synapse has it then", login: says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), want: map[string]check.Status{"login": check.Problem}},
+		{name: "nginx cannot reach it", login: says(502, "<html>"), want: map[string]check.Status{"login": check.Problem}},
+		{name: "passwords off", settings: masplay.Settings{PasswordsOff: true}, want: map[string]check.Status{"login": check.Problem}},
+		{name: "the admin API", admin: true, want: map[string]check.Status{"/api/admin": check.Warning}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newStandIn(t)
@@ -144,7 +145,7 @@ func TestCheckMASDoor(t *testing.T) {
 			}))
 			t.Cleanup(front.Close)
 			found := checked(t, masConfig(h.URL), front.URL)
-			if got := notOKOf(map[string]finding{"login": found["public door login"], "/api/admin": found["public door /api/admin"]}, "", ""); !maps.Equal(got, test.want) {
+			if got := notOKOf(map[string]check.Finding{"login": found["public door login"], "/api/admin": found["public door /api/admin"]}, "", ""); !maps.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})
@@ -175,13 +176,13 @@ func TestCheckMASSite(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		fault http.HandlerFunc
-		want  map[string]status
+		want  map[string]check.Status
 	}{
-		{"it tells", nil, map[string]status{}},
-		{"an old version", says(404, ""), map[string]status{}},
-		{"it fails", says(500, "{}"), map[string]status{"passwords": statusWarning}},
-		{"lost", breaks, map[string]status{"passwords": statusWarning}},
-		{"half of it", says(200, `{"server_name":"`+testServerName+`","password_login_enabled":true}`), map[string]status{"registration": statusWarning}},
+		{"it tells", nil, map[string]check.Status{}},
+		{"an old version", says(404, ""), map[string]check.Status{}},
+		{"it fails", says(500, "{}"), map[string]check.Status{"passwords": check.Warning}},
+		{"lost", breaks, map[string]check.Status{"passwords": check.Warning}},
+		{"half of it", says(200, `{"server_name":"`+testServerName+`","password_login_enabled":true}`), map[string]check.Status{"registration": check.Warning}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newStandIn(t)

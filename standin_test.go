@@ -150,9 +150,9 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call, answer = callVersion, s.version
 	case path == "/_matrix/key/v2/server":
 		call, answer = callKey, says(200, fmt.Sprintf(`{"server_name":%q,"verify_keys":{}}`, s.name))
-	case path == versionsPath:
+	case path == "/_matrix/client/versions":
 		call, answer = callVersions, says(200, `{"versions":["r0.6.1","v1.12"]}`)
-	case path == whoamiPath:
+	case path == "/_matrix/client/r0/account/whoami":
 		call, answer = callWhoami, whoami
 	case strings.HasPrefix(path, "/_matrix/client/r0/profile/") && strings.HasSuffix(path, "/displayname"):
 		call, answer = callProfile, s.profile
@@ -166,7 +166,7 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call, answer = callIssuer, s.authMetadata
 	case strings.HasPrefix(path, homeserver.SetProfilePath) && r.Method == http.MethodPut:
 		call, answer = callSetName, s.setName
-	case path == masDiscovery:
+	case path == "/.well-known/openid-configuration":
 		call, answer = callDiscovery, s.mas.ServeHTTP
 	case path == mas.TokenPath:
 		call, answer = callToken, s.mas.ServeHTTP

@@ -1,7 +1,7 @@
-// check_synapse.go judges what of homeserver.yaml takes more than a glance: where Synapse listens, how it logs nodes in.
+// synapse.go judges what of homeserver.yaml takes more than a glance: where Synapse listens, how it logs nodes in.
 // And dendrite.yaml, where that says the same in other words.
 
-package main
+package check
 
 import (
 	"fmt"
@@ -62,7 +62,7 @@ func texts(value any) []string {
 }
 
 // listeners judges where the homeserver listens: behind nginx, and for nobody else.
-func (j judging) listeners() []finding {
+func (j judging) listeners() []Finding {
 	subject := func(what string) string { return j.subject("listeners " + what) }
 	example := j.settings.write("[{port: 8007, type: http, tls: false, x_forwarded: true, bind_addresses: ['127.0.0.1'], resources: [{names: [client, federation], compress: false}]}]", "listeners")
 	var clients []listener
@@ -79,18 +79,18 @@ func (j judging) listeners() []finding {
 		webClient = j.since(1, 53, warning(webClient.Subject, do, "it serves a web client, and the guide has it out"), problem(webClient.Subject, do, "it does not start with webclient"))
 	}
 	if len(clients) == 0 {
-		return []finding{problem(subject("port"), example, "none serves the resource client over http"), webClient}
+		return []Finding{problem(subject("port"), example, "none serves the resource client over http"), webClient}
 	}
-	return []finding{j.listenerPort(subject("port"), clients), j.listenerAddresses(subject("bind_addresses"), clients), j.listenerForwarded(subject("x_forwarded"), clients), webClient}
+	return []Finding{j.listenerPort(subject("port"), clients), j.listenerAddresses(subject("bind_addresses"), clients), j.listenerForwarded(subject("x_forwarded"), clients), webClient}
 }
 
-func (j judging) listenerPort(subject string, clients []listener) finding {
+func (j judging) listenerPort(subject string, clients []listener) Finding {
 	do := "write port: 8007 for it in " + j.settings.fileOf("listeners") + ", and let nginx listen on %d" + thenRestart
 	var ports []string
 	reached := false
 	for _, l := range clients {
 		if l.port == names.URLPort(j.public) && isLocal(j.public) {
-			return problem(subject, fmt.Sprintf(do, l.port), "it listens on %d, where nodes expect nginx (--%s)", l.port, flagPublicURL)
+			return problem(subject, fmt.Sprintf(do, l.port), "it listens on %d, where nodes expect nginx (--%s)", l.port, FlagPublicURL)
 		}
 		reached = reached || l.unixSocket || l.port == names.URLPort(j.config.Origin)
 		ports = append(ports, fmt.Sprint(l.port))
@@ -106,7 +106,7 @@ func (j judging) listenerPort(subject string, clients []listener) finding {
 	return fine(subject, "%s", strings.Join(ports, ", "))
 }
 
-func (j judging) listenerAddresses(subject string, clients []listener) finding {
+func (j judging) listenerAddresses(subject string, clients []listener) Finding {
 	for _, l := range clients {
 		open := len(l.addresses) == 0 && !l.unixSocket
 		for _, address := range l.addresses {
@@ -120,7 +120,7 @@ func (j judging) listenerAddresses(subject string, clients []listener) finding {
 	return fine(subject, "this machine alone")
 }
 
-func (j judging) listenerForwarded(subject string, clients []listener) finding {
+func (j judging) listenerForwarded(subject string, clients []listener) Finding {
 	for _, l := range clients {
 		if !l.forwarded {
 			do := fmt.Sprintf("write for port %d in %s: x_forwarded: true"+thenRestart, l.port, j.settings.fileOf("listeners"))
@@ -131,18 +131,18 @@ func (j judging) listenerForwarded(subject string, clients []listener) finding {
 }
 
 // needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
-func (j judging) needsOfToday() []finding {
+func (j judging) needsOfToday() []Finding {
 	if j.config.Way.IsApart {
-		return []finding{j.ownPasswords(), j.authenticationService()}
+		return []Finding{j.ownPasswords(), j.authenticationService()}
 	}
-	found := []finding{j.passwordLogin()}
+	found := []Finding{j.passwordLogin()}
 	if j.server.IsSynapse() && j.server.Before(1, 0) {
 		return found
 	}
 	return append(found, j.authenticationService(), j.loginLimit("address"), j.loginLimit("account"), j.bcryptRounds())
 }
 
-func (j judging) passwordLogin() finding {
+func (j judging) passwordLogin() Finding {
 	subject := j.subject("password_config")
 	switch enabled := j.settings.at("password_config", "enabled"); {
 	case enabled != nil && enabled != true:
@@ -153,7 +153,7 @@ func (j judging) passwordLogin() finding {
 	return fine(subject, "nodes can log in with a password")
 }
 
-func (j judging) authenticationService() finding {
+func (j judging) authenticationService() Finding {
 	subject := j.subject("matrix_authentication_service")
 	inCharge := j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled")
 	switch {
@@ -169,7 +169,7 @@ func (j judging) authenticationService() finding {
 }
 
 // ownPasswords: behind Matrix Authentication Service the homeserver may have none.
-func (j judging) ownPasswords() finding {
+func (j judging) ownPasswords() Finding {
 	subject := j.subject("password_config")
 	if j.settings.isTrue("password_config", "enabled") {
 		return problem(subject, "delete enabled: true from password_config in "+j.settings.fileOf("password_config")+thenRestart, "enabled is true, and the homeserver does not start with it behind Matrix Authentication Service")
@@ -183,7 +183,7 @@ const (
 	enoughBurst  = 10
 )
 
-func (j judging) loginLimit(of string) finding {
+func (j judging) loginLimit(of string) Finding {
 	subject := j.subject("rc_login." + of)
 	perSecond := j.settings.number(0.003, "rc_login", of, "per_second") // Synapse's default: one in five minutes
 	burst := j.settings.number(5, "rc_login", of, "burst_count")
@@ -194,7 +194,7 @@ func (j judging) loginLimit(of string) finding {
 	return fine(subject, "%v logins, and then %v a second", burst, perSecond)
 }
 
-func (j judging) bcryptRounds() finding {
+func (j judging) bcryptRounds() Finding {
 	subject := j.subject("bcrypt_rounds")
 	if rounds := j.settings.number(12, "bcrypt_rounds"); rounds > 6 { // each one more doubles the time
 		return warning(subject, j.settings.write("4", "bcrypt_rounds"), "%v, which costs the homeserver up to 200 ms for each registration and login; the passwords are signatures, and 4 is as safe", rounds)
@@ -203,10 +203,10 @@ func (j judging) bcryptRounds() finding {
 }
 
 // ofDendrite judges dendrite.yaml.
-func (j judging) ofDendrite() []finding {
+func (j judging) ofDendrite() []Finding {
 	s := j.settings
-	found := []finding{j.serverName(j.subject("global.server_name"), "global", "server_name")}
-	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) finding, do, reason, good string) {
+	found := []Finding{j.serverName(j.subject("global.server_name"), "global", "server_name")}
+	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) Finding, do, reason, good string) {
 		if bad {
 			found = append(found, f(j.subject(subject), do, "%s", reason))
 			return

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"bytes"
@@ -7,11 +7,11 @@ import (
 
 // Whatever a file or a server says, a finding is one line, and holds no secret.
 func TestReportAdd(t *testing.T) {
-	r := &checkReport{}
-	r.keepSecret(testASToken, "", "abc")
-	r.add(fine("one", "two\nlines of %s", testASToken), warning("two", "do\tthis with "+testASToken, "abc"), problem("three", "do that", "found"))
+	r := &Report{}
+	r.keepSecret(ourASToken, "", "abc")
+	r.add(fine("one", "two\nlines of %s", ourASToken), warning("two", "do\tthis with "+ourASToken, "abc"), problem("three", "do that", "found"))
 	var out bytes.Buffer
-	r.print(&out)
+	r.Print(&out)
 	want := "ok       one: two lines of …\nwarning  two: abc; do this with …\nproblem  three: found; do that\n1 problem, 1 warning, 1 ok\n"
 	if out.String() != want {
 		t.Errorf("got %s, want %s", &out, want)

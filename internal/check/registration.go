@@ -1,6 +1,6 @@
-// check_registration.go judges registration.yaml and run.sh: what genconfig wrote and people changed since.
+// registration.go judges registration.yaml and run.sh: what genconfig wrote and people changed since.
 
-package main
+package check
 
 import (
 	"errors"
@@ -23,35 +23,35 @@ const (
 	restartBoth = "; then restart both the homeserver and the service"
 )
 
-// checkRegistrationFile judges the file as such.
-func checkRegistrationFile(path string, file config.Registration, err error) []finding {
+// judgeRegistrationFile judges the file as such.
+func judgeRegistrationFile(path string, file config.Registration, err error) []Finding {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return []finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+config.FlagRegistration+"; genconfig writes one", "there is no %s", path)}
+		return []Finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+config.FlagRegistration+"; genconfig writes one", "there is no %s", path)}
 	case err != nil:
-		return []finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+config.FlagForce, "%v", err)}
+		return []Finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+config.FlagForce, "%v", err)}
 	}
-	return []finding{judgeMode(subjectRegistration, file.Path, 0o600)}
+	return []Finding{judgeMode(subjectRegistration, file.Path, 0o600)}
 }
 
 // takeRegistration judges what stands in registration.yaml, and takes the tokens and the id from it.
-func (l *liveCheck) takeRegistration(file config.Registration, err error) []finding {
+func (l *checking) takeRegistration(file config.Registration, err error) []Finding {
 	if err != nil {
 		return nil
 	}
-	found := []finding{l.takeTokens(file), l.judgeURL(file), l.judgeNamespace(file)}
-	l.config.AppServiceID, _ = file.Text("id")
+	found := []Finding{l.takeTokens(file), l.judgeURL(file), l.judgeNamespace(file)}
+	l.Config.AppServiceID, _ = file.Text("id")
 	return found
 }
 
 // takeTokens looks for what the homeserver does not start without, and for two tokens that are the flags' own.
-func (l *liveCheck) takeTokens(file config.Registration) finding {
-	c := &l.config
+func (l *checking) takeTokens(file config.Registration) Finding {
+	c := &l.Config
 	const subject = subjectRegistration + " tokens"
 	anew := "write it anew with genconfig --" + config.FlagForce + restartBoth
 	given := map[string]*string{"as_token": &c.ASToken, "hs_token": &c.HSToken}
 	flags := map[string]string{"as_token": config.FlagASToken, "hs_token": config.FlagHSToken}
-	var bad []finding
+	var bad []Finding
 	for _, key := range []string{"id", "sender_localpart", "as_token", "hs_token"} {
 		value, err := file.Text(key)
 		token := given[key]
@@ -79,10 +79,10 @@ func (l *liveCheck) takeTokens(file config.Registration) finding {
 }
 
 // judgeURL holds the url against where the service listens.
-func (l *liveCheck) judgeURL(file config.Registration) finding {
-	c := l.config
+func (l *checking) judgeURL(file config.Registration) Finding {
+	c := l.Config
 	const subject = subjectRegistration + " url"
-	want := "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + l.daemon.base
+	want := "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + l.Daemon.Base
 	do := "write in " + file.Path + ": url: " + want + "" + thenRestart
 	value, err := file.Text("url")
 	if err != nil || value == "" {
@@ -94,8 +94,8 @@ func (l *liveCheck) judgeURL(file config.Registration) finding {
 	}
 	sameHost := u.Hostname() == names.ReachableHost(c.Host) || names.IsLoopback(u.Hostname()) && names.IsLoopback(names.ReachableHost(c.Host))
 	switch {
-	case strings.TrimSuffix(u.Path, "/") != l.daemon.base:
-		return problem(subject, do, "it is %s, and must end in %s", value, l.daemon.base)
+	case strings.TrimSuffix(u.Path, "/") != l.Daemon.Base:
+		return problem(subject, do, "it is %s, and must end in %s", value, l.Daemon.Base)
 	case u.Port() != strconv.Itoa(c.Port):
 		return problem(subject, do, "it is %s, and the service listens on port %d", value, c.Port)
 	case !sameHost:
@@ -105,8 +105,8 @@ func (l *liveCheck) judgeURL(file config.Registration) finding {
 }
 
 // judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
-func (l *liveCheck) judgeNamespace(file config.Registration) finding {
-	c := l.config
+func (l *checking) judgeNamespace(file config.Registration) Finding {
+	c := l.Config
 	const subject = subjectRegistration + " namespace"
 	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.ServerName)
 	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.ServerName))
@@ -134,15 +134,15 @@ func (l *liveCheck) judgeNamespace(file config.Registration) finding {
 }
 
 // judgeScript judges run.sh beside the registration.yaml that the homeserver loads.
-func judgeScript(s config.Script, err error, contradicted []string, registered config.Registration) []finding {
+func judgeScript(s config.Script, err error, contradicted []string, registered config.Registration) []Finding {
 	anew := "write it anew with genconfig --" + config.FlagForce + restartBoth
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return []finding{fine(subjectRun, "there is none here, as where systemd starts the service")}
+		return []Finding{fine(subjectRun, "there is none here, as where systemd starts the service")}
 	case err != nil:
-		return []finding{problem(subjectRun, anew, "%v", err)}
+		return []Finding{problem(subjectRun, anew, "%v", err)}
 	}
-	found := []finding{judgeMode(subjectRun, s.Path, 0o700)}
+	found := []Finding{judgeMode(subjectRun, s.Path, 0o700)}
 	if !s.PassesOn {
 		found = append(found, warning(subjectRun+" arguments", "end its last line in \"$@\"", "%s drops what it is given: with an --%s behind it, for instance, everybody may register all the same", s.Path, config.FlagAdmitFile))
 	}

@@ -1,6 +1,6 @@
-// check_secrets.go judges the files that hold secrets: who can read them, and whether they are there.
+// secrets.go judges the files that hold secrets: who can read them, and whether they are there.
 
-package main
+package check
 
 import (
 	"fmt"
@@ -12,9 +12,9 @@ import (
 )
 
 // takeSecret reads the secret that accounts are made with.
-func (l *liveCheck) takeSecret() []finding {
+func (l *checking) takeSecret() []Finding {
 	const subject = "shared secret"
-	c := &l.config
+	c := &l.Config
 	if c.Way.IsApart {
 		return l.takeMASSecret()
 	}
@@ -23,37 +23,37 @@ func (l *liveCheck) takeSecret() []finding {
 	}
 	if c.SharedSecretFile == "" {
 		if c.SharedSecret == "" {
-			return []finding{problem(subject, "start the service with --"+config.FlagShareSecretFile+" FILE, the file that holds the homeserver's registration_shared_secret", "this service has none, and makes no account without")}
+			return []Finding{problem(subject, "start the service with --"+config.FlagShareSecretFile+" FILE, the file that holds the homeserver's registration_shared_secret", "this service has none, and makes no account without")}
 		}
 		if c.SecretArgs[config.FlagShareSecret] == "" {
-			return []finding{fine(subject, "it is in the environment")}
+			return []Finding{fine(subject, "it is in the environment")}
 		}
-		return []finding{warning(subject, "write it into a file of mode 0600 and give --"+config.FlagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
+		return []Finding{warning(subject, "write it into a file of mode 0600 and give --"+config.FlagShareSecretFile+" FILE instead", "it is in the command line, which other users of the machine see")}
 	}
 	var err error
 	if c.SharedSecret, err = files.ReadSecret(c.SharedSecretFile, config.SharedSecretInFile); err != nil {
-		return []finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+config.FlagShareSecretFile, "%v", err)}
+		return []Finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+config.FlagShareSecretFile, "%v", err)}
 	}
-	return []finding{judgeMode(subject, c.SharedSecretFile, 0o600)}
+	return []Finding{judgeMode(subject, c.SharedSecretFile, 0o600)}
 }
 
 // takeMASSecret reads the secret of the client at Matrix Authentication Service.
-func (l *liveCheck) takeMASSecret() []finding {
+func (l *checking) takeMASSecret() []Finding {
 	const subject = "client secret"
-	c := &l.config
+	c := &l.Config
 	do := "write them into " + config.RunFile + ", or the service's environment: genconfig --" + config.FlagForce + " makes both"
 	if c.MASClientID == "" || c.MASClientSecretFile == "" {
-		return []finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", config.FlagMASClientID, config.FlagMASClientSecretFile)}
+		return []Finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", config.FlagMASClientID, config.FlagMASClientSecretFile)}
 	}
 	var err error
 	if c.MASClientSecret, err = config.ReadMASSecret(c.MASClientSecretFile); err != nil {
-		return []finding{problem(subject, "name the file that holds the client's secret with --"+config.FlagMASClientSecretFile, "%v", err)}
+		return []Finding{problem(subject, "name the file that holds the client's secret with --"+config.FlagMASClientSecretFile, "%v", err)}
 	}
-	return []finding{judgeMode(subject, c.MASClientSecretFile, 0o600)}
+	return []Finding{judgeMode(subject, c.MASClientSecretFile, 0o600)}
 }
 
 // judgeMode holds a file's mode against the one that its secrets need.
-func judgeMode(subject, path string, want os.FileMode) finding {
+func judgeMode(subject, path string, want os.FileMode) Finding {
 	stat, err := os.Stat(path)
 	if err != nil {
 		return problem(subject, "make it readable to the user that runs this", "%v", err)

@@ -1,7 +1,7 @@
-// check_live.go asks the homeserver and the service what only they can tell. No question of it creates, changes or
+// live.go asks the homeserver and the service what only they can tell. No question of it creates, changes or
 // ends anything.
 
-package main
+package check
 
 import (
 	"cmp"
@@ -27,14 +27,14 @@ const (
 	whoamiPath   = "/_matrix/client/r0/account/whoami" // which every version serves
 )
 
-// A liveCheck is one check: what there is to judge, and what is known so far.
-type liveCheck struct {
-	checkInput // its config with the tokens and the secret
+// A checking is one check: what there is to judge, and what is known so far.
+type checking struct {
+	Input // its config with the tokens and the secret
 
-	report         *checkReport
+	report         *Report
 	registered     config.Registration // registration.yaml
-	ofRegistration []finding           // what was found when it was read
-	ofSecret       []finding
+	ofRegistration []Finding           // what was found when it was read
+	ofSecret       []Finding
 
 	homeserver *homeserver.Client
 	creates    *homeserver.Client // where accounts are created
@@ -45,39 +45,39 @@ type liveCheck struct {
 }
 
 // connect makes the clients.
-func (l *liveCheck) connect() {
-	c := l.config
+func (l *checking) connect() {
+	c := l.Config
 	l.homeserver = homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
 	l.creates = l.homeserver.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 
 // homeserverItself tells whether it is there, which it is, and whether it is fit.
-func (l *liveCheck) homeserverItself(ctx context.Context) []finding {
+func (l *checking) homeserverItself(ctx context.Context) []Finding {
 	h := l.homeserver
 	do := "start it; or, if it listens elsewhere, run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " of that port"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: versionsPath})
 	switch {
 	case err != nil:
-		return []finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.config.Origin, cmp.Or(h.NotReached(err).Cause, err))}
+		return []Finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.Config.Origin, cmp.Or(h.NotReached(err).Cause, err))}
 	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:
-		return []finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.config.Origin, a.Status)}
+		return []Finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.Config.Origin, a.Status)}
 	case a.Status != http.StatusOK || !homeserver.IsObject(a.Body):
-		return []finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.config.Origin, a.Status, versionsPath)}
+		return []Finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.Config.Origin, a.Status, versionsPath)}
 	}
 	l.answers = true
 	l.server, _ = h.Software(ctx) // which tells nothing when it does not know
-	found := []finding{judgeSoftware(l.server, l.config.Origin)}
+	found := []Finding{judgeSoftware(l.server, l.Config.Origin)}
 
 	if err := h.CheckServerName(ctx); err != nil {
 		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+config.FlagForce+" with that --"+config.FlagMatrixDomain, "%v", err))
 	} else {
-		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.config.ServerName))
+		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.Config.ServerName))
 	}
 	return append(found, l.endpoints(ctx))
 }
 
 // judgeSoftware tells whether a homeserver can host nodes.
-func judgeSoftware(s homeserver.Software, at string) finding {
+func judgeSoftware(s homeserver.Software, at string) Finding {
 	switch _, patch, _ := strings.Cut(s.Version, "."); {
 	case s.Name == "":
 		return warning(subjectHomeserver, "write in its listener: resources: [{names: [client, federation]}], then restart it", "%s does not say which homeserver it is", at)
@@ -90,19 +90,19 @@ func judgeSoftware(s homeserver.Software, at string) finding {
 }
 
 // endpoints tells which ways of creating a user there are, and whether ours is among them.
-func (l *liveCheck) endpoints(ctx context.Context) finding {
+func (l *checking) endpoints(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " registration"
 	state := homeserver.Unknown
 	var has, otherURLs []string
-	for _, c := range append(l.config.OtherWays(), l.config) {
+	for _, c := range append(l.Config.OtherWays(), l.Config) {
 		found := homeserver.Unknown
-		if api, err := l.accounts(c, l.homeserver); err == nil {
+		if api, err := l.Accounts(c, l.homeserver); err == nil {
 			found, _ = api.Probe(ctx)
 		}
 		if found == homeserver.Present {
 			has = append(has, c.Way.Name)
 		}
-		if c.Way == l.config.Way {
+		if c.Way == l.Config.Way {
 			state = found
 		} else if found == homeserver.Present {
 			otherURLs = append(otherURLs, c.Origin+c.Way.Path)
@@ -111,18 +111,18 @@ func (l *liveCheck) endpoints(ctx context.Context) finding {
 	issuer, _ := l.homeserver.LoginIssuer(ctx)
 	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
 	switch {
-	case l.config.Way.IsApart && issuer != "" && state != homeserver.Present:
+	case l.Config.Way.IsApart && issuer != "" && state != homeserver.Present:
 		return fine(subject, "it has none of its own, behind Matrix Authentication Service")
 	case state == homeserver.Present:
-		return fine(subject, "it has %s, as --%s needs", l.config.Way.Name, config.FlagMatrixURL)
-	case state == homeserver.Disabled && l.config.Way.TakesSecret:
+		return fine(subject, "it has %s, as --%s needs", l.Config.Way.Name, config.FlagMatrixURL)
+	case state == homeserver.Disabled && l.Config.Way.TakesSecret:
 		return problem(subject, homeserver.SharedSecretOff, "it has shared-secret registration switched off")
-	case state == homeserver.Unknown && l.config.Way.IsApart:
-		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.config.APIOrigin)
+	case state == homeserver.Unknown && l.Config.Way.IsApart:
+		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.Config.APIOrigin)
 	case state == homeserver.Unknown:
-		return problem(subject, "see its log", "it fails when it is asked for %s", l.config.Way.Name)
+		return problem(subject, "see its log", "it fails when it is asked for %s", l.Config.Way.Name)
 	}
-	return problem(subject, missingFix(l.config, l.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, l.config.Way.Name)
+	return problem(subject, missingFix(l.Config, l.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, l.Config.Way.Name)
 }
 
 // missingFix is what to type where the homeserver does not have the API of --matrixurl: another URL, where it has one.
@@ -139,24 +139,24 @@ func missingFix(c config.Config, server homeserver.Software, otherURLs []string,
 }
 
 // homeserverAccepts tells whether it takes our token and our secret.
-func (l *liveCheck) homeserverAccepts(ctx context.Context) []finding {
+func (l *checking) homeserverAccepts(ctx context.Context) []Finding {
 	if !l.answers {
 		return nil
 	}
-	var found []finding
-	if l.config.ASToken != "" {
+	var found []Finding
+	if l.Config.ASToken != "" {
 		found = append(found, l.asToken(ctx))
 	}
-	if l.config.Way.TakesSecret && l.config.SharedSecret != "" {
+	if l.Config.Way.TakesSecret && l.Config.SharedSecret != "" {
 		found = append(found, l.sharedSecret(ctx))
 	}
 	return found
 }
 
-func (l *liveCheck) asToken(ctx context.Context) finding {
+func (l *checking) asToken(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " as_token"
 	h := l.homeserver
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: whoamiPath, Token: l.config.ASToken})
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: whoamiPath, Token: l.Config.ASToken})
 	switch {
 	case err != nil:
 		return problem(subject, "see the homeserver's log", "%v", h.NotReached(err))
@@ -169,9 +169,9 @@ func (l *liveCheck) asToken(ctx context.Context) finding {
 	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.Failure(a, ""))
 }
 
-func (l *liveCheck) sharedSecret(ctx context.Context) finding {
+func (l *checking) sharedSecret(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " shared secret"
-	proves, err := homeserver.NewSharedSecretAPI(l.homeserver, l.creates, l.config.SharedSecret).ProvesSecret(ctx)
+	proves, err := homeserver.NewSharedSecretAPI(l.homeserver, l.creates, l.Config.SharedSecret).ProvesSecret(ctx)
 	switch {
 	case err != nil:
 		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)
@@ -183,46 +183,46 @@ func (l *liveCheck) sharedSecret(ctx context.Context) finding {
 }
 
 // serviceURL is where the service listens.
-func (l *liveCheck) serviceURL() string {
-	return "http://" + net.JoinHostPort(names.ReachableHost(l.config.Host), strconv.Itoa(l.config.Port))
+func (l *checking) serviceURL() string {
+	return "http://" + net.JoinHostPort(names.ReachableHost(l.Config.Host), strconv.Itoa(l.Config.Port))
 }
 
 // service tells whether it runs, with this server name and these tokens, and whether the homeserver reaches it.
-func (l *liveCheck) service(ctx context.Context) []finding {
+func (l *checking) service(ctx context.Context) []Finding {
 	origin := l.serviceURL()
-	h := homeserver.NewClient(origin, l.config.ServerName, l.config.HSToken)
+	h := homeserver.NewClient(origin, l.Config.ServerName, l.Config.HSToken)
 	found := l.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
 	do := "start it: " + "./" + config.RunFile + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
 	switch found.is {
 	case registerSilent:
-		return []finding{problem(subjectService, do, "nothing answers at %s", origin)}
+		return []Finding{problem(subjectService, do, "nothing answers at %s", origin)}
 	case registerElse:
-		return []finding{problem(subjectService, do, "%s is another program's: it answers %d", origin, found.status)}
+		return []Finding{problem(subjectService, do, "%s is another program's: it answers %d", origin, found.status)}
 	case registerLimited:
 		l.runs = true
-		return []finding{warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin)}
+		return []Finding{warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin)}
 	case registerOther:
 		l.runs = true
-		return []finding{problem(subjectService, "restart it with --"+config.FlagMatrixDomain+" "+l.config.ServerName, "what listens at %s serves another --%s", origin, config.FlagMatrixDomain)}
+		return []Finding{problem(subjectService, "restart it with --"+config.FlagMatrixDomain+" "+l.Config.ServerName, "what listens at %s serves another --%s", origin, config.FlagMatrixDomain)}
 	}
 	l.runs = true
-	all := []finding{fine(subjectService, "it answers at %s", origin)}
-	if l.config.HSToken != "" {
-		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.daemon.modern + "/ping", Token: l.config.HSToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
+	all := []Finding{fine(subjectService, "it answers at %s", origin)}
+	if l.Config.HSToken != "" {
+		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.Daemon.Modern + "/ping", Token: l.Config.HSToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
 			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+config.RegistrationFile, "it was started with another than that of %s", config.RegistrationFile))
 		}
 		all = append(all, fine(subjectService+" hs_token", "the one of %s", config.RegistrationFile))
 	}
-	if l.accepts && l.config.AppServiceID != "" {
+	if l.accepts && l.Config.AppServiceID != "" {
 		all = append(all, l.ping(ctx))
 	}
 	return all
 }
 
 // ping has the homeserver call the service.
-func (l *liveCheck) ping(ctx context.Context) finding {
+func (l *checking) ping(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " ping"
-	took, err := l.homeserver.Ping(ctx, l.config.AppServiceID, l.config.ASToken, l.daemon.base)
+	took, err := l.homeserver.Ping(ctx, l.Config.AppServiceID, l.Config.ASToken, l.Daemon.Base)
 	switch {
 	case err == nil:
 		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
@@ -257,17 +257,17 @@ type registerFound struct {
 
 // askRegister sends a registration of the right form that nobody can have signed. The service refuses it after having
 // looked at the signatures, before it asks anybody, and names the user ID that should have been signed.
-func (l *liveCheck) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
+func (l *checking) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
 	asked := *h
 	asked.Header = headers
 	localpart := "0x" + strings.Repeat("0", names.AddressDigits)
-	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.daemon.register, Body: l.daemon.forged(localpart)})
+	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.Daemon.Register, Body: l.Daemon.Forged(localpart)})
 	switch {
 	case err != nil:
 		return registerFound{registerSilent, 0}
-	case l.daemon.isLimited(a.Errcode):
+	case l.Daemon.IsLimited(a.Errcode):
 		return registerFound{registerLimited, a.Status}
-	case !l.daemon.isForged(a.Errcode):
+	case !l.Daemon.IsForged(a.Errcode):
 		return registerFound{registerElse, a.Status}
 	case !strings.Contains(a.Message, strconv.Quote(names.UserID(localpart, h.ServerName))):
 		return registerFound{registerOther, a.Status}

@@ -1,7 +1,7 @@
-// check_admission.go judges who may register, where the operator limits that: the admit file, and the Ethereum node that
+// admission.go judges who may register, where the operator limits that: the admit file, and the Ethereum node that
 // balances are asked of.
 
-package main
+package check
 
 import (
 	"context"
@@ -12,9 +12,9 @@ import (
 )
 
 // admitted finds nothing where everybody is admitted.
-func (l *liveCheck) admitted(ctx context.Context) []finding {
-	c := l.config
-	var found []finding
+func (l *checking) admitted(ctx context.Context) []Finding {
+	c := l.Config
+	var found []Finding
 	if c.AdmitFile != "" {
 		found = append(found, judgeAdmitFile(c.AdmitFile))
 	}
@@ -24,7 +24,7 @@ func (l *liveCheck) admitted(ctx context.Context) []finding {
 	return found
 }
 
-func judgeAdmitFile(path string) finding {
+func judgeAdmitFile(path string) Finding {
 	const subject = "admit file"
 	list, err := admission.ReadList(path)
 	switch {
@@ -37,13 +37,13 @@ func judgeAdmitFile(path string) finding {
 }
 
 // judgeEthRPC asks the Ethereum node what the service asks it.
-func (l *liveCheck) judgeEthRPC(ctx context.Context) []finding {
+func (l *checking) judgeEthRPC(ctx context.Context) []Finding {
 	const subject = "Ethereum node"
-	c := l.config
-	var found []finding
+	c := l.Config
+	var found []Finding
 	if c.EthRPCFile != "" {
 		if err := c.ReadEthRPC(); err != nil {
-			return []finding{problem(subject, "write its URL into the file of --"+config.FlagEthRPCFile, "%v", err)}
+			return []Finding{problem(subject, "write its URL into the file of --"+config.FlagEthRPCFile, "%v", err)}
 		}
 		found = append(found, judgeMode(subject+" URL", c.EthRPCFile, 0o600))
 	}

@@ -1,7 +1,7 @@
-// check_door.go looks at the public door as a node does: what reaches the service and the homeserver through it, and
+// public_door.go looks at the public door as a node does: what reaches the service and the homeserver through it, and
 // what should not.
 
-package main
+package check
 
 import (
 	"bytes"
@@ -18,75 +18,75 @@ import (
 const subjectDoor = "public door"
 
 // door asks at --public-url.
-func (l *liveCheck) door(ctx context.Context) []finding {
-	h := homeserver.NewClient(l.public, l.config.ServerName, l.config.ASToken, l.config.HSToken, l.config.SharedSecret)
-	found := []finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorClientRegister(ctx, h), l.doorForwarded(ctx, h)}
-	if l.config.Way.IsApart {
+func (l *checking) door(ctx context.Context) []Finding {
+	h := homeserver.NewClient(l.Public, l.Config.ServerName, l.Config.ASToken, l.Config.HSToken, l.Config.SharedSecret)
+	found := []Finding{l.doorRegister(ctx, h), l.doorMatrix(ctx, h), l.doorAppService(ctx, h), l.doorAdmin(ctx, h), l.doorClientRegister(ctx, h), l.doorForwarded(ctx, h)}
+	if l.Config.Way.IsApart {
 		found = append(found, l.doorLogin(ctx, h), l.doorMASAdmin(ctx, h))
 	}
 	return found
 }
 
 // write says which location to write where nodes come in.
-func (l *liveCheck) write(location nginx.Location) string {
-	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(l.public), location.OneLine())
+func (l *checking) write(location nginx.Location) string {
+	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(l.Public), location.OneLine())
 }
 
-func (l *liveCheck) doorRegister(ctx context.Context, h *homeserver.Client) finding {
-	subject := subjectDoor + " " + l.daemon.register
-	do := l.write(nginx.Register(l.serviceURL(), l.daemon.register))
+func (l *checking) doorRegister(ctx context.Context, h *homeserver.Client) Finding {
+	subject := subjectDoor + " " + l.Daemon.Register
+	do := l.write(nginx.Register(l.serviceURL(), l.Daemon.Register))
 	found := l.askRegister(ctx, h, nil)
 	switch {
 	case found.is == registerOurs:
-		return fine(subject, "reaches a service for %s", l.config.ServerName)
+		return fine(subject, "reaches a service for %s", l.Config.ServerName)
 	case found.is == registerOther:
 		return problem(subject, do, "reaches a service for another server name")
 	case found.is == registerLimited:
-		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", names.URLHost(l.public))
+		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", names.URLHost(l.Public))
 	case found.is == registerSilent:
-		return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
+		return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", l.Public)
 	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:
 		return problem(subject, "start the service; if it runs, "+do, "nginx does not reach a service (%d)", found.status)
 	}
-	return problem(subject, do, "does not reach the service: %s answers %d", names.URLHost(l.public), found.status)
+	return problem(subject, do, "does not reach the service: %s answers %d", names.URLHost(l.Public), found.status)
 }
 
-func (l *liveCheck) doorMatrix(ctx context.Context, h *homeserver.Client) finding {
+func (l *checking) doorMatrix(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectDoor + " /_matrix"
 	do := l.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
-	if names.URLHost(l.config.Origin) != names.URLHost(l.public) {
-		do = l.write(nginx.Matrix(l.config.Origin))
+	if names.URLHost(l.Config.Origin) != names.URLHost(l.Public) {
+		do = l.write(nginx.Matrix(l.Config.Origin))
 	}
 	said, status := sayVersions(ctx, h, nil)
 	switch {
 	case said == "" && status == 0:
-		return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
+		return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", l.Public)
 	case said == "" && status == http.StatusBadGateway:
 		return problem(subject, "start the homeserver; if it runs, "+do, "nginx does not reach a homeserver (%d)", status)
 	case said == "":
-		return problem(subject, do, "does not reach the homeserver: %s answers %d", names.URLHost(l.public), status)
+		return problem(subject, do, "does not reach the homeserver: %s answers %d", names.URLHost(l.Public), status)
 	}
 	if err := h.CheckServerName(ctx); err != nil {
 		return problem(subject, do, "reaches another homeserver: %v", err)
 	}
 	if own, _ := sayVersions(ctx, l.homeserver, nil); own != "" && own != said {
-		return problem(subject, do, "reaches another homeserver than %s", l.config.Origin)
+		return problem(subject, do, "reaches another homeserver than %s", l.Config.Origin)
 	}
 	return fine(subject, "reaches the homeserver")
 }
 
 // doorAppService asks without a token, which the service refuses in words of its own: no other program has them. The last
 // path is where nodes register to nginx, which chooses a location by it and may then send it on as it is.
-func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver.Client) finding {
+func (l *checking) doorAppService(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectDoor + " application-service API"
-	for _, path := range []string{l.daemon.base + "/transactions/check", l.daemon.modern + "/ping", l.daemon.base + rawRegister} {
+	for _, path := range []string{l.Daemon.Base + "/transactions/check", l.Daemon.Modern + "/ping", l.Daemon.Base + rawRegister} {
 		method := http.MethodPut
 		if strings.HasSuffix(path, "/ping") {
 			method = http.MethodPost
 		}
 		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: method, Path: path, Body: struct{}{}})
-		if err == nil && l.daemon.isOurs(a.Errcode, a.Message) {
-			return warning(subject, l.write(nginx.Register(l.serviceURL(), l.daemon.register))+" in the place of the location that passes it on",
+		if err == nil && l.Daemon.IsOurs(a.Errcode, a.Message) {
+			return warning(subject, l.write(nginx.Register(l.serviceURL(), l.Daemon.Register))+" in the place of the location that passes it on",
 				"%s arrives from outside; only the hs_token keeps others out", path)
 		}
 	}
@@ -96,11 +96,11 @@ func (l *liveCheck) doorAppService(ctx context.Context, h *homeserver.Client) fi
 const rawRegister = "/transactions/..%2fregister"
 
 // doorAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
-func (l *liveCheck) doorAdmin(ctx context.Context, h *homeserver.Client) finding {
+func (l *checking) doorAdmin(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectDoor + " /_synapse/admin"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: homeserver.SharedSecretPath})
 	if err == nil && (a.Errcode != "" || a.Status/100 == 2 && homeserver.IsObject(a.Body)) {
-		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+l.daemon.register+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.Status)
+		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+l.Daemon.Register+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.Status)
 	}
 	return fine(subject, "does not answer from outside")
 }
@@ -112,13 +112,13 @@ var oldRegisterPaths = []string{"/_matrix/client/r0/register", "/_matrix/client/
 // whoever has the shared secret. It asks with a method that the path does not have: where nginx passes that on, the answer
 // is the homeserver's own. That is asked for at the homeserver; or where it is known through nginx alone, by a path beside
 // this one, of which old Synapses say the same.
-func (l *liveCheck) doorClientRegister(ctx context.Context, h *homeserver.Client) finding {
+func (l *checking) doorClientRegister(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectDoor + " client register"
 	if l.server.IsSynapse() && !l.server.Before(1, 23) {
 		return fine(subject, "%v takes no shared secret there", l.server)
 	}
 	reference, beside := l.homeserver, ""
-	if names.URLHost(l.config.Origin) == names.URLHost(l.public) {
+	if names.URLHost(l.Config.Origin) == names.URLHost(l.Public) {
 		reference, beside = h, "-"
 	}
 	for _, path := range oldRegisterPaths {
@@ -143,7 +143,7 @@ const (
 // doorForwarded tells whether the proxy puts an X-Forwarded-For of its own in the place of what a client sends. Whoever
 // is behind it says nothing of what arrives; but one of a size that makes them refuse the request does so only when
 // it arrives. Where they do not refuse it when it comes straight to them, it cannot be told.
-func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver.Client) finding {
+func (l *checking) doorForwarded(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectDoor + " X-Forwarded-For"
 	const line = nginx.Forwards
 	fat := http.Header{}
@@ -153,7 +153,7 @@ func (l *liveCheck) doorForwarded(ctx context.Context, h *homeserver.Client) fin
 	var told []string
 	switch l.forwardedToService(ctx, h, fat) {
 	case doorOpen:
-		return problem(subject, "write in nginx, in location = "+l.daemon.register+": "+line, "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
+		return problem(subject, "write in nginx, in location = "+l.Daemon.Register+": "+line, "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
 	case doorShut:
 		told = append(told, "service")
 	}
@@ -178,8 +178,8 @@ const (
 	doorOpen
 )
 
-func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
-	straight := homeserver.NewClient(l.serviceURL(), l.config.ServerName)
+func (l *checking) forwardedToService(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
+	straight := homeserver.NewClient(l.serviceURL(), l.Config.ServerName)
 	switch {
 	case !l.runs || !l.askRegister(ctx, h, nil).is.isService() || l.askRegister(ctx, straight, fat).is.isService():
 		return doorUnknown
@@ -189,8 +189,8 @@ func (l *liveCheck) forwardedToService(ctx context.Context, h *homeserver.Client
 	return doorOpen
 }
 
-func (l *liveCheck) forwardedToHomeserver(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
-	if !l.answers || names.URLHost(l.config.Origin) == names.URLHost(l.public) {
+func (l *checking) forwardedToHomeserver(ctx context.Context, h *homeserver.Client, fat http.Header) doorState {
+	if !l.answers || names.URLHost(l.Config.Origin) == names.URLHost(l.Public) {
 		return doorUnknown
 	}
 	says := func(h *homeserver.Client, header http.Header) bool {

@@ -1,7 +1,7 @@
-// check_mas.go looks at Matrix Authentication Service: whether it lets this service make accounts, and nodes log in, by
+// mas.go looks at Matrix Authentication Service: whether it lets this service make accounts, and nodes log in, by
 // what it answers and by its configuration where that can be read.
 
-package main
+package check
 
 import (
 	"context"
@@ -25,62 +25,62 @@ import (
 const (
 	subjectMAS = "Matrix Authentication Service"
 
-	masFile      = "mas.yaml"    // its configuration, where that is beside homeserver.yaml
-	masOwnFile   = "config.yaml" // and as its own documentation calls it
+	MASFile      = "mas.yaml"    // its configuration, where that is beside homeserver.yaml
+	MASOwnFile   = "config.yaml" // and as its own documentation calls it
 	masDiscovery = "/.well-known/openid-configuration"
 
 	restartMAS = "; then restart Matrix Authentication Service"
 )
 
 // authenticationService asks it, and the homeserver about it.
-func (l *liveCheck) authenticationService(ctx context.Context) []finding {
-	if !l.config.Way.IsApart {
+func (l *checking) authenticationService(ctx context.Context) []Finding {
+	if !l.Config.Way.IsApart {
 		return nil
 	}
-	api := mas.New(l.homeserver, l.creates, l.config.ASToken, l.config.MASClientID, l.config.MASClientSecret)
+	api := mas.New(l.homeserver, l.creates, l.Config.ASToken, l.Config.MASClientID, l.Config.MASClientSecret)
 	found := l.masClient(ctx, api)
-	if found[len(found)-1].Status == statusOK {
+	if found[len(found)-1].Status == OK {
 		found = append(found, l.masSite(ctx, api)...)
 	}
 	return append(found, l.masInCharge(ctx, api), l.masListener(ctx))
 }
 
 // masClient tells whether it knows the client, lets it administer, and has an admin API.
-func (l *liveCheck) masClient(ctx context.Context, api *mas.Accounts) []finding {
+func (l *checking) masClient(ctx context.Context, api *mas.Accounts) []Finding {
 	const client, scope, admin = subjectMAS + " client", subjectMAS + " scope", subjectMAS + " admin API"
 	err := api.Granted(ctx)
-	known, granted := fine(client, "%s is accepted with its secret", l.config.MASClientID), fine(scope, "%s is granted", mas.Scope)
+	known, granted := fine(client, "%s is accepted with its secret", l.Config.MASClientID), fine(scope, "%s is granted", mas.Scope)
 	switch {
 	case errors.Is(err, mas.ErrClient):
-		return []finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", l.config.MASClientID)}
+		return []Finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", l.Config.MASClientID)}
 	case errors.Is(err, mas.ErrScope):
-		return []finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, l.config.MASClientID)}
+		return []Finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, l.Config.MASClientID)}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", l.config.APIOrigin)}
+		return []Finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", l.Config.APIOrigin)}
 	case err != nil:
-		return []finding{problem(client, "start it, or name another of its listeners in --"+config.FlagMatrixURL, "%v", err)}
+		return []Finding{problem(client, "start it, or name another of its listeners in --"+config.FlagMatrixURL, "%v", err)}
 	}
 	switch _, err := api.LookUp(ctx, homeserver.UnregistrableName); {
 	case errors.Is(err, homeserver.ErrNoUser):
-		return []finding{known, granted, fine(admin, "it answers at %s", l.config.APIOrigin)}
+		return []Finding{known, granted, fine(admin, "it answers at %s", l.Config.APIOrigin)}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", l.config.APIOrigin)}
+		return []Finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", l.Config.APIOrigin)}
 	default:
-		return []finding{known, granted, problem(admin, "see its log", "%v", err)}
+		return []Finding{known, granted, problem(admin, "see its log", "%v", err)}
 	}
 }
 
 // masSite judges what it says of its own configuration.
-func (l *liveCheck) masSite(ctx context.Context, api *mas.Accounts) []finding {
+func (l *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
 	const passwords, registration, name = subjectMAS + " passwords", subjectMAS + " registration", subjectMAS + " server name"
 	said, err := api.Site(ctx)
 	if err != nil {
-		return []finding{warning(passwords, "see its log", "it does not tell: %v", err)}
+		return []Finding{warning(passwords, "see its log", "it does not tell: %v", err)}
 	}
 	if said.PasswordLogin == nil {
-		return []finding{fine(passwords, "it does not tell, as old versions do not; the login at the public door does")}
+		return []Finding{fine(passwords, "it does not tell, as old versions do not; the login at the public door does")}
 	}
-	found := []finding{fine(passwords, "nodes can log in with one")}
+	found := []Finding{fine(passwords, "nodes can log in with one")}
 	if !*said.PasswordLogin {
 		found[0] = problem(passwords, mas.ErrPasswords.Error(), "they are switched off")
 	}
@@ -92,14 +92,14 @@ func (l *liveCheck) masSite(ctx context.Context, api *mas.Accounts) []finding {
 	default:
 		found = append(found, fine(registration, "off"))
 	}
-	if said.ServerName != "" && said.ServerName != l.config.ServerName {
-		return append(found, problem(name, "write into its configuration: matrix: {homeserver: "+l.config.ServerName+"}, if that is the homeserver's server_name"+restartMAS, "it is %q and --%s is %q", said.ServerName, config.FlagMatrixDomain, l.config.ServerName))
+	if said.ServerName != "" && said.ServerName != l.Config.ServerName {
+		return append(found, problem(name, "write into its configuration: matrix: {homeserver: "+l.Config.ServerName+"}, if that is the homeserver's server_name"+restartMAS, "it is %q and --%s is %q", said.ServerName, config.FlagMatrixDomain, l.Config.ServerName))
 	}
-	return append(found, fine(name, "%s", l.config.ServerName))
+	return append(found, fine(name, "%s", l.Config.ServerName))
 }
 
 // masInCharge tells whether the homeserver leaves its logins to this very one.
-func (l *liveCheck) masInCharge(ctx context.Context, api *mas.Accounts) finding {
+func (l *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding {
 	const subject = subjectHomeserver + " logins"
 	issuer, told := l.homeserver.LoginIssuer(ctx)
 	switch {
@@ -117,10 +117,10 @@ func (l *liveCheck) masInCharge(ctx context.Context, api *mas.Accounts) finding 
 }
 
 // masListener looks for the admin API at the other addresses of this machine.
-func (l *liveCheck) masListener(ctx context.Context) finding {
+func (l *checking) masListener(ctx context.Context) Finding {
 	const subject = subjectMAS + " listener"
-	if !isLocal(l.config.APIOrigin) {
-		return warning(subject, "keep everybody else from it, and its traffic encrypted", "the admin API is at %s, on another machine", l.config.APIOrigin)
+	if !isLocal(l.Config.APIOrigin) {
+		return warning(subject, "keep everybody else from it, and its traffic encrypted", "the admin API is at %s, on another machine", l.Config.APIOrigin)
 	}
 	addresses, _ := net.InterfaceAddrs() // without them there is none to try
 	for _, address := range addresses {
@@ -128,9 +128,9 @@ func (l *liveCheck) masListener(ctx context.Context) finding {
 		if !ok || network.IP.IsLoopback() || network.IP.IsLinkLocalUnicast() {
 			continue
 		}
-		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(names.URLPort(l.config.APIOrigin))), l.config.ServerName)
+		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(names.URLPort(l.Config.APIOrigin))), l.Config.ServerName)
 		if isAdminAPI(ctx, other) {
-			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(l.config.APIOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
+			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(l.Config.APIOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
 		}
 	}
 	return fine(subject, "this machine alone")
@@ -143,13 +143,13 @@ func isAdminAPI(ctx context.Context, h *homeserver.Client) bool {
 }
 
 // doorLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
-func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver.Client) finding {
+func (l *checking) doorLogin(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectDoor + " login"
 	do := l.write(nginx.Logins(nginx.GuideMAS)) + ", with the port of its listener that serves compat"
 	for _, path := range []string{"/_matrix/client/r0/login", "/_matrix/client/v3/login"} {
 		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: path})
 		if err != nil {
-			return problem(subject, "start nginx, or name the URL that nodes use with --"+flagPublicURL, "nothing answers at %s", l.public)
+			return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", l.Public)
 		}
 		var said struct {
 			Flows []struct {
@@ -177,10 +177,10 @@ func (l *liveCheck) doorLogin(ctx context.Context, h *homeserver.Client) finding
 }
 
 // doorMASAdmin looks whether nginx lets the admin API through.
-func (l *liveCheck) doorMASAdmin(ctx context.Context, h *homeserver.Client) finding {
+func (l *checking) doorMASAdmin(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectDoor + " /api/admin"
 	if isAdminAPI(ctx, h) {
-		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+l.daemon.register+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
+		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+l.Daemon.Register+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
 	}
 	return fine(subject, "does not answer from outside")
 }
@@ -188,11 +188,11 @@ func (l *liveCheck) doorMASAdmin(ctx context.Context, h *homeserver.Client) find
 // readMASSettings reads its configuration: what was named, or what is here and looks like one. None is no finding.
 func readMASSettings(paths []string) *settingsFile {
 	if len(paths) == 0 {
-		for _, name := range []string{masFile, masOwnFile} {
+		for _, name := range []string{MASFile, MASOwnFile} {
 			if _, err := os.Stat(name); err != nil {
 				continue
 			}
-			if s := readSettings([]string{name}); name == masFile || s.err == nil && s.Text("matrix", "homeserver") != "" {
+			if s := readSettings([]string{name}); name == MASFile || s.err == nil && s.Text("matrix", "homeserver") != "" {
 				return &s
 			}
 		}
@@ -223,18 +223,18 @@ func (s settingsFile) masList(path ...string) []settingsFile {
 }
 
 // masFindings judges its configuration.
-func (j judging) masFindings() []finding {
+func (j judging) masFindings() []Finding {
 	s := j.settings
 	if s.err != nil {
-		return []finding{problem(masFile, "name the configuration of Matrix Authentication Service with --"+flagMASConfig, "%v", s.err)}
+		return []Finding{problem(MASFile, "name the configuration of Matrix Authentication Service with --"+FlagMASConfig, "%v", s.err)}
 	}
-	found := []finding{j.masFileClient()}
-	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) finding, value string, path []string, reason, good string) {
+	found := []Finding{j.masFileClient()}
+	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) Finding, value string, path []string, reason, good string) {
 		if bad {
-			found = append(found, f(masFile+" "+subject, strings.Replace(s.write(value, path...), thenRestart, restartMAS, 1), "%s", reason))
+			found = append(found, f(MASFile+" "+subject, strings.Replace(s.write(value, path...), thenRestart, restartMAS, 1), "%s", reason))
 			return
 		}
-		found = append(found, fine(masFile+" "+subject, "%s", good))
+		found = append(found, fine(MASFile+" "+subject, "%s", good))
 	}
 	name := s.Text("matrix", "homeserver")
 	add("matrix.homeserver", name != j.config.ServerName, problem, strconv.Quote(j.config.ServerName), []string{"matrix", "homeserver"}, fmt.Sprintf("it is %q and --%s is %q", name, config.FlagMatrixDomain, j.config.ServerName), name)
@@ -247,8 +247,8 @@ func (j judging) masFindings() []finding {
 }
 
 // masFileClient looks for this service among the clients, and among those that may administer.
-func (j judging) masFileClient() finding {
-	const subject = masFile + " clients"
+func (j judging) masFileClient() Finding {
+	const subject = MASFile + " clients"
 	at := slices.IndexFunc(j.settings.masList("clients"), func(c settingsFile) bool { return c.Text("client_id") == j.config.MASClientID })
 	if at < 0 {
 		return problem(subject, mas.ErrClient.Error(), "%s is not among them", j.config.MASClientID)
@@ -261,14 +261,14 @@ func (j judging) masFileClient() finding {
 	case secret != "" && j.config.MASClientSecret != "" && secret != j.config.MASClientSecret:
 		return problem(subject, mas.ErrClient.Error(), "%s has another secret there than this service has", j.config.MASClientID)
 	case !slices.Contains(texts(j.settings.at("policy", "data", "admin_clients")), j.config.MASClientID):
-		return problem(masFile+" policy.data.admin_clients", mas.ErrScope.Error(), "%s is not in it", j.config.MASClientID)
+		return problem(MASFile+" policy.data.admin_clients", mas.ErrScope.Error(), "%s is not in it", j.config.MASClientID)
 	}
 	return fine(subject, "%s is among them, and may administer", j.config.MASClientID)
 }
 
 // masFileListener judges who reaches the admin API.
-func (j judging) masFileListener() finding {
-	const subject = masFile + " http.listeners"
+func (j judging) masFileListener() Finding {
+	const subject = MASFile + " http.listeners"
 	served := false
 	for _, l := range j.settings.masList("http", "listeners") {
 		var resources []string

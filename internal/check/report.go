@@ -1,6 +1,6 @@
-// check_report.go owns what a finding is, and the report of all findings: one line each, and none with a secret.
+// report.go owns what a finding is, and the report of all findings: one line each, and none with a secret.
 
-package main
+package check
 
 import (
 	"fmt"
@@ -9,38 +9,38 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
-// A status is how bad a finding is.
-type status string
+// A Status is how bad a finding is.
+type Status string
 
 const (
-	statusOK      status = "ok"
-	statusWarning status = "warning" // nodes get in all the same
-	statusProblem status = "problem" // nodes do not get in, or others do
+	OK      Status = "ok"
+	Warning Status = "warning" // nodes get in all the same
+	Problem Status = "problem" // nodes do not get in, or others do
 )
 
-// A finding is one thing that was looked at. It holds no token, secret, password or hash.
-type finding struct {
-	Status  status `json:"status"`
+// A Finding is one thing that was looked at. It holds no token, secret, password or hash.
+type Finding struct {
+	Status  Status `json:"status"`
 	Subject string `json:"subject"`
 	Found   string `json:"found"`
 	Do      string `json:"do,omitempty"` // with the line to write and where
 }
 
-func fine(subject, format string, args ...any) finding {
-	return finding{statusOK, subject, fmt.Sprintf(format, args...), ""}
+func fine(subject, format string, args ...any) Finding {
+	return Finding{OK, subject, fmt.Sprintf(format, args...), ""}
 }
 
-func warning(subject, do, format string, args ...any) finding {
-	return finding{statusWarning, subject, fmt.Sprintf(format, args...), do}
+func warning(subject, do, format string, args ...any) Finding {
+	return Finding{Warning, subject, fmt.Sprintf(format, args...), do}
 }
 
-func problem(subject, do, format string, args ...any) finding {
-	return finding{statusProblem, subject, fmt.Sprintf(format, args...), do}
+func problem(subject, do, format string, args ...any) Finding {
+	return Finding{Problem, subject, fmt.Sprintf(format, args...), do}
 }
 
-// A checkReport is everything found, in the order of looking.
-type checkReport struct {
-	Findings []finding `json:"findings"`
+// A Report is everything found, in the order of looking.
+type Report struct {
+	Findings []Finding `json:"findings"`
 	OK       int       `json:"ok"`
 	Warnings int       `json:"warnings"`
 	Problems int       `json:"problems"`
@@ -49,15 +49,15 @@ type checkReport struct {
 }
 
 // add takes findings in, on one line each and without the secrets.
-func (r *checkReport) add(found ...finding) {
+func (r *Report) add(found ...Finding) {
 	for _, f := range found {
 		f.Found, f.Do = redact.Line(f.Found, r.secrets...), redact.Line(f.Do, r.secrets...)
 		switch f.Status {
-		case statusOK:
+		case OK:
 			r.OK++
-		case statusWarning:
+		case Warning:
 			r.Warnings++
-		case statusProblem:
+		case Problem:
 			r.Problems++
 		}
 		r.Findings = append(r.Findings, f)
@@ -65,7 +65,7 @@ func (r *checkReport) add(found ...finding) {
 }
 
 // keepSecret notes what no finding may hold.
-func (r *checkReport) keepSecret(secrets ...string) {
+func (r *Report) keepSecret(secrets ...string) {
 	for _, secret := range secrets {
 		if len(secret) >= 4 { // a shorter one would only blot words out
 			r.secrets = append(r.secrets, secret)
@@ -73,8 +73,8 @@ func (r *checkReport) keepSecret(secrets ...string) {
 	}
 }
 
-// print writes a line for each finding and one for all of them.
-func (r *checkReport) print(out io.Writer) {
+// Print writes a line for each finding and one for all of them.
+func (r *Report) Print(out io.Writer) {
 	for _, f := range r.Findings {
 		fmt.Fprintf(out, "%-8s %s: %s", f.Status, f.Subject, f.Found)
 		if f.Do != "" {

@@ -1,7 +1,7 @@
-// check_settings.go judges homeserver.yaml by the Synapse that answers: the settings of the old guide, and what
+// settings.go judges homeserver.yaml by the Synapse that answers: the settings of the old guide, and what
 // today's Synapse needs for nodes to get in. Nothing here asks anybody.
 
-package main
+package check
 
 import (
 	"fmt"
@@ -17,7 +17,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
-const dendriteFile = "dendrite.yaml" // Dendrite's configuration
+const DendriteFile = "dendrite.yaml" // Dendrite's configuration
 
 // A settingsFile is the homeserver's configuration, of one file or of several.
 type settingsFile struct {
@@ -34,7 +34,7 @@ func readAllSettings(paths []string, server homeserver.Software) []settingsFile 
 		return []settingsFile{readSettings(paths)}
 	}
 	var all []settingsFile
-	for _, its := range []struct{ file, other string }{{config.HomeserverFile, homeserver.Dendrite}, {dendriteFile, homeserver.Synapse}} {
+	for _, its := range []struct{ file, other string }{{config.HomeserverFile, homeserver.Dendrite}, {DendriteFile, homeserver.Synapse}} {
 		if _, err := os.Stat(its.file); err == nil && server.Name != its.other {
 			all = append(all, readSettings([]string{its.file}))
 		}
@@ -120,7 +120,7 @@ func (s settingsFile) fileOf(key string) string {
 // isDendrite tells Dendrite's settings from Synapse's.
 func (s settingsFile) isDendrite() bool {
 	_, hasGlobal := s.keys["global"].(map[any]any)
-	return hasGlobal || filepath.Base(s.path) == dendriteFile
+	return hasGlobal || filepath.Base(s.path) == DendriteFile
 }
 
 // secrets are what the settings hold that no finding may.
@@ -138,17 +138,17 @@ type judging struct {
 }
 
 // findings judges every setting that matters.
-func (j judging) findings() []finding {
+func (j judging) findings() []Finding {
 	switch {
 	case j.settings.err != nil:
-		return []finding{problem(filepath.Base(j.settings.path), "run this in the homeserver's directory, or name the file with --"+flagHomeserverConfig, "%v", j.settings.err)}
+		return []Finding{problem(filepath.Base(j.settings.path), "run this in the homeserver's directory, or name the file with --"+FlagHomeserverConfig, "%v", j.settings.err)}
 	case j.settings.isDendrite():
 		return j.ofDendrite()
 	}
 	return slices.Concat(
-		[]finding{j.serverName(j.subject("server_name"), "server_name"), j.enableRegistration(), j.userDirectory(), j.expireAccessToken(), j.identityServers()},
+		[]Finding{j.serverName(j.subject("server_name"), "server_name"), j.enableRegistration(), j.userDirectory(), j.expireAccessToken(), j.identityServers()},
 		j.listeners(),
-		[]finding{j.registrationListed("app_service_config_files")},
+		[]Finding{j.registrationListed("app_service_config_files")},
 		j.sharedSecret(j.subject("registration_shared_secret")),
 		j.needsOfToday(),
 	)
@@ -157,13 +157,13 @@ func (j judging) findings() []finding {
 // subject names a setting.
 func (j judging) subject(setting string) string {
 	if j.settings.isDendrite() {
-		return dendriteFile + " " + setting
+		return DendriteFile + " " + setting
 	}
 	return config.HomeserverFile + " " + setting
 }
 
 // since picks one of two readings of a setting by the Synapse that answers. Where none does, it says both.
-func (j judging) since(major, minor int, before, since finding) finding {
+func (j judging) since(major, minor int, before, since Finding) Finding {
 	switch {
 	case j.server.IsSynapse() && j.server.Before(major, minor):
 		return before
@@ -171,7 +171,7 @@ func (j judging) since(major, minor int, before, since finding) finding {
 		return since
 	}
 	worse := since
-	if rank := []status{statusOK, statusWarning, statusProblem}; slices.Index(rank, before.Status) > slices.Index(rank, since.Status) {
+	if rank := []Status{OK, Warning, Problem}; slices.Index(rank, before.Status) > slices.Index(rank, since.Status) {
 		worse = before
 	}
 	if before.Found != since.Found {
@@ -180,7 +180,7 @@ func (j judging) since(major, minor int, before, since finding) finding {
 	return worse
 }
 
-func (j judging) serverName(subject string, path ...string) finding {
+func (j judging) serverName(subject string, path ...string) Finding {
 	switch name := j.settings.Text(path...); {
 	case name == j.config.ServerName:
 		return fine(subject, "%s, as --%s", name, config.FlagMatrixDomain)
@@ -193,7 +193,7 @@ func (j judging) serverName(subject string, path ...string) finding {
 }
 
 // enableRegistration reads two settings: the older one, which every Synapse still knows, has the last word.
-func (j judging) enableRegistration() finding {
+func (j judging) enableRegistration() Finding {
 	subject := j.subject("enable_registration")
 	switch disabled := j.settings.at("disable_registration"); {
 	case disabled != nil && !isYes(disabled):
@@ -209,7 +209,7 @@ func isYes(value any) bool {
 	return slices.Contains([]string{"true", "yes", "y", "on", "t", "1"}, strings.ToLower(fmt.Sprint(value)))
 }
 
-func (j judging) userDirectory() finding {
+func (j judging) userDirectory() Finding {
 	subject := j.subject("user_directory")
 	if !j.settings.isTrue("user_directory", "search_all_users") {
 		return problem(subject, j.settings.write("true", "user_directory", "search_all_users"), "search_all_users is not true: a fresh node is not found by the others")
@@ -220,7 +220,7 @@ func (j judging) userDirectory() finding {
 	return fine(subject, "search_all_users is true")
 }
 
-func (j judging) expireAccessToken() finding {
+func (j judging) expireAccessToken() Finding {
 	subject := j.subject("expire_access_token")
 	before, since := fine(subject, "true"), fine(subject, "gone, and not set")
 	switch on := j.settings.isTrue("expire_access_token"); {
@@ -232,7 +232,7 @@ func (j judging) expireAccessToken() finding {
 	return j.since(1, 3, before, since)
 }
 
-func (j judging) identityServers() finding {
+func (j judging) identityServers() Finding {
 	const key = "trusted_third_party_id_servers"
 	subject := j.subject(key)
 	before, since := fine(subject, "none"), fine(subject, "gone, and none set")
@@ -247,7 +247,7 @@ func (j judging) identityServers() finding {
 }
 
 // registrationListed looks for registration.yaml among the application services of the homeserver.
-func (j judging) registrationListed(path ...string) finding {
+func (j judging) registrationListed(path ...string) Finding {
 	subject := j.subject(strings.Join(path, "."))
 	whole, err := filepath.Abs(j.registration)
 	if err != nil {
@@ -283,38 +283,38 @@ func (j judging) registrationListed(path ...string) finding {
 
 // sharedSecret compares the homeserver's secret with ours, where accounts are made with it. Where createUser makes them
 // the homeserver needs none.
-func (j judging) sharedSecret(subject string) []finding {
+func (j judging) sharedSecret(subject string) []Finding {
 	const key = "registration_shared_secret"
 	switch {
 	case j.config.Way.IsApart:
 		return nil
 	case !j.config.Way.TakesSecret && j.settings.at(key) != nil && j.settings.at(key) != "":
-		return []finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,
+		return []Finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,
 			"set, and %s needs none: whoever has it makes accounts without a proof, at %s too", j.config.Way.Name, oldRegisterPaths[0])}
 	case !j.config.Way.TakesSecret:
-		return []finding{fine(subject, "not set, and not needed")}
+		return []Finding{fine(subject, "not set, and not needed")}
 	}
 	inline, path := j.settings.Text(key), j.settings.Text(key+"_path")
 	if path != "" && inline != "" {
-		return []finding{problem(subject, "delete "+key+" from "+j.settings.fileOf(key)+thenRestart, "both %s and %s_path are set, and the homeserver does not start", key, key)}
+		return []Finding{problem(subject, "delete "+key+" from "+j.settings.fileOf(key)+thenRestart, "both %s and %s_path are set, and the homeserver does not start", key, key)}
 	}
 	secret := inline
 	if path != "" {
 		if j.server.IsSynapse() && j.server.Before(1, 67) {
-			return []finding{problem(subject, j.settings.write("the secret itself", key), "%s_path is not known before Synapse 1.67", key)}
+			return []Finding{problem(subject, j.settings.write("the secret itself", key), "%s_path is not known before Synapse 1.67", key)}
 		}
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(filepath.Dir(j.settings.path), path)
 		}
 		var err error
 		if secret, err = files.ReadSecret(path, config.SharedSecretInFile); err != nil {
-			return []finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
+			return []Finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
 		}
 	}
-	return []finding{j.compareSecret(subject, secret, j.settings.write("the secret of this service's --"+config.FlagShareSecretFile, key))}
+	return []Finding{j.compareSecret(subject, secret, j.settings.write("the secret of this service's --"+config.FlagShareSecretFile, key))}
 }
 
-func (j judging) compareSecret(subject, secret, do string) finding {
+func (j judging) compareSecret(subject, secret, do string) Finding {
 	switch {
 	case secret == "":
 		return problem(subject, do, "not set: the homeserver makes no account for this service")

@@ -1,0 +1,236 @@
+package check
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+)
+
+// goodSettings are all right for either Synapse.
+const goodSettings = `
+server_name: transport02.smartmesh.cn
+listeners:
+  - {port: 8007, type: http, x_forwarded: true, bind_addresses: ['127.0.0.1', '::1'], resources: [{names: [client, federation]}]}
+enable_registration: false
+user_directory: {search_all_users: true}
+trusted_third_party_id_servers: []
+app_service_config_files: [registration.yaml]
+registration_shared_secret: "rather_secret~with^symbols"
+password_config: {enabled: true}
+bcrypt_rounds: 4
+rc_login: {address: {per_second: 5, burst_count: 50}, account: {per_second: 1, burst_count: 10}}
+`
+
+const goodDendrite = `
+global: {server_name: transport02.smartmesh.cn}
+client_api: {registration_shared_secret: "rather_secret~with^symbols", rate_limiting: {enabled: false}}
+app_service_api: {config_files: [registration.yaml]}
+user_api: {bcrypt_cost: 4}
+`
+
+var (
+	oldServer   = homeserver.Software{Name: homeserver.Synapse, Version: "0.34.0"}
+	todayServer = homeserver.Software{Name: homeserver.Synapse, Version: "1.163.2"}
+)
+
+// judge writes the settings and judges them.
+func judge(t *testing.T, name, content string, server homeserver.Software) []Finding {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, name)
+	registration := filepath.Join(dir, config.RegistrationFile)
+	for file, text := range map[string]string{path: content, registration: "id: x\n", filepath.Join(dir, "secret"): ourSecret + "\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := config.Config{ServerName: ourServerName, Origin: "http://127.0.0.1:8007", Way: homeserver.SharedSecret, SharedSecret: ourSecret}
+	found := judging{settings: readSettings([]string{path}), config: c, server: server, registration: registration, public: "http://127.0.0.1:8008"}.findings()
+	for _, f := range found {
+		if strings.Contains(f.Found+f.Do, ourSecret) || strings.Contains(f.Found+f.Do, "hunter2") {
+			t.Errorf("holds a secret: %+v", f)
+		}
+		if (f.Do == "") != (f.Status == OK) || f.Found == "" {
+			t.Errorf("incomplete: %+v", f)
+		}
+	}
+	return found
+}
+
+// bad are the findings that are not ok, by their subject without the file's name.
+func bad(found []Finding) map[string]Status {
+	all := map[string]Status{}
+	for _, f := range found {
+		_, setting, _ := strings.Cut(f.Subject, " ")
+		if f.Status != OK {
+			all[setting] = f.Status
+		}
+	}
+	return all
+}
+
+func TestGoodSettings(t *testing.T) {
+	if got := bad(judge(t, config.HomeserverFile, goodSettings, todayServer)); len(got) > 0 {
+		t.Errorf("today: got %v", got)
+	}
+	if got := bad(judge(t, config.HomeserverFile, goodSettings+"expire_access_token: True\n", oldServer)); len(got) > 0 {
+		t.Errorf("2018: got %v", got)
+	}
+	if got := bad(judge(t, DendriteFile, goodDendrite, homeserver.Software{Name: homeserver.Dendrite, Version: "0.15.2"})); len(got) > 0 {
+		t.Errorf("Dendrite: got %v", got)
+	}
+}
+
+// One setting broken, and the one finding of it: with the Synapse of 2018 (expire_access_token is set there), with
+// today's, and where none answers.
+func TestBrokenSettings(t *testing.T) {
+	const none = Status("")
+	tests := []struct {
+		name, from, to, subject string
+		old, today, both        Status
+	}{
+		{"another server_name", "server_name: transport02", "server_name: transport03", "server_name", Problem, Problem, Problem},
+		{"no server_name", "server_name: transport02.smartmesh.cn", "", "server_name", Problem, Problem, Problem},
+		{"open", "enable_registration: false", "enable_registration: true", "enable_registration", Problem, Problem, Problem},
+		{"open, as a text", "enable_registration: false", "enable_registration: 'Yes'", "enable_registration", Problem, Problem, Problem},
+		{"open by its older name", "enable_registration: false", "disable_registration: false", "enable_registration", Problem, Problem, Problem},
+		{"shut by its older name", "enable_registration: false", "enable_registration: true\ndisable_registration: true", "", none, none, none},
+		{"not found", "search_all_users: true", "search_all_users: false", "user_directory", Problem, Problem, Problem},
+		{"no directory", "search_all_users: true", "search_all_users: true, enabled: false", "user_directory", Problem, Problem, Problem},
+		{"identity servers", "id_servers: []", "id_servers: [vector.im]", "trusted_third_party_id_servers", Warning, Warning, Warning},
+		{"default identity servers", "trusted_third_party_id_servers: []", "", "trusted_third_party_id_servers", Warning, none, Warning},
+		{"port of nginx", "port: 8007", "port: 8008", "listeners port", Problem, Problem, Problem},
+		{"another port", "port: 8007", "port: 8006", "listeners port", Problem, Problem, Problem},
+		{"everybody's port", "['127.0.0.1', '::1']", "['0.0.0.0']", "listeners bind_addresses", Warning, Warning, Warning},
+		{"everybody's port by default", "bind_addresses: ['127.0.0.1', '::1'], ", "", "listeners bind_addresses", Warning, Warning, Warning},
+		{"not forwarded", "x_forwarded: true, ", "", "listeners x_forwarded", Warning, Problem, Problem},
+		{"webclient", "[client, federation]", "[client, webclient]", "listeners webclient", Warning, Problem, Problem},
+		{"no list", "[registration.yaml]", "registration.yaml", "app_service_config_files", Problem, Problem, Problem},
+		{"an empty list", "[registration.yaml]", "[]", "app_service_config_files", Problem, Problem, Problem},
+		{"another file", "[registration.yaml]", "[homeserver.yaml]", "app_service_config_files", Problem, Problem, Problem},
+		{"no file", "[registration.yaml]", "[nowhere.yaml]", "app_service_config_files", Problem, Problem, Problem},
+		{"a list of numbers", "[registration.yaml]", "[1]", "app_service_config_files", Problem, Problem, Problem},
+		{"another secret", ourSecret, "hunter2-hunter2", "registration_shared_secret", Problem, Problem, Problem},
+		{"no secret", `registration_shared_secret: "rather_secret~with^symbols"`, "", "registration_shared_secret", Problem, Problem, Problem},
+		{"a secret's file", `registration_shared_secret: "rather_secret~with^symbols"`, "registration_shared_secret_path: secret", "registration_shared_secret", Problem, none, none},
+		{"no secret's file", `registration_shared_secret: "rather_secret~with^symbols"`, "registration_shared_secret_path: nowhere", "registration_shared_secret", Problem, Problem, Problem},
+		{"passwords off", "password_config: {enabled: true}", "password_config: {enabled: false}", "password_config", Problem, Problem, Problem},
+		{"passwords for little", "password_config: {enabled: true}", "password_config: {enabled: only_for_reauth}", "password_config", Problem, Problem, Problem},
+		{"passwords elsewhere", "password_config: {enabled: true}", "password_config: {localdb_enabled: false}", "password_config", Problem, Problem, Problem},
+		{"passwords by default", "password_config: {enabled: true}", "password_config:", "", none, none, none},
+		{"many rounds", "bcrypt_rounds: 4", "bcrypt_rounds: 12", "bcrypt_rounds", none, Warning, Warning},
+		{"many rounds by default", "bcrypt_rounds: 4", "", "bcrypt_rounds", none, Warning, Warning},
+		{"few logins of an address", "burst_count: 50", "burst_count: 5", "rc_login.address", none, Problem, Problem},
+		{"slow logins of an account", "per_second: 1,", "per_second: 0.003,", "rc_login.account", none, Problem, Problem},
+		{"another login", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nmatrix_authentication_service: {enabled: true}", "matrix_authentication_service", none, Problem, Problem},
+		{"another login by its older name", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nexperimental_features: {msc3861: {enabled: true}}", "matrix_authentication_service", none, Problem, Problem},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			broken := strings.Replace(goodSettings, test.from, test.to, 1)
+			if broken == goodSettings {
+				t.Fatalf("there is no %s", test.from)
+			}
+			for _, of := range []struct {
+				server homeserver.Software
+				more   string
+				want   Status
+			}{{oldServer, "expire_access_token: true\n", test.old}, {todayServer, "", test.today}, {homeserver.Software{}, "", test.both}} {
+				want := map[string]Status{}
+				if of.want != none {
+					want[test.subject] = of.want
+				}
+				got := bad(judge(t, config.HomeserverFile, broken+of.more, of.server))
+				if of.server.Name == "" {
+					delete(got, "expire_access_token") // which has no value that is right for both
+				}
+				if !maps.Equal(got, want) {
+					t.Errorf("%v: got %v, want %v", of.server, got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestExpireAccessToken(t *testing.T) {
+	for _, test := range []struct {
+		line   string
+		server homeserver.Software
+		want   Status
+		found  string
+	}{
+		{"", oldServer, Warning, "not set, and the guide has it set"},
+		{"expire_access_token: True\n", oldServer, OK, "true"},
+		{"", todayServer, OK, "gone, and not set"},
+		{"expire_access_token: True\n", todayServer, Warning, "it does nothing any more"},
+		{"", homeserver.Software{}, Warning, "before Synapse 1.3: not set, and the guide has it set; since then: gone, and not set"},
+		{"expire_access_token: True\n", homeserver.Software{}, Warning, "before Synapse 1.3: true; since then: it does nothing any more"},
+	} {
+		for _, f := range judge(t, config.HomeserverFile, goodSettings+test.line, test.server) {
+			if strings.HasSuffix(f.Subject, "expire_access_token") && (f.Status != test.want || f.Found != test.found) {
+				t.Errorf("%q on %v: got %+v", test.line, test.server, f)
+			}
+		}
+	}
+}
+
+func TestBrokenDendrite(t *testing.T) {
+	for _, test := range []struct {
+		from, to, subject string
+		want              Status
+	}{
+		{"transport02", "transport03", "global.server_name", Problem},
+		{"smartmesh.cn}", "smartmesh.cn, disable_federation: true}", "global.disable_federation", Problem},
+		{"client_api: {", "client_api: {registration_disabled: false, ", "client_api.registration_disabled", Problem},
+		{ourSecret, "hunter2-hunter2", "client_api.registration_shared_secret", Problem},
+		{ourSecret, "", "client_api.registration_shared_secret", Problem},
+		{"{enabled: false}", "{enabled: true, threshold: 20}", "client_api.rate_limiting", Warning},
+		{", rate_limiting: {enabled: false}", "", "client_api.rate_limiting", Warning},
+		{"[registration.yaml]", "[]", "app_service_api.config_files", Problem},
+		{"{bcrypt_cost: 4}", "{}", "user_api.bcrypt_cost", Warning},
+	} {
+		got := bad(judge(t, DendriteFile, strings.Replace(goodDendrite, test.from, test.to, 1), homeserver.Software{Name: homeserver.Dendrite, Version: "0.15.2"}))
+		if want := map[string]Status{test.subject: test.want}; !maps.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", test.to, got, want)
+		}
+	}
+}
+
+// As Debian has it: a later file's key takes the place of an earlier one's, and it is named as the one to mend.
+func TestSplitSettings(t *testing.T) {
+	dir := t.TempDir()
+	os.Mkdir(filepath.Join(dir, "conf.d"), 0o700)
+	for name, content := range map[string]string{
+		"homeserver.yaml": "enable_registration: false\nuser_directory: {search_all_users: true}\n",
+		"conf.d/b.yaml":   "enable_registration: true\n",
+		"conf.d/a.yaml":   "enable_registration: false\nserver_name: example.org\n",
+		"conf.d/README":   "no settings\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := readSettings([]string{filepath.Join(dir, "homeserver.yaml"), filepath.Join(dir, "conf.d")})
+	if s.err != nil || !s.isTrue("enable_registration") || !s.isTrue("user_directory", "search_all_users") || s.Text("server_name") != "example.org" {
+		t.Errorf("got %+v", s)
+	}
+	if got, want := s.write("false", "enable_registration"), "write in "+filepath.Join(dir, "conf.d/b.yaml")+": enable_registration: false"+thenRestart; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := s.write("1", "new", "setting"), "write in "+filepath.Join(dir, "homeserver.yaml")+", under new: setting: 1"+thenRestart; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestUnreadableSettings(t *testing.T) {
+	for name, content := range map[string]string{"a list": "- hunter2\n", "broken": "a: hunter2\n\tb: c\n"} {
+		if got := judge(t, config.HomeserverFile, content, todayServer); len(got) != 1 || got[0].Status != Problem {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+}
