@@ -31,7 +31,7 @@ func TestAdmission(t *testing.T) {
 	least := new(big.Int).Mul(big.NewInt(20), ether) // more than 64 bits hold
 	byBalance := must(d.AddGateway(t.Context(), "by-balance", d.Homeserver.URL+d.Recipe.createPath,
 		"--sharesecret", d.Homeserver.SharedSecret, "--eth-rpc", chain.URL, "--min-balance", least.String()))(t)
-	must(byBalance.WaitForLog(t.Context(), "Admitting addresses by their balance", "chain_id=1337"))(t)
+	must(byBalance.WaitForLog(t.Context(), "Only addresses that hold enough may register", "chain_id=1337"))(t)
 	for _, name := range []string{"run.sh", "registration.yaml"} {
 		if content := must(os.ReadFile(filepath.Join(byBalance.Dir, name)))(t); strings.Contains(string(content), chain.Key) {
 			t.Errorf("%s holds the key of the Ethereum node", name)
