@@ -83,7 +83,9 @@ func (h *instantHomeserver) say(line string, body []byte) (status, said string) 
 		return ok, `{"nonce":"` + strings.Repeat("0123456789abcdef", 8) + `"}`
 	case strings.HasPrefix(path, mas.TokenPath):
 		return ok, `{"access_token":"mat_of_a_benchmark","expires_in":300}`
-	case strings.HasPrefix(path, homeserver.MASUsersPath+"/"), strings.HasPrefix(path, homeserver.SetProfilePath) && method == http.MethodPut:
+	case strings.HasPrefix(path, homeserver.MASUsersPath+"/"): // the password
+		return "204 No Content", ""
+	case strings.HasPrefix(path, homeserver.SetProfilePath) && method == http.MethodPut:
 		return ok, "{}"
 	case strings.HasPrefix(path, homeserver.MASUsersPath):
 		at := bytes.Index(body, []byte(`"0x`))
