@@ -70,35 +70,35 @@ var (
 	errWrongToken   = &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: "the hs_token is not the one of registration.yaml"}
 )
 
-// An asked is what a handler of this file is asked: the id at the end of the path, decoded, and the rest.
-type asked struct {
+// An appServiceRequest is a request of the homeserver: the id at the end of the path, decoded, and the rest.
+type appServiceRequest struct {
 	id string
 	*http.Request
 }
 
 // authorized answers who has the hs_token.
-func (a *appServiceAPI) authorized(kind string, handle func(asked) (any, error)) rest.HandlerFunc {
+func (a *appServiceAPI) authorized(kind string, handle func(appServiceRequest) (any, error)) rest.HandlerFunc {
 	return a.answered(kind, handle, true)
 }
 
 // unlessWrong answers who has no token, too: Synapse up to 1.80 sends none with its question for the protocol.
-func (a *appServiceAPI) unlessWrong(kind string, handle func(asked) (any, error)) rest.HandlerFunc {
+func (a *appServiceAPI) unlessWrong(kind string, handle func(appServiceRequest) (any, error)) rest.HandlerFunc {
 	return a.answered(kind, handle, false)
 }
 
-func (a *appServiceAPI) answered(kind string, handle func(asked) (any, error), needToken bool) rest.HandlerFunc {
+func (a *appServiceAPI) answered(kind string, handle func(appServiceRequest) (any, error), needToken bool) rest.HandlerFunc {
 	return func(w rest.ResponseWriter, r *rest.Request) {
 		answer, err := a.answer(handle, needToken, r)
 		if err != nil {
 			told := toMatrixError(err)
-			a.metrics.asked(kind, told.status)
+			a.metrics.answeredHomeserver(kind, told.status)
 			client, _ := a.proxies.Client(r.Request)
 			log.Debug("Refused the homeserver", "kind", kind, "status", told.status, "errcode", told.Errcode,
 				"path", a.shownPath(r.URL), "client", client, "reason", err)
 			told.write(w)
 			return
 		}
-		a.metrics.asked(kind, http.StatusOK)
+		a.metrics.answeredHomeserver(kind, http.StatusOK)
 		log.Trace("Answered the homeserver", "kind", kind, "method", r.Method, "path", a.shownPath(r.URL))
 		w.WriteJson(answer)
 	}
@@ -109,7 +109,7 @@ func (a *appServiceAPI) shownPath(u *url.URL) string {
 	return redact.Quote(strings.Join(strings.Split(u.Path, cmp.Or(a.hsToken, "\x00")), "…"))
 }
 
-func (a *appServiceAPI) answer(handle func(asked) (any, error), needToken bool, r *rest.Request) (any, error) {
+func (a *appServiceAPI) answer(handle func(appServiceRequest) (any, error), needToken bool, r *rest.Request) (any, error) {
 	err := a.checkToken(r.Request)
 	if err != nil && (needToken || !errors.Is(err, errMissingToken)) {
 		return nil, err
@@ -118,7 +118,7 @@ func (a *appServiceAPI) answer(handle func(asked) (any, error), needToken bool, 
 	if err != nil {
 		return nil, badRequest(errcodeInvalidParam, "the end of the path is not percent-encoded as it should be")
 	}
-	return handle(asked{id, r.Request})
+	return handle(appServiceRequest{id, r.Request})
 }
 
 // checkToken looks for the hs_token where old homeservers put it, the query string, and where new ones do, the
@@ -145,7 +145,7 @@ func (a *appServiceAPI) checkToken(r *http.Request) error {
 
 // transaction acknowledges events. None is needed here, so that none is parsed or kept; and none is refused for
 // an id seen before: Synapse counts from 1 again after a restart, and Dendrite adds events to a retry.
-func (a *appServiceAPI) transaction(r asked) (any, error) {
+func (a *appServiceAPI) transaction(r appServiceRequest) (any, error) {
 	_, err := io.Copy(io.Discard, r.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, bodyTooLarge(tooLarge.Limit)
@@ -157,10 +157,10 @@ func (a *appServiceAPI) transaction(r asked) (any, error) {
 }
 
 // ping shows the homeserver that it reaches us.
-func (a *appServiceAPI) ping(asked) (any, error) { return struct{}{}, nil }
+func (a *appServiceAPI) ping(appServiceRequest) (any, error) { return struct{}{}, nil }
 
 // user tells the homeserver whether a user that it does not know could exist: only a registered node does.
-func (a *appServiceAPI) user(r asked) (any, error) {
+func (a *appServiceAPI) user(r appServiceRequest) (any, error) {
 	if _, err := a.registered(r, r.id); err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (a *appServiceAPI) user(r asked) (any, error) {
 }
 
 // alias: this service has no rooms.
-func (a *appServiceAPI) alias(asked) (any, error) {
+func (a *appServiceAPI) alias(appServiceRequest) (any, error) {
 	return nil, notFound("there is no such room alias")
 }
 
@@ -198,7 +198,7 @@ type (
 	}
 )
 
-func (a *appServiceAPI) protocol(r asked) (any, error) {
+func (a *appServiceAPI) protocol(r appServiceRequest) (any, error) {
 	if err := a.checkProtocol(r.id); err != nil {
 		return nil, err
 	}
@@ -217,7 +217,7 @@ func (a *appServiceAPI) protocol(r asked) (any, error) {
 }
 
 // thirdPartyUser finds a node by its Ethereum address, for any Matrix client.
-func (a *appServiceAPI) thirdPartyUser(r asked) (any, error) {
+func (a *appServiceAPI) thirdPartyUser(r appServiceRequest) (any, error) {
 	if err := a.checkProtocol(r.id); err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (a *appServiceAPI) thirdPartyUser(r asked) (any, error) {
 }
 
 // thirdPartyByUserID tells what a user is in the third-party network.
-func (a *appServiceAPI) thirdPartyByUserID(r asked) (any, error) {
+func (a *appServiceAPI) thirdPartyByUserID(r appServiceRequest) (any, error) {
 	if !r.URL.Query().Has("userid") {
 		return nil, badRequest(errcodeMissingParam, "userid is missing")
 	}
@@ -237,7 +237,7 @@ func (a *appServiceAPI) thirdPartyByUserID(r asked) (any, error) {
 }
 
 // thirdPartyList is the node of this user ID, if it is one.
-func (a *appServiceAPI) thirdPartyList(r asked, userID string) (any, error) {
+func (a *appServiceAPI) thirdPartyList(r appServiceRequest, userID string) (any, error) {
 	n, err := a.registered(r, userID)
 	if errors.Is(err, errNoRecord) {
 		return []thirdPartyUser{}, nil
@@ -249,14 +249,14 @@ func (a *appServiceAPI) thirdPartyList(r asked, userID string) (any, error) {
 }
 
 // thirdPartyLocation: the network has users and no places.
-func (a *appServiceAPI) thirdPartyLocation(r asked) (any, error) {
+func (a *appServiceAPI) thirdPartyLocation(r appServiceRequest) (any, error) {
 	if err := a.checkProtocol(r.id); err != nil {
 		return nil, err
 	}
 	return []struct{}{}, nil
 }
 
-func (a *appServiceAPI) thirdPartyByAlias(asked) (any, error) { return []struct{}{}, nil }
+func (a *appServiceAPI) thirdPartyByAlias(appServiceRequest) (any, error) { return []struct{}{}, nil }
 
 func (a *appServiceAPI) checkProtocol(id string) error {
 	if id != protocolID(a.serverName) {
@@ -266,7 +266,7 @@ func (a *appServiceAPI) checkProtocol(id string) error {
 }
 
 // registered returns the record of a registered node. For anybody else the error is a 404 that is an errNoRecord.
-func (a *appServiceAPI) registered(r asked, userID string) (record, error) {
+func (a *appServiceAPI) registered(r appServiceRequest, userID string) (record, error) {
 	localpart, ok := strings.CutSuffix(userID, ":"+a.serverName)
 	localpart, isUser := strings.CutPrefix(localpart, "@")
 	if !ok || !isUser || !names.IsLocalpart(localpart) {

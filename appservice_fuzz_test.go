@@ -18,7 +18,7 @@ import (
 // Whatever the request line asks for is answered in JSON; without the hs_token only the metadata of the protocol is
 // given away, and with it nothing of who is not registered.
 func FuzzAppService(f *testing.F) {
-	d := newDoor(f, homeserver.SharedSecretPath)
+	d := newGateway(f, homeserver.SharedSecretPath)
 	n := d.registeredNode()
 	metadata := d.ask(http.MethodGet, "/_matrix/app/v1/thirdparty/protocol/"+protocolID(testServerName), "", testHSToken, "").body
 	found := d.ask(http.MethodGet, "/_matrix/app/v1/thirdparty/user?userid="+url.QueryEscape(n.UserID), "", testHSToken, "").body

@@ -19,7 +19,7 @@ import (
 )
 
 // ask is a request of the homeserver, with its tokens where it likes.
-func (d *door) ask(method, target, query, bearer, body string) answered {
+func (d *gateway) ask(method, target, query, bearer, body string) answered {
 	d.t.Helper()
 	r := httptest.NewRequest(method, appServicePath+target, strings.NewReader(body))
 	if query != "" {
@@ -44,7 +44,7 @@ func (d *door) ask(method, target, query, bearer, body string) answered {
 }
 
 // registeredNode is a node that the store knows as registered.
-func (d *door) registeredNode() node {
+func (d *gateway) registeredNode() node {
 	d.t.Helper()
 	_, n := newProof(d.t)
 	d.setState(n, stateRegistered)
@@ -53,7 +53,7 @@ func (d *door) registeredNode() node {
 
 // Both families of paths, as the homeservers of the table spell them.
 func TestAppServicePaths(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	n := d.registeredNode()
 	_, pending := newProof(t)
 	d.setState(pending, statePending)
@@ -142,7 +142,7 @@ func misspelt(a common.Address) string {
 // Who has no token, a wrong one or two that differ gets nothing, but for the static metadata, which the old
 // homeservers ask for without one.
 func TestAppServiceTokens(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	n := d.registeredNode()
 	wrong := testHSToken[:39] + "A"
 	const protocol = "regapp." + testServerName
@@ -186,7 +186,7 @@ func TestAppServiceTokens(t *testing.T) {
 
 // Other spellings of the header, and twice the query's token.
 func TestAppServiceTokenSpellings(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	for _, test := range []struct {
 		query, header string
 		want          int
@@ -212,7 +212,7 @@ func TestAppServiceTokenSpellings(t *testing.T) {
 
 // A transaction is drained up to its own limit, and not parsed.
 func TestTransactionBodies(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	ctx, stop := context.WithCancel(t.Context())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -269,7 +269,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // A store that cannot be read is no reason to deny a user.
 func TestAppServiceStoreFails(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	n := d.registeredNode()
 	d.store.Close()
 	for _, path := range []string{"/users/" + n.UserID, "/_matrix/app/v1/thirdparty/user?userid=" + n.UserID} {
@@ -292,7 +292,7 @@ func (w *deadlineRecorder) SetReadDeadline(t time.Time) error {
 
 // More time than others is only for the homeserver.
 func TestTransactionTime(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	for token, want := range map[string]bool{"": false, "x": false, testHSToken: true} {
 		r := httptest.NewRequest("PUT", modernPath+"/transactions/1", strings.NewReader("{}"))
 		r.Header.Set("Authorization", "Bearer "+token)
@@ -306,7 +306,7 @@ func TestTransactionTime(t *testing.T) {
 
 // A proxy that encodes the "?" of an old homeserver's request puts the hs_token into the path, which is logged.
 func TestTokenInPathIsNotLogged(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	lines := captureLog(t)
 	d.ask("GET", "/users/x%3Faccess_token="+testHSToken, "", "", "")
 	d.ask("PUT", "/transactions/1%3Faccess_token="+testHSToken, "", testHSToken, "{}")

@@ -76,8 +76,8 @@ func BenchmarkReject(b *testing.B) {
 
 	for _, r := range refused {
 		b.Run("handler/"+r.name, func(b *testing.B) {
-			d := newDoor(b, homeserver.SharedSecretPath)
-			log.SetDefault(newLogger(io.Discard, config.Config{Verbosity: 3})) // newDoor puts it back
+			d := newGateway(b, homeserver.SharedSecretPath)
+			log.SetDefault(newLogger(io.Discard, config.Config{Verbosity: 3})) // newGateway puts it back
 			body, err := json.Marshal(r.proof)
 			if err != nil {
 				b.Fatal(err)

@@ -132,7 +132,7 @@ func readCounts(ctx context.Context, dataPath string) (check.StoreReading, error
 
 // askStatus asks the daemon that serves the store in the directory what it has.
 func askStatus(ctx context.Context, dir string) (check.StoreReading, error) {
-	ctx, cancel := context.WithTimeout(ctx, homeserver.LookUpTime) // a daemon that hangs takes the connection and does not answer
+	ctx, cancel := context.WithTimeout(ctx, homeserver.ReadTime) // a daemon that hangs takes the connection and does not answer
 	defer cancel()
 	res, err := askDaemon(ctx, dir, statusPath, nil)
 	if err != nil {

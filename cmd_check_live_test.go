@@ -98,7 +98,7 @@ func checked(t *testing.T, c config.Config, public string) map[string]check.Find
 	return found
 }
 
-func TestDoor(t *testing.T) {
+func TestReverseProxy(t *testing.T) {
 	onlyNodes := func(path string) bool { return path == registerPath || strings.HasPrefix(path, "/_matrix/") }
 	for _, test := range []struct {
 		name     string
@@ -116,7 +116,7 @@ func TestDoor(t *testing.T) {
 		{"the client's own header", onlyNodes, false, map[string]check.Status{"X-Forwarded-For": check.Problem}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, homeserver.SharedSecretPath)
+			d := newGateway(t, homeserver.SharedSecretPath)
 			service := httptest.NewUnstartedServer(d.handler)
 			service.Config.MaxHeaderBytes = 8 << 10 // as serve has it
 			service.Start()
@@ -128,7 +128,7 @@ func TestDoor(t *testing.T) {
 			}
 			got := map[string]check.Status{}
 			for subject, f := range found {
-				if of, isDoor := strings.CutPrefix(subject, "public door "); isDoor && f.Status != check.OK {
+				if of, isProxy := strings.CutPrefix(subject, "public door "); isProxy && f.Status != check.OK {
 					got[of] = f.Status
 				}
 			}
@@ -144,7 +144,7 @@ func TestDoor(t *testing.T) {
 
 // Whose a register path is, is told by what it answers.
 func TestAskRegister(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	ours := httptest.NewServer(d.handler)
 	defer ours.Close()
 	other := httptest.NewServer(says(404, `{"errcode":"M_UNRECOGNIZED"}`))
@@ -169,7 +169,7 @@ func TestAskRegister(t *testing.T) {
 }
 
 func TestCheckStore(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath) // which has another store open
+	d := newGateway(t, homeserver.SharedSecretPath) // which has another store open
 	running := httptest.NewServer(d.handler)
 	defer running.Close()
 	checkStore := func(dir string, serviceRuns bool) check.Finding {

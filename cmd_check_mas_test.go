@@ -114,7 +114,7 @@ func TestCheckMASListener(t *testing.T) {
 }
 
 // Which login the public door leads to, and what else.
-func TestCheckMASDoor(t *testing.T) {
+func TestCheckMASReverseProxy(t *testing.T) {
 	own := says(200, `{"flows":[{"type":"m.login.password"}]}`)
 	for _, test := range []struct {
 		name     string

@@ -272,7 +272,7 @@ func TestPostgresRoles(t *testing.T) {
 	if code, said := runs(t, "migrate", "--to", owners); code != 0 {
 		t.Fatal(said)
 	}
-	d := newDoorOn(t, homeserver.SharedSecretPath, opened(t, daemons))
+	d := newGatewayOn(t, homeserver.SharedSecretPath, opened(t, daemons))
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered {
 		t.Errorf("got %d %s", got.status, got.body)

@@ -14,7 +14,7 @@ import (
 // Nobody can register while balances cannot be looked up: it is not ready.
 func TestReadyWithoutChain(t *testing.T) {
 	node := newEthNode(t)
-	d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
+	d := newAdmissionGateway(t, "none", node.asks(big.NewInt(1)))
 	c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.CreateUser}
 	s := serviceOf(c)
 	s.admission = d.server.admission

@@ -122,12 +122,12 @@ func refuseArguments(ctx context.Context, cmd *cli.Command) (context.Context, er
 
 var commandForm = regexp.MustCompile(`^[a-z-]{1,20}$`)
 
-// A build is the module's version and the commit.
-type build struct{ version, commit string }
+// A buildInfo is the module's version and the commit.
+type buildInfo struct{ version, commit string }
 
-// readBuild returns what the build recorded of itself.
-func readBuild() build {
-	b := build{"unknown", "unknown"}
+// readBuildInfo returns what the build recorded of itself.
+func readBuildInfo() buildInfo {
+	b := buildInfo{"unknown", "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
@@ -147,7 +147,7 @@ func readBuild() build {
 }
 
 func version() string {
-	b := readBuild()
+	b := readBuildInfo()
 	return fmt.Sprintf("%s (commit %s)", b.version, b.commit)
 }
 
@@ -298,7 +298,7 @@ func tellReady(listener, opsListener net.Listener) {
 // lineRulesOfLog leave each registration its line: its record takes more of the disk than that. Refusals are told apart by
 // what was answered, and what homeservers ask by what it is about.
 var lineRulesOfLog = limit.LineRules{
-	Unlimited: []string{lineRegistered, lineSettled},
+	Unlimited: []string{lineRegistered, lineReconciled},
 	Apart:     []string{"status", "errcode", "kind"},
 }
 

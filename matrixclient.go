@@ -28,21 +28,21 @@ func newHomeserverClient(c config.Config, m *metrics) *homeserver.Client {
 	return h
 }
 
-// doorTo is the client to what creates accounts, where that is.
-func doorTo(c config.Config, h *homeserver.Client) *homeserver.Client {
+// adminClient is the client to what creates accounts, where that is.
+func adminClient(c config.Config, h *homeserver.Client) *homeserver.Client {
 	return h.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 
 // newAccounts is the way of creating accounts that --matrixurl names, at the homeserver with this client.
 func newAccounts(c config.Config, h *homeserver.Client) (homeserver.Accounts, error) {
-	door := doorTo(c, h)
+	admin := adminClient(c, h)
 	switch c.Way {
 	case homeserver.CreateUser:
-		return &createUserAPI{Client: h, door: door, asToken: c.ASToken}, nil
+		return &createUserAPI{Client: h, admin: admin, asToken: c.ASToken}, nil
 	case homeserver.SharedSecret:
-		return homeserver.NewSharedSecretAPI(h, door, c.SharedSecret), nil
+		return homeserver.NewSharedSecretAPI(h, admin, c.SharedSecret), nil
 	case homeserver.MAS:
-		return mas.New(h, door, c.ASToken, c.MASClientID, c.MASClientSecret), nil
+		return mas.New(h, admin, c.ASToken, c.MASClientID, c.MASClientSecret), nil
 	}
 	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", config.FlagMatrixURL)
 }
@@ -56,7 +56,7 @@ const createUserCost = bcrypt.MinCost
 type createUserAPI struct {
 	*homeserver.Client
 	homeserver.OneCall
-	door    *homeserver.Client // where --matrixurl is
+	admin   *homeserver.Client // where --matrixurl is
 	asToken string
 	name    homeserver.KnownName
 }
@@ -81,7 +81,7 @@ func (api *createUserAPI) Create(ctx context.Context, n homeserver.Account, reco
 		if err := recorded(); err != nil {
 			return "", err
 		}
-		a, err := api.door.Binding().Call(ctx, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.CreateUserPath, Token: api.asToken, Body: map[string]string{
+		a, err := api.admin.Binding().Call(ctx, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.CreateUserPath, Token: api.asToken, Body: map[string]string{
 			"localpart": n.Localpart, "displayname": n.DisplayName, "password_hash": string(hash),
 		}})
 		if err != nil {
@@ -107,7 +107,7 @@ func createUserHint(a homeserver.Answer) string {
 // Probe tells whether the homeserver has createUser, without creating anything: it looks at the token first,
 // and this one is wrong.
 func (api *createUserAPI) Probe(ctx context.Context) (homeserver.State, error) {
-	a, err := api.door.Call(ctx, homeserver.Request{Name: "create", Within: homeserver.LookUpTime, Method: http.MethodPost, Path: homeserver.CreateUserPath, Token: "a-wrong-token-to-ask-for-the-endpoint", Body: struct{}{}})
+	a, err := api.admin.Call(ctx, homeserver.Request{Name: "create", Within: homeserver.ReadTime, Method: http.MethodPost, Path: homeserver.CreateUserPath, Token: "a-wrong-token-to-ask-for-the-endpoint", Body: struct{}{}})
 	switch {
 	case err != nil:
 		return homeserver.Unknown, api.NotReached(err)

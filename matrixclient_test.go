@@ -26,7 +26,7 @@ func TestPasswordParts(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, test.api)
+			d := newGateway(t, test.api)
 			d.homeserver.server = test.server
 			proof, n := newProof(t)
 			if got := d.send(proof); got.status != 200 {
@@ -38,7 +38,7 @@ func TestPasswordParts(t *testing.T) {
 		})
 	}
 
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	proof, n := newProof(t)
 	d.send(proof)
 	hash := d.homeserver.hashed[n.UserID]
@@ -54,7 +54,7 @@ func TestPasswordParts(t *testing.T) {
 
 // A homeserver that was found unfit is asked again each time, and one that was fit is after a while.
 func TestSoftwareChanges(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
 	proof, _ := newProof(t)
 	if got := d.send(proof); got.status != 502 {
@@ -87,7 +87,7 @@ func TestTransportErrorsQuoteNothing(t *testing.T) {
 	} {
 		for _, api := range apis {
 			t.Run(name+"/"+api.name, func(t *testing.T) {
-				d := newDoor(t, api.path)
+				d := newGateway(t, api.path)
 				for _, secret := range []string{map[string]string{homeserver.CreateUserPath: testASToken, homeserver.SharedSecretPath: testSecret, homeserver.MASUsersPath: testMASSecret}[api.path], ""} {
 					proof, _ := newProof(t)
 					if secret == "" {
@@ -120,7 +120,7 @@ func TestSwitchingProtocols(t *testing.T) {
 	for _, api := range apis {
 		for _, call := range []string{callVersion, callKey, callProfile, callNonce, callToken, callPassword, callSetName, api.creates} {
 			t.Run(api.name+"/"+call, func(t *testing.T) {
-				d := newDoor(t, api.path)
+				d := newGateway(t, api.path)
 				release := make(chan bool)
 				t.Cleanup(func() { close(release) })
 				d.homeserver.fail(call, func(w http.ResponseWriter, _ *http.Request) {
@@ -156,7 +156,7 @@ func TestOddErrors(t *testing.T) {
 			`{"errcode":"M_USER_IN_USE","error":"x","retry_after_ms":"1"}`,
 			`{"errcode":"M_USER_IN_USE","error":"x","message":{}}`,
 		} {
-			d := newDoor(t, api.path)
+			d := newGateway(t, api.path)
 			proof, n := newProof(t)
 			d.homeserver.fail(api.creates, says(400, body))
 			if got := d.send(proof); got.status != 409 || d.state(n) != stateRegistered {
@@ -168,7 +168,7 @@ func TestOddErrors(t *testing.T) {
 
 // createUser has read the display name before: it is not read twice, and the second time cannot fail.
 func TestOneLookUp(t *testing.T) {
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	proof, n := newProof(t)
 	d.homeserver.users[n.UserID] = n.DisplayName
 	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
@@ -182,7 +182,7 @@ func TestOneLookUp(t *testing.T) {
 
 // Which homeserver it is is asked once, and anew after a creation that went wrong.
 func TestSoftwareIsAskedOnce(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	for range 3 {
 		proof, _ := newProof(t)
 		d.send(proof)
@@ -202,7 +202,7 @@ func TestSoftwareIsAskedOnce(t *testing.T) {
 
 // A version that cannot be read is no reason to guess: nothing is sent.
 func TestSoftwareUnreadable(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	d.homeserver.fail(callVersion, says(502, "<html>bad gateway</html>"))
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 502 || d.state(n) != "" {
@@ -220,7 +220,7 @@ func TestStaleNonce(t *testing.T) {
 		"Dendrite": says(500, `{"message":"incorrect or expired nonce: abcdefghijklmnop"}`),
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDoor(t, homeserver.SharedSecretPath)
+			d := newGateway(t, homeserver.SharedSecretPath)
 			d.homeserver.failOnce(callRegister, stale)
 			proof, _ := newProof(t)
 			if got := d.send(proof); got.status != 200 {
@@ -243,7 +243,7 @@ func TestStaleNonce(t *testing.T) {
 func TestAnotherServerName(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
-			d := newDoor(t, api.path)
+			d := newGateway(t, api.path)
 			d.homeserver.name = "transport03.smartmesh.cn"
 			proof, n := newProof(t)
 			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
@@ -273,7 +273,7 @@ func TestAnotherServerName(t *testing.T) {
 
 // A Synapse that would make accounts without a display name gets none, or is found out by the first.
 func TestTooOldForDisplayNames(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
@@ -284,7 +284,7 @@ func TestTooOldForDisplayNames(t *testing.T) {
 	}
 
 	for _, nameless := range []http.HandlerFunc{says(200, `{}`), says(404, `{"errcode":"M_NOT_FOUND"}`)} { // the second is of others than Synapse
-		d := newDoor(t, homeserver.SharedSecretPath)
+		d := newGateway(t, homeserver.SharedSecretPath)
 		d.homeserver.server = ""
 		d.homeserver.fail(callProfile, nameless)
 		proof, n := newProof(t)
@@ -330,7 +330,7 @@ func TestHints(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, test.api)
+			d := newGateway(t, test.api)
 			d.homeserver.fail(test.call, test.answer)
 			proof, _ := newProof(t)
 			if got := d.send(proof); got.status != 502 {
@@ -346,7 +346,7 @@ func TestHints(t *testing.T) {
 // Redirects are not followed: a token goes to the homeserver and nowhere else.
 func TestNoRedirectNoProxy(t *testing.T) {
 	elsewhere := newStandIn(t)
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	t.Setenv("HTTP_PROXY", elsewhere.URL)
 	d.homeserver.fail(callCreateUser, func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, elsewhere.URL+homeserver.CreateUserPath, http.StatusTemporaryRedirect)
@@ -373,7 +373,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, homeserver.SharedSecretPath)
+			d := newGateway(t, homeserver.SharedSecretPath)
 			d.homeserver.fail(callRegister, func(w http.ResponseWriter, r *http.Request) {
 				if test.header != "" {
 					w.Header().Set("Retry-After", test.header)
@@ -411,7 +411,7 @@ func TestProbe(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, test.api)
+			d := newGateway(t, test.api)
 			for call, fault := range test.faults {
 				d.homeserver.fail(call, fault)
 			}
@@ -430,7 +430,7 @@ func TestProbe(t *testing.T) {
 
 // The probe asks again until it is answered, and says once that it is not.
 func TestProbeAsksAgain(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	d.homeserver.failOnce(callNonce, says(502, "<html>"))
 	probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret})
 	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
@@ -445,7 +445,7 @@ func TestCallNames(t *testing.T) {
 		homeserver.SharedSecretPath: "version ok, key ok, nonce ok, create ok, profile ok, version ok, ping refused",
 		homeserver.MASUsersPath:     "key ok, token ok, create ok, password ok, name ok, profile ok, lookup ok, version ok, lookup ok, ping refused",
 	} {
-		d := newDoor(t, path)
+		d := newGateway(t, path)
 		c := masConfig(d.homeserver.URL)
 		c.Way, c.SharedSecret = wayOf(path), testSecret
 		h := newHomeserverClient(c, nil)
@@ -489,7 +489,7 @@ func TestUnknownWay(t *testing.T) {
 // What creates accounts and what is asked of them may be at two places, with every API.
 func TestTwoOrigins(t *testing.T) {
 	for _, api := range apis {
-		d := newDoor(t, api.path)
+		d := newGateway(t, api.path)
 		creates := newStandIn(t)
 		creates.users, creates.mas = d.homeserver.users, d.homeserver.mas
 		c := masConfig(d.homeserver.URL)

@@ -72,14 +72,14 @@ func newMetrics(c config.Config) *metrics {
 		Help: "Connections that are held."})
 	m.crowded = prometheus.NewCounter(prometheus.CounterOpts{Name: metricsPrefix + "connections_crowded_out_total",
 		Help: "Connections that were closed because there were too many, or because they held too much."})
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: metricsPrefix + "build_info",
+	built := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: metricsPrefix + "build_info",
 		Help: "1, with what this program was built from."}, []string{"version", "commit", "goversion"})
 
-	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, m.connections, m.crowded, build,
+	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, m.connections, m.crowded, built,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.calls = calls.MustCurryWith(prometheus.Labels{"api": c.Way.Label})
-	info := readBuild()
-	build.WithLabelValues(info.version, info.commit, runtime.Version()).Set(1)
+	info := readBuildInfo()
+	built.WithLabelValues(info.version, info.commit, runtime.Version()).Set(1)
 	m.beginAtZero()
 	return m
 }
@@ -173,8 +173,8 @@ const (
 	kindPing        = "ping"
 )
 
-// asked counts a request of the homeserver.
-func (m *metrics) asked(kind string, status int) {
+// answeredHomeserver counts a request of the homeserver that was answered.
+func (m *metrics) answeredHomeserver(kind string, status int) {
 	if m != nil {
 		m.asRequests.WithLabelValues(kind, strconv.Itoa(status)).Inc()
 	}
@@ -220,21 +220,21 @@ func (s *meteredStore) Load(ctx context.Context, a common.Address) (record, erro
 }
 
 func (s *meteredStore) Claim(ctx context.Context, a common.Address) (claim, error) {
-	held, err := s.store.Claim(ctx, a)
-	return s.meter(held), err
+	claimed, err := s.store.Claim(ctx, a)
+	return s.meter(claimed), err
 }
 
 func (s *meteredStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
-	held, pending, err := s.store.ClaimPending(ctx, not)
-	return s.meter(held), pending, err
+	claimed, pending, err := s.store.ClaimPending(ctx, not)
+	return s.meter(claimed), pending, err
 }
 
 // meter leaves nil, of a claim that was not to be had, what it is.
-func (s *meteredStore) meter(held claim) claim {
-	if held == nil {
+func (s *meteredStore) meter(claimed claim) claim {
+	if claimed == nil {
 		return nil
 	}
-	return &meteredClaim{held, s.metrics}
+	return &meteredClaim{claimed, s.metrics}
 }
 
 type meteredClaim struct {

@@ -19,8 +19,8 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
-// measured gives the door metrics, as --ops-listen does.
-func (d *door) measured(c config.Config) *metrics {
+// measured gives the gateway metrics, as --ops-listen does.
+func (d *gateway) measured(c config.Config) *metrics {
 	d.t.Helper()
 	s := measuredOf(d.t, c)
 	s.metrics.watch(d.store)
@@ -56,7 +56,7 @@ func checkLines(t testing.TB, got string, lines ...string) {
 
 // Each metric, by its name and its labels, after what it measures.
 func TestMetrics(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	m := d.measured(sharedSecretConfig(d.homeserver.URL))
 	proof, n := newProof(t)
 	d.send(proof)
@@ -134,7 +134,7 @@ func TestMetrics(t *testing.T) {
 // What is measured has the third API's name and each of its calls, and what a record in PostgreSQL holds; a database that
 // is away is not ready.
 func TestMetricsOfOthers(t *testing.T) {
-	d := newDoorOn(t, homeserver.MASUsersPath, openedPostgres(t, newDatabase(t)))
+	d := newGatewayOn(t, homeserver.MASUsersPath, openedPostgres(t, newDatabase(t)))
 	c := masConfig(d.homeserver.URL)
 	m := d.measured(c)
 	proof, _ := newProof(t)
@@ -290,7 +290,7 @@ func BenchmarkRegisterMeasured(b *testing.B) {
 			name = "with"
 		}
 		b.Run(name, func(b *testing.B) {
-			d := newDoor(b, homeserver.SharedSecretPath)
+			d := newGateway(b, homeserver.SharedSecretPath)
 			if measured {
 				d.measured(sharedSecretConfig(d.homeserver.URL))
 			}

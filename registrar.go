@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	attemptTime  = 12 * time.Second // all that one attempt may take once it holds the address
-	waitTime     = 13 * time.Second // how long another request for the same address waits: longer than an attempt
-	lookUpPeriod = time.Minute      // a registered address costs the homeserver at most one look-up in this time
-	lookUpsKept  = 1 << 15          // look-ups remembered, in 8 MiB: beyond 500 a second there are none for a while
+	attemptTime         = 12 * time.Second // all that one attempt may take once it holds the address
+	waitTime            = 13 * time.Second // how long another request for the same address waits: longer than an attempt
+	profileLookUpPeriod = time.Minute      // a registered address costs the homeserver at most one look-up in this time
+	profileLookUpsKept  = 1 << 15          // look-ups remembered, in 8 MiB: beyond 500 a second there are none for a while
 
 	reconcilePeriod = 30 * time.Second
 	reconcileAfter  = time.Minute // no attempt that began before runs any more, and clocks that differ by less are right
 	reconcileAtMost = 100         // records a round, so that one round cannot outlast the next by much
 
-	lineSettled = "Settled a pending registration"
+	lineReconciled = "Settled a pending registration"
 )
 
 var (
@@ -57,19 +57,19 @@ type registrar struct {
 	newNodes *limit.Buckets // addresses without a record, all together
 	slots    limit.Slots    // of attempts that ask the homeserver
 
-	mu        sync.Mutex
-	lookUps   map[common.Address]lookUp // of registered addresses that were not found gone
-	lastSweep time.Time
+	mu             sync.Mutex
+	profileLookUps map[common.Address]profileLookUp // of registered addresses that were not found gone
+	lastSweep      time.Time
 }
 
-// A lookUp is what a look-up of a registered node's account said, and when.
-type lookUp struct {
+// A profileLookUp is what a look-up of a registered node's account said, and when.
+type profileLookUp struct {
 	at  time.Time
 	err error // what its node is answered
 }
 
 func newRegistrar(a homeserver.Accounts, s store) *registrar {
-	r := &registrar{accounts: a, store: s, lookUps: make(map[common.Address]lookUp)}
+	r := &registrar{accounts: a, store: s, profileLookUps: make(map[common.Address]profileLookUp)}
 	stopping, cancel := context.WithCancelCause(context.Background())
 	r.stopping, r.stop = stopping, func() { cancel(errStopping) }
 	return r
@@ -145,11 +145,11 @@ func decide(before state, found account, begun, whole bool) decision {
 // register takes a node from whatever its record says to registered. The context bounds only the wait for
 // the address: an attempt begun is finished and recorded, whether or not the client is still there.
 func (r *registrar) register(ctx context.Context, n node) (accessToken string, did outcome, err error) {
-	held, err := r.claim(ctx, n.Address)
+	claimed, err := r.claim(ctx, n.Address)
 	if err != nil {
 		return "", "", err
 	}
-	defer held.Release()
+	defer claimed.Release()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTime)
 	defer cancel()
 
@@ -177,17 +177,17 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 			return "", "", err
 		}
 	}
-	return r.attempt(ctx, held, before, n)
+	return r.attempt(ctx, claimed, before, n)
 }
 
 // attempt has the account created, and leaves the record that the table has for what came of it.
-func (r *registrar) attempt(ctx context.Context, held claim, before record, n node) (accessToken string, did outcome, err error) {
+func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n node) (accessToken string, did outcome, err error) {
 	// A registered node's record stays what it is, unless what is created anew may be left half made: then its next
 	// try has to find it pending.
 	recorded := func() error { return nil }
 	writes := before.State != stateRegistered || r.accounts.InSteps()
 	if writes {
-		recorded = beside(func() error { return save(held, before, n, statePending) })
+		recorded = beside(func() error { return save(claimed, before, n, statePending) })
 		defer recorded() // before the address is released, even if the rest panics
 	}
 
@@ -207,9 +207,9 @@ func (r *registrar) attempt(ctx context.Context, held claim, before record, n no
 	}
 	switch {
 	case decided.record == stateRegistered:
-		err = save(held, before, n, stateRegistered)
+		err = save(claimed, before, n, stateRegistered)
 	case decided.record == unchanged && writes:
-		err = putBack(held, before)
+		err = putBack(claimed, before)
 	default: // pending was written, or nothing
 		err = nil
 	}
@@ -304,24 +304,24 @@ func (r *registrar) shownName(ctx context.Context, n node, failed *homeserver.Er
 }
 
 // save writes the node's record in the given state.
-func save(held claim, before record, n node, s state) error {
+func save(claimed claim, before record, n node, s state) error {
 	now := time.Now().UTC()
 	after := record{Localpart: n.Localpart, UserID: n.UserID, DisplayName: n.DisplayName, State: s, Created: before.Created, Updated: now}
 	if after.Created.IsZero() || after.Created.After(now) {
 		after.Created = now
 	}
-	if err := held.Save(after); err != nil {
+	if err := claimed.Save(after); err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
 	return nil
 }
 
 // putBack leaves what there was before the attempt.
-func putBack(held claim, before record) (err error) {
+func putBack(claimed claim, before record) (err error) {
 	if before.State == "" {
-		err = held.Drop()
+		err = claimed.Drop()
 	} else {
-		err = held.Save(before)
+		err = claimed.Save(before)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
@@ -335,11 +335,11 @@ func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) 
 	defer cancel()
 	defer context.AfterFunc(r.stopping, cancel)()
 
-	held, err := r.store.Claim(ctx, a)
+	claimed, err := r.store.Claim(ctx, a)
 	switch {
 	case r.stopping.Err() != nil:
 		if err == nil {
-			held.Release()
+			claimed.Release()
 		}
 		return nil, errStopping
 	case errors.Is(err, errBusy), err != nil && ctx.Err() != nil:
@@ -347,7 +347,7 @@ func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) 
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errStore, err)
 	}
-	return held, nil
+	return claimed, nil
 }
 
 // confirmGone returns nil only when the homeserver itself says that a registered node's account is not there.
@@ -376,19 +376,19 @@ func (r *registrar) remembered(a common.Address) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	if now.Sub(r.lastSweep) >= lookUpPeriod {
+	if now.Sub(r.lastSweep) >= profileLookUpPeriod {
 		r.lastSweep = now
-		for other, last := range r.lookUps {
-			if now.Sub(last.at) >= lookUpPeriod {
-				delete(r.lookUps, other)
+		for other, last := range r.profileLookUps {
+			if now.Sub(last.at) >= profileLookUpPeriod {
+				delete(r.profileLookUps, other)
 			}
 		}
 	}
-	if last, ok := r.lookUps[a]; ok && now.Sub(last.at) < lookUpPeriod {
+	if last, ok := r.profileLookUps[a]; ok && now.Sub(last.at) < profileLookUpPeriod {
 		return last.err
 	}
-	if len(r.lookUps) >= lookUpsKept {
-		return &limit.EarlyError{Reason: "too many registered nodes at once", Wait: lookUpPeriod - now.Sub(r.lastSweep)}
+	if len(r.profileLookUps) >= profileLookUpsKept {
+		return &limit.EarlyError{Reason: "too many registered nodes at once", Wait: profileLookUpPeriod - now.Sub(r.lastSweep)}
 	}
 	return nil
 }
@@ -400,7 +400,7 @@ func (r *registrar) remember(a common.Address, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lookUps[a] = lookUp{time.Now(), err}
+	r.profileLookUps[a] = profileLookUp{time.Now(), err}
 }
 
 // reconcileAll reconciles pending records at once and then every so often, until shutdown begins.
@@ -423,14 +423,14 @@ func (r *registrar) reconcileAll() {
 func (r *registrar) reconcileRound(ctx context.Context) error {
 	for range reconcileAtMost {
 		now := time.Now()
-		held, pending, err := r.store.ClaimPending(ctx, span{now.Add(-reconcileAfter), now.Add(reconcileAfter)})
+		claimed, pending, err := r.store.ClaimPending(ctx, span{now.Add(-reconcileAfter), now.Add(reconcileAfter)})
 		if errors.Is(err, errNoRecord) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", errStore, err)
 		}
-		if err := r.reconcile(ctx, held, pending); err != nil {
+		if err := r.reconcile(ctx, claimed, pending); err != nil {
 			return err
 		}
 	}
@@ -438,8 +438,8 @@ func (r *registrar) reconcileRound(ctx context.Context) error {
 }
 
 // reconcile asks the homeserver for the account of a pending record, and keeps the record where it does not tell.
-func (r *registrar) reconcile(ctx context.Context, held claim, pending record) error {
-	defer held.Release()
+func (r *registrar) reconcile(ctx context.Context, claimed claim, pending record) error {
+	defer claimed.Release()
 	now := time.Now().UTC()
 	written := pending.Updated
 	if written.After(now) {
@@ -464,24 +464,24 @@ func (r *registrar) reconcile(ctx context.Context, held claim, pending record) e
 	case stateRegistered:
 		end = "registered"
 		pending.State, pending.Updated = stateRegistered, now
-		err = held.Save(pending)
+		err = claimed.Save(pending)
 	case "":
 		end = "dropped"
-		err = held.Drop()
+		err = claimed.Drop()
 	default:
 		if !written.After(now) {
 			break
 		}
 		pending.Updated = now // so that the clock is complained of once
-		err = held.Save(pending)
+		err = claimed.Save(pending)
 	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", errStore, err)
 	case errors.Is(decided.err, errForeign):
-		log.Warn(lineSettled, "outcome", end, "user_id", pending.UserID, "reason", errForeign)
+		log.Warn(lineReconciled, "outcome", end, "user_id", pending.UserID, "reason", errForeign)
 	case end != "":
-		log.Info(lineSettled, "outcome", end, "user_id", pending.UserID)
+		log.Info(lineReconciled, "outcome", end, "user_id", pending.UserID)
 	case found == accountUnclear:
 		return failure
 	}

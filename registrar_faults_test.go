@@ -106,7 +106,7 @@ func TestHomeserverFaults(t *testing.T) {
 				}
 				runs.run(fmt.Sprintf("%s/%s/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
 					backend := newStandIn(t)
-					d := newDoorTo(t, backend.URL, api.path)
+					d := newGatewayTo(t, backend.URL, api.path)
 					backend.fail(api.creates, test.fault)
 					d.checkFault(before, test.want, after)
 				})
@@ -123,7 +123,7 @@ func TestHomeserverFaults(t *testing.T) {
 			for before, after := range unsent.after {
 				runs.run(fmt.Sprintf("%s/%s, to the question before/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
 					backend := newStandIn(t)
-					d := newDoorTo(t, backend.URL, api.path)
+					d := newGatewayTo(t, backend.URL, api.path)
 					backend.fail(questions[api.path], test.fault)
 					d.checkFault(before, unsent, after)
 					if asked := backend.asked(); strings.Contains(asked+" ", api.creates+" ") {
@@ -159,7 +159,7 @@ func orUnknown(s state) string {
 }
 
 // checkFault sends a registration of a node of which this is known, and looks what came of it.
-func (d *door) checkFault(before state, want faultOutcome, after state) {
+func (d *gateway) checkFault(before state, want faultOutcome, after state) {
 	d.t.Helper()
 	proof, n := newProof(d.t)
 	d.setState(n, before)
@@ -199,7 +199,7 @@ func TestAnswerLostThenRefused(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, test.api)
+			d := newGateway(t, test.api)
 			creates := map[string]string{homeserver.CreateUserPath: callCreateUser, homeserver.SharedSecretPath: callRegister, homeserver.MASUsersPath: callMASCreate}[test.api]
 			right := d.homeserver.creates(creates)
 			faults := [4]map[string]http.HandlerFunc{
@@ -243,7 +243,7 @@ func TestHomeserverUnreachable(t *testing.T) {
 		for _, api := range apis {
 			for _, before := range []state{"", statePending, stateRegistered} {
 				t.Run(fmt.Sprintf("%s/%s/%s", api.name, name, orUnknown(before)), func(t *testing.T) {
-					newDoorTo(t, origin, api.path).checkFault(before, unsent, before)
+					newGatewayTo(t, origin, api.path).checkFault(before, unsent, before)
 				})
 			}
 		}
@@ -254,7 +254,7 @@ func TestHomeserverUnreachable(t *testing.T) {
 func TestHomeserverFloods(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
-			d := newDoor(t, api.path)
+			d := newGateway(t, api.path)
 			const size = 100 << 20
 			var sent atomic.Int64
 			done := make(chan bool)

@@ -117,7 +117,7 @@ func TestMASLife(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, homeserver.MASUsersPath)
+			d := newGateway(t, homeserver.MASUsersPath)
 			proof, n := newProof(t)
 			d.setState(n, test.before)
 			if test.atMAS {
@@ -166,7 +166,7 @@ func oddID(w http.ResponseWriter, r *http.Request) {
 }
 
 // isWhole tells whether the node's account has its password and its display name.
-func (d *door) isWhole(n node) bool {
+func (d *gateway) isWhole(n node) bool {
 	password, there := d.homeserver.mas.Password(n.Localpart)
 	return there && password == n.Password && d.homeserver.users[n.UserID] == n.DisplayName
 }
@@ -182,7 +182,7 @@ func TestMASCompletes(t *testing.T) {
 				"500 after":   func(do http.HandlerFunc) http.HandlerFunc { return doesAndSays(do, says(500, "{}")) },
 			} {
 				t.Run(call+"/"+name+"/"+string(before), func(t *testing.T) {
-					d := newDoor(t, homeserver.MASUsersPath)
+					d := newGateway(t, homeserver.MASUsersPath)
 					proof, n := newProof(t)
 					d.setState(n, before)
 					do := http.HandlerFunc(d.homeserver.mas.ServeHTTP)
@@ -215,7 +215,7 @@ func TestMASCompletes(t *testing.T) {
 
 // The service never has the check of the homeserver skipped, and asks for no more than it needs.
 func TestMASSendsNoMore(t *testing.T) {
-	d := newDoor(t, homeserver.MASUsersPath)
+	d := newGateway(t, homeserver.MASUsersPath)
 	proof, n := newProof(t)
 	var sent []string
 	for _, call := range []string{callMASCreate, callPassword} {
@@ -251,7 +251,7 @@ func TestMASReconcile(t *testing.T) {
 		{name: "no token", faults: map[string]http.HandlerFunc{callToken: says(500, "")}, want: statePending, wantErr: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, homeserver.MASUsersPath)
+			d := newGateway(t, homeserver.MASUsersPath)
 			proof, n := newProof(t)
 			d.setOld(n, statePending, time.Hour)
 			if test.atMAS {
@@ -284,7 +284,7 @@ func TestMASReconcile(t *testing.T) {
 
 // All who need a token at the same time wait for one fetch, the first time and when it was refused.
 func TestMASTokenOnce(t *testing.T) {
-	d := newDoor(t, homeserver.MASUsersPath)
+	d := newGateway(t, homeserver.MASUsersPath)
 	fetches := func() int { return strings.Count(d.homeserver.asked(), callToken) }
 	sendMany := func() {
 		var all sync.WaitGroup
@@ -318,7 +318,7 @@ func TestMASNothingSecretIsTold(t *testing.T) {
 	credential := base64.StdEncoding.EncodeToString([]byte(testMASClientID + ":" + testMASSecret))
 	for _, call := range []string{callToken, callMASCreate, callLookUp, callPassword, callSetName} {
 		for _, status := range []int{200, 400, 403, 404, 409, 500} {
-			d := newDoor(t, homeserver.MASUsersPath)
+			d := newGateway(t, homeserver.MASUsersPath)
 			d.homeserver.fail(call, echo(status))
 			if call == callToken {
 				d.homeserver.fail(call, says(status, `{"error":"`+testMASSecret+` `+credential+`"}`))
@@ -363,7 +363,7 @@ func TestMASProbe(t *testing.T) {
 		{name: "MAS instead of createUser", api: homeserver.CreateUserPath, issuer: "https://auth/", faults: neither, want: "--homeserver-url ORIGIN, --mas-client-id"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, test.api)
+			d := newGateway(t, test.api)
 			d.homeserver.issuer = test.issuer
 			d.homeserver.mas.Set(test.settings)
 			for call, fault := range test.faults {
@@ -389,7 +389,7 @@ func TestMASReady(t *testing.T) {
 		fault http.HandlerFunc
 		want  int
 	}{{"up", nil, 200}, {"down", says(502, "<html>"), 503}, {"client unknown", says(401, `{"error":"invalid_client"}`), 503}} {
-		d := newDoor(t, homeserver.MASUsersPath)
+		d := newGateway(t, homeserver.MASUsersPath)
 		d.homeserver.fail(callToken, test.fault)
 		c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.MAS, ASToken: testASToken, MASClientID: testMASClientID, MASClientSecret: testMASSecret}
 		w := httptest.NewRecorder()

@@ -18,7 +18,7 @@ import (
 )
 
 // setOld brings a node's record into the state, long ago.
-func (d *door) setOld(n node, s state, age time.Duration) {
+func (d *gateway) setOld(n node, s state, age time.Duration) {
 	d.t.Helper()
 	held := d.claim(n)
 	defer held.Release()
@@ -57,7 +57,7 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
+			d := newGatewayOn(t, homeserver.CreateUserPath, fresh(t)(t))
 			_, n := newProof(t)
 			d.setOld(n, test.before, test.age)
 			if test.exists {
@@ -96,7 +96,7 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 func TestReconcileLeavesHeld(t *testing.T) { eachStore(t, testReconcileLeavesHeld) }
 
 func testReconcileLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
+	d := newGatewayOn(t, homeserver.CreateUserPath, fresh(t)(t))
 	_, held := newProof(t)
 	_, free := newProof(t)
 	d.setOld(held, statePending, time.Hour)
@@ -116,7 +116,7 @@ func testReconcileLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
 
 // What changed between finding a record and holding it counts.
 func TestClaimIfPending(t *testing.T) {
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	for _, test := range []struct {
 		before state
 		age    time.Duration
@@ -149,7 +149,7 @@ func TestClaimIfPending(t *testing.T) {
 func TestReconcileGoesRound(t *testing.T) { eachStore(t, testReconcileGoesRound) }
 
 func testReconcileGoesRound(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
+	d := newGatewayOn(t, homeserver.CreateUserPath, fresh(t)(t))
 	nodes := make([]node, 5)
 	for i := range nodes {
 		_, nodes[i] = newProof(t)
@@ -181,7 +181,7 @@ func testReconcileGoesRound(t *testing.T, fresh func(testing.TB) opener) {
 func TestReconcileAtMost(t *testing.T) { eachStore(t, testReconcileAtMost) }
 
 func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, homeserver.CreateUserPath, fresh(t)(t))
+	d := newGatewayOn(t, homeserver.CreateUserPath, fresh(t)(t))
 	for i := range reconcileAtMost + 20 {
 		d.setOld(node{Address: common.Address{byte(i), byte(i >> 8)}, Account: homeserver.Account{UserID: "@x:" + testServerName}}, statePending, time.Hour)
 	}
@@ -197,7 +197,7 @@ func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
 func TestReconcileAtOnce(t *testing.T) { eachStore(t, testReconcileAtOnce) }
 
 func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
-	d := newDoorOn(t, homeserver.SharedSecretPath, fresh(t)(t))
+	d := newGatewayOn(t, homeserver.SharedSecretPath, fresh(t)(t))
 	proofs := make([]registration, 20)
 	for i := range proofs {
 		var n node
@@ -231,7 +231,7 @@ func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 
 // Settling begins at once and ends with the service, before the store is closed.
 func TestReconcileAllStops(t *testing.T) {
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	_, n := newProof(t)
 	d.setOld(n, statePending, time.Hour)
 	asked := make(chan bool)
@@ -279,7 +279,7 @@ func TestPing(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := newDoor(t, homeserver.SharedSecretPath)
+			d := newGateway(t, homeserver.SharedSecretPath)
 			d.homeserver.fail("", test.answer)
 			took, err := homeserver.NewClient(d.homeserver.URL, testServerName).Ping(t.Context(), "ID-x", testASToken, appServicePath)
 			if test.want == "" && (err != nil || took != 3*time.Millisecond) {
@@ -315,7 +315,7 @@ func (s *stubbornAccounts) DisplayName(context.Context, string) (string, error) 
 
 // The service does not end, and have its store closed, while a record is being settled.
 func TestServeWaitsForReconciling(t *testing.T) {
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	_, n := newProof(t)
 	d.setOld(n, statePending, time.Hour)
 	stubborn := &stubbornAccounts{asked: make(chan bool), answer: make(chan bool)}

@@ -96,7 +96,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 				continue
 			}
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
-				d := newDoorOn(t, api.path, fresh(t)(t))
+				d := newGatewayOn(t, api.path, fresh(t)(t))
 				proof, n := newProof(t)
 				d.setState(n, test.before)
 				was := d.record(n)
@@ -149,25 +149,25 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 // A kept connection that the homeserver had closed is tried once more, and an account found then is our own.
 func TestRetryOnKeptConnection(t *testing.T) {
 	for _, api := range apis {
-		right := func(d *door) http.HandlerFunc {
+		right := func(d *gateway) http.HandlerFunc {
 			return d.homeserver.creates(api.creates)
 		}
 		tests := []struct {
 			name       string
-			first      func(*door) http.HandlerFunc // what happens to the first send
+			first      func(*gateway) http.HandlerFunc // what happens to the first send
 			wantStatus int
 			wantAfter  state
 			wantSends  int
 		}{
-			{"lost before it was read", func(*door) http.HandlerFunc { return breaks }, 200, stateRegistered, 2},
-			{"lost after it was done", func(d *door) http.HandlerFunc { return doesAndBreaks(right(d)) }, 200, stateRegistered, 0},
-			{"lost after it was done, and the profile cannot be read", func(d *door) http.HandlerFunc {
+			{"lost before it was read", func(*gateway) http.HandlerFunc { return breaks }, 200, stateRegistered, 2},
+			{"lost after it was done", func(d *gateway) http.HandlerFunc { return doesAndBreaks(right(d)) }, 200, stateRegistered, 0},
+			{"lost after it was done, and the profile cannot be read", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.fail(callProfile, says(500, ""))
 					doesAndBreaks(right(d))(w, r)
 				}
 			}, 502, statePending, 0},
-			{"lost, and somebody else's is there", func(d *door) http.HandlerFunc {
+			{"lost, and somebody else's is there", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.mu.Lock()
 					localpart := localpartIn(r)
@@ -177,26 +177,26 @@ func TestRetryOnKeptConnection(t *testing.T) {
 					breaks(w, r)
 				}
 			}, 409, stateRegistered, 0},
-			{"lost, then refused", func(d *door) http.HandlerFunc {
+			{"lost, then refused", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
 					breaks(w, r)
 				}
 			}, 502, statePending, 2},
-			{"lost, then limited", func(d *door) http.HandlerFunc {
+			{"lost, then limited", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.fail(api.creates, says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`))
 					breaks(w, r)
 				}
 			}, 429, statePending, 2},
-			{"lost, then the look-up fails", func(d *door) http.HandlerFunc {
+			{"lost, then the look-up fails", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.fail(callProfile, says(500, ""))
 					d.homeserver.fail(callNonce, says(500, ""))
 					breaks(w, r)
 				}
 			}, 502, statePending, 1},
-			{"lost twice", func(d *door) http.HandlerFunc {
+			{"lost twice", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
 					d.homeserver.fail(api.creates, breaks)
 					breaks(w, r)
@@ -208,7 +208,7 @@ func TestRetryOnKeptConnection(t *testing.T) {
 				continue
 			}
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
-				d := newDoor(t, api.path)
+				d := newGateway(t, api.path)
 				other, _ := newProof(t) // whose creation leaves a kept connection behind
 				d.send(other)
 				d.homeserver.asked()
@@ -238,7 +238,7 @@ func localpartIn(r *http.Request) string {
 
 // A registered address costs the homeserver one look-up a minute, unless the last one found it gone.
 func TestLookUpOnceAMinute(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	proof, n := newProof(t)
 	d.send(proof)
 	d.homeserver.asked()
@@ -251,7 +251,7 @@ func TestLookUpOnceAMinute(t *testing.T) {
 		t.Errorf("asked: got %q, want one profile", asked)
 	}
 
-	d.server.registrar.lookUps[n.Address] = lookUp{at: time.Now().Add(-lookUpPeriod)}
+	d.server.registrar.profileLookUps[n.Address] = profileLookUp{at: time.Now().Add(-profileLookUpPeriod)}
 	d.homeserver.users = map[string]string{}
 	d.homeserver.fail(callRegister, says(500, ""))
 	for i := range 2 { // found gone each time
@@ -275,8 +275,8 @@ func TestLookUpsAreForgotten(t *testing.T) {
 			r.remember(a, errRegistered)
 			time.Sleep(time.Second)
 		}
-		if len(r.lookUps) > 130 {
-			t.Errorf("%d look-ups are remembered, want at most those of two minutes", len(r.lookUps))
+		if len(r.profileLookUps) > 130 {
+			t.Errorf("%d look-ups are remembered, want at most those of two minutes", len(r.profileLookUps))
 		}
 	})
 }
@@ -443,7 +443,7 @@ func TestPanicReleases(t *testing.T) {
 		"the store's":      func(r *registrar) { r.store = &hookedStore{r.store.(*boltStore), func() { panic("secret words") }} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDoor(t, homeserver.SharedSecretPath)
+			d := newGateway(t, homeserver.SharedSecretPath)
 			accounts, store := d.server.registrar.accounts, d.server.registrar.store
 			breakPart(d.server.registrar)
 			proof, n := newProof(t)
@@ -465,7 +465,7 @@ func TestPanicReleases(t *testing.T) {
 func TestPanicBesideTheCall(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
-			d := newDoor(t, api.path)
+			d := newGateway(t, api.path)
 			first := true
 			d.server.registrar.store = &hookedStore{d.bolt(), func() {
 				if first {
@@ -555,7 +555,7 @@ func TestStoreCannotBeWritten(t *testing.T) {
 	for _, api := range apis {
 		for _, test := range tests {
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
-				d := newDoor(t, api.path)
+				d := newGateway(t, api.path)
 				d.server.registrar.store = &brokenStore{boltStore: d.bolt(), good: test.good}
 				if test.refuse {
 					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
@@ -583,7 +583,7 @@ func TestStoreCannotBeWritten(t *testing.T) {
 func TestEndsBeforeItIsRecorded(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
-			d := newDoor(t, api.path)
+			d := newGateway(t, api.path)
 			d.server.registrar.store = slowStore(d.bolt())
 			proof, n := newProof(t)
 			d.homeserver.Close()
@@ -604,7 +604,7 @@ func TestSixteenAtOnce(t *testing.T) { eachStore(t, testSixteenAtOnce) }
 func testSixteenAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
-			d := newDoorOn(t, api.path, fresh(t)(t))
+			d := newGatewayOn(t, api.path, fresh(t)(t))
 			proof, _ := newProof(t)
 			var mu sync.Mutex
 			count := map[int]int{}
@@ -630,7 +630,7 @@ func testSixteenAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 
 // While the homeserver is slow a node's requests do not pile up: each would keep a connection, until nobody else has one.
 func TestRequestsDoNotPileUp(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	goOn := make(chan struct{})
 	d.homeserver.fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
 		<-goOn
@@ -766,7 +766,7 @@ func testForeignAccountIsNeverAdopted(t *testing.T, fresh func(testing.TB) opene
 		for name, first := range map[string]http.HandlerFunc{"at once": nil, "after a 500": says(500, "{}"), "after a lost answer": breaks, "after 503": says(503, "<html>")} {
 			for _, before := range []state{"", statePending} {
 				t.Run(api.name+"/"+name+"/"+orUnknown(before), func(t *testing.T) {
-					d := newDoorOn(t, api.path, fresh(t)(t))
+					d := newGatewayOn(t, api.path, fresh(t)(t))
 					proof, n := newProof(t)
 					d.setState(n, before) // pending: a crash between the record and the creating call
 					d.homeserver.users[n.UserID] = "somebody"
@@ -801,7 +801,7 @@ func TestRememberedKeepsItsKind(t *testing.T) {
 			fault http.HandlerFunc
 			want  int
 		}{{says(500, "{}"), 502}, {says(404, "<html>"), 502}, {breaks, 502}, {says(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1234}`), 429}, {nil, 409}} {
-			d := newDoor(t, api.path)
+			d := newGateway(t, api.path)
 			proof, n := newProof(t)
 			d.setState(n, stateRegistered)
 			d.homeserver.users[n.UserID] = n.DisplayName

@@ -33,8 +33,8 @@ func writeTemp(t testing.TB, content string) (path string) {
 	return path
 }
 
-// newAdmissionDoor is a door that admits by the list, if it is not "none", and by the balance, if there is one.
-func newAdmissionDoor(t *testing.T, list string, o admission.Options) *door {
+// newAdmissionGateway is a gateway that admits by the list, if it is not "none", and by the balance, if there is one.
+func newAdmissionGateway(t *testing.T, list string, o admission.Options) *gateway {
 	t.Helper()
 	if list != "none" {
 		o.File = writeTemp(t, list)
@@ -43,7 +43,7 @@ func newAdmissionDoor(t *testing.T, list string, o admission.Options) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	d.server.admission = a
 	return d
 }
@@ -52,7 +52,7 @@ func newAdmissionDoor(t *testing.T, list string, o admission.Options) *door {
 func TestStranger(t *testing.T) {
 	proof, n := newProof(t)
 	other, stranger := newProof(t)
-	d := newAdmissionDoor(t, n.Localpart+"\n", admission.Options{})
+	d := newAdmissionGateway(t, n.Localpart+"\n", admission.Options{})
 	refused := func(a answered) {
 		t.Helper()
 		if a.status != 403 || a.Errcode != "M_FORBIDDEN" || !strings.Contains(a.Message, "ask the operator") {
@@ -88,10 +88,10 @@ func TestStranger(t *testing.T) {
 // An empty list admits nobody; no list admits everybody.
 func TestWithoutList(t *testing.T) {
 	proof, _ := newProof(t)
-	if got := newAdmissionDoor(t, "# nobody yet\n", admission.Options{}).send(proof); got.status != 403 {
+	if got := newAdmissionGateway(t, "# nobody yet\n", admission.Options{}).send(proof); got.status != 403 {
 		t.Errorf("an empty list: got %d %s, want 403", got.status, got.body)
 	}
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	if d.server.admission != nil {
 		t.Error("admission is not off by default")
 	}
@@ -108,7 +108,7 @@ func TestListAndChain(t *testing.T) {
 	node := newEthNode(t)
 	node.holds(richNode.Address, "0x64")
 	node.holds(poorNode.Address, "0x63")
-	d := newAdmissionDoor(t, richNode.Localpart+"\n"+poorNode.Localpart+"\n", node.asks(big.NewInt(100)))
+	d := newAdmissionGateway(t, richNode.Localpart+"\n"+poorNode.Localpart+"\n", node.asks(big.NewInt(100)))
 	for _, test := range []struct {
 		name       string
 		proof      registration
@@ -222,7 +222,7 @@ func TestBalance(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			node := newEthNode(t)
-			d := newAdmissionDoor(t, "none", node.asks(test.least))
+			d := newAdmissionGateway(t, "none", node.asks(test.least))
 			proof, n := newProof(t)
 			node.holds(n.Address, test.has)
 			got := d.send(proof)
@@ -294,7 +294,7 @@ func TestChainFails(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			node := newEthNode(t)
 			node.fail(test.fault)
-			d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
+			d := newAdmissionGateway(t, "none", node.asks(big.NewInt(1)))
 			proof, n := newProof(t)
 			got := d.send(proof)
 			if got.status != 503 || got.Errcode != "M_UNKNOWN" || d.homeserver.asked() != "" || d.state(n) != "" {
@@ -315,7 +315,7 @@ func TestChainFails(t *testing.T) {
 // A node that is not there is a failure too.
 func TestChainStopped(t *testing.T) {
 	node := newEthNode(t)
-	d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
+	d := newAdmissionGateway(t, "none", node.asks(big.NewInt(1)))
 	node.Close()
 	proof, _ := newProof(t)
 	if got := d.send(proof); got.status != 503 || !strings.Contains(d.log.String(), "connection refused") {
@@ -326,7 +326,7 @@ func TestChainStopped(t *testing.T) {
 // Who has not proven his address makes nobody ask the chain.
 func TestUnprovenAsksNoChain(t *testing.T) {
 	node := newEthNode(t)
-	d := newAdmissionDoor(t, "none", node.asks(big.NewInt(1)))
+	d := newAdmissionGateway(t, "none", node.asks(big.NewInt(1)))
 	for _, v := range readVectors(t) {
 		if v.WantStatus/100 == 4 {
 			if got := d.post(v.Body); got.status != v.WantStatus {
@@ -365,7 +365,7 @@ func TestEthKeyIsNotTold(t *testing.T) {
 				node.fail(fault)
 				o := node.asks(big.NewInt(1))
 				o.URL = strings.Replace(of, "HOST", node.Listener.Addr().String(), 1)
-				d := newAdmissionDoor(t, "none", o)
+				d := newAdmissionGateway(t, "none", o)
 				proof, _ := newProof(t)
 				got := d.send(proof)
 				if got.status != 503 || !strings.Contains(d.log.String(), "Ethereum node") {

@@ -17,8 +17,8 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
-// serveLimited serves the door on TCP with the limits, until the test ends.
-func (d *door) serveLimited(l config.Limits) (address string) {
+// serveLimited serves the gateway on TCP with the limits, until the test ends.
+func (d *gateway) serveLimited(l config.Limits) (address string) {
 	d.t.Helper()
 	d.limited(l)
 	d.server.metrics = newMetrics(config.Config{Way: homeserver.CreateUser})
@@ -38,8 +38,8 @@ func (d *door) serveLimited(l config.Limits) (address string) {
 	return listener.Addr().String()
 }
 
-// crowdedOut is how many connections the door has closed for want of room.
-func (d *door) crowdedOut() int {
+// crowdedOut is how many connections the gateway has closed for want of room.
+func (d *gateway) crowdedOut() int {
 	d.t.Helper()
 	families, err := d.server.metrics.registry.Gather()
 	if err != nil {
@@ -105,7 +105,7 @@ const notFoundRequest = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 // A connection whose request is being answered is not closed for another; when all are, the new one is.
 func TestAnsweredKeepsItsPlace(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	asked, answer := make(chan bool), make(chan bool)
 	d.homeserver.fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
 		asked <- true
@@ -145,7 +145,7 @@ func TestAnsweredKeepsItsPlace(t *testing.T) {
 
 // What unfinished requests hold is bounded: of one, and of all.
 func TestUnfinishedIsBounded(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	address := d.serveLimited(config.Limits{MaxConnections: 2000})
 	lines := strings.Repeat("a:\r\n", 300)
 	for name, sent := range map[string]string{

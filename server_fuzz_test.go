@@ -37,7 +37,7 @@ func proves(r registration, serverName string) bool {
 }
 
 // auditLines are the logged lines without what differs from one request to the next.
-func (d *door) auditLines() (lines []string) {
+func (d *gateway) auditLines() (lines []string) {
 	for scanner := bufio.NewScanner(d.log); scanner.Scan(); {
 		line := map[string]any{}
 		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
@@ -52,7 +52,7 @@ func (d *door) auditLines() (lines []string) {
 	return lines
 }
 
-func (d *door) postMedia(media string, body []byte) answered {
+func (d *gateway) postMedia(media string, body []byte) answered {
 	r := httptest.NewRequest(http.MethodPost, registerPath, bytes.NewReader(body))
 	if media != "" {
 		r.Header.Set("Content-Type", media)
@@ -72,7 +72,7 @@ func withoutAddress(text string, sent registration) string {
 // Whoever sends a proof gets in, nobody else does, and what somebody else is told and what is logged of him are fixed
 // sentences: nothing of what he sent is in them but an address.
 func FuzzRegister(f *testing.F) {
-	d := newDoor(f, homeserver.SharedSecretPath)
+	d := newGateway(f, homeserver.SharedSecretPath)
 	fixed := map[string]bool{}
 	add := func(media string, body []byte) {
 		f.Add(media, body)

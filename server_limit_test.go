@@ -22,8 +22,8 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 )
 
-// limited is the door with the limits.
-func (d *door) limited(l config.Limits) *door {
+// limited is the gateway with the limits.
+func (d *gateway) limited(l config.Limits) *gateway {
 	d.t.Helper()
 	c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, ASToken: testASToken, HSToken: testHSToken, SharedSecret: testSecret, Limits: l}
 	d.server = newServer(serviceOf(c), d.store)
@@ -32,7 +32,7 @@ func (d *door) limited(l config.Limits) *door {
 }
 
 // postAs sends a body by way of a proxy on this machine that saw this client; "" is one that names nobody.
-func (d *door) postAs(client, body string) answered {
+func (d *gateway) postAs(client, body string) answered {
 	d.t.Helper()
 	r := httptest.NewRequest(http.MethodPost, registerPath, strings.NewReader(body))
 	r.RemoteAddr = "127.0.0.1:5"
@@ -64,7 +64,7 @@ func TestRetryRounding(t *testing.T) {
 
 // A client has a bucket of its own, before its body is read; who cannot be told has none.
 func TestClientLimit(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{Rate: 1, Burst: 2, TrustedProxies: mustProxies(t, defaultProxies)})
+	d := newGateway(t, homeserver.SharedSecretPath).limited(config.Limits{Rate: 1, Burst: 2, TrustedProxies: mustProxies(t, defaultProxies)})
 	spend := func(client string) answered {
 		for range 2 {
 			if got := d.postAs(client, "x"); got.status != 400 {
@@ -106,7 +106,7 @@ func TestClientLimit(t *testing.T) {
 
 // 415 comes before the limit, and so do 404 and 405; 413 and 400 come after it.
 func TestClientLimitOrder(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{Rate: 1, Burst: 1})
+	d := newGateway(t, homeserver.SharedSecretPath).limited(config.Limits{Rate: 1, Burst: 1})
 	d.post("x")
 	for _, test := range []struct {
 		method, path, media, body string
@@ -130,7 +130,7 @@ func TestClientLimitOrder(t *testing.T) {
 
 // Only proven registrations of new addresses count, and they leave nothing when it is too many.
 func TestTotalLimit(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{TotalRate: 0.001, TotalBurst: 2})
+	d := newGateway(t, homeserver.SharedSecretPath).limited(config.Limits{TotalRate: 0.001, TotalBurst: 2})
 	known, n := newProof(t)
 	_, pendingNode := newProof(t)
 	d.setState(n, stateRegistered)
@@ -268,7 +268,7 @@ func TestSlotsAtShutdown(t *testing.T) {
 
 // Too many attempts is 429, and a settling round needs no slot.
 func TestCrowded(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath).limited(config.Limits{MaxInflight: 1})
+	d := newGateway(t, homeserver.SharedSecretPath).limited(config.Limits{MaxInflight: 1})
 	_, old := newProof(t)
 	d.setOld(old, statePending, time.Hour)
 	if _, err := d.server.registrar.slots.Take(t.Context(), t.Context()); err != nil {
@@ -305,7 +305,7 @@ func TestKeptConnections(t *testing.T) {
 		var calls sync.WaitGroup
 		for range most {
 			calls.Go(func() {
-				if _, err := h.Call(t.Context(), homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: "/"}); err != nil {
+				if _, err := h.Call(t.Context(), homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: "/"}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -320,11 +320,11 @@ func TestKeptConnections(t *testing.T) {
 // A countingAccounts homeserver has everybody, and counts who asks.
 type countingAccounts struct {
 	homeserver.Accounts
-	lookUps int
+	profileLookUps int
 }
 
 func (c *countingAccounts) DisplayName(context.Context, string) (string, error) {
-	c.lookUps++
+	c.profileLookUps++
 	return "", nil
 }
 
@@ -335,14 +335,14 @@ func TestRestartingNode(t *testing.T) {
 		counting := &countingAccounts{}
 		r := newRegistrar(counting, store)
 		r.slots = limit.NewSlots(1)
-		d := &door{t: t, store: store}
+		d := &gateway{t: t, store: store}
 		_, n := newProof(t)
 		d.setState(n, stateRegistered)
 		for range 180 {
 			if _, _, err := r.register(t.Context(), n); !errors.Is(err, errRegistered) {
 				t.Fatalf("got %v", err)
 			}
-			if counting.lookUps == 3 {
+			if counting.profileLookUps == 3 {
 				release, _ := r.slots.Take(t.Context(), t.Context()) // all are taken
 				_, _, err := r.register(t.Context(), n)
 				if release(); !errors.Is(err, errRegistered) {
@@ -351,8 +351,8 @@ func TestRestartingNode(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if counting.lookUps != 3 {
-			t.Errorf("%d look-ups in three minutes, want 3", counting.lookUps)
+		if counting.profileLookUps != 3 {
+			t.Errorf("%d look-ups in three minutes, want 3", counting.profileLookUps)
 		}
 	})
 }
@@ -363,23 +363,23 @@ func TestLookUpsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistrar(nil, nil)
 		made := 0
-		for i := range 10 * lookUpsKept {
+		for i := range 10 * profileLookUpsKept {
 			a := common.Address{byte(i), byte(i >> 8), byte(i >> 16)}
 			if r.remembered(a) == nil {
 				r.remember(a, errRegistered)
 				made++
 			}
 		}
-		if made != lookUpsKept || len(r.lookUps) != lookUpsKept {
-			t.Errorf("%d look-ups, %d remembered, want %d", made, len(r.lookUps), lookUpsKept)
+		if made != profileLookUpsKept || len(r.profileLookUps) != profileLookUpsKept {
+			t.Errorf("%d look-ups, %d remembered, want %d", made, len(r.profileLookUps), profileLookUpsKept)
 		}
 		early := (*limit.EarlyError)(nil)
 		if err := r.remembered(common.Address{0xff, 0xff, 0xff, 1}); !errors.As(err, &early) || errors.Is(err, errRegistered) { // nobody looked
 			t.Errorf("without room: got %v", err)
 		}
-		time.Sleep(lookUpPeriod)
-		if r.remembered(common.Address{1}) != nil || len(r.lookUps) != 0 {
-			t.Errorf("a minute later %d are remembered", len(r.lookUps))
+		time.Sleep(profileLookUpPeriod)
+		if r.remembered(common.Address{1}) != nil || len(r.profileLookUps) != 0 {
+			t.Errorf("a minute later %d are remembered", len(r.profileLookUps))
 		}
 	})
 }

@@ -85,8 +85,8 @@ type caused struct {
 
 const longText = 3000 // characters that a client sends where some are read
 
-// causes are what clients, the homeserver and the operator can do to have a line written, where the door's store is a bad one.
-func (d *door) causes(t *testing.T) []caused {
+// causes are what clients, the homeserver and the operator can do to have a line written, where the gateway's store is a bad one.
+func (d *gateway) causes(t *testing.T) []caused {
 	bad := d.store.(*badStore)
 	long := strings.Repeat("x", longText)
 	known, _ := newProof(t)
@@ -187,7 +187,7 @@ func TestFloodedLog(t *testing.T) {
 		}
 		for _, format := range formats {
 			t.Run(fmt.Sprintf("verbosity %d %s", verbosity, format), func(t *testing.T) {
-				d := newDoorOn(t, homeserver.SharedSecretPath, &badStore{store: opened(t, t.TempDir())})
+				d := newGatewayOn(t, homeserver.SharedSecretPath, &badStore{store: opened(t, t.TempDir())})
 				address := d.serveLimited(config.Limits{MaxConnections: 100})
 				causes := d.causes(t)
 				tokens := []string{"", "Bearer " + long, "Bearer " + testHSToken}
@@ -246,7 +246,7 @@ func TestFloodedLog(t *testing.T) {
 
 // No flood of lines of one kind hides a line of another, least of all a success or the warning of a foreign account.
 func TestFloodHidesNothingElse(t *testing.T) {
-	d := newDoorOn(t, homeserver.SharedSecretPath, &badStore{store: opened(t, t.TempDir())})
+	d := newGatewayOn(t, homeserver.SharedSecretPath, &badStore{store: opened(t, t.TempDir())})
 	causes := append(d.causes(t),
 		caused{"success", []string{`"msg":"Registered node"`}, func() {
 			proof, _ := newProof(t)

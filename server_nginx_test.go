@@ -143,7 +143,7 @@ func TestNginxNamesThePath(t *testing.T) {
 // What a proxy may have taken for another path is refused before a token is looked at, right or wrong, and is not
 // counted as a wrong token.
 func TestUncleanPaths(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	var unclean []string
 	for _, dots := range []string{".", "..", "%2e", "%2E", "%2e%2e", ".%2e", "%2E."} {
 		for _, slash := range []string{"/", "%2f", "%2F"} {

@@ -19,7 +19,7 @@ import (
 // Every vector, through the whole service, with both APIs.
 func TestVectors(t *testing.T) {
 	for _, api := range apis {
-		d := newDoor(t, api.path)
+		d := newGateway(t, api.path)
 		for _, v := range readVectors(t) {
 			t.Run(api.name+"/"+v.Name, func(t *testing.T) {
 				d.t = t
@@ -46,7 +46,7 @@ func TestVectors(t *testing.T) {
 }
 
 func TestWireErrors(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	proof, _ := newProof(t)
 	good, _ := json.Marshal(proof)
 	padded := `{"x":"` + strings.Repeat("x", bodyLimit) + `",` + string(good[1:])
@@ -95,7 +95,7 @@ func TestWireErrors(t *testing.T) {
 // An answer of createUser carries the access token that the homeserver issued; nothing else of it goes on.
 func TestAnswer(t *testing.T) {
 	for _, api := range apis {
-		d := newDoor(t, api.path)
+		d := newGateway(t, api.path)
 		proof, n := newProof(t)
 		got := d.send(proof)
 		want := fmt.Sprintf(`{"user_id":%q,"home_server":%q}`, n.UserID, testServerName)
@@ -119,7 +119,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 			"breaks": breaks,
 		} {
 			t.Run(api.name+"/"+name, func(t *testing.T) {
-				d := newDoor(t, api.path)
+				d := newGateway(t, api.path)
 				d.homeserver.fail(api.creates, fault)
 				proof, _ := newProof(t)
 				var told strings.Builder
@@ -167,7 +167,7 @@ func echo(status int) http.HandlerFunc {
 
 // One audit line each: outcome, user ID once it is proven, client address, time taken.
 func TestAudit(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	proof, n := newProof(t)
 	d.send(proof)
 	d.send(proof)
@@ -204,7 +204,7 @@ func TestAudit(t *testing.T) {
 
 // A panic leaves its line, too.
 func TestAuditOfPanic(t *testing.T) {
-	d := newDoor(t, homeserver.SharedSecretPath)
+	d := newGateway(t, homeserver.SharedSecretPath)
 	d.server.registrar.accounts = &panicAccounts{}
 	proof, n := newProof(t)
 	d.send(proof)
@@ -215,7 +215,7 @@ func TestAuditOfPanic(t *testing.T) {
 
 // serve finishes what is in flight when its context ends, and takes nothing new.
 func TestServeStops(t *testing.T) {
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	asked, answer := make(chan bool), make(chan bool)
 	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
 		asked <- true
@@ -269,7 +269,7 @@ func TestServeStops(t *testing.T) {
 
 // What HTTP itself allows and is no registration gets an answer, too.
 func TestRawRequests(t *testing.T) {
-	d := newDoor(t, homeserver.CreateUserPath)
+	d := newGateway(t, homeserver.CreateUserPath)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -343,8 +343,8 @@ func (s *standIn) creates(call string) http.HandlerFunc {
 	return map[string]http.HandlerFunc{callCreateUser: s.createUser, callRegister: s.register, callMASCreate: s.mas.ServeHTTP}[call]
 }
 
-// A door is a whole service in front of a stand-in, on a store of its own.
-type door struct {
+// A gateway is a whole service in front of a stand-in, on a store of its own.
+type gateway struct {
 	t          testing.TB
 	homeserver *standIn
 	store      store
@@ -353,30 +353,30 @@ type door struct {
 	log        *bytes.Buffer
 }
 
-func newDoor(t testing.TB, apiPath string) *door {
+func newGateway(t testing.TB, apiPath string) *gateway {
 	t.Helper()
-	return newDoorOn(t, apiPath, opened(t, t.TempDir()))
+	return newGatewayOn(t, apiPath, opened(t, t.TempDir()))
 }
 
-// newDoorOn makes one on that store.
-func newDoorOn(t testing.TB, apiPath string, store store) *door {
+// newGatewayOn makes one on that store.
+func newGatewayOn(t testing.TB, apiPath string, store store) *gateway {
 	t.Helper()
 	lines := captureLog(t)
 	backend := newStandIn(t)
-	d := newDoorBetween(t, backend.URL, apiPath, store)
+	d := newGatewayBetween(t, backend.URL, apiPath, store)
 	d.homeserver, d.log = backend, lines
 	return d
 }
 
-// newDoorTo makes one in front of whatever is there, whose log is nobody's: it may be one of several at a time.
-func newDoorTo(t testing.TB, origin, apiPath string) *door {
+// newGatewayTo makes one in front of whatever is there, whose log is nobody's: it may be one of several at a time.
+func newGatewayTo(t testing.TB, origin, apiPath string) *gateway {
 	t.Helper()
-	return newDoorBetween(t, origin, apiPath, opened(t, t.TempDir()))
+	return newGatewayBetween(t, origin, apiPath, opened(t, t.TempDir()))
 }
 
-func newDoorBetween(t testing.TB, origin, apiPath string, store store) *door {
+func newGatewayBetween(t testing.TB, origin, apiPath string, store store) *gateway {
 	t.Helper()
-	d := &door{t: t, store: store}
+	d := &gateway{t: t, store: store}
 	c := config.Config{ServerName: testServerName, Origin: origin, Way: wayOf(apiPath), ASToken: testASToken, HSToken: testHSToken}
 	switch apiPath {
 	case homeserver.SharedSecretPath:
@@ -390,7 +390,7 @@ func newDoorBetween(t testing.TB, origin, apiPath string, store store) *door {
 }
 
 // bolt is the store where it is one in BoltDB.
-func (d *door) bolt() *boltStore { return d.store.(*boltStore) }
+func (d *gateway) bolt() *boltStore { return d.store.(*boltStore) }
 
 // captureLog collects everything that is logged, at every verbosity, until the test ends.
 func captureLog(t testing.TB) *bytes.Buffer {
@@ -426,14 +426,14 @@ type answered struct {
 }
 
 // post sends a body to the register path.
-func (d *door) post(body string) answered {
+func (d *gateway) post(body string) answered {
 	d.t.Helper()
 	r := httptest.NewRequest(http.MethodPost, registerPath, strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	return d.do(r)
 }
 
-func (d *door) do(r *http.Request) answered {
+func (d *gateway) do(r *http.Request) answered {
 	d.t.Helper()
 	w := httptest.NewRecorder()
 	d.handler.ServeHTTP(w, r)
@@ -448,7 +448,7 @@ func (d *door) do(r *http.Request) answered {
 }
 
 // send registers with the proof.
-func (d *door) send(proof registration) answered {
+func (d *gateway) send(proof registration) answered {
 	d.t.Helper()
 	body, err := json.Marshal(proof)
 	if err != nil {
@@ -458,7 +458,7 @@ func (d *door) send(proof registration) answered {
 }
 
 // state returns what the store has of the node: "" for unknown.
-func (d *door) state(n node) state {
+func (d *gateway) state(n node) state {
 	d.t.Helper()
 	r, err := d.store.Load(d.t.Context(), n.Address)
 	if err != nil && err != errNoRecord {
@@ -468,7 +468,7 @@ func (d *door) state(n node) state {
 }
 
 // record returns what the store has of the node, times without what a store leaves out.
-func (d *door) record(n node) record {
+func (d *gateway) record(n node) record {
 	d.t.Helper()
 	r, err := d.store.Load(d.t.Context(), n.Address)
 	if err != nil && err != errNoRecord {
@@ -479,7 +479,7 @@ func (d *door) record(n node) record {
 }
 
 // setState brings the node's record into the state.
-func (d *door) setState(n node, s state) {
+func (d *gateway) setState(n node, s state) {
 	d.t.Helper()
 	if s == "" {
 		return
@@ -491,7 +491,7 @@ func (d *door) setState(n node, s state) {
 	}
 }
 
-func (d *door) claim(n node) claim {
+func (d *gateway) claim(n node) claim {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()

@@ -249,9 +249,9 @@ func (s *boltStore) ClaimPending(ctx context.Context, not span) (claim, record, 
 		if err != nil {
 			return nil, record{}, err
 		}
-		held, pending, err := s.claimIfPending(ctx, common.Address(key), not)
+		claimed, pending, err := s.claimIfPending(ctx, common.Address(key), not)
 		if !errors.Is(err, errNoRecord) {
-			return held, pending, err
+			return claimed, pending, err
 		}
 	}
 }

@@ -85,15 +85,15 @@ func (s *postgresStore) Claim(ctx context.Context, a common.Address) (claim, err
 	if err != nil {
 		return nil, err
 	}
-	held := &postgresClaim{store: s, key: a.Bytes(), owner: uuid.New(), leave: leave}
+	claimed := &postgresClaim{store: s, key: a.Bytes(), owner: uuid.New(), leave: leave}
 	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
-		taken, err := held.take(ctx)
+		taken, err := claimed.take(ctx)
 		if err != nil {
 			leave()
 			return nil, err
 		}
 		if taken {
-			return held, nil
+			return claimed, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -125,8 +125,8 @@ func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, reco
 	walked := <-s.walk
 	defer func() { s.walk <- walked }()
 	for {
-		held := &postgresClaim{store: s, owner: uuid.New(), leave: func() {}}
-		r, taken, err := held.takePending(ctx, walked, not)
+		claimed := &postgresClaim{store: s, owner: uuid.New(), leave: func() {}}
+		r, taken, err := claimed.takePending(ctx, walked, not)
 		if errors.Is(err, pgx.ErrNoRows) {
 			walked = []byte{}
 			return nil, record{}, errNoRecord
@@ -134,8 +134,8 @@ func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, reco
 		if err != nil {
 			return nil, record{}, err
 		}
-		if walked = held.key; taken {
-			return held, r, nil
+		if walked = claimed.key; taken {
+			return claimed, r, nil
 		}
 	}
 }
@@ -185,29 +185,29 @@ func (c *postgresClaim) Release() {
 }
 
 func (c *postgresClaim) Save(r record) error {
-	return c.write(`INSERT INTO matrix_regservice.records (`+recordColumns+`) SELECT address, $3, $4, $5, $6, $7 FROM held
+	return c.write(`INSERT INTO matrix_regservice.records (`+recordColumns+`) SELECT address, $3, $4, $5, $6, $7 FROM claimed
 		ON CONFLICT (address) DO UPDATE SET user_id = EXCLUDED.user_id, display_name = EXCLUDED.display_name,
 			state = EXCLUDED.state, created = EXCLUDED.created, updated = EXCLUDED.updated`,
 		r.UserID, r.DisplayName, string(r.State), r.Created, r.Updated)
 }
 
 func (c *postgresClaim) Drop() error {
-	return c.write("DELETE FROM matrix_regservice.records AS r USING held WHERE r.address = held.address")
+	return c.write("DELETE FROM matrix_regservice.records AS r USING claimed WHERE r.address = claimed.address")
 }
 
 // write changes the record of the claimed address, or nothing where the lease is over. Until it is on disk nobody
 // else can claim the address.
 func (c *postgresClaim) write(change string, args ...any) error {
-	var held int
+	var claimed int
 	err := c.store.pool.Send(context.Background(), func(b *pgx.Batch) {
 		b.Queue("SELECT FROM matrix_regservice.records WHERE address = $1 FOR UPDATE", c.key)
 		b.Queue(`
-			WITH held AS MATERIALIZED (
+			WITH claimed AS MATERIALIZED (
 				SELECT address FROM matrix_regservice.claims WHERE address = $1 AND owner = $2 AND expires > clock_timestamp() FOR UPDATE
 			), changed AS (`+change+`)
-			SELECT count(*) FROM held`, append([]any{c.key, c.owner}, args...)...).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
+			SELECT count(*) FROM claimed`, append([]any{c.key, c.owner}, args...)...).QueryRow(func(row pgx.Row) error { return row.Scan(&claimed) })
 	})
-	if err == nil && held == 0 {
+	if err == nil && claimed == 0 {
 		return errLeaseOver
 	}
 	return err

@@ -264,7 +264,7 @@ func TestPostgresHoldsNoLock(t *testing.T) {
 }
 
 // refuses tells that everything a registration needs fails, as a node and its operator see it.
-func refuses(t *testing.T, d *door, when string) {
+func refuses(t *testing.T, d *gateway, when string) {
 	t.Helper()
 	proof, n := newProof(t)
 	start := time.Now()
@@ -283,7 +283,7 @@ func refuses(t *testing.T, d *door, when string) {
 }
 
 // accepts waits until a node registers, and until it is said that it could.
-func accepts(t *testing.T, d *door, when string) {
+func accepts(t *testing.T, d *gateway, when string) {
 	t.Helper()
 	proof, _ := newProof(t)
 	eventually(t, "a node registers "+when, func() bool { return d.send(proof).status == 200 })
@@ -301,7 +301,7 @@ func TestPostgresAway(t *testing.T) {
 	}
 	p := ownPostgres(t)
 	sql(t, p, "postgres", "CREATE DATABASE away")
-	d := newDoorOn(t, homeserver.SharedSecretPath, openedPostgres(t, p.URL("postgres", "away")))
+	d := newGatewayOn(t, homeserver.SharedSecretPath, openedPostgres(t, p.URL("postgres", "away")))
 	accepts(t, d, "at first")
 
 	locked := make(chan bool)
@@ -471,7 +471,7 @@ func TestPostgresFullDisk(t *testing.T) {
 	sql(t, p, "filled", `INSERT INTO matrix_regservice.records SELECT decode(lpad(to_hex(n), 40, '0'), 'hex'), '@user', repeat('x', 135), 'registered', now(), now()
 		FROM generate_series(1, 20000) AS n; CHECKPOINT`) // over the 1 MB that a file of its log has
 	s := openedPostgres(t, url)
-	d := newDoorOn(t, homeserver.SharedSecretPath, s)
+	d := newGatewayOn(t, homeserver.SharedSecretPath, s)
 	limit := func(bytes string) {
 		for line := range strings.Lines(sql(t, p, "postgres", "SELECT pid FROM pg_stat_activity WHERE datname = 'filled'")) {
 			if out, err := p.Command(t.Context(), prlimit, "--pid", strings.TrimSpace(line), "--fsize="+bytes+":unlimited").CombinedOutput(); err != nil {
@@ -540,7 +540,7 @@ func TestPostgresSettings(t *testing.T) {
 			sql(t, p, "postgres", "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = '"+name+"'") // a pooler's connections too
 			s := openedPostgres(t, url)
 			sql(t, p, name, "DROP TABLE IF EXISTS public.seen; DROP FUNCTION IF EXISTS public.see CASCADE;"+recordSettings)
-			d := newDoorOn(t, homeserver.SharedSecretPath, s)
+			d := newGatewayOn(t, homeserver.SharedSecretPath, s)
 			var all sync.WaitGroup
 			for range 4 {
 				all.Go(func() {

@@ -415,7 +415,7 @@ func TestCommitsCount(t *testing.T) {
 func TestOnDiskBeforeAndAfter(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
-			d := newDoor(t, api.path)
+			d := newGateway(t, api.path)
 			d.server.registrar.store = slowStore(d.bolt())
 			proof, n := newProof(t)
 			seen := make(map[string]state)

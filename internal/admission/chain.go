@@ -109,11 +109,11 @@ func (c *Chain) Admit(n common.Address) error {
 		if c.askers.Add(1) > askersAtMost {
 			return limit.ErrCrowded
 		}
-		asked, err, _ := c.asking.Do(string(n.Bytes()), func() (any, error) { return c.ask(n) })
+		answer, err, _ := c.asking.Do(string(n.Bytes()), func() (any, error) { return c.ask(n) })
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrUntold, err)
 		}
-		enough = asked.(bool)
+		enough = answer.(bool)
 	}
 	if !enough {
 		return &PoorError{c.least}

@@ -12,14 +12,14 @@ import (
 )
 
 // admitted finds nothing where everybody is admitted.
-func (l *checking) admitted(ctx context.Context) []Finding {
-	c := l.Config
+func (chk *checking) admitted(ctx context.Context) []Finding {
+	c := chk.Config
 	var found []Finding
 	if c.AdmitFile != "" {
 		found = append(found, judgeAdmitFile(c.AdmitFile))
 	}
 	if c.EthRPC+c.EthRPCFile != "" {
-		found = append(found, l.judgeEthRPC(ctx)...)
+		found = append(found, chk.judgeEthRPC(ctx)...)
 	}
 	return found
 }
@@ -37,9 +37,9 @@ func judgeAdmitFile(path string) Finding {
 }
 
 // judgeEthRPC asks the Ethereum node what the service asks it.
-func (l *checking) judgeEthRPC(ctx context.Context) []Finding {
+func (chk *checking) judgeEthRPC(ctx context.Context) []Finding {
 	const subject = "Ethereum node"
-	c := l.Config
+	c := chk.Config
 	var found []Finding
 	if c.EthRPCFile != "" {
 		if err := c.ReadEthRPC(); err != nil {
@@ -51,16 +51,16 @@ func (l *checking) judgeEthRPC(ctx context.Context) []Finding {
 	if err != nil {
 		return append(found, problem(subject, "give its URL", "its URL is %v", err))
 	}
-	asked := admission.NewChain(u, c.MinBalance)
+	chain := admission.NewChain(u, c.MinBalance)
 	if c.SecretArgs[config.FlagEthRPC] != "" {
 		found = append(found, warning(subject+" URL", "write it into a file of mode 0600 and give --"+config.FlagEthRPCFile+" FILE instead", "it may hold a key, and a command line shows it to other users of the machine"))
 	}
 	if names.IsPlainRemote(u) {
-		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", asked.Where()))
+		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", chain.Where()))
 	}
-	id, err := asked.ID(ctx)
+	id, err := chain.ID(ctx)
 	if err != nil {
-		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", asked.Where(), err))
+		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", chain.Where(), err))
 	}
-	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", asked.Where(), id, c.MinBalance))
+	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", chain.Where(), id, c.MinBalance))
 }

@@ -37,7 +37,7 @@ type checking struct {
 	ofSecret       []Finding
 
 	homeserver *homeserver.Client
-	creates    *homeserver.Client // where accounts are created
+	admin      *homeserver.Client // where accounts are created
 	server     homeserver.Software
 	answers    bool // the homeserver does
 	accepts    bool // the homeserver does our as_token
@@ -45,35 +45,35 @@ type checking struct {
 }
 
 // connect makes the clients.
-func (l *checking) connect() {
-	c := l.Config
-	l.homeserver = homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
-	l.creates = l.homeserver.At(cmp.Or(c.APIOrigin, c.Origin))
+func (chk *checking) connect() {
+	c := chk.Config
+	chk.homeserver = homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
+	chk.admin = chk.homeserver.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 
 // homeserverItself tells whether it is there, which it is, and whether it is fit.
-func (l *checking) homeserverItself(ctx context.Context) []Finding {
-	h := l.homeserver
+func (chk *checking) homeserverItself(ctx context.Context) []Finding {
+	h := chk.homeserver
 	do := "start it; or, if it listens elsewhere, run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " of that port"
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: versionsPath})
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: versionsPath})
 	switch {
 	case err != nil:
-		return []Finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", l.Config.Origin, cmp.Or(h.NotReached(err).Cause, err))}
+		return []Finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", chk.Config.Origin, cmp.Or(h.NotReached(err).Cause, err))}
 	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:
-		return []Finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", l.Config.Origin, a.Status)}
+		return []Finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", chk.Config.Origin, a.Status)}
 	case a.Status != http.StatusOK || !homeserver.IsObject(a.Body):
-		return []Finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", l.Config.Origin, a.Status, versionsPath)}
+		return []Finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", chk.Config.Origin, a.Status, versionsPath)}
 	}
-	l.answers = true
-	l.server, _ = h.Software(ctx) // which tells nothing when it does not know
-	found := []Finding{judgeSoftware(l.server, l.Config.Origin)}
+	chk.answers = true
+	chk.server, _ = h.Software(ctx) // which tells nothing when it does not know
+	found := []Finding{judgeSoftware(chk.server, chk.Config.Origin)}
 
 	if err := h.CheckServerName(ctx); err != nil {
 		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+config.FlagForce+" with that --"+config.FlagMatrixDomain, "%v", err))
 	} else {
-		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", l.Config.ServerName))
+		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", chk.Config.ServerName))
 	}
-	return append(found, l.endpoints(ctx))
+	return append(found, chk.endpoints(ctx))
 }
 
 // judgeSoftware tells whether a homeserver can host nodes.
@@ -90,39 +90,39 @@ func judgeSoftware(s homeserver.Software, at string) Finding {
 }
 
 // endpoints tells which ways of creating a user there are, and whether ours is among them.
-func (l *checking) endpoints(ctx context.Context) Finding {
+func (chk *checking) endpoints(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " registration"
 	state := homeserver.Unknown
 	var has, otherURLs []string
-	for _, c := range append(l.Config.OtherWays(), l.Config) {
+	for _, c := range append(chk.Config.OtherWays(), chk.Config) {
 		found := homeserver.Unknown
-		if api, err := l.Accounts(c, l.homeserver); err == nil {
+		if api, err := chk.Accounts(c, chk.homeserver); err == nil {
 			found, _ = api.Probe(ctx)
 		}
 		if found == homeserver.Present {
 			has = append(has, c.Way.Name)
 		}
-		if c.Way == l.Config.Way {
+		if c.Way == chk.Config.Way {
 			state = found
 		} else if found == homeserver.Present {
 			otherURLs = append(otherURLs, c.Origin+c.Way.Path)
 		}
 	}
-	issuer, _ := l.homeserver.LoginIssuer(ctx)
+	issuer, _ := chk.homeserver.LoginIssuer(ctx)
 	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
 	switch {
-	case l.Config.Way.IsApart && issuer != "" && state != homeserver.Present:
+	case chk.Config.Way.IsApart && issuer != "" && state != homeserver.Present:
 		return fine(subject, "it has none of its own, behind Matrix Authentication Service")
 	case state == homeserver.Present:
-		return fine(subject, "it has %s, as --%s needs", l.Config.Way.Name, config.FlagMatrixURL)
-	case state == homeserver.Disabled && l.Config.Way.TakesSecret:
+		return fine(subject, "it has %s, as --%s needs", chk.Config.Way.Name, config.FlagMatrixURL)
+	case state == homeserver.Disabled && chk.Config.Way.TakesSecret:
 		return problem(subject, homeserver.SharedSecretOff, "it has shared-secret registration switched off")
-	case state == homeserver.Unknown && l.Config.Way.IsApart:
-		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", l.Config.APIOrigin)
+	case state == homeserver.Unknown && chk.Config.Way.IsApart:
+		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", chk.Config.APIOrigin)
 	case state == homeserver.Unknown:
-		return problem(subject, "see its log", "it fails when it is asked for %s", l.Config.Way.Name)
+		return problem(subject, "see its log", "it fails when it is asked for %s", chk.Config.Way.Name)
 	}
-	return problem(subject, missingFix(l.Config, l.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, l.Config.Way.Name)
+	return problem(subject, missingFix(chk.Config, chk.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, chk.Config.Way.Name)
 }
 
 // missingFix is what to type where the homeserver does not have the API of --matrixurl: another URL, where it has one.
@@ -139,29 +139,29 @@ func missingFix(c config.Config, server homeserver.Software, otherURLs []string,
 }
 
 // homeserverAccepts tells whether it takes our token and our secret.
-func (l *checking) homeserverAccepts(ctx context.Context) []Finding {
-	if !l.answers {
+func (chk *checking) homeserverAccepts(ctx context.Context) []Finding {
+	if !chk.answers {
 		return nil
 	}
 	var found []Finding
-	if l.Config.ASToken != "" {
-		found = append(found, l.asToken(ctx))
+	if chk.Config.ASToken != "" {
+		found = append(found, chk.asToken(ctx))
 	}
-	if l.Config.Way.TakesSecret && l.Config.SharedSecret != "" {
-		found = append(found, l.sharedSecret(ctx))
+	if chk.Config.Way.TakesSecret && chk.Config.SharedSecret != "" {
+		found = append(found, chk.sharedSecret(ctx))
 	}
 	return found
 }
 
-func (l *checking) asToken(ctx context.Context) Finding {
+func (chk *checking) asToken(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " as_token"
-	h := l.homeserver
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: whoamiPath, Token: l.Config.ASToken})
+	h := chk.homeserver
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: whoamiPath, Token: chk.Config.ASToken})
 	switch {
 	case err != nil:
 		return problem(subject, "see the homeserver's log", "%v", h.NotReached(err))
 	case a.Status == http.StatusOK:
-		l.accepts = true
+		chk.accepts = true
 		return fine(subject, "accepted")
 	case a.Status == http.StatusUnauthorized, a.Status == http.StatusForbidden:
 		return problem(subject, "list this "+config.RegistrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status)
@@ -169,9 +169,9 @@ func (l *checking) asToken(ctx context.Context) Finding {
 	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.Failure(a, ""))
 }
 
-func (l *checking) sharedSecret(ctx context.Context) Finding {
+func (chk *checking) sharedSecret(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " shared secret"
-	proves, err := homeserver.NewSharedSecretAPI(l.homeserver, l.creates, l.Config.SharedSecret).ProvesSecret(ctx)
+	proves, err := homeserver.NewSharedSecretAPI(chk.homeserver, chk.admin, chk.Config.SharedSecret).ProvesSecret(ctx)
 	switch {
 	case err != nil:
 		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)
@@ -183,15 +183,15 @@ func (l *checking) sharedSecret(ctx context.Context) Finding {
 }
 
 // serviceURL is where the service listens.
-func (l *checking) serviceURL() string {
-	return "http://" + net.JoinHostPort(names.ReachableHost(l.Config.Host), strconv.Itoa(l.Config.Port))
+func (chk *checking) serviceURL() string {
+	return "http://" + net.JoinHostPort(names.ReachableHost(chk.Config.Host), strconv.Itoa(chk.Config.Port))
 }
 
 // service tells whether it runs, with this server name and these tokens, and whether the homeserver reaches it.
-func (l *checking) service(ctx context.Context) []Finding {
-	origin := l.serviceURL()
-	h := homeserver.NewClient(origin, l.Config.ServerName, l.Config.HSToken)
-	found := l.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
+func (chk *checking) service(ctx context.Context) []Finding {
+	origin := chk.serviceURL()
+	h := homeserver.NewClient(origin, chk.Config.ServerName, chk.Config.HSToken)
+	found := chk.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
 	do := "start it: " + "./" + config.RunFile + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
 	switch found.is {
 	case registerSilent:
@@ -199,35 +199,35 @@ func (l *checking) service(ctx context.Context) []Finding {
 	case registerElse:
 		return []Finding{problem(subjectService, do, "%s is another program's: it answers %d", origin, found.status)}
 	case registerLimited:
-		l.runs = true
+		chk.runs = true
 		return []Finding{warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin)}
 	case registerOther:
-		l.runs = true
-		return []Finding{problem(subjectService, "restart it with --"+config.FlagMatrixDomain+" "+l.Config.ServerName, "what listens at %s serves another --%s", origin, config.FlagMatrixDomain)}
+		chk.runs = true
+		return []Finding{problem(subjectService, "restart it with --"+config.FlagMatrixDomain+" "+chk.Config.ServerName, "what listens at %s serves another --%s", origin, config.FlagMatrixDomain)}
 	}
-	l.runs = true
+	chk.runs = true
 	all := []Finding{fine(subjectService, "it answers at %s", origin)}
-	if l.Config.HSToken != "" {
-		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.Daemon.Modern + "/ping", Token: l.Config.HSToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
+	if chk.Config.HSToken != "" {
+		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: chk.Daemon.Modern + "/ping", Token: chk.Config.HSToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
 			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+config.RegistrationFile, "it was started with another than that of %s", config.RegistrationFile))
 		}
 		all = append(all, fine(subjectService+" hs_token", "the one of %s", config.RegistrationFile))
 	}
-	if l.accepts && l.Config.AppServiceID != "" {
-		all = append(all, l.ping(ctx))
+	if chk.accepts && chk.Config.AppServiceID != "" {
+		all = append(all, chk.ping(ctx))
 	}
 	return all
 }
 
 // ping has the homeserver call the service.
-func (l *checking) ping(ctx context.Context) Finding {
+func (chk *checking) ping(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " ping"
-	took, err := l.homeserver.Ping(ctx, l.Config.AppServiceID, l.Config.ASToken, l.Daemon.Base)
+	took, err := chk.homeserver.Ping(ctx, chk.Config.AppServiceID, chk.Config.ASToken, chk.Daemon.Base)
 	switch {
 	case err == nil:
 		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
 	case errors.Is(err, homeserver.ErrNoPing):
-		return fine(subject, "%v cannot be asked whether it reaches this service; its log says if not", cmp.Or(l.server.String(), "it"))
+		return fine(subject, "%v cannot be asked whether it reaches this service; its log says if not", cmp.Or(chk.server.String(), "it"))
 	}
 	return problem(subject, "when "+config.RegistrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", err)
 }
@@ -257,17 +257,17 @@ type registerFound struct {
 
 // askRegister sends a registration of the right form that nobody can have signed. The service refuses it after having
 // looked at the signatures, before it asks anybody, and names the user ID that should have been signed.
-func (l *checking) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
-	asked := *h
-	asked.Header = headers
+func (chk *checking) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
+	client := *h
+	client.Header = headers
 	localpart := "0x" + strings.Repeat("0", names.AddressDigits)
-	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodPost, Path: l.Daemon.Register, Body: l.Daemon.Forged(localpart)})
+	a, err := client.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: chk.Daemon.Register, Body: chk.Daemon.Forged(localpart)})
 	switch {
 	case err != nil:
 		return registerFound{registerSilent, 0}
-	case l.Daemon.IsLimited(a.Errcode):
+	case chk.Daemon.IsLimited(a.Errcode):
 		return registerFound{registerLimited, a.Status}
-	case !l.Daemon.IsForged(a.Errcode):
+	case !chk.Daemon.IsForged(a.Errcode):
 		return registerFound{registerElse, a.Status}
 	case !strings.Contains(a.Message, strconv.Quote(names.UserID(localpart, h.ServerName))):
 		return registerFound{registerOther, a.Status}
@@ -277,9 +277,9 @@ func (l *checking) askRegister(ctx context.Context, h *homeserver.Client, header
 
 // sayVersions is what a homeserver answers when it is asked which versions of the API it has.
 func sayVersions(ctx context.Context, h *homeserver.Client, headers http.Header) (body string, status int) {
-	asked := *h
-	asked.Header = headers
-	a, err := asked.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: versionsPath})
+	client := *h
+	client.Header = headers
+	a, err := client.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: versionsPath})
 	var said struct {
 		Versions []string `json:"versions"`
 	}

@@ -33,45 +33,45 @@ const (
 )
 
 // authenticationService asks it, and the homeserver about it.
-func (l *checking) authenticationService(ctx context.Context) []Finding {
-	if !l.Config.Way.IsApart {
+func (chk *checking) authenticationService(ctx context.Context) []Finding {
+	if !chk.Config.Way.IsApart {
 		return nil
 	}
-	api := mas.New(l.homeserver, l.creates, l.Config.ASToken, l.Config.MASClientID, l.Config.MASClientSecret)
-	found := l.masClient(ctx, api)
+	api := mas.New(chk.homeserver, chk.admin, chk.Config.ASToken, chk.Config.MASClientID, chk.Config.MASClientSecret)
+	found := chk.masClient(ctx, api)
 	if found[len(found)-1].Status == OK {
-		found = append(found, l.masSite(ctx, api)...)
+		found = append(found, chk.masSite(ctx, api)...)
 	}
-	return append(found, l.masInCharge(ctx, api), l.masListener(ctx))
+	return append(found, chk.masInCharge(ctx, api), chk.masListener(ctx))
 }
 
 // masClient tells whether it knows the client, lets it administer, and has an admin API.
-func (l *checking) masClient(ctx context.Context, api *mas.Accounts) []Finding {
+func (chk *checking) masClient(ctx context.Context, api *mas.Accounts) []Finding {
 	const client, scope, admin = subjectMAS + " client", subjectMAS + " scope", subjectMAS + " admin API"
 	err := api.Granted(ctx)
-	known, granted := fine(client, "%s is accepted with its secret", l.Config.MASClientID), fine(scope, "%s is granted", mas.Scope)
+	known, granted := fine(client, "%s is accepted with its secret", chk.Config.MASClientID), fine(scope, "%s is granted", mas.Scope)
 	switch {
 	case errors.Is(err, mas.ErrClient):
-		return []Finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", l.Config.MASClientID)}
+		return []Finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", chk.Config.MASClientID)}
 	case errors.Is(err, mas.ErrScope):
-		return []Finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, l.Config.MASClientID)}
+		return []Finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, chk.Config.MASClientID)}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []Finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", l.Config.APIOrigin)}
+		return []Finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", chk.Config.APIOrigin)}
 	case err != nil:
 		return []Finding{problem(client, "start it, or name another of its listeners in --"+config.FlagMatrixURL, "%v", err)}
 	}
-	switch _, err := api.LookUp(ctx, homeserver.UnregistrableName); {
+	switch _, err := api.AccountID(ctx, homeserver.UnregistrableName); {
 	case errors.Is(err, homeserver.ErrNoUser):
-		return []Finding{known, granted, fine(admin, "it answers at %s", l.Config.APIOrigin)}
+		return []Finding{known, granted, fine(admin, "it answers at %s", chk.Config.APIOrigin)}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []Finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", l.Config.APIOrigin)}
+		return []Finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", chk.Config.APIOrigin)}
 	default:
 		return []Finding{known, granted, problem(admin, "see its log", "%v", err)}
 	}
 }
 
 // masSite judges what it says of its own configuration.
-func (l *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
+func (chk *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
 	const passwords, registration, name = subjectMAS + " passwords", subjectMAS + " registration", subjectMAS + " server name"
 	said, err := api.Site(ctx)
 	if err != nil {
@@ -92,16 +92,16 @@ func (l *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
 	default:
 		found = append(found, fine(registration, "off"))
 	}
-	if said.ServerName != "" && said.ServerName != l.Config.ServerName {
-		return append(found, problem(name, "write into its configuration: matrix: {homeserver: "+l.Config.ServerName+"}, if that is the homeserver's server_name"+restartMAS, "it is %q and --%s is %q", said.ServerName, config.FlagMatrixDomain, l.Config.ServerName))
+	if said.ServerName != "" && said.ServerName != chk.Config.ServerName {
+		return append(found, problem(name, "write into its configuration: matrix: {homeserver: "+chk.Config.ServerName+"}, if that is the homeserver's server_name"+restartMAS, "it is %q and --%s is %q", said.ServerName, config.FlagMatrixDomain, chk.Config.ServerName))
 	}
-	return append(found, fine(name, "%s", l.Config.ServerName))
+	return append(found, fine(name, "%s", chk.Config.ServerName))
 }
 
 // masInCharge tells whether the homeserver leaves its logins to this very one.
-func (l *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding {
+func (chk *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding {
 	const subject = subjectHomeserver + " logins"
-	issuer, told := l.homeserver.LoginIssuer(ctx)
+	issuer, told := chk.homeserver.LoginIssuer(ctx)
 	switch {
 	case !told:
 		return warning(subject, "see the homeserver's log", "it does not tell who logs users in")
@@ -109,7 +109,7 @@ func (l *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding {
 		return problem(subject, homeserver.MASNotInCharge, "it logs users in itself, with passwords of its own")
 	}
 	var said struct{ Issuer string }
-	a, err := l.creates.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: masDiscovery})
+	a, err := chk.admin.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: masDiscovery})
 	if err == nil && a.Status == http.StatusOK && a.Cut == nil && json.Unmarshal(a.Body, &said) == nil && said.Issuer != "" && strings.TrimRight(said.Issuer, "/") != strings.TrimRight(issuer, "/") {
 		return problem(subject, "name the Matrix Authentication Service of this homeserver in --"+config.FlagMatrixURL, "it leaves them to %s, and --%s is of %s", issuer, config.FlagMatrixURL, said.Issuer)
 	}
@@ -117,10 +117,10 @@ func (l *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding {
 }
 
 // masListener looks for the admin API at the other addresses of this machine.
-func (l *checking) masListener(ctx context.Context) Finding {
+func (chk *checking) masListener(ctx context.Context) Finding {
 	const subject = subjectMAS + " listener"
-	if !isLocal(l.Config.APIOrigin) {
-		return warning(subject, "keep everybody else from it, and its traffic encrypted", "the admin API is at %s, on another machine", l.Config.APIOrigin)
+	if !isLocal(chk.Config.APIOrigin) {
+		return warning(subject, "keep everybody else from it, and its traffic encrypted", "the admin API is at %s, on another machine", chk.Config.APIOrigin)
 	}
 	addresses, _ := net.InterfaceAddrs() // without them there is none to try
 	for _, address := range addresses {
@@ -128,9 +128,9 @@ func (l *checking) masListener(ctx context.Context) Finding {
 		if !ok || network.IP.IsLoopback() || network.IP.IsLinkLocalUnicast() {
 			continue
 		}
-		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(names.URLPort(l.Config.APIOrigin))), l.Config.ServerName)
+		other := homeserver.NewClient("http://"+net.JoinHostPort(network.IP.String(), strconv.Itoa(names.URLPort(chk.Config.APIOrigin))), chk.Config.ServerName)
 		if isAdminAPI(ctx, other) {
-			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(l.Config.APIOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
+			return problem(subject, "write for that listener in its configuration: binds: [{address: '127.0.0.1:"+strconv.Itoa(names.URLPort(chk.Config.APIOrigin))+"'}]"+restartMAS, "the admin API answers at %s too, where other machines reach it", other.Origin)
 		}
 	}
 	return fine(subject, "this machine alone")
@@ -138,18 +138,18 @@ func (l *checking) masListener(ctx context.Context) Finding {
 
 // isAdminAPI tells whether an admin API answers there. Without a token it says so in words of its own form.
 func isAdminAPI(ctx context.Context, h *homeserver.Client) bool {
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: mas.ByNamePath + homeserver.UnregistrableName})
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: mas.ByNamePath + homeserver.UnregistrableName})
 	return err == nil && a.Status/100 == 4 && a.Title != ""
 }
 
-// doorLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
-func (l *checking) doorLogin(ctx context.Context, h *homeserver.Client) Finding {
-	const subject = subjectDoor + " login"
-	do := l.write(nginx.Logins(nginx.GuideMAS)) + ", with the port of its listener that serves compat"
+// proxyLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
+func (chk *checking) proxyLogin(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " login"
+	do := chk.write(nginx.Logins(nginx.GuideMAS)) + ", with the port of its listener that serves compat"
 	for _, path := range []string{"/_matrix/client/r0/login", "/_matrix/client/v3/login"} {
-		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: path})
+		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: path})
 		if err != nil {
-			return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", l.Public)
+			return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", chk.Public)
 		}
 		var said struct {
 			Flows []struct {
@@ -176,11 +176,11 @@ func (l *checking) doorLogin(ctx context.Context, h *homeserver.Client) Finding 
 	return fine(subject, "reaches Matrix Authentication Service, which takes passwords")
 }
 
-// doorMASAdmin looks whether nginx lets the admin API through.
-func (l *checking) doorMASAdmin(ctx context.Context, h *homeserver.Client) Finding {
-	const subject = subjectDoor + " /api/admin"
+// proxyMASAdmin looks whether nginx lets the admin API through.
+func (chk *checking) proxyMASAdmin(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " /api/admin"
 	if isAdminAPI(ctx, h) {
-		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+l.Daemon.Register+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
+		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+chk.Daemon.Register+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
 	}
 	return fine(subject, "does not answer from outside")
 }

@@ -22,7 +22,7 @@ func notOK(found []Finding) map[string]Status {
 	got := map[string]Status{}
 	for _, f := range found {
 		if f.Status != OK {
-			subject := strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(f.Subject, subjectMAS+" "), MASFile+" "), subjectDoor+" ")
+			subject := strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(f.Subject, subjectMAS+" "), MASFile+" "), subjectProxy+" ")
 			got[subject] = f.Status
 		}
 	}

@@ -35,18 +35,18 @@ func judgeRegistrationFile(path string, file config.Registration, err error) []F
 }
 
 // takeRegistration judges what stands in registration.yaml, and takes the tokens and the id from it.
-func (l *checking) takeRegistration(file config.Registration, err error) []Finding {
+func (chk *checking) takeRegistration(file config.Registration, err error) []Finding {
 	if err != nil {
 		return nil
 	}
-	found := []Finding{l.takeTokens(file), l.judgeURL(file), l.judgeNamespace(file)}
-	l.Config.AppServiceID, _ = file.Text("id")
+	found := []Finding{chk.takeTokens(file), chk.judgeURL(file), chk.judgeNamespace(file)}
+	chk.Config.AppServiceID, _ = file.Text("id")
 	return found
 }
 
 // takeTokens looks for what the homeserver does not start without, and for two tokens that are the flags' own.
-func (l *checking) takeTokens(file config.Registration) Finding {
-	c := &l.Config
+func (chk *checking) takeTokens(file config.Registration) Finding {
+	c := &chk.Config
 	const subject = subjectRegistration + " tokens"
 	anew := "write it anew with genconfig --" + config.FlagForce + restartBoth
 	given := map[string]*string{"as_token": &c.ASToken, "hs_token": &c.HSToken}
@@ -79,10 +79,10 @@ func (l *checking) takeTokens(file config.Registration) Finding {
 }
 
 // judgeURL holds the url against where the service listens.
-func (l *checking) judgeURL(file config.Registration) Finding {
-	c := l.Config
+func (chk *checking) judgeURL(file config.Registration) Finding {
+	c := chk.Config
 	const subject = subjectRegistration + " url"
-	want := "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + l.Daemon.Base
+	want := "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + chk.Daemon.Base
 	do := "write in " + file.Path + ": url: " + want + "" + thenRestart
 	value, err := file.Text("url")
 	if err != nil || value == "" {
@@ -94,8 +94,8 @@ func (l *checking) judgeURL(file config.Registration) Finding {
 	}
 	sameHost := u.Hostname() == names.ReachableHost(c.Host) || names.IsLoopback(u.Hostname()) && names.IsLoopback(names.ReachableHost(c.Host))
 	switch {
-	case strings.TrimSuffix(u.Path, "/") != l.Daemon.Base:
-		return problem(subject, do, "it is %s, and must end in %s", value, l.Daemon.Base)
+	case strings.TrimSuffix(u.Path, "/") != chk.Daemon.Base:
+		return problem(subject, do, "it is %s, and must end in %s", value, chk.Daemon.Base)
 	case u.Port() != strconv.Itoa(c.Port):
 		return problem(subject, do, "it is %s, and the service listens on port %d", value, c.Port)
 	case !sameHost:
@@ -105,8 +105,8 @@ func (l *checking) judgeURL(file config.Registration) Finding {
 }
 
 // judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
-func (l *checking) judgeNamespace(file config.Registration) Finding {
-	c := l.Config
+func (chk *checking) judgeNamespace(file config.Registration) Finding {
+	c := chk.Config
 	const subject = subjectRegistration + " namespace"
 	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.ServerName)
 	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.ServerName))

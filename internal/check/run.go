@@ -69,7 +69,7 @@ var rules = []rule{
 	{"the homeserver takes our token and our secret", (*checking).homeserverAccepts},
 	{"Matrix Authentication Service lets us create accounts", (*checking).authenticationService},
 	{"the service runs, and the homeserver reaches it", (*checking).service},
-	{"nginx passes on what nodes need, and nothing else", (*checking).door},
+	{"nginx passes on what nodes need, and nothing else", (*checking).reverseProxy},
 	{"who can read the store's URL", (*checking).dataPathFile},
 	{"the store", (*checking).store},
 	{"who is admitted", (*checking).admitted},
@@ -77,53 +77,53 @@ var rules = []rule{
 
 // Run judges everything. It reads and asks; it changes nothing, and creates no user.
 func Run(ctx context.Context, in Input) *Report {
-	l := newChecking(in)
+	chk := newChecking(in)
 	for _, rule := range rules {
-		l.report.add(rule.judge(l, ctx)...)
+		chk.report.add(rule.judge(chk, ctx)...)
 	}
-	return l.report
+	return chk.report
 }
 
 // newChecking reads the tokens and the secret, which the rules need, and asks nobody yet.
 func newChecking(in Input) *checking {
-	l := &checking{Input: in, report: &Report{Findings: []Finding{}}}
+	chk := &checking{Input: in, report: &Report{Findings: []Finding{}}}
 	flags := in.Script.Flags
-	l.report.keepSecret(l.Config.ASToken, l.Config.HSToken, l.Config.SharedSecret, flags[config.FlagASToken], flags[config.FlagHSToken], flags[config.FlagShareSecret])
-	registered, err := config.ReadRegistration(l.Config.RegistrationPath)
-	l.registered = registered
-	l.ofRegistration = append(judgeRegistrationFile(l.Config.RegistrationPath, registered, err), l.takeRegistration(registered, err)...)
-	l.ofSecret = l.takeSecret()
-	l.report.keepSecret(l.Config.ASToken, l.Config.HSToken, l.Config.SharedSecret, l.Config.MASClientSecret)
-	l.connect()
-	return l
+	chk.report.keepSecret(chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret, flags[config.FlagASToken], flags[config.FlagHSToken], flags[config.FlagShareSecret])
+	registered, err := config.ReadRegistration(chk.Config.RegistrationPath)
+	chk.registered = registered
+	chk.ofRegistration = append(judgeRegistrationFile(chk.Config.RegistrationPath, registered, err), chk.takeRegistration(registered, err)...)
+	chk.ofSecret = chk.takeSecret()
+	chk.report.keepSecret(chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret, chk.Config.MASClientSecret)
+	chk.connect()
+	return chk
 }
 
-func (l *checking) homeserverSettings(context.Context) []Finding {
+func (chk *checking) homeserverSettings(context.Context) []Finding {
 	var found []Finding
-	for _, s := range readAllSettings(l.HomeserverConfig, l.server) {
-		l.report.keepSecret(s.secrets()...)
-		found = append(found, l.judging(s).findings()...)
+	for _, s := range readAllSettings(chk.HomeserverConfig, chk.server) {
+		chk.report.keepSecret(s.secrets()...)
+		found = append(found, chk.judging(s).findings()...)
 	}
 	return found
 }
 
-func (l *checking) masSettings(context.Context) []Finding {
-	s := readMASSettings(l.MASConfig)
-	if s == nil || !l.Config.Way.IsApart {
+func (chk *checking) masSettings(context.Context) []Finding {
+	s := readMASSettings(chk.MASConfig)
+	if s == nil || !chk.Config.Way.IsApart {
 		return nil
 	}
-	l.report.keepSecret(s.masSecrets()...)
-	return l.judging(*s).masFindings()
+	chk.report.keepSecret(s.masSecrets()...)
+	return chk.judging(*s).masFindings()
 }
 
-func (l *checking) judging(s settingsFile) judging {
-	return judging{settings: s, config: l.Config, server: l.server, registration: l.Config.RegistrationPath, public: l.Public}
+func (chk *checking) judging(s settingsFile) judging {
+	return judging{settings: s, config: chk.Config, server: chk.server, registration: chk.Config.RegistrationPath, public: chk.Public}
 }
 
-func (l *checking) registration(context.Context) []Finding { return l.ofRegistration }
+func (chk *checking) registration(context.Context) []Finding { return chk.ofRegistration }
 
-func (l *checking) runScript(context.Context) []Finding {
-	return judgeScript(l.Script, l.ScriptErr, l.Contradicted, l.registered)
+func (chk *checking) runScript(context.Context) []Finding {
+	return judgeScript(chk.Script, chk.ScriptErr, chk.Contradicted, chk.registered)
 }
 
-func (l *checking) secret(context.Context) []Finding { return l.ofSecret }
+func (chk *checking) secret(context.Context) []Finding { return chk.ofSecret }

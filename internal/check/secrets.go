@@ -12,11 +12,11 @@ import (
 )
 
 // takeSecret reads the secret that accounts are made with.
-func (l *checking) takeSecret() []Finding {
+func (chk *checking) takeSecret() []Finding {
 	const subject = "shared secret"
-	c := &l.Config
+	c := &chk.Config
 	if c.Way.IsApart {
-		return l.takeMASSecret()
+		return chk.takeMASSecret()
 	}
 	if !c.Way.TakesSecret {
 		return nil
@@ -38,9 +38,9 @@ func (l *checking) takeSecret() []Finding {
 }
 
 // takeMASSecret reads the secret of the client at Matrix Authentication Service.
-func (l *checking) takeMASSecret() []Finding {
+func (chk *checking) takeMASSecret() []Finding {
 	const subject = "client secret"
-	c := &l.Config
+	c := &chk.Config
 	do := "write them into " + config.RunFile + ", or the service's environment: genconfig --" + config.FlagForce + " makes both"
 	if c.MASClientID == "" || c.MASClientSecretFile == "" {
 		return []Finding{problem(subject, do, "this service has no --%s or no --%s, and makes no account without", config.FlagMASClientID, config.FlagMASClientSecretFile)}

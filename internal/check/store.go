@@ -23,39 +23,39 @@ type StoreReading struct {
 }
 
 // dataPathFile judges who can read the URL of the store, which may hold a password.
-func (l *checking) dataPathFile(context.Context) []Finding {
+func (chk *checking) dataPathFile(context.Context) []Finding {
 	const subject = "store's URL"
 	switch {
-	case l.Config.DataPathFile != "":
-		return []Finding{judgeMode(subject, l.Config.DataPathFile, 0o600)}
-	case l.Config.SecretArgs[config.FlagDataPath] != "":
+	case chk.Config.DataPathFile != "":
+		return []Finding{judgeMode(subject, chk.Config.DataPathFile, 0o600)}
+	case chk.Config.SecretArgs[config.FlagDataPath] != "":
 		return []Finding{warning(subject, "write it into a file of mode 0600 and give --"+config.FlagDataPathFile+" FILE instead", "it holds a password, and other users of the machine see the command line")}
 	}
 	return nil
 }
 
 // store reads the store, or asks the daemon that has it to itself.
-func (l *checking) store(ctx context.Context) []Finding {
+func (chk *checking) store(ctx context.Context) []Finding {
 	const subject = "store"
 	is := func(r StoreReading, by string) []Finding {
-		return []Finding{fine(subject, "%s, %s%s: %d registered, %d pending", l.StoreName, count(int(r.Bytes), "byte"), by, r.Registered, r.Pending)}
+		return []Finding{fine(subject, "%s, %s%s: %d registered, %d pending", chk.StoreName, count(int(r.Bytes), "byte"), by, r.Registered, r.Pending)}
 	}
-	read, err := l.ReadStore(ctx)
+	read, err := chk.ReadStore(ctx)
 	switch {
 	case err == nil:
 		return is(read, "")
 	case errors.Is(err, ErrNoStore):
-		return []Finding{fine(subject, "%s is not there yet; the service makes it when it starts", l.StoreName)}
-	case names.IsPostgres(l.Config.DataPath):
+		return []Finding{fine(subject, "%s is not there yet; the service makes it when it starts", chk.StoreName)}
+	case names.IsPostgres(chk.Config.DataPath):
 		return []Finding{problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/deployment.md has it", "%v", err)}
 	case !errors.Is(err, ErrStoreLocked):
 		return []Finding{problem(subject, "see what is said of it, and put a backup in its place if it is damaged", "%v", err)}
 	}
-	if said, err := l.AskStatus(ctx); err == nil {
+	if said, err := chk.AskStatus(ctx); err == nil {
 		return is(said, ", in use by a running service")
 	}
-	if l.runs {
-		return []Finding{fine(subject, "%s is in use by the running service", l.StoreName)}
+	if chk.runs {
+		return []Finding{fine(subject, "%s is in use by the running service", chk.StoreName)}
 	}
 	return []Finding{warning(subject, "stop whatever holds it, or start the service with the --"+config.FlagHost+" and --"+config.FlagPort+" that are checked here", "another process has it, and no service answers")}
 }

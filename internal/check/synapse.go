@@ -14,8 +14,8 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// A listener is one of Synapse's, of those that speak HTTP.
-type listener struct {
+// A synapseListener is one of Synapse's, of those that speak HTTP.
+type synapseListener struct {
 	port       int
 	addresses  []string
 	forwarded  bool
@@ -24,8 +24,8 @@ type listener struct {
 }
 
 // httpListeners reads them.
-func (s settingsFile) httpListeners() []listener {
-	var all []listener
+func (s settingsFile) httpListeners() []synapseListener {
+	var all []synapseListener
 	list, _ := s.keys["listeners"].([]any)
 	for _, item := range list {
 		its := settingsFile{}
@@ -34,7 +34,7 @@ func (s settingsFile) httpListeners() []listener {
 			continue
 		}
 		_, forwardedSet := its.at("x_forwarded").(bool)
-		l := listener{port: int(its.number(0, "port")), addresses: texts(its.at("bind_addresses")), unixSocket: its.Text("path") != ""}
+		l := synapseListener{port: int(its.number(0, "port")), addresses: texts(its.at("bind_addresses")), unixSocket: its.Text("path") != ""}
 		l.forwarded = its.isTrue("x_forwarded") || l.unixSocket && !forwardedSet
 		if one := its.Text("bind_address"); one != "" {
 			l.addresses = append(l.addresses, one)
@@ -65,7 +65,7 @@ func texts(value any) []string {
 func (j judging) listeners() []Finding {
 	subject := func(what string) string { return j.subject("listeners " + what) }
 	example := j.settings.write("[{port: 8007, type: http, tls: false, x_forwarded: true, bind_addresses: ['127.0.0.1'], resources: [{names: [client, federation], compress: false}]}]", "listeners")
-	var clients []listener
+	var clients []synapseListener
 	hasWebClient := j.settings.isTrue("web_client")
 	for _, l := range j.settings.httpListeners() {
 		hasWebClient = hasWebClient || slices.Contains(l.resources, "webclient")
@@ -84,7 +84,7 @@ func (j judging) listeners() []Finding {
 	return []Finding{j.listenerPort(subject("port"), clients), j.listenerAddresses(subject("bind_addresses"), clients), j.listenerForwarded(subject("x_forwarded"), clients), webClient}
 }
 
-func (j judging) listenerPort(subject string, clients []listener) Finding {
+func (j judging) listenerPort(subject string, clients []synapseListener) Finding {
 	do := "write port: 8007 for it in " + j.settings.fileOf("listeners") + ", and let nginx listen on %d" + thenRestart
 	var ports []string
 	reached := false
@@ -106,7 +106,7 @@ func (j judging) listenerPort(subject string, clients []listener) Finding {
 	return fine(subject, "%s", strings.Join(ports, ", "))
 }
 
-func (j judging) listenerAddresses(subject string, clients []listener) Finding {
+func (j judging) listenerAddresses(subject string, clients []synapseListener) Finding {
 	for _, l := range clients {
 		open := len(l.addresses) == 0 && !l.unixSocket
 		for _, address := range l.addresses {
@@ -120,7 +120,7 @@ func (j judging) listenerAddresses(subject string, clients []listener) Finding {
 	return fine(subject, "this machine alone")
 }
 
-func (j judging) listenerForwarded(subject string, clients []listener) Finding {
+func (j judging) listenerForwarded(subject string, clients []synapseListener) Finding {
 	for _, l := range clients {
 		if !l.forwarded {
 			do := fmt.Sprintf("write for port %d in %s: x_forwarded: true"+thenRestart, l.port, j.settings.fileOf("listeners"))

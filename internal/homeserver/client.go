@@ -40,7 +40,7 @@ const (
 
 // Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
 const (
-	LookUpTime = 3 * time.Second // a whole call that reads
+	ReadTime   = 3 * time.Second // a whole call that reads
 	CreateTime = 6 * time.Second // a whole call that creates
 
 	AnswerLimit = 1 << 20 // bytes of an answer that are read
@@ -322,7 +322,7 @@ func (h *Client) Answers(ctx context.Context) error {
 // not do: for a user without a name today's Synapse answers 404 to it.
 func (h *Client) DisplayName(ctx context.Context, userID string) (string, error) {
 	absent := func(a Answer) bool { return a.Errcode == codeNotFound }
-	a, err := h.Call(ctx, Request{Name: "profile", Within: LookUpTime, Method: http.MethodGet, Path: ProfilePath + url.PathEscape(userID) + "/displayname", Absent: absent})
+	a, err := h.Call(ctx, Request{Name: "profile", Within: ReadTime, Method: http.MethodGet, Path: ProfilePath + url.PathEscape(userID) + "/displayname", Absent: absent})
 	switch {
 	case err != nil:
 		return "", NotSent(h.NotReached(err))

@@ -29,7 +29,7 @@ const (
 // itself, then "". Told is false where the answer tells neither.
 func (h *Client) LoginIssuer(ctx context.Context) (issuer string, told bool) {
 	for _, path := range []string{AuthMetadataPath, AuthMetadataUnstablePath} {
-		a, err := h.Call(ctx, Request{Within: LookUpTime, Method: http.MethodGet, Path: path})
+		a, err := h.Call(ctx, Request{Within: ReadTime, Method: http.MethodGet, Path: path})
 		if err != nil || a.TellsNothing() || a.Cut != nil {
 			return "", false
 		}

@@ -28,7 +28,7 @@ const (
 type SharedSecretAPI struct {
 	*Client
 	OneCall
-	door   *Client // where accounts are created
+	admin  *Client // where accounts are created
 	secret string
 
 	Server     atomic.Pointer[knownServer] // which it is; asked anew after a while, and after a creation that went wrong
@@ -41,8 +41,8 @@ type knownServer struct {
 	Until time.Time
 }
 
-func NewSharedSecretAPI(h, door *Client, secret string) *SharedSecretAPI {
-	return &SharedSecretAPI{Client: h, door: door, secret: secret}
+func NewSharedSecretAPI(h, admin *Client, secret string) *SharedSecretAPI {
+	return &SharedSecretAPI{Client: h, admin: admin, secret: secret}
 }
 
 // Create asks for a nonce and registers the node with it.
@@ -63,7 +63,7 @@ func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func
 		if err := recorded(); err != nil {
 			return "", err
 		}
-		a, err := api.door.Binding().Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
+		a, err := api.admin.Binding().Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
 			"nonce": nonce, "username": n.Localpart, "displayname": n.DisplayName, "password": password,
 			"admin": false, "mac": api.mac(nonce, n.Localpart, password), "inhibit_login": true,
 		}})
@@ -108,7 +108,7 @@ func (api *SharedSecretAPI) knownSoftware(ctx context.Context) (Software, error)
 
 // nonce fetches what makes the next request's mac good for one use. Without it nothing that creates is sent.
 func (api *SharedSecretAPI) nonce(ctx context.Context) (string, error) {
-	a, err := api.door.Binding().Call(ctx, Request{Name: "nonce", Within: LookUpTime, Method: http.MethodGet, Path: SharedSecretPath})
+	a, err := api.admin.Binding().Call(ctx, Request{Name: "nonce", Within: ReadTime, Method: http.MethodGet, Path: SharedSecretPath})
 	if err != nil {
 		return "", NotSent(api.NotReached(err))
 	}
@@ -174,7 +174,7 @@ func isSharedSecretOff(a Answer) bool {
 
 // Probe tells whether the homeserver has shared-secret registration: fetching a nonce creates nothing.
 func (api *SharedSecretAPI) Probe(ctx context.Context) (State, error) {
-	a, err := api.door.Call(ctx, Request{Name: "nonce", Within: LookUpTime, Method: http.MethodGet, Path: SharedSecretPath})
+	a, err := api.admin.Call(ctx, Request{Name: "nonce", Within: ReadTime, Method: http.MethodGet, Path: SharedSecretPath})
 	switch {
 	case err != nil:
 		return Unknown, api.NotReached(err)
@@ -198,7 +198,7 @@ func (api *SharedSecretAPI) ProvesSecret(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	a, err := api.door.Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
+	a, err := api.admin.Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
 		"nonce": nonce, "username": UnregistrableName, "password": UnregistrableName,
 		"admin": false, "mac": api.mac(nonce, UnregistrableName, UnregistrableName), "inhibit_login": true,
 	}})

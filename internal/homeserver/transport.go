@@ -29,9 +29,9 @@ const (
 	readAhead = 128
 )
 
-// errUnasked is the failure of a call on whose connection something had arrived before its request was written. What the
+// errUnsolicited is the failure of a call on whose connection something had arrived before its request was written. What the
 // peer sends then answers something else.
-var errUnasked = errors.New("the server sent something unasked before the request")
+var errUnsolicited = errors.New("the server sent something unasked before the request")
 
 // A ClientOptions is what differs from one client to the next.
 type ClientOptions struct {
@@ -111,7 +111,7 @@ func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		chosen = t.own
 	}
 	var conn atomic.Pointer[watchedConn] // net/http may try a second one
-	var unasked atomic.Bool
+	var unsolicited atomic.Bool
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
 			c := got.Conn.(*watchedConn)
@@ -120,19 +120,19 @@ func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		},
 		GotFirstResponseByte: func() { // net/http holds this one byte of the answer, and none behind it
 			if c := conn.Load(); c != nil && c.since.Load() == 0 {
-				unasked.Store(true)
+				unsolicited.Store(true)
 			}
 		},
 	})
 	res, err := chosen.RoundTrip(req.WithContext(ctx))
-	if !unasked.Load() {
+	if !unsolicited.Load() {
 		return res, err
 	}
 	conn.Load().Close()
 	if err == nil {
 		res.Body.Close()
 	}
-	return nil, errUnasked
+	return nil, errUnsolicited
 }
 
 // A watchedConn tells whether something arrived on it before a request was written.
@@ -147,14 +147,14 @@ type watchedConn struct {
 	ahead  []byte
 	failed error
 
-	waiting atomic.Int64 // bytes in ahead
-	asked   atomic.Bool  // the request's first byte was written
-	since   atomic.Int64 // bytes handed on since then
+	waiting   atomic.Int64 // bytes in ahead
+	requested atomic.Bool  // the request's first byte was written
+	since     atomic.Int64 // bytes handed on since then
 }
 
 // begin is called when net/http has chosen the connection, before it writes the request.
 func (c *watchedConn) begin() {
-	c.asked.Store(false)
+	c.requested.Store(false)
 	c.since.Store(0)
 }
 
@@ -185,7 +185,7 @@ func (c *watchedConn) Read(p []byte) (n int, err error) {
 }
 
 func (c *watchedConn) handedOn(n int) {
-	if c.asked.Load() {
+	if c.requested.Load() {
 		c.since.Add(int64(n))
 	}
 }
@@ -193,11 +193,11 @@ func (c *watchedConn) handedOn(n int) {
 // Write refuses a request's first byte where something waits to be read. Nothing is sent then, and net/http takes another
 // connection if this one was a kept one.
 func (c *watchedConn) Write(p []byte) (int, error) {
-	if !c.asked.Load() {
+	if !c.requested.Load() {
 		if c.waiting.Load() > 0 || c.raw != nil && holdsBytes(c.raw) {
-			return 0, errUnasked
+			return 0, errUnsolicited
 		}
-		c.asked.Store(true)
+		c.requested.Store(true)
 	}
 	return c.Conn.Write(p)
 }

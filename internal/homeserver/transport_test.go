@@ -100,7 +100,7 @@ func TestStrayAnswer(t *testing.T) {
 			defer h.http.CloseIdleConnections()
 			for i := range 300 {
 				path := fmt.Sprintf("/%d", i)
-				a, err := h.Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: path})
+				a, err := h.Call(t.Context(), Request{Within: ReadTime, Method: http.MethodGet, Path: path})
 				if err == nil && string(a.Body) != `{"path":"`+path+`"}` {
 					t.Fatalf("%s was answered %q", path, a.Body)
 				}
@@ -230,7 +230,7 @@ func TestAnswerBeganBefore(t *testing.T) {
 		req.ContentLength = -1
 		res, err := client.Do(req)
 		began() // has ended when this returns
-		if before && !errors.Is(err, errUnasked) {
+		if before && !errors.Is(err, errUnsolicited) {
 			t.Errorf("got %v, %v", res, err)
 		}
 	}
@@ -242,12 +242,12 @@ func TestKeptConnection(t *testing.T) {
 		return rawAnswer(fmt.Sprintf("%d.%d", conn, request))
 	}), "example.org")
 	for i := range 3 {
-		if a, err := h.Binding().Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: "/"}); err != nil || string(a.Body) != fmt.Sprintf("1.%d", i+1) {
+		if a, err := h.Binding().Call(t.Context(), Request{Within: ReadTime, Method: http.MethodGet, Path: "/"}); err != nil || string(a.Body) != fmt.Sprintf("1.%d", i+1) {
 			t.Errorf("binding call %d: got %q, %v", i, a.Body, err)
 		}
 	}
 	for i := range 3 { // as the answer does not say what it answers
-		if a, err := h.Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: "/"}); err != nil || string(a.Body) != fmt.Sprintf("%d.1", i+2) {
+		if a, err := h.Call(t.Context(), Request{Within: ReadTime, Method: http.MethodGet, Path: "/"}); err != nil || string(a.Body) != fmt.Sprintf("%d.1", i+2) {
 			t.Errorf("other call %d: got %q, %v", i, a.Body, err)
 		}
 	}
@@ -293,7 +293,7 @@ func TestHeaderBombs(t *testing.T) {
 			h := NewClient(bytePeer(t, func(int, int, string) string { return bomb }), "example.org")
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			a, err := h.Call(t.Context(), Request{Within: LookUpTime, Method: http.MethodGet, Path: "/"})
+			a, err := h.Call(t.Context(), Request{Within: ReadTime, Method: http.MethodGet, Path: "/"})
 			runtime.ReadMemStats(&after)
 			if err == nil && a.Cut == nil {
 				t.Error("the answer was taken")

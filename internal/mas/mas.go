@@ -44,14 +44,14 @@ var (
 // A Accounts creates accounts at Matrix Authentication Service.
 type Accounts struct {
 	*homeserver.Client
-	door    *homeserver.Client // Matrix Authentication Service
+	admin   *homeserver.Client // Matrix Authentication Service
 	asToken string
 	tokens  *tokens
 	name    homeserver.KnownName
 }
 
-func New(h, door *homeserver.Client, asToken, clientID, clientSecret string) *Accounts {
-	return &Accounts{Client: h, door: door, asToken: asToken, tokens: &tokens{door: door, clientID: clientID, clientSecret: clientSecret}}
+func New(h, admin *homeserver.Client, asToken, clientID, clientSecret string) *Accounts {
+	return &Accounts{Client: h, admin: admin, asToken: asToken, tokens: &tokens{admin: admin, clientID: clientID, clientSecret: clientSecret}}
 }
 
 // inSteps: between two of the calls that make an account it is there and nobody can log in to it.
@@ -78,7 +78,7 @@ func (api *Accounts) Create(ctx context.Context, n homeserver.Account, recorded 
 
 // Finish does what was left to do of an account. Each step can be done twice.
 func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since time.Time) error {
-	id, err := api.LookUp(ctx, n.Localpart)
+	id, err := api.AccountID(ctx, n.Localpart)
 	failed, _ := errors.AsType[*homeserver.Error](err)
 	switch {
 	case errors.Is(err, homeserver.ErrNoUser):
@@ -99,20 +99,20 @@ func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since tim
 // is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
 func (api *Accounts) add(ctx context.Context, n homeserver.Account) (id string, err error) {
 	const step = "create the account"
-	a, err := api.askAt(ctx, api.door.Binding(), step, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath, Body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
+	a, err := api.askAt(ctx, api.admin.Binding(), step, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath, Body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
 	if err != nil {
 		return "", err
 	}
 	if id := userNamed(a, n.Localpart); id != "" && a.Status/100 == 2 {
 		return id, nil
 	}
-	failed := inStep(step, api.door.Failure(a, ""))
+	failed := inStep(step, api.admin.Failure(a, ""))
 	conflict := a.Status == http.StatusConflict && a.Title != ""
 	switch {
 	case conflict && a.Title == Exists:
 		failed.Fate = homeserver.Taken
 	case conflict:
-		_, err := api.LookUp(ctx, n.Localpart)
+		_, err := api.AccountID(ctx, n.Localpart)
 		if err == nil {
 			failed.Fate = homeserver.Taken
 		}
@@ -120,7 +120,7 @@ func (api *Accounts) add(ctx context.Context, n homeserver.Account) (id string, 
 			failed.Cause = fmt.Errorf("%w: %w", errReserved, failed.Cause)
 		}
 	case a.Status == http.StatusInternalServerError:
-		if _, err := api.LookUp(ctx, n.Localpart); err == nil {
+		if _, err := api.AccountID(ctx, n.Localpart); err == nil {
 			failed.Fate, failed.MayBeOurs = homeserver.Taken, true // by this request or by another
 		}
 	}
@@ -152,7 +152,7 @@ func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id s
 	case a.Status == http.StatusNoContent:
 		return nil
 	}
-	failed := inStep(step, api.door.Failure(a, ""))
+	failed := inStep(step, api.admin.Failure(a, ""))
 	if a.Status == http.StatusForbidden && a.Title != "" {
 		failed.Cause = fmt.Errorf("%w: %w", ErrPasswords, failed.Cause)
 	}
@@ -164,7 +164,7 @@ func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id s
 func (api *Accounts) setName(ctx context.Context, n homeserver.Account) error {
 	const step = "set the display name"
 	user := url.PathEscape(n.UserID)
-	a, err := api.Call(ctx, homeserver.Request{Name: "name", Within: homeserver.LookUpTime, Method: http.MethodPut, Path: homeserver.SetProfilePath + user + "/displayname?user_id=" + user, Token: api.asToken, Body: map[string]string{"displayname": n.DisplayName}})
+	a, err := api.Call(ctx, homeserver.Request{Name: "name", Within: homeserver.ReadTime, Method: http.MethodPut, Path: homeserver.SetProfilePath + user + "/displayname?user_id=" + user, Token: api.asToken, Body: map[string]string{"displayname": n.DisplayName}})
 	switch {
 	case err != nil:
 		return inStep(step, api.NotReached(err))
@@ -187,15 +187,15 @@ func (api *Accounts) DisplayName(ctx context.Context, userID string) (string, er
 		return name, err
 	}
 	localpart, _, _ := strings.Cut(strings.TrimPrefix(userID, "@"), ":")
-	_, err = api.LookUp(ctx, localpart)
+	_, err = api.AccountID(ctx, localpart)
 	return "", err
 }
 
-// LookUp returns the id of the account with the name: errNoUser where there is none.
-func (api *Accounts) LookUp(ctx context.Context, localpart string) (id string, err error) {
+// AccountID returns the id of the account with the name: errNoUser where there is none.
+func (api *Accounts) AccountID(ctx context.Context, localpart string) (id string, err error) {
 	const step = "look the account up"
 	absent := func(a homeserver.Answer) bool { return a.Title != "" }
-	a, err := api.ask(ctx, step, homeserver.Request{Name: "lookup", Within: homeserver.LookUpTime, Method: http.MethodGet, Path: ByNamePath + url.PathEscape(localpart), Absent: absent})
+	a, err := api.ask(ctx, step, homeserver.Request{Name: "lookup", Within: homeserver.ReadTime, Method: http.MethodGet, Path: ByNamePath + url.PathEscape(localpart), Absent: absent})
 	if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
 		return "", homeserver.NotSent(failed)
 	}
@@ -205,7 +205,7 @@ func (api *Accounts) LookUp(ctx context.Context, localpart string) (id string, e
 	if a.Status == http.StatusNotFound && absent(a) {
 		return "", homeserver.ErrNoUser
 	}
-	failed := homeserver.NotSent(inStep(step, api.door.Failure(a, "")))
+	failed := homeserver.NotSent(inStep(step, api.admin.Failure(a, "")))
 	if a.UnknownPath() && a.Title == "" {
 		failed.Cause = fmt.Errorf("%w: %w", homeserver.ErrMASMissing, failed.Cause)
 	}
@@ -232,11 +232,11 @@ func userNamed(a homeserver.Answer, localpart string) (id string) {
 // ask makes one call with an access token, and one more with a fresh token where the first was refused. Its error is a
 // *homeserver.Error.
 func (api *Accounts) ask(ctx context.Context, step string, r homeserver.Request) (homeserver.Answer, error) {
-	return api.askAt(ctx, api.door, step, r)
+	return api.askAt(ctx, api.admin, step, r)
 }
 
 // askAt does so with that client to it.
-func (api *Accounts) askAt(ctx context.Context, door *homeserver.Client, step string, r homeserver.Request) (homeserver.Answer, error) {
+func (api *Accounts) askAt(ctx context.Context, admin *homeserver.Client, step string, r homeserver.Request) (homeserver.Answer, error) {
 	refused := ""
 	for {
 		token, err := api.tokens.get(ctx, refused)
@@ -244,9 +244,9 @@ func (api *Accounts) askAt(ctx context.Context, door *homeserver.Client, step st
 			return homeserver.Answer{}, err
 		}
 		r.Token = token
-		a, err := door.Call(ctx, r)
+		a, err := admin.Call(ctx, r)
 		if err != nil {
-			return homeserver.Answer{}, inStep(step, door.NotReached(err))
+			return homeserver.Answer{}, inStep(step, admin.NotReached(err))
 		}
 		if a.Status != http.StatusUnauthorized || refused != "" {
 			return a, nil
@@ -281,12 +281,12 @@ type Site struct {
 // Site asks for it. The zero value where it does not tell, as old versions do not.
 func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 	const step = "read its site-config"
-	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.LookUpTime, Method: http.MethodGet, Path: SitePath})
+	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: SitePath})
 	switch {
 	case err != nil:
 		return Site{}, err
 	case a.TellsNothing() || a.Cut != nil:
-		return Site{}, homeserver.NotSent(inStep(step, api.door.Failure(a, "")))
+		return Site{}, homeserver.NotSent(inStep(step, api.admin.Failure(a, "")))
 	case a.Status != http.StatusOK:
 		return Site{}, nil
 	}
@@ -297,7 +297,7 @@ func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 // Probe tells whether accounts can be made, without making one: it looks up a name that nobody can have. What is
 // switched off is its error.
 func (api *Accounts) Probe(ctx context.Context) (homeserver.State, error) {
-	_, err := api.LookUp(ctx, homeserver.UnregistrableName)
+	_, err := api.AccountID(ctx, homeserver.UnregistrableName)
 	for _, known := range []struct {
 		err   error
 		state homeserver.State
@@ -320,7 +320,7 @@ func (api *Accounts) Answers(ctx context.Context) error {
 	if err := api.Client.Answers(ctx); err != nil {
 		return err
 	}
-	_, err := api.LookUp(ctx, homeserver.UnregistrableName)
+	_, err := api.AccountID(ctx, homeserver.UnregistrableName)
 	if errors.Is(err, homeserver.ErrNoUser) {
 		return nil
 	}

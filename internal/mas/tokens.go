@@ -24,7 +24,7 @@ const tokenStep = "fetch a token at Matrix Authentication Service"
 
 // tokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
 type tokens struct {
-	door                   *homeserver.Client
+	admin                  *homeserver.Client
 	clientID, clientSecret string
 
 	mu       sync.Mutex
@@ -80,11 +80,11 @@ func (t *tokens) fetch(f *fetch) {
 // grant asks for a token with the client's secret. Matrix Authentication Service compares the secret as it comes, without
 // the encoding of forms that RFC 6749 has for it.
 func (t *tokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserver.Error) {
-	asked := *t.door
-	asked.Header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
-	a, err := asked.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.LookUpTime, Method: http.MethodPost, Path: TokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {Scope}}})
+	client := *t.admin
+	client.Header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
+	a, err := client.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.ReadTime, Method: http.MethodPost, Path: TokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {Scope}}})
 	if err != nil {
-		return "", 0, homeserver.NotSent(inStep(tokenStep, t.door.NotReached(err)))
+		return "", 0, homeserver.NotSent(inStep(tokenStep, t.admin.NotReached(err)))
 	}
 	var given struct {
 		Token   string  `json:"access_token"`
@@ -92,7 +92,7 @@ func (t *tokens) grant(ctx context.Context) (token string, lasts time.Duration, 
 		Scope   string  `json:"scope"`
 	}
 	if a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &given) != nil || given.Token == "" || !names.IsToken(given.Token) {
-		failed = homeserver.NotSent(inStep(tokenStep, t.door.Failure(a, "")))
+		failed = homeserver.NotSent(inStep(tokenStep, t.admin.Failure(a, "")))
 		if hint := tokenHint(a); hint != nil {
 			failed.Cause = fmt.Errorf("%w: %w", hint, failed.Cause)
 		}

@@ -31,7 +31,7 @@ func tokensOf(t *testing.T, is masplay.Settings, first http.HandlerFunc) (of *to
 		service.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
-	return &tokens{door: homeserver.NewClient(server.URL, "example.org"), clientID: id, clientSecret: secret}, fetches
+	return &tokens{admin: homeserver.NewClient(server.URL, "example.org"), clientID: id, clientSecret: secret}, fetches
 }
 
 // A fetch that fails fails for all who wait for it, and for nobody after it.

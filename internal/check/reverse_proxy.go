@@ -1,0 +1,207 @@
+// reverse_proxy.go looks at the public door as a node does: what reaches the service and the homeserver through it, and
+// what should not.
+
+package check
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
+)
+
+const subjectProxy = "public door"
+
+// reverseProxy asks at --public-url.
+func (chk *checking) reverseProxy(ctx context.Context) []Finding {
+	h := homeserver.NewClient(chk.Public, chk.Config.ServerName, chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret)
+	found := []Finding{chk.proxyRegister(ctx, h), chk.proxyMatrix(ctx, h), chk.proxyAppService(ctx, h), chk.proxyAdmin(ctx, h), chk.proxyClientRegister(ctx, h), chk.proxyForwarded(ctx, h)}
+	if chk.Config.Way.IsApart {
+		found = append(found, chk.proxyLogin(ctx, h), chk.proxyMASAdmin(ctx, h))
+	}
+	return found
+}
+
+// write says which location to write where nodes come in.
+func (chk *checking) write(location nginx.Location) string {
+	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(chk.Public), location.OneLine())
+}
+
+func (chk *checking) proxyRegister(ctx context.Context, h *homeserver.Client) Finding {
+	subject := subjectProxy + " " + chk.Daemon.Register
+	do := chk.write(nginx.Register(chk.serviceURL(), chk.Daemon.Register))
+	found := chk.askRegister(ctx, h, nil)
+	switch {
+	case found.is == registerOurs:
+		return fine(subject, "reaches a service for %s", chk.Config.ServerName)
+	case found.is == registerOther:
+		return problem(subject, do, "reaches a service for another server name")
+	case found.is == registerLimited:
+		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", names.URLHost(chk.Public))
+	case found.is == registerSilent:
+		return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", chk.Public)
+	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:
+		return problem(subject, "start the service; if it runs, "+do, "nginx does not reach a service (%d)", found.status)
+	}
+	return problem(subject, do, "does not reach the service: %s answers %d", names.URLHost(chk.Public), found.status)
+}
+
+func (chk *checking) proxyMatrix(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " /_matrix"
+	do := chk.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
+	if names.URLHost(chk.Config.Origin) != names.URLHost(chk.Public) {
+		do = chk.write(nginx.Matrix(chk.Config.Origin))
+	}
+	said, status := sayVersions(ctx, h, nil)
+	switch {
+	case said == "" && status == 0:
+		return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", chk.Public)
+	case said == "" && status == http.StatusBadGateway:
+		return problem(subject, "start the homeserver; if it runs, "+do, "nginx does not reach a homeserver (%d)", status)
+	case said == "":
+		return problem(subject, do, "does not reach the homeserver: %s answers %d", names.URLHost(chk.Public), status)
+	}
+	if err := h.CheckServerName(ctx); err != nil {
+		return problem(subject, do, "reaches another homeserver: %v", err)
+	}
+	if own, _ := sayVersions(ctx, chk.homeserver, nil); own != "" && own != said {
+		return problem(subject, do, "reaches another homeserver than %s", chk.Config.Origin)
+	}
+	return fine(subject, "reaches the homeserver")
+}
+
+// proxyAppService asks without a token, which the service refuses in words of its own: no other program has them. The last
+// path is where nodes register to nginx, which chooses a location by it and may then send it on as it is.
+func (chk *checking) proxyAppService(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " application-service API"
+	for _, path := range []string{chk.Daemon.Base + "/transactions/check", chk.Daemon.Modern + "/ping", chk.Daemon.Base + rawRegister} {
+		method := http.MethodPut
+		if strings.HasSuffix(path, "/ping") {
+			method = http.MethodPost
+		}
+		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: method, Path: path, Body: struct{}{}})
+		if err == nil && chk.Daemon.IsOurs(a.Errcode, a.Message) {
+			return warning(subject, chk.write(nginx.Register(chk.serviceURL(), chk.Daemon.Register))+" in the place of the location that passes it on",
+				"%s arrives from outside; only the hs_token keeps others out", path)
+		}
+	}
+	return fine(subject, "does not answer from outside")
+}
+
+const rawRegister = "/transactions/..%2fregister"
+
+// proxyAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
+func (chk *checking) proxyAdmin(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " /_synapse/admin"
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: homeserver.SharedSecretPath})
+	if err == nil && (a.Errcode != "" || a.Status/100 == 2 && homeserver.IsObject(a.Body)) {
+		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+chk.Daemon.Register+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.Status)
+	}
+	return fine(subject, "does not answer from outside")
+}
+
+// oldRegisterPaths are those where Synapse up to 0.34.0 takes the shared secret as well.
+var oldRegisterPaths = []string{"/_matrix/client/r0/register", "/_matrix/client/v2_alpha/register", "/_matrix/client/unstable/register"}
+
+// proxyClientRegister looks whether the homeserver's own registration is reached, where an old Synapse makes accounts for
+// whoever has the shared secret. It asks with a method that the path does not have: where nginx passes that on, the answer
+// is the homeserver's own. That is asked for at the homeserver; or where it is known through nginx alone, by a path beside
+// this one, of which old Synapses say the same.
+func (chk *checking) proxyClientRegister(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " client register"
+	if chk.server.IsSynapse() && !chk.server.Before(1, 23) {
+		return fine(subject, "%v takes no shared secret there", chk.server)
+	}
+	reference, beside := chk.homeserver, ""
+	if names.URLHost(chk.Config.Origin) == names.URLHost(chk.Public) {
+		reference, beside = h, "-"
+	}
+	for _, path := range oldRegisterPaths {
+		outside, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPut, Path: path})
+		own, ownErr := reference.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPut, Path: path + beside})
+		switch {
+		case err != nil || ownErr != nil || own.Errcode == "":
+			return warning(subject, "check again when nginx and the homeserver answer", "it cannot be told")
+		case outside.Status == own.Status && bytes.Equal(outside.Body, own.Body):
+			return warning(subject, chk.write(nginx.Closed()), "%s is reached from outside, where Synapse up to 0.34.0 makes accounts for whoever has its registration_shared_secret", path)
+		}
+	}
+	return fine(subject, "is not reached from outside")
+}
+
+// Headers that no server takes but a proxy does: more than Go's 12 KiB and Twisted's 16 in all, each line below nginx's 8.
+const (
+	fatLines     = 3
+	fatAddresses = 600 // in a line, of 11 bytes
+)
+
+// proxyForwarded tells whether the proxy puts an X-Forwarded-For of its own in the place of what a client sends. Whoever
+// is behind it says nothing of what arrives; but one of a size that makes them refuse the request does so only when
+// it arrives. Where they do not refuse it when it comes straight to them, it cannot be told.
+func (chk *checking) proxyForwarded(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " X-Forwarded-For"
+	const line = nginx.Forwards
+	fat := http.Header{}
+	for range fatLines {
+		fat.Add("X-Forwarded-For", strings.Repeat("192.0.2.1, ", fatAddresses)+"192.0.2.1")
+	}
+	var told []string
+	switch chk.forwardedToService(ctx, h, fat) {
+	case forwardingPassed:
+		return problem(subject, "write in nginx, in location = "+chk.Daemon.Register+": "+line, "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
+	case forwardingReplaced:
+		told = append(told, "service")
+	}
+	switch chk.forwardedToHomeserver(ctx, h, fat) {
+	case forwardingPassed:
+		return problem(subject, "write in nginx, in the location of /_matrix: "+line, "nginx hands what a client sends as X-Forwarded-For on to the homeserver, which then limits the logins of all nodes as one's, or of nobody")
+	case forwardingReplaced:
+		told = append(told, "homeserver")
+	}
+	if len(told) == 0 {
+		return warning(subject, "look for client= in the service's log: it must be the node's address, and not nginx's; for that write in nginx, in both locations: "+line, "it cannot be told from here")
+	}
+	return fine(subject, "nginx puts its own in the place of the client's, for the %s", strings.Join(told, " and the "))
+}
+
+// A forwarding is whether a client's own header comes through the door.
+type forwarding int
+
+const (
+	forwardingUnknown forwarding = iota
+	forwardingReplaced
+	forwardingPassed
+)
+
+func (chk *checking) forwardedToService(ctx context.Context, h *homeserver.Client, fat http.Header) forwarding {
+	straight := homeserver.NewClient(chk.serviceURL(), chk.Config.ServerName)
+	switch {
+	case !chk.runs || !chk.askRegister(ctx, h, nil).is.isService() || chk.askRegister(ctx, straight, fat).is.isService():
+		return forwardingUnknown
+	case chk.askRegister(ctx, h, fat).is.isService():
+		return forwardingReplaced
+	}
+	return forwardingPassed
+}
+
+func (chk *checking) forwardedToHomeserver(ctx context.Context, h *homeserver.Client, fat http.Header) forwarding {
+	if !chk.answers || names.URLHost(chk.Config.Origin) == names.URLHost(chk.Public) {
+		return forwardingUnknown
+	}
+	says := func(h *homeserver.Client, header http.Header) bool {
+		said, _ := sayVersions(ctx, h, header)
+		return said != ""
+	}
+	switch {
+	case !says(h, nil) || says(chk.homeserver, fat):
+		return forwardingUnknown
+	case says(h, fat):
+		return forwardingReplaced
+	}
+	return forwardingPassed
+}
