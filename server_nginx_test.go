@@ -41,8 +41,10 @@ func readLocations(text string) []nginx.Location {
 			server = append(server, directive)
 		}
 	}
-	for i := range all {
-		all[i].Body = append(all[i].Body, server...)
+	for i := range all { // nginx takes over the server's headers only where a location sets none
+		if !slices.ContainsFunc(all[i].Body, func(d string) bool { return strings.HasPrefix(d, "proxy_set_header") }) {
+			all[i].Body = append(all[i].Body, server...)
+		}
 	}
 	return all
 }
@@ -89,6 +91,36 @@ func TestNginxPlaces(t *testing.T) {
 		var out bytes.Buffer
 		printSteps(&out, c, "/x")
 		wantLocations(t, "genconfig for "+apiPath, out.String(), want)
+	}
+}
+
+// A location of deploy/nginx.conf that sets one header sets those of the server too.
+func TestNginxHeaders(t *testing.T) {
+	content, err := os.ReadFile("deploy/nginx.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := readLocations(string(content))
+	header := regexp.MustCompile(`^proxy_set_header [^;]*;`)
+	headers := func(l nginx.Location) (set []string) {
+		for _, d := range l.Body {
+			if found := header.FindString(d); found != "" {
+				set = append(set, found)
+			}
+		}
+		return set
+	}
+	register := slices.IndexFunc(all, func(l nginx.Location) bool { return l.Match == "= "+registerPath })
+	servers := headers(all[register]) // which it sets none of itself
+	if len(servers) < 4 {
+		t.Fatalf("the server sets %q", servers)
+	}
+	for _, l := range all {
+		for _, want := range servers {
+			if its := headers(l); !slices.Contains(its, want) {
+				t.Errorf("location %s sets %q, and not the server's %s", l.Match, its, want)
+			}
+		}
 	}
 }
 

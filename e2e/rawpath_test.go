@@ -151,8 +151,7 @@ func rawSites(t *testing.T, service, homeserver *arrivals, dir, socket string) [
 	for i := 0; i < len(changes); i += 2 {
 		shipped = strings.ReplaceAll(shipped, changes[i], changes[i+1])
 	}
-	shipped = strings.NewReplacer("listen 127.0.0.1:1 ssl;", "listen unix:"+socket+" ssl;", "listen 127.0.0.1:2 ssl;", "",
-		"rate=1r/s", "rate=100000r/s", "rate=50r/s", "rate=100000r/s", "burst=60", "burst=100000", "burst=200", "burst=100000").Replace(shipped)
+	shipped = onSocket(shipped, socket)
 
 	readme := regexp.MustCompile(`(?s)    server \{\n        listen 8008;\n(.*?)\n    \}\n`).FindStringSubmatch(read("README.md"))
 	if readme == nil {
@@ -193,6 +192,12 @@ func rawSites(t *testing.T, service, homeserver *arrivals, dir, socket string) [
 	}
 }
 
+// onSocket is deploy/nginx.conf, as frontDoorChanges leave it for the ports 1 and 2, at one socket and without its rates.
+func onSocket(shipped, socket string) string {
+	return strings.NewReplacer("listen 127.0.0.1:1 ssl;", "listen unix:"+socket+" ssl;", "listen 127.0.0.1:2 ssl;", "",
+		"rate=1r/s", "rate=100000r/s", "rate=50r/s", "rate=100000r/s", "burst=60", "burst=100000", "burst=200", "burst=100000").Replace(shipped)
+}
+
 func TestRawPaths(t *testing.T) {
 	need.All(t, NginxInstalled())
 	targets := rawTargets()
@@ -205,29 +210,7 @@ func TestRawPaths(t *testing.T) {
 		t.Run(site.name, func(t *testing.T) {
 			clear(service.paths)
 			clear(homeserver.paths)
-			os.Remove(socket)
-			around := "daemon off; master_process off; pid nginx.pid; error_log stderr crit;\nevents { worker_connections 512; }\n" +
-				"http { access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi; keepalive_requests 100000;\n" + site.text + "\n}\n"
-			if err := os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(around), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			process := must(startProcess("nginx", door.logFile(), exec.Command(must(findNginx())(t), "-p", dir, "-c", "nginx.conf")))(t)
-			defer process.stop()
-			dial := func() (net.Conn, error) {
-				if site.tls {
-					return (&tls.Dialer{Config: &tls.Config{RootCAs: door.pool, ServerName: "localhost"}}).DialContext(t.Context(), "unix", socket)
-				}
-				return net.Dial("unix", socket)
-			}
-			if err := process.ready(t.Context(), func(context.Context) bool {
-				conn, err := dial()
-				if err == nil {
-					conn.Close()
-				}
-				return err == nil
-			}); err != nil {
-				t.Fatal(err, logTail(door.logFile()))
-			}
+			dial := serveSite(t, door, site, socket)
 			t.Logf("%d request lines, %d paths at the homeserver", sendRaw(t, dial, targets), len(homeserver.paths))
 			if len(service.paths) != 1 || service.paths[registerPath] < 100 {
 				t.Errorf("at the service arrived %v, want %s alone", service.paths, registerPath)
@@ -242,6 +225,35 @@ func TestRawPaths(t *testing.T) {
 			}
 		})
 	}
+}
+
+// serveSite runs nginx with the site until the test ends, and returns how to connect to it.
+func serveSite(t *testing.T, door *frontDoor, site rawSite, socket string) (dial func() (net.Conn, error)) {
+	t.Helper()
+	os.Remove(socket)
+	around := "daemon off; master_process off; pid nginx.pid; error_log stderr crit;\nevents { worker_connections 512; }\n" +
+		"http { access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi; keepalive_requests 100000;\n" + site.text + "\n}\n"
+	if err := os.WriteFile(filepath.Join(door.dir, "nginx.conf"), []byte(around), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	process := must(startProcess("nginx", door.logFile(), exec.Command(must(findNginx())(t), "-p", door.dir, "-c", "nginx.conf")))(t)
+	t.Cleanup(func() { process.stop() })
+	dial = func() (net.Conn, error) {
+		if site.tls {
+			return (&tls.Dialer{Config: &tls.Config{RootCAs: door.pool, ServerName: "localhost"}}).DialContext(t.Context(), "unix", socket)
+		}
+		return net.Dial("unix", socket)
+	}
+	if err := process.ready(t.Context(), func(context.Context) bool {
+		conn, err := dial()
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}); err != nil {
+		t.Fatal(err, logTail(door.logFile()))
+	}
+	return dial
 }
 
 // closedPath tells what is wrong with a path that arrived at the homeserver. Check prescribes to close register only where

@@ -48,10 +48,10 @@ type Report struct {
 	secrets []string // that files and servers hold and no finding may
 }
 
-// add takes findings in, on one line each and without the secrets.
+// add takes findings in, on one line each and without the secrets. What to do is whole, however long the line to write is.
 func (r *Report) add(found ...Finding) {
 	for _, f := range found {
-		f.Found, f.Do = redact.Line(f.Found, r.secrets...), redact.Line(f.Do, r.secrets...)
+		f.Found, f.Do = redact.Line(f.Found, r.secrets...), redact.Whole(f.Do, r.secrets...)
 		switch f.Status {
 		case OK:
 			r.OK++

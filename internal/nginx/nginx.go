@@ -54,9 +54,16 @@ func Closed() Location {
 	return Location{`~ ^/_matrix/client/(api/)?[^/]+/(register|admin)(/|$)`, []string{"return 404;"}}
 }
 
-// Logins passes logins on to Matrix Authentication Service.
+// Logins passes logins on to Matrix Authentication Service. That reads an access token from the header alone, and Photon
+// logs out with its own in the query: without the three lines of bearer each of its logouts is 401 and its session stays.
 func Logins(mas string) Location {
-	return Location{`~ ^/_matrix/client/(api/)?[^/]+/(login|logout|refresh)(/|$)`, []string{noDots, "proxy_pass " + mas + ";", Forwards}}
+	return Location{`~ ^/_matrix/client/(api/)?[^/]+/(login|logout|refresh)(/|$)`, append([]string{noDots, "proxy_pass " + mas + ";", Forwards}, bearer...)}
+}
+
+var bearer = []string{
+	"set $bearer $http_authorization;",
+	`if ($arg_access_token) { set $bearer "Bearer $arg_access_token"; }`,
+	"proxy_set_header Authorization $bearer;",
 }
 
 // Register passes registrations, which come to the path, on. The path stands in proxy_pass, so that it is the only one that arrives: without

@@ -20,12 +20,7 @@ const (
 
 // Line returns the text on one line of bounded length. Each of the secrets is replaced.
 func Line(text string, secrets ...string) string {
-	for _, secret := range secrets {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, mark)
-		}
-	}
-	words := strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
+	words := strings.Fields(Whole(text, secrets...))
 	length := 0
 	for i, word := range words {
 		if length += len(word) + 1; length > lineLimit {
@@ -33,6 +28,18 @@ func Line(text string, secrets ...string) string {
 			break
 		}
 	}
+	return strings.Join(words, " ")
+}
+
+// Whole returns all of a text that this program wrote itself on one line, as a configuration that is to be copied. Each of
+// the secrets is replaced.
+func Whole(text string, secrets ...string) string {
+	for _, secret := range secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, mark)
+		}
+	}
+	words := strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
 	return strings.Join(words, " ")
 }
 
