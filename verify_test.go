@@ -161,6 +161,38 @@ func TestRecoverSigner(t *testing.T) {
 	}
 }
 
+// The signers of testdata/recovery/cases.tsv come from two implementations that share no code with go-ethereum's. make cgo
+// runs this with both of its backends.
+func TestRecoverSignerCases(t *testing.T) {
+	content, err := os.ReadFile("testdata/recovery/cases.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]int{} // cases of each kind, and those with a signer
+	for row := range strings.Lines(string(content)) {
+		fields := strings.Split(strings.TrimSuffix(row, "\n"), "\t")
+		if len(fields) != 4 {
+			t.Fatalf("%d fields in %q, want kind, text, signature, signer", len(fields), row)
+		}
+		kind, text, signature, want := fields[0], fields[1], fields[2], fields[3]
+		got := "-"
+		if signer, ok := recoverSigner(text, signature); ok {
+			got = strings.ToLower(signer.Hex())
+			seen["with a signer"]++
+		}
+		if got != want {
+			t.Errorf("%s: signer of %q by %s: got %s, want %s", kind, text, signature, got, want)
+		}
+		seen[kind]++
+		seen["all"]++
+	}
+	for kind, atLeast := range map[string]int{"all": 3000, "with a signer": 1500, "bounds": 400, "small r": 100, "infinity": 40, "v": 256} {
+		if seen[kind] < atLeast {
+			t.Errorf("%d cases of %s, want %d or more", seen[kind], kind, atLeast)
+		}
+	}
+}
+
 // highTwin is the other s that signs the same: the order less s.
 func highTwin(s string) string {
 	low, _ := new(big.Int).SetString(s, 16)
