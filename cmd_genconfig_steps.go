@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -32,19 +33,16 @@ What is left to do:
 		printMASSteps(out, c, dir)
 	case !c.Way.TakesSecret:
 		fmt.Fprintf(out, `     enable_registration: False
-
+%s
    and restart the homeserver. It must be Synapse 0.34.0 or older: no later one
    has createUser. For Synapse 1.23.0 or later run genconfig with
      --%s http://127.0.0.1:8007%s
    which is reached on the homeserver's own port and not through nginx.
-`, config.FlagMatrixURL, homeserver.SharedSecretPath)
+`, rateLimitLines(c.Way), config.FlagMatrixURL, homeserver.SharedSecretPath)
 	default:
 		fmt.Fprintf(out, `     enable_registration: false
      x_forwarded: true        (in the listener, behind nginx)
-     rc_login:                (its default locks nodes out that start together)
-       address: {per_second: 5, burst_count: 50}
-       account: {per_second: 1, burst_count: 10}
-
+%s
    with the shared secret in it as well, and restart the homeserver: Synapse
    1.23.0 or later, but not 1.140.0. %s
    must be its own port (8007 in the guide), not nginx's: the path must not be
@@ -53,13 +51,13 @@ What is left to do:
    Dendrite has other names for them, in dendrite.yaml: registration.yaml under
    app_service_api.config_files, client_api.registration_shared_secret, and
    client_api.registration_disabled: true; user_api.bcrypt_cost: 4 is as safe as 10.
-`, c.Origin)
+`, rateLimitLines(c.Way), c.Origin)
 	}
-	homeserver := c.Origin
-	if names.URLPort(homeserver) == 8008 { // nginx's in the guide, and createUser may be reached through it
-		homeserver = nginx.GuideHomeserver
+	origin := c.Origin
+	if names.URLPort(origin) == 8008 { // nginx's in the guide, and createUser may be reached through it
+		origin = nginx.GuideHomeserver
 	}
-	locations := []nginx.Location{nginx.Matrix(homeserver), nginx.Closed(), nginx.Register("http://"+here, registerPath)}
+	locations := []nginx.Location{nginx.Matrix(origin), nginx.Closed(), nginx.Register("http://"+here, registerPath)}
 	if c.Way.IsApart {
 		locations = append(locations, nginx.Logins(nginx.GuideMAS))
 	}
@@ -88,7 +86,7 @@ func printMASSteps(out io.Writer, c config.Config, dir string) {
 	}
 	fmt.Fprintf(out, `     matrix_authentication_service: {enabled: true, endpoint: …, secret: …}
      x_forwarded: true        (in the listener, behind nginx)
-
+%[4]s
    and restart the homeserver. In the configuration of Matrix Authentication
    Service set
 
@@ -100,7 +98,7 @@ func printMASSteps(out io.Writer, c config.Config, dir string) {
      passwords: {enabled: true}
      account: {password_registration_enabled: false}
      rate_limiting:           (its default: three logins, then one in 20 s)
-       login: {per_ip: {burst: 50, per_second: 5}}
+       login: {per_ip: %[5]s}
      http:
        listeners:             (one more, for this machine alone)
          - name: admin
@@ -108,5 +106,11 @@ func printMASSteps(out io.Writer, c config.Config, dir string) {
            binds: [{address: "%[3]s"}]
 
    and restart it. Who has that secret can act for every user.
-`, c.MASClientID, strconv.Quote(secret), names.URLHost(c.APIOrigin))
+`, c.MASClientID, strconv.Quote(secret), names.URLHost(c.APIOrigin), rateLimitLines(c.Way), homeserver.MASLoginLimit)
+}
+
+// rateLimitLines are what to set the homeserver's limits to, and why.
+func rateLimitLines(w *homeserver.Way) string {
+	why := fmt.Sprintf("# limits: by default a hub with %d channels gets half of its rooms", homeserver.HubChannels)
+	return "     " + strings.Join(append([]string{why}, homeserver.RateLimitLines(w)...), "\n     ") + "\n"
 }

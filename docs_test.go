@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"go/ast"
 	"go/parser"
@@ -21,6 +22,8 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
+	"gopkg.in/yaml.v2"
 )
 
 var (
@@ -115,6 +118,124 @@ func sourceFragments(t *testing.T) []*regexp.Regexp {
 }
 
 func isWord(b byte) bool { return b == '_' || b < unicode.MaxASCII && unicode.IsLetter(rune(b)) }
+
+// rateLimitLine begins a limit in homeserver.yaml.
+var rateLimitLine = regexp.MustCompile(`^ *rc_[a-z_]+:`)
+
+// readRateLimits finds each block of limits in a text, and reads it as YAML: rates and numbers by their names.
+func readRateLimits(t *testing.T, text string) (blocks []map[string]homeserver.Rate) {
+	t.Helper()
+	var block string
+	indent := 0
+	end := func() {
+		var settings map[string]any
+		if err := yaml.Unmarshal([]byte(block), &settings); err != nil {
+			t.Fatalf("%v in\n%s", err, block)
+		}
+		if rates := map[string]homeserver.Rate{}; block != "" {
+			flattenRates(rates, "", settings)
+			blocks = append(blocks, rates)
+		}
+		block = ""
+	}
+	for line := range strings.Lines(text) {
+		itsIndent := len(line) - len(strings.TrimLeft(line, " "))
+		switch {
+		case rateLimitLine.MatchString(line) && (block == "" || itsIndent == indent):
+			block, indent = block+line[itsIndent:], itsIndent
+		case block != "" && itsIndent > indent && strings.TrimSpace(line) != "":
+			block += line[indent:]
+		default:
+			end()
+		}
+	}
+	end()
+	return blocks
+}
+
+func flattenRates(into map[string]homeserver.Rate, under string, value any) {
+	content, _ := yaml.Marshal(value)
+	var rate homeserver.Rate
+	var number float64
+	if yaml.UnmarshalStrict(content, &rate) == nil {
+		into[under] = rate
+		return
+	}
+	if yaml.Unmarshal(content, &number) == nil {
+		into[under] = homeserver.Rate{PerSecond: number}
+		return
+	}
+	var settings map[string]any
+	yaml.Unmarshal(content, &settings)
+	for key, value := range settings {
+		flattenRates(into, strings.TrimPrefix(under+"."+key, "."), value)
+	}
+}
+
+// Every place that shows the homeserver's limits shows those of internal/homeserver. The homeservers of the tests let as much
+// through, or more.
+func TestRateLimitPlaces(t *testing.T) {
+	today, behindMAS := map[string]homeserver.Rate{}, map[string]homeserver.Rate{}
+	for _, l := range homeserver.RateLimits {
+		today[l.Name()] = l.Set
+		if !l.OfLogins {
+			behindMAS[l.Name()] = l.Set
+		}
+		if l.Set.IsBelow(l.Needed) {
+			t.Errorf("%s is set to less than a hub needs", l.Name())
+		}
+	}
+	old := map[string]homeserver.Rate{
+		homeserver.OldMessageRate:  {PerSecond: homeserver.OldMessageLimit.Set.PerSecond},
+		homeserver.OldMessageBurst: {PerSecond: homeserver.OldMessageLimit.Set.Burst},
+	}
+	read := func(file string) string {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	steps := func(w *homeserver.Way) string {
+		var out bytes.Buffer
+		printSteps(&out, config.Config{Way: w, Host: "127.0.0.1", Port: 8009, Origin: nginx.GuideHomeserver, APIOrigin: "http://127.0.0.1:8081"}, "/x")
+		return out.String()
+	}
+	for _, test := range []struct {
+		place, text string
+		want        []map[string]homeserver.Rate
+		orMore      bool
+	}{
+		{"docs/deployment.md", read("docs/deployment.md"), []map[string]homeserver.Rate{today, old}, false},
+		{"genconfig for the shared secret", steps(homeserver.SharedSecret), []map[string]homeserver.Rate{today}, false},
+		{"genconfig for createUser", steps(homeserver.CreateUser), []map[string]homeserver.Rate{old}, false},
+		{"genconfig for Matrix Authentication Service", steps(homeserver.MAS), []map[string]homeserver.Rate{behindMAS}, false},
+		{"today's Synapse of the tests", read("e2e/testdata/synapse-1.163.2/homeserver.yaml"), []map[string]homeserver.Rate{today}, true},
+		{"the old Synapse of the tests", read("e2e/testdata/synapse-0.34.0/homeserver.yaml"), []map[string]homeserver.Rate{old}, true},
+	} {
+		got := readRateLimits(t, test.text)
+		if len(got) != len(test.want) {
+			t.Errorf("%s: got %d blocks of limits, want %d", test.place, len(got), len(test.want))
+			continue
+		}
+		for i, want := range test.want {
+			for name, rate := range want {
+				if its := got[i][name]; its.IsBelow(rate) || its != rate && !test.orMore {
+					t.Errorf("%s, %s: got %v, want %v", test.place, name, its, rate)
+				}
+			}
+			if len(got[i]) != len(want) {
+				t.Errorf("%s: got %v, want %v", test.place, got[i], want)
+			}
+		}
+	}
+	readme := read("README.md")
+	for name := range today {
+		if setting, _, _ := strings.Cut(name, "."); !strings.Contains(readme, "`"+setting+"`") {
+			t.Errorf("README.md does not name %s", setting)
+		}
+	}
+}
 
 var (
 	testName   = regexp.MustCompile("`((?:Test|Fuzz|test)[A-Z][A-Za-z0-9]*)`")

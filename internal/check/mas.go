@@ -241,7 +241,7 @@ func (j judging) masFindings() []Finding {
 	add("passwords", s.at("passwords", "enabled") == false, problem, "true", []string{"passwords", "enabled"}, "enabled is false: nodes log in with a password", "nodes can log in with one")
 	add("account", s.isTrue("account", "password_registration_enabled"), problem, "false", []string{"account", "password_registration_enabled"}, "password_registration_enabled is true: anybody can make accounts, without a proof", "registration is off")
 	burst, perSecond := s.number(3, "rate_limiting", "login", "per_ip", "burst"), s.number(0.05, "rate_limiting", "login", "per_ip", "per_second")
-	add("rate_limiting.login.per_ip", burst < enoughBurst || perSecond < enoughLogins, problem, "{burst: 50, per_second: 5}", []string{"rate_limiting", "login", "per_ip"},
+	add("rate_limiting.login.per_ip", homeserver.Rate{PerSecond: perSecond, Burst: burst}.IsBelow(homeserver.LoginsNeeded), problem, homeserver.MASLoginLimit, []string{"rate_limiting", "login", "per_ip"},
 		fmt.Sprintf("an address has %v logins, refused ones included, and then %v a second", burst, perSecond), fmt.Sprintf("%v logins, and then %v a second", burst, perSecond))
 	return append(found, j.masFileListener())
 }

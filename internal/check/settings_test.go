@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,7 +24,15 @@ app_service_config_files: [registration.yaml]
 registration_shared_secret: "rather_secret~with^symbols"
 password_config: {enabled: true}
 bcrypt_rounds: 4
-rc_login: {address: {per_second: 5, burst_count: 50}, account: {per_second: 1, burst_count: 10}}
+rc_login: {address: {per_second: 5, burst_count: 50}, account: {per_second: 1, burst_count: 10}, failed_attempts: {per_second: 1, burst_count: 10}}
+rc_message: {per_second: 20, burst_count: 200}
+rc_room_creation: {per_second: 2, burst_count: 200}
+rc_joins: {local: {per_second: 5, burst_count: 200}}
+rc_joins_per_room: {per_second: 20, burst_count: 200}
+rc_invites: {per_user: {per_second: 1, burst_count: 200}, per_issuer: {per_second: 5, burst_count: 200}}
+rc_presence: {per_user: {per_second: 1, burst_count: 10}}
+rc_messages_per_second: 20
+rc_message_burst_count: 200
 `
 
 const goodDendrite = `
@@ -127,6 +136,18 @@ func TestBrokenSettings(t *testing.T) {
 		{"many rounds by default", "bcrypt_rounds: 4", "", "bcrypt_rounds", none, Warning, Warning},
 		{"few logins of an address", "burst_count: 50", "burst_count: 5", "rc_login.address", none, Problem, Problem},
 		{"slow logins of an account", "per_second: 1,", "per_second: 0.003,", "rc_login.account", none, Problem, Problem},
+		{"three refused logins", "failed_attempts: {per_second: 1, burst_count: 10}", "", "rc_login.failed_attempts", none, Warning, Warning},
+		{"few messages", "rc_message: {per_second: 20, ", "rc_message: {per_second: 1, ", "rc_message", none, Warning, Warning},
+		{"few messages at once", "rc_message_burst_count: 200", "rc_message_burst_count: 10", "rc_messages_per_second", Warning, none, none},
+		{"few messages by default", "rc_messages_per_second: 20", "", "rc_messages_per_second", Warning, none, none},
+		{"messages by their older names", "rc_message: {per_second: 20, burst_count: 200}", "", "", none, none, none},
+		{"few rooms by default", "rc_room_creation: {per_second: 2, burst_count: 200}", "", "rc_room_creation", none, Warning, Warning},
+		{"few joins", "local: {per_second: 5, burst_count: 200}", "local: {burst_count: 20}", "rc_joins.local", none, Warning, Warning},
+		{"few joins of a room", "rc_joins_per_room: {per_second: 20, burst_count: 200}", "", "rc_joins_per_room", none, Warning, Warning},
+		{"one invitation of a room", "rc_invites: {", "rc_invites: {per_room: {per_second: 1, burst_count: 1}, ", "rc_invites.per_room", none, Warning, Warning},
+		{"few invitations to a node", "per_user: {per_second: 1, burst_count: 200}, ", "", "rc_invites.per_user", none, Warning, Warning},
+		{"few invitations by a node", ", per_issuer: {per_second: 5, burst_count: 200}", "", "rc_invites.per_issuer", none, Warning, Warning},
+		{"presence by default", "rc_presence: {per_user: {per_second: 1, burst_count: 10}}", "", "rc_presence.per_user", none, Warning, Warning},
 		{"another login", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nmatrix_authentication_service: {enabled: true}", "matrix_authentication_service", none, Problem, Problem},
 		{"another login by its older name", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nexperimental_features: {msc3861: {enabled: true}}", "matrix_authentication_service", none, Problem, Problem},
 	}
@@ -154,6 +175,46 @@ func TestBrokenSettings(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A Synapse is not told to raise a limit that it does not have yet.
+func TestRateLimitsOfAVersion(t *testing.T) {
+	without := goodSettings[:strings.Index(goodSettings, "rc_message:")]
+	for version, want := range map[string]int{"1.23.0": 3, "1.63.0": 4, "1.64.0": 5, "1.124.0": 6, "1.133.0": 7, "1.163.2": 7} {
+		limited := 0
+		for subject := range bad(judge(t, config.HomeserverFile, without, homeserver.Software{Name: homeserver.Synapse, Version: version})) {
+			if strings.HasPrefix(subject, "rc_") {
+				limited++
+			}
+		}
+		if limited != want {
+			t.Errorf("%s: %d limits are too low, want %d", version, limited, want)
+		}
+	}
+}
+
+// Behind Matrix Authentication Service the homeserver limits all but logins; where none answers, --matrixurl tells which it is.
+func TestRateLimitsOfAWay(t *testing.T) {
+	for _, test := range []struct {
+		way    *homeserver.Way
+		server homeserver.Software
+		want   []string
+	}{
+		{homeserver.MAS, todayServer, []string{"rc_message", "rc_room_creation", "rc_joins.local", "rc_joins_per_room", "rc_invites.per_user", "rc_invites.per_issuer", "rc_presence.per_user"}},
+		{homeserver.CreateUser, oldServer, []string{"rc_messages_per_second"}},
+		{homeserver.CreateUser, homeserver.Software{}, []string{"rc_messages_per_second"}},
+	} {
+		j := judging{settings: settingsFile{path: config.HomeserverFile, keys: map[any]any{}}, config: config.Config{Way: test.way}, server: test.server}
+		var got []string
+		for _, f := range j.rateLimits() {
+			if f.Status != OK {
+				got = append(got, strings.TrimPrefix(f.Subject, config.HomeserverFile+" "))
+			}
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s at %v: got %v, want %v", test.way.Name, test.server, got, test.want)
+		}
 	}
 }
 

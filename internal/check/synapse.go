@@ -133,13 +133,13 @@ func (j judging) listenerForwarded(subject string, clients []synapseListener) Fi
 // needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
 func (j judging) needsOfToday() []Finding {
 	if j.config.Way.IsApart {
-		return []Finding{j.ownPasswords(), j.authenticationService()}
+		return append([]Finding{j.ownPasswords(), j.authenticationService()}, j.rateLimits()...)
 	}
-	found := []Finding{j.passwordLogin()}
-	if j.server.IsSynapse() && j.server.Before(1, 0) {
+	found := append([]Finding{j.passwordLogin()}, j.rateLimits()...)
+	if j.isOld() {
 		return found
 	}
-	return append(found, j.authenticationService(), j.loginLimit("address"), j.loginLimit("account"), j.bcryptRounds())
+	return append(found, j.authenticationService(), j.bcryptRounds())
 }
 
 func (j judging) passwordLogin() Finding {
@@ -175,23 +175,6 @@ func (j judging) ownPasswords() Finding {
 		return problem(subject, "delete enabled: true from password_config in "+j.settings.fileOf("password_config")+thenRestart, "enabled is true, and the homeserver does not start with it behind Matrix Authentication Service")
 	}
 	return fine(subject, "passwords are left to Matrix Authentication Service")
-}
-
-// The least of rc_login that lets nodes in which start together, or one that starts often.
-const (
-	enoughLogins = 0.1 // a second
-	enoughBurst  = 10
-)
-
-func (j judging) loginLimit(of string) Finding {
-	subject := j.subject("rc_login." + of)
-	perSecond := j.settings.number(0.003, "rc_login", of, "per_second") // Synapse's default: one in five minutes
-	burst := j.settings.number(5, "rc_login", of, "burst_count")
-	if perSecond < enoughLogins || burst < enoughBurst {
-		return problem(subject, j.settings.write(map[string]string{"address": "{per_second: 5, burst_count: 50}", "account": "{per_second: 1, burst_count: 10}"}[of], "rc_login", of),
-			"an %s has %v logins, refused ones included, and then %v a second", of, burst, perSecond)
-	}
-	return fine(subject, "%v logins, and then %v a second", burst, perSecond)
 }
 
 func (j judging) bcryptRounds() Finding {
