@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
@@ -310,7 +311,7 @@ func startGateway(b *testing.B, binary, dir, homeserverURL, apiPath string) *ben
 		g.cmd.Args = append(g.cmd.Args, "--"+config.FlagHomeserverURL, homeserverURL, "--"+config.FlagMASClientID, testMASClientID, "--"+config.FlagMASClientSecretFile, secret)
 	}
 	g.cmd.Stdout, g.cmd.Stderr = logFile, logFile
-	told := announced(b, g.cmd)
+	told := daemon.Announced(b, g.cmd)
 	start := time.Now()
 	if err := g.cmd.Start(); err != nil {
 		b.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	bolt "go.etcd.io/bbolt"
 )
@@ -210,7 +211,7 @@ func TestRestoreDamaged(t *testing.T) {
 	}
 	refused, tried, page := 0, 0, os.Getpagesize()
 	step := page / 2
-	if !long() {
+	if !need.Long() {
 		step *= 5 // beginnings and middles of pages in turn
 	}
 	for at := 0; at < len(whole); at += step {

@@ -41,15 +41,15 @@ func TestProvesSecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newStandIn(t)
 			if test.fault != nil {
-				h.fail(callRegister, test.fault)
+				h.Fail(callRegister, test.fault)
 			}
 			c := config.Config{Origin: h.URL, ServerName: testServerName, Way: homeserver.SharedSecret, SharedSecret: test.secret}
 			proves, err := accountsOf(c).(*homeserver.SharedSecretAPI).ProvesSecret(t.Context())
 			if proves != test.proves || (err == nil) != test.told {
 				t.Errorf("got %v, %v", proves, err)
 			}
-			if len(h.users) > 0 {
-				t.Errorf("made %v", h.users)
+			if len(h.Users) > 0 {
+				t.Errorf("made %v", h.Users)
 			}
 		})
 	}
@@ -135,7 +135,7 @@ func TestReverseProxy(t *testing.T) {
 			if !maps.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
-			if calls := d.homeserver.asked(); strings.Contains(calls, callRegister) {
+			if calls := d.homeserver.Asked(); strings.Contains(calls, callRegister) {
 				t.Errorf("the homeserver was asked to create: %s", calls)
 			}
 		})

@@ -64,13 +64,13 @@ func TestCheckMASLive(t *testing.T) {
 				t.Skip("waits for a machine that is not there")
 			}
 			h := newStandIn(t)
-			h.issuer = map[string]string{"": h.URL + "/", "none": ""}[test.issuer]
+			h.Issuer = map[string]string{"": h.URL + "/", "none": ""}[test.issuer]
 			if len(test.issuer) > 4 {
-				h.issuer = test.issuer
+				h.Issuer = test.issuer
 			}
-			h.mas.Set(test.settings)
+			h.MAS.Set(test.settings)
 			for call, fault := range test.faults {
-				h.fail(call, fault)
+				h.Fail(call, fault)
 			}
 			c := masConfig(h.URL)
 			if test.change != nil {
@@ -86,7 +86,7 @@ func TestCheckMASLive(t *testing.T) {
 					t.Errorf("got %+v", f)
 				}
 			}
-			if len(h.users) != 0 {
+			if len(h.Users) != 0 {
 				t.Error("it made an account")
 			}
 		})
@@ -132,13 +132,13 @@ func TestCheckMASReverseProxy(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newStandIn(t)
-			h.mas.Set(test.settings)
+			h.MAS.Set(test.settings)
 			front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				switch {
 				case strings.HasSuffix(r.URL.Path, "/login") && test.login != nil:
 					test.login(w, r)
 				case strings.HasSuffix(r.URL.Path, "/login"), test.admin:
-					h.mas.ServeHTTP(w, r)
+					h.MAS.ServeHTTP(w, r)
 				default:
 					says(404, "<html>")(w, r)
 				}
@@ -186,8 +186,8 @@ func TestCheckMASSite(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newStandIn(t)
-			h.issuer = h.URL + "/"
-			h.fail(callSite, test.fault)
+			h.Issuer = h.URL + "/"
+			h.Fail(callSite, test.fault)
 			if got := notOKOf(checked(t, masConfig(h.URL), h.URL), aboutMAS, "homeserver logins"); !maps.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}

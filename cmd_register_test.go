@@ -49,7 +49,7 @@ func TestNodeClientGoesNowhereElse(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "redirects") {
 			t.Errorf("%d: got %v", status, err)
 		}
-		if asked := elsewhere.asked(); asked != "" {
+		if asked := elsewhere.Asked(); asked != "" {
 			t.Errorf("%d: asked elsewhere: %s", status, asked)
 		}
 	}

@@ -69,11 +69,13 @@ type listedPackage struct {
 	ImportPath, Doc string
 	GoFiles         []string
 	Imports         []string
+	TestImports     []string
+	XTestImports    []string
 }
 
 func listPackages(t *testing.T) (packages []listedPackage) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,GoFiles,Imports", "./...").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,GoFiles,Imports,TestImports,XTestImports", "./...").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
@@ -113,7 +115,11 @@ func wrongImports(p listedPackage) (wrong []string) {
 	if inHouse && !known {
 		wrong = append(wrong, p.ImportPath+" is not in allowedImports: which packages may it know?")
 	}
-	for _, imported := range p.Imports {
+	imports := p.Imports
+	if !inHouse && p.ImportPath != ourModule { // and no more do tests that are apart from the code
+		imports = slices.Concat(p.Imports, p.TestImports, p.XTestImports)
+	}
+	for _, imported := range imports {
 		of, isOurs := strings.CutPrefix(imported, ourModule+"/")
 		below, isBelow := strings.CutPrefix(imported, belowRoot)
 		switch {
@@ -157,12 +163,18 @@ func TestWrongImports(t *testing.T) {
 			t.Errorf("%s: got %q, want %d", name, got, test.want)
 		}
 	}
+	for of, want := range map[string]int{ourModule + "/process": 1, belowRoot + "names": 0} { // by a test of it
+		if got := wrongImports(listedPackage{ImportPath: of, TestImports: []string{belowRoot + "homeserver"}}); len(got) != want {
+			t.Errorf("a test of %s: got %q, want %d", of, got, want)
+		}
+	}
 }
 
 // The root is the files of rootFiles, and each of its tests is named after the file that it tests.
 func TestRootFiles(t *testing.T) {
-	// These test no one file: the documents, the layout, whole processes, and what several tests share.
-	apart := regexp.MustCompile(`^(docs|house|ports|process(_\w+)?|bench(_\w+)?|fuzz(_\w+)?|standin|waiting|postgres)_test\.go$`)
+	// These test no one file: the documents, the layout, a process that is killed at each step, and what several tests share.
+	apart := []string{"docs_test.go", "house_test.go", "house_ports_test.go", "process_crash_test.go", "harness_test.go",
+		"bench_test.go", "bench_load_test.go", "bench_floor_test.go"}
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -172,9 +184,14 @@ func TestRootFiles(t *testing.T) {
 			t.Errorf("%s is not there: take it out of rootFiles", file)
 		}
 	}
+	for _, file := range apart {
+		if !slices.Contains(files, file) {
+			t.Errorf("%s is not there: take it out of apart", file)
+		}
+	}
 	for _, file := range files {
 		if name, isTest := strings.CutSuffix(file, "_test.go"); isTest {
-			if !apart.MatchString(file) && !slices.ContainsFunc(files, func(f string) bool {
+			if !slices.Contains(apart, file) && !slices.ContainsFunc(files, func(f string) bool {
 				tested, _ := strings.CutSuffix(f, ".go")
 				return !strings.HasSuffix(f, "_test.go") && (name == tested || strings.HasPrefix(name, tested+"_"))
 			}) {

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -157,7 +158,7 @@ func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
 
 // standin: a homeserver's stand-in with a login, behind it the service: $SERVER is where nodes reach both.
 func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
-	backend := startStandIn()
+	backend := standin.Start()
 	ts.Defer(backend.Close)
 	store, err := openBoltStore(ts.MkAbs("store"))
 	ts.Check(err)
@@ -177,16 +178,16 @@ func scriptEthNode(ts *testscript.TestScript, _ bool, _ []string) {
 
 // withLogin puts a login and the service before the stand-in: who has an account logs in with the password it
 // was made with.
-func withLogin(backend *standIn, service http.Handler) http.Handler {
+func withLogin(backend *standin.Homeserver, service http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(registerPath, service)
 	mux.HandleFunc(loginPath, func(w http.ResponseWriter, r *http.Request) {
 		var given struct{ User, Password string }
 		json.NewDecoder(r.Body).Decode(&given)
 		userID := names.UserID(given.User, testServerName)
-		backend.mu.Lock()
-		whole := backend.whole[userID]
-		backend.mu.Unlock()
+		backend.Mu.Lock()
+		whole := backend.Whole[userID]
+		backend.Mu.Unlock()
 		if whole == "" || whole != given.Password {
 			says(403, `{"errcode":"M_FORBIDDEN","error":"Invalid username or password"}`)(w, r)
 			return

@@ -27,12 +27,12 @@ func TestPasswordParts(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, test.api)
-			d.homeserver.server = test.server
+			d.homeserver.Version = test.server
 			proof, n := newProof(t)
 			if got := d.send(proof); got.status != 200 {
 				t.Fatalf("got %d %s", got.status, got.body)
 			}
-			if got := d.homeserver.whole[n.UserID]; got != proof.Password[:test.wantLength] {
+			if got := d.homeserver.Whole[n.UserID]; got != proof.Password[:test.wantLength] {
 				t.Errorf("got %d characters, want the first %d", len(got), test.wantLength)
 			}
 		})
@@ -41,7 +41,7 @@ func TestPasswordParts(t *testing.T) {
 	d := newGateway(t, homeserver.CreateUserPath)
 	proof, n := newProof(t)
 	d.send(proof)
-	hash := d.homeserver.hashed[n.UserID]
+	hash := d.homeserver.Hashed[n.UserID]
 	if err := checkHash(hash, proof.Password); err != nil || !strings.HasPrefix(hash, "$2a$04$") {
 		t.Errorf("createUser: %v", err)
 	}
@@ -55,21 +55,21 @@ func TestPasswordParts(t *testing.T) {
 // A homeserver that was found unfit is asked again each time, and one that was fit is after a while.
 func TestSoftwareChanges(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
-	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
+	d.homeserver.Version = `{"server":{"name":"Synapse","version":"1.22.1"}}`
 	proof, _ := newProof(t)
 	if got := d.send(proof); got.status != 502 {
 		t.Errorf("too old: got %d", got.status)
 	}
-	d.homeserver.server = `{"server":{"name":"Dendrite","version":"0.15.2"}}`
+	d.homeserver.Version = `{"server":{"name":"Dendrite","version":"0.15.2"}}`
 	if got := d.send(proof); got.status != 200 {
 		t.Errorf("another in its place: got %d %s", got.status, got.body)
 	}
-	d.homeserver.server = `{"server":{"name":"Tuwunel","version":"1.7.0"}}`
+	d.homeserver.Version = `{"server":{"name":"Tuwunel","version":"1.7.0"}}`
 	api := d.server.registrar.accounts.(*homeserver.SharedSecretAPI)
 	api.Server.Load().Until = time.Now()
 	proof, n := newProof(t)
 	d.send(proof)
-	if got := d.homeserver.whole[n.UserID]; got != proof.Password {
+	if got := d.homeserver.Whole[n.UserID]; got != proof.Password {
 		t.Errorf("after a while: got %d characters of the password", len(got))
 	}
 }
@@ -93,7 +93,7 @@ func TestTransportErrorsQuoteNothing(t *testing.T) {
 					if secret == "" {
 						secret = proof.Password
 					}
-					d.homeserver.fail(api.creates, rawly(fmt.Sprintf(raw, secret)))
+					d.homeserver.Fail(api.creates, rawly(fmt.Sprintf(raw, secret)))
 					got := d.send(proof)
 					if strings.Contains(got.body+d.log.String(), secret) {
 						t.Errorf("told: %s %s", got.body, d.log)
@@ -123,7 +123,7 @@ func TestSwitchingProtocols(t *testing.T) {
 				d := newGateway(t, api.path)
 				release := make(chan bool)
 				t.Cleanup(func() { close(release) })
-				d.homeserver.fail(call, func(w http.ResponseWriter, _ *http.Request) {
+				d.homeserver.Fail(call, func(w http.ResponseWriter, _ *http.Request) {
 					conn, _, err := w.(http.Hijacker).Hijack()
 					if err == nil {
 						io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
@@ -158,7 +158,7 @@ func TestOddErrors(t *testing.T) {
 		} {
 			d := newGateway(t, api.path)
 			proof, n := newProof(t)
-			d.homeserver.fail(api.creates, says(400, body))
+			d.homeserver.Fail(api.creates, says(400, body))
 			if got := d.send(proof); got.status != 409 || d.state(n) != stateRegistered {
 				t.Errorf("%s, %s: got %d, record %q", api.name, body, got.status, d.state(n))
 			}
@@ -170,12 +170,12 @@ func TestOddErrors(t *testing.T) {
 func TestOneLookUp(t *testing.T) {
 	d := newGateway(t, homeserver.CreateUserPath)
 	proof, n := newProof(t)
-	d.homeserver.users[n.UserID] = n.DisplayName
-	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
-		d.homeserver.fail(callProfile, says(500, ""))
-		d.homeserver.profile(w, r)
+	d.homeserver.Users[n.UserID] = n.DisplayName
+	d.homeserver.Fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+		d.homeserver.Fail(callProfile, says(500, ""))
+		d.homeserver.Right(callProfile)(w, r)
 	})
-	if got := d.send(proof); got.status != 200 || d.homeserver.asked() != callKey+" "+callProfile {
+	if got := d.send(proof); got.status != 200 || d.homeserver.Asked() != callKey+" "+callProfile {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
 }
@@ -187,15 +187,15 @@ func TestSoftwareIsAskedOnce(t *testing.T) {
 		proof, _ := newProof(t)
 		d.send(proof)
 	}
-	if asked := d.homeserver.asked(); strings.Count(asked, callVersion) != 1 {
+	if asked := d.homeserver.Asked(); strings.Count(asked, callVersion) != 1 {
 		t.Errorf("asked: %q", asked)
 	}
-	d.homeserver.failOnce(callRegister, says(500, ""))
+	d.homeserver.FailOnce(callRegister, says(500, ""))
 	for range 2 {
 		proof, _ := newProof(t)
 		d.send(proof)
 	}
-	if asked := d.homeserver.asked(); strings.Count(asked, callVersion) != 1 {
+	if asked := d.homeserver.Asked(); strings.Count(asked, callVersion) != 1 {
 		t.Errorf("after a failure, asked: %q", asked)
 	}
 }
@@ -203,12 +203,12 @@ func TestSoftwareIsAskedOnce(t *testing.T) {
 // A version that cannot be read is no reason to guess: nothing is sent.
 func TestSoftwareUnreadable(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
-	d.homeserver.fail(callVersion, says(502, "<html>bad gateway</html>"))
+	d.homeserver.Fail(callVersion, says(502, "<html>bad gateway</html>"))
 	proof, n := newProof(t)
 	if got := d.send(proof); got.status != 502 || d.state(n) != "" {
 		t.Errorf("got %d, record %q", got.status, d.state(n))
 	}
-	if asked := d.homeserver.asked(); asked != callVersion {
+	if asked := d.homeserver.Asked(); asked != callVersion {
 		t.Errorf("asked: %q", asked)
 	}
 }
@@ -221,18 +221,18 @@ func TestStaleNonce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newGateway(t, homeserver.SharedSecretPath)
-			d.homeserver.failOnce(callRegister, stale)
+			d.homeserver.FailOnce(callRegister, stale)
 			proof, _ := newProof(t)
 			if got := d.send(proof); got.status != 200 {
 				t.Errorf("got %d %s", got.status, got.body)
 			}
-			d.homeserver.asked()
-			d.homeserver.fail(callRegister, stale)
+			d.homeserver.Asked()
+			d.homeserver.Fail(callRegister, stale)
 			proof, n := newProof(t)
 			if got := d.send(proof); got.status != 502 || d.state(n) != "" {
 				t.Errorf("always stale: got %d, record %q", got.status, d.state(n))
 			}
-			if asked := d.homeserver.asked(); asked != "nonce register nonce register" {
+			if asked := d.homeserver.Asked(); asked != "nonce register nonce register" {
 				t.Errorf("asked: %q", asked)
 			}
 		})
@@ -244,10 +244,10 @@ func TestAnotherServerName(t *testing.T) {
 	for _, api := range apis {
 		t.Run(api.name, func(t *testing.T) {
 			d := newGateway(t, api.path)
-			d.homeserver.name = "transport03.smartmesh.cn"
+			d.homeserver.Name = "transport03.smartmesh.cn"
 			proof, n := newProof(t)
-			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
-				t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
+			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.Users) != 0 {
+				t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.Users))
 			}
 			const told = `its server_name is \"transport03.smartmesh.cn\" and this service was told \"transport02.smartmesh.cn\"`
 			if strings.Count(d.log.String(), told) != 1 {
@@ -259,11 +259,11 @@ func TestAnotherServerName(t *testing.T) {
 					t.Errorf("log after the probe: %s", d.log)
 				}
 			}
-			d.homeserver.fail(callKey, says(503, "<html>")) // it has the resource, and fails
-			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
-				t.Errorf("failing: got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
+			d.homeserver.Fail(callKey, says(503, "<html>")) // it has the resource, and fails
+			if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.Users) != 0 {
+				t.Errorf("failing: got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.Users))
 			}
-			d.homeserver.fail(callKey, says(404, "<html>")) // a listener without the resource
+			d.homeserver.Fail(callKey, says(404, "<html>")) // a listener without the resource
 			if got := d.send(proof); got.status != 200 {
 				t.Errorf("not told: got %d %s", got.status, got.body)
 			}
@@ -274,9 +274,9 @@ func TestAnotherServerName(t *testing.T) {
 // A Synapse that would make accounts without a display name gets none, or is found out by the first.
 func TestTooOldForDisplayNames(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
-	d.homeserver.server = `{"server":{"name":"Synapse","version":"1.22.1"}}`
+	d.homeserver.Version = `{"server":{"name":"Synapse","version":"1.22.1"}}`
 	proof, n := newProof(t)
-	if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.users) != 0 {
+	if got := d.send(proof); got.status != 502 || d.state(n) != "" || len(d.homeserver.Users) != 0 {
 		t.Errorf("version known: got %d, record %q", got.status, d.state(n))
 	}
 	if !strings.Contains(d.log.String(), "1.23.0") {
@@ -285,8 +285,8 @@ func TestTooOldForDisplayNames(t *testing.T) {
 
 	for _, nameless := range []http.HandlerFunc{says(200, `{}`), says(404, `{"errcode":"M_NOT_FOUND"}`)} { // the second is of others than Synapse
 		d := newGateway(t, homeserver.SharedSecretPath)
-		d.homeserver.server = ""
-		d.homeserver.fail(callProfile, nameless)
+		d.homeserver.Version = ""
+		d.homeserver.Fail(callProfile, nameless)
 		proof, n := newProof(t)
 		if got := d.send(proof); got.status != 502 || d.state(n) != statePending {
 			t.Errorf("version unknown: got %d, record %q", got.status, d.state(n))
@@ -331,7 +331,7 @@ func TestHints(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, test.api)
-			d.homeserver.fail(test.call, test.answer)
+			d.homeserver.Fail(test.call, test.answer)
 			proof, _ := newProof(t)
 			if got := d.send(proof); got.status != 502 {
 				t.Errorf("got %d %s", got.status, got.body)
@@ -348,12 +348,12 @@ func TestNoRedirectNoProxy(t *testing.T) {
 	elsewhere := newStandIn(t)
 	d := newGateway(t, homeserver.CreateUserPath)
 	t.Setenv("HTTP_PROXY", elsewhere.URL)
-	d.homeserver.fail(callCreateUser, func(w http.ResponseWriter, r *http.Request) {
+	d.homeserver.Fail(callCreateUser, func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, elsewhere.URL+homeserver.CreateUserPath, http.StatusTemporaryRedirect)
 	})
 	proof, _ := newProof(t)
 	d.send(proof)
-	if asked := elsewhere.asked(); asked != "" {
+	if asked := elsewhere.Asked(); asked != "" {
 		t.Errorf("asked elsewhere: %s", asked)
 	}
 }
@@ -374,7 +374,7 @@ func TestRetryAfter(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, homeserver.SharedSecretPath)
-			d.homeserver.fail(callRegister, func(w http.ResponseWriter, r *http.Request) {
+			d.homeserver.Fail(callRegister, func(w http.ResponseWriter, r *http.Request) {
 				if test.header != "" {
 					w.Header().Set("Retry-After", test.header)
 				}
@@ -413,7 +413,7 @@ func TestProbe(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, test.api)
 			for call, fault := range test.faults {
-				d.homeserver.fail(call, fault)
+				d.homeserver.Fail(call, fault)
 			}
 			c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: wayOf(test.api), ASToken: testASToken, SharedSecret: testSecret}
 			probed(t.Context(), c)
@@ -421,7 +421,7 @@ func TestProbe(t *testing.T) {
 			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
 				t.Errorf("log: got %s, want one line with %q", d.log, want)
 			}
-			if len(d.homeserver.users) != 0 {
+			if len(d.homeserver.Users) != 0 {
 				t.Error("the probe created an account")
 			}
 		})
@@ -431,7 +431,7 @@ func TestProbe(t *testing.T) {
 // The probe asks again until it is answered, and says once that it is not.
 func TestProbeAsksAgain(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
-	d.homeserver.failOnce(callNonce, says(502, "<html>"))
+	d.homeserver.FailOnce(callNonce, says(502, "<html>"))
 	probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret})
 	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
 		t.Errorf("log: %s", lines)
@@ -491,7 +491,7 @@ func TestTwoOrigins(t *testing.T) {
 	for _, api := range apis {
 		d := newGateway(t, api.path)
 		creates := newStandIn(t)
-		creates.users, creates.mas = d.homeserver.users, d.homeserver.mas
+		creates.Users, creates.MAS = d.homeserver.Users, d.homeserver.MAS
 		c := masConfig(d.homeserver.URL)
 		c.APIOrigin, c.Way, c.SharedSecret = creates.URL, wayOf(api.path), testSecret
 		proof, _ := newProof(t)
@@ -504,7 +504,7 @@ func TestTwoOrigins(t *testing.T) {
 			homeserver.SharedSecretPath: {"nonce register", "version key"},
 			homeserver.MASUsersPath:     {"token masCreate password", "key setName"},
 		}[api.path]
-		if got := [2]string{creates.asked(), d.homeserver.asked()}; got != want {
+		if got := [2]string{creates.Asked(), d.homeserver.Asked()}; got != want {
 			t.Errorf("%s: asked %q, want %q", api.name, got, want)
 		}
 	}

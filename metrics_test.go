@@ -65,16 +65,16 @@ func TestMetrics(t *testing.T) {
 	d.send(proof)
 	d.post("{")
 	other, _ := newProof(t)
-	d.homeserver.failOnce(callRegister, says(500, "{}"))
+	d.homeserver.FailOnce(callRegister, says(500, "{}"))
 	d.send(other)
 	d.send(other)
 	third, _ := newProof(t)
-	d.homeserver.failOnce(callNonce, says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`))
+	d.homeserver.FailOnce(callNonce, says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`))
 	d.send(third)
-	d.homeserver.fail(callNonce, breaks) // more than once: net/http itself tries again
+	d.homeserver.Fail(callNonce, breaks) // more than once: net/http itself tries again
 	d.send(third)
-	d.homeserver.fail(callNonce, nil)
-	d.homeserver.failOnce(callRegister, says(403, `{"errcode":"M_UNKNOWN"}`))
+	d.homeserver.Fail(callNonce, nil)
+	d.homeserver.FailOnce(callRegister, says(403, `{"errcode":"M_UNKNOWN"}`))
 	d.send(third)
 	for _, r := range []struct{ method, path, token string }{
 		{"PUT", "/transactions/1", testHSToken}, {"PUT", "/transactions/2", ""}, {"GET", "/users/" + n.UserID, testHSToken},
@@ -140,7 +140,7 @@ func TestMetricsOfOthers(t *testing.T) {
 	proof, _ := newProof(t)
 	d.send(proof)
 	other, _ := newProof(t)
-	d.homeserver.mas.Add(other.Localpart)
+	d.homeserver.MAS.Add(other.Localpart)
 	d.send(other)
 	got := scrape(t, m)
 	for _, call := range []string{"token", "create", "lookup", "password", "name", "key"} {
@@ -195,13 +195,13 @@ func TestReady(t *testing.T) {
 	check("with a full disk", 503, "the store cannot be written")
 	s.broken.Store(false)
 	check("with space again", 200, "ok")
-	backend.fail(callVersion, says(502, "<html>"))
+	backend.Fail(callVersion, says(502, "<html>"))
 	check("with a homeserver that fails", 503, "the homeserver failed (502)")
-	backend.fail(callVersion, breaks)
+	backend.Fail(callVersion, breaks)
 	check("with one that breaks off", 503, "the connection to the homeserver broke before it answered")
-	backend.fail(callVersion, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	backend.Fail(callVersion, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	check("with one that hangs", 503, "the homeserver did not answer in time")
-	backend.fail(callVersion, says(404, "{}"))
+	backend.Fail(callVersion, says(404, "{}"))
 	check("with one that does not tell its version", 200, "ok")
 	stop()
 	check("while it stops", 503, "the service is shutting down")
@@ -217,7 +217,7 @@ func TestReadyIsCheap(t *testing.T) {
 	for range 100 {
 		h.ready(httptest.NewRecorder(), httptest.NewRequest("GET", "/readyz", nil))
 	}
-	if asked := strings.Count(backend.asked(), callVersion); asked != 1 {
+	if asked := strings.Count(backend.Asked(), callVersion); asked != 1 {
 		t.Errorf("asked %d times", asked)
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -188,61 +190,61 @@ func TestCrash(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%s/made %v", api.name, test.at, test.made), func(t *testing.T) {
 				t.Parallel()
 				dir, backend := t.TempDir(), newCountingStandIn(t, api.creates)
-				d := startDaemon(t, crashingName, dir, backend.URL+api.path, crashAtEnv+"="+string(test.at))
+				d := daemon.Start(t, crashingName, dir, backend.URL+api.path, crashAtEnv+"="+string(test.at))
 				during := map[crashStep]string{duringCall: api.creates, duringPassword: callPassword, duringName: callSetName}[test.at]
 				if !test.made && (during == "" || during == api.creates) {
-					backend.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"no"}`))
+					backend.Fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"no"}`))
 				}
 				if during != "" {
-					right := map[string]http.HandlerFunc{api.creates: backend.counted, callPassword: backend.mas.ServeHTTP, callSetName: backend.setName}[during]
+					right := map[string]http.HandlerFunc{api.creates: backend.counted, callPassword: backend.Right(callPassword), callSetName: backend.Right(callSetName)}[during]
 					if !test.made {
 						right = says(403, "{}")
 					}
-					backend.fail(during, func(w http.ResponseWriter, r *http.Request) {
+					backend.Fail(during, func(w http.ResponseWriter, r *http.Request) {
 						right(httptest.NewRecorder(), r)
-						d.cmd.Process.Kill()
-						<-d.done
+						d.Cmd.Process.Kill()
+						<-d.Done
 					})
 				}
 
 				proof, n := newProof(t)
-				if got, err := d.send(proof); err == nil {
-					t.Fatalf("answered %d %s", got.status, got.body)
+				if got, err := d.Send(proof); err == nil {
+					t.Fatalf("answered %d %s", got.Status, got.Body)
 				}
 				select {
-				case <-d.done:
-				case <-time.After(patience):
+				case <-d.Done:
+				case <-time.After(daemon.Patience):
 					t.Fatal("it did not die")
 				}
-				if d.cmd.ProcessState.ExitCode() != -1 {
-					t.Fatalf("it was not killed: %s", d.log())
+				if d.Cmd.ProcessState.ExitCode() != -1 {
+					t.Fatalf("it was not killed: %s", d.Log())
 				}
 				if counts := checkWhole(t, filepath.Join(dir, storeFile)); counts[test.wantAfter] != min(1, len(test.wantAfter)) || counts[statePending]+counts[stateRegistered] != min(1, len(test.wantAfter)) {
 					t.Errorf("killed: the store has %v, want one record if any, %q", counts, test.wantAfter)
 				}
 
-				backend.fail(during, nil)
-				backend.fail(api.creates, backend.counted)
-				d = startDaemon(t, programName, dir, backend.URL+api.path)
-				if got := d.mustSend(proof); got.status != test.wantAnswer {
-					t.Errorf("next try: got %d %s, want %d", got.status, got.body, test.wantAnswer)
+				backend.Fail(during, nil)
+				backend.Fail(api.creates, backend.counted)
+				d = daemon.Start(t, programName, dir, backend.URL+api.path)
+				if got := d.MustSend(proof); got.Status != test.wantAnswer {
+					t.Errorf("next try: got %d %s, want %d", got.Status, got.Body, test.wantAnswer)
 				}
-				if got := d.mustSend(proof); got.status != 409 {
-					t.Errorf("and again: got %d %s, want 409", got.status, got.body)
+				if got := d.MustSend(proof); got.Status != 409 {
+					t.Errorf("and again: got %d %s, want 409", got.Status, got.Body)
 				}
-				if code := d.stop(); code != 0 {
-					t.Errorf("exit %d: %s", code, d.log())
+				if code := d.Stop(); code != 0 {
+					t.Errorf("exit %d: %s", code, d.Log())
 				}
 				if counts := checkWhole(t, filepath.Join(dir, storeFile)); counts[stateRegistered] != 1 || counts[statePending] != 0 {
 					t.Errorf("in the end the store has %v", counts)
 				}
-				if password, _ := backend.mas.Password(n.Localpart); api.path == homeserver.MASUsersPath && password != n.Password {
+				if password, _ := backend.MAS.Password(n.Localpart); api.path == homeserver.MASUsersPath && password != n.Password {
 					t.Error("the account does not have the node's password")
 				}
-				backend.mu.Lock()
-				defer backend.mu.Unlock()
-				if name, ok := backend.users[n.UserID]; !ok || name != n.DisplayName || len(backend.users) != 1 || backend.made != 1 {
-					t.Errorf("the homeserver has %v, made by %d calls, want one by one", backend.users, backend.made)
+				backend.Mu.Lock()
+				defer backend.Mu.Unlock()
+				if name, ok := backend.Users[n.UserID]; !ok || name != n.DisplayName || len(backend.Users) != 1 || backend.made != 1 {
+					t.Errorf("the homeserver has %v, made by %d calls, want one by one", backend.Users, backend.made)
 				}
 			})
 		}
@@ -251,7 +253,7 @@ func TestCrash(t *testing.T) {
 
 // A countingStandIn counts the calls that made an account, or would have: createUser does something to one that is there.
 type countingStandIn struct {
-	*standIn
+	*standin.Homeserver
 	counted http.HandlerFunc // its creating call
 
 	count sync.Mutex
@@ -259,8 +261,8 @@ type countingStandIn struct {
 }
 
 func newCountingStandIn(t *testing.T, creates string) *countingStandIn {
-	s := &countingStandIn{standIn: newStandIn(t)}
-	right := s.creates(creates)
+	s := &countingStandIn{Homeserver: standin.New(t)}
+	right := s.Right(creates)
 	s.counted = func(w http.ResponseWriter, r *http.Request) {
 		answer := httptest.NewRecorder()
 		right(answer, r)
@@ -272,7 +274,7 @@ func newCountingStandIn(t *testing.T, creates string) *countingStandIn {
 		w.WriteHeader(answer.Code)
 		w.Write(answer.Body.Bytes())
 	}
-	s.fail(creates, s.counted)
+	s.Fail(creates, s.counted)
 	return s
 }
 

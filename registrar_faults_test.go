@@ -107,7 +107,7 @@ func TestHomeserverFaults(t *testing.T) {
 				runs.run(fmt.Sprintf("%s/%s/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
 					backend := newStandIn(t)
 					d := newGatewayTo(t, backend.URL, api.path)
-					backend.fail(api.creates, test.fault)
+					backend.Fail(api.creates, test.fault)
 					d.checkFault(before, test.want, after)
 				})
 			}
@@ -124,9 +124,9 @@ func TestHomeserverFaults(t *testing.T) {
 				runs.run(fmt.Sprintf("%s/%s, to the question before/%s", api.name, test.name, orUnknown(before)), test.slow, func(t *testing.T) {
 					backend := newStandIn(t)
 					d := newGatewayTo(t, backend.URL, api.path)
-					backend.fail(questions[api.path], test.fault)
+					backend.Fail(questions[api.path], test.fault)
 					d.checkFault(before, unsent, after)
-					if asked := backend.asked(); strings.Contains(asked+" ", api.creates+" ") {
+					if asked := backend.Asked(); strings.Contains(asked+" ", api.creates+" ") {
 						t.Errorf("asked: %s", asked)
 					}
 				})
@@ -201,7 +201,7 @@ func TestAnswerLostThenRefused(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, test.api)
 			creates := map[string]string{homeserver.CreateUserPath: callCreateUser, homeserver.SharedSecretPath: callRegister, homeserver.MASUsersPath: callMASCreate}[test.api]
-			right := d.homeserver.creates(creates)
+			right := d.homeserver.Right(creates)
 			faults := [4]map[string]http.HandlerFunc{
 				{creates: func(w http.ResponseWriter, r *http.Request) {
 					right(httptest.NewRecorder(), r)
@@ -213,14 +213,14 @@ func TestAnswerLostThenRefused(t *testing.T) {
 			proof, n := newProof(t)
 			for i, want := range test.want {
 				for call, fault := range faults[i] {
-					d.homeserver.fail(call, fault)
+					d.homeserver.Fail(call, fault)
 				}
 				if got := d.send(proof); got.status != want.status || d.state(n) != want.after {
 					t.Errorf("step %d: got %d %s, record %q, want %d and %q", i, got.status, got.body, d.state(n), want.status, want.after)
 				}
 			}
-			if len(d.homeserver.users) != 1 {
-				t.Errorf("accounts: %v", d.homeserver.users)
+			if len(d.homeserver.Users) != 1 {
+				t.Errorf("accounts: %v", d.homeserver.Users)
 			}
 		})
 	}
@@ -258,7 +258,7 @@ func TestHomeserverFloods(t *testing.T) {
 			const size = 100 << 20
 			var sent atomic.Int64
 			done := make(chan bool)
-			d.homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
+			d.homeserver.Fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
 				defer close(done)
 				for block := make([]byte, 64<<10); sent.Load() < size; sent.Add(int64(len(block))) {
 					if _, err := w.Write(block); err != nil {

@@ -121,22 +121,22 @@ func TestMASLife(t *testing.T) {
 			proof, n := newProof(t)
 			d.setState(n, test.before)
 			if test.atMAS {
-				d.homeserver.mas.Add(n.Localpart)
+				d.homeserver.MAS.Add(n.Localpart)
 			}
 			if test.old {
-				d.homeserver.mas.AddOld(n.Localpart)
+				d.homeserver.MAS.AddOld(n.Localpart)
 			}
 			switch test.profile {
 			case bare:
-				d.homeserver.users[n.UserID] = n.Localpart
+				d.homeserver.Users[n.UserID] = n.Localpart
 			case same:
-				d.homeserver.users[n.UserID] = n.DisplayName
+				d.homeserver.Users[n.UserID] = n.DisplayName
 			case other:
-				d.homeserver.users[n.UserID] = "somebody"
+				d.homeserver.Users[n.UserID] = "somebody"
 			}
-			d.homeserver.mas.Set(test.settings)
+			d.homeserver.MAS.Set(test.settings)
 			for call, fault := range test.faults {
-				d.homeserver.fail(call, fault)
+				d.homeserver.Fail(call, fault)
 			}
 			got := d.send(proof)
 			if got.status != test.want {
@@ -145,7 +145,7 @@ func TestMASLife(t *testing.T) {
 			if after := d.state(n); after != test.wantAfter {
 				t.Errorf("record: got %q, want %q", after, test.wantAfter)
 			}
-			if asked := d.homeserver.asked(); test.wantAsked != "" && asked != test.wantAsked {
+			if asked := d.homeserver.Asked(); test.wantAsked != "" && asked != test.wantAsked {
 				t.Errorf("asked: got %q, want %q", asked, test.wantAsked)
 			}
 			if whole := d.isWhole(n); whole != test.wantWhole {
@@ -167,8 +167,8 @@ func oddID(w http.ResponseWriter, r *http.Request) {
 
 // isWhole tells whether the node's account has its password and its display name.
 func (d *gateway) isWhole(n node) bool {
-	password, there := d.homeserver.mas.Password(n.Localpart)
-	return there && password == n.Password && d.homeserver.users[n.UserID] == n.DisplayName
+	password, there := d.homeserver.MAS.Password(n.Localpart)
+	return there && password == n.Password && d.homeserver.Users[n.UserID] == n.DisplayName
 }
 
 // Whatever is interrupted, before or after it was done, the node's next try completes it: with one account, and the
@@ -185,11 +185,11 @@ func TestMASCompletes(t *testing.T) {
 					d := newGateway(t, homeserver.MASUsersPath)
 					proof, n := newProof(t)
 					d.setState(n, before)
-					do := http.HandlerFunc(d.homeserver.mas.ServeHTTP)
+					do := http.HandlerFunc(d.homeserver.MAS.ServeHTTP)
 					if call == callSetName {
-						do = d.homeserver.setName
+						do = d.homeserver.Right(callSetName)
 					}
-					d.homeserver.fail(call, fault(do))
+					d.homeserver.Fail(call, fault(do))
 					first, then, next := 502, statePending, 200
 					if call == callMASCreate && name == "500 after" { // a look-up finds it, and the attempt goes on
 						first, then, next = 200, stateRegistered, 409
@@ -200,7 +200,7 @@ func TestMASCompletes(t *testing.T) {
 					if interrupted := d.state(n); interrupted != then {
 						t.Errorf("record: got %q, want %q", interrupted, then)
 					}
-					d.homeserver.fail(call, nil)
+					d.homeserver.Fail(call, nil)
 					if got := d.send(proof); got.status != next {
 						t.Errorf("next try: got %d %s, want %d", got.status, got.body, next)
 					}
@@ -219,11 +219,11 @@ func TestMASSendsNoMore(t *testing.T) {
 	proof, n := newProof(t)
 	var sent []string
 	for _, call := range []string{callMASCreate, callPassword} {
-		d.homeserver.fail(call, func(w http.ResponseWriter, r *http.Request) {
+		d.homeserver.Fail(call, func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			sent = append(sent, string(body))
 			r.Body = io.NopCloser(strings.NewReader(string(body)))
-			d.homeserver.mas.ServeHTTP(w, r)
+			d.homeserver.MAS.ServeHTTP(w, r)
 		})
 	}
 	if got := d.send(proof); got.status != 200 {
@@ -255,13 +255,13 @@ func TestMASReconcile(t *testing.T) {
 			proof, n := newProof(t)
 			d.setOld(n, statePending, time.Hour)
 			if test.atMAS {
-				d.homeserver.mas.Add(n.Localpart)
+				d.homeserver.MAS.Add(n.Localpart)
 			}
 			if test.profile {
-				d.homeserver.users[n.UserID] = n.DisplayName
+				d.homeserver.Users[n.UserID] = n.DisplayName
 			}
 			for call, fault := range test.faults {
-				d.homeserver.fail(call, fault)
+				d.homeserver.Fail(call, fault)
 			}
 			if err := d.server.registrar.reconcileRound(t.Context()); (err != nil) != test.wantErr {
 				t.Errorf("got %v", err)
@@ -270,9 +270,9 @@ func TestMASReconcile(t *testing.T) {
 				t.Errorf("record: got %q, want %q", got, test.want)
 			}
 			for call := range test.faults {
-				d.homeserver.fail(call, nil)
+				d.homeserver.Fail(call, nil)
 			}
-			d.homeserver.users[n.UserID] = n.DisplayName
+			d.homeserver.Users[n.UserID] = n.DisplayName
 			if test.atMAS {
 				if got := d.send(proof); got.status != 200 || !d.isWhole(n) {
 					t.Errorf("the node's try: got %d, whole %t", got.status, d.isWhole(n))
@@ -285,7 +285,7 @@ func TestMASReconcile(t *testing.T) {
 // All who need a token at the same time wait for one fetch, the first time and when it was refused.
 func TestMASTokenOnce(t *testing.T) {
 	d := newGateway(t, homeserver.MASUsersPath)
-	fetches := func() int { return strings.Count(d.homeserver.asked(), callToken) }
+	fetches := func() int { return strings.Count(d.homeserver.Asked(), callToken) }
 	sendMany := func() {
 		var all sync.WaitGroup
 		for range 16 {
@@ -306,7 +306,7 @@ func TestMASTokenOnce(t *testing.T) {
 	if got := fetches(); got != 0 {
 		t.Errorf("with a good token: %d fetches", got)
 	}
-	d.homeserver.mas.Forget()
+	d.homeserver.MAS.Forget()
 	sendMany()
 	if got := fetches(); got != 1 {
 		t.Errorf("with an expired token: %d fetches", got)
@@ -319,13 +319,13 @@ func TestMASNothingSecretIsTold(t *testing.T) {
 	for _, call := range []string{callToken, callMASCreate, callLookUp, callPassword, callSetName} {
 		for _, status := range []int{200, 400, 403, 404, 409, 500} {
 			d := newGateway(t, homeserver.MASUsersPath)
-			d.homeserver.fail(call, echo(status))
+			d.homeserver.Fail(call, echo(status))
 			if call == callToken {
-				d.homeserver.fail(call, says(status, `{"error":"`+testMASSecret+` `+credential+`"}`))
+				d.homeserver.Fail(call, says(status, `{"error":"`+testMASSecret+` `+credential+`"}`))
 			}
 			proof, n := newProof(t)
 			if call == callLookUp {
-				d.homeserver.mas.Add(n.Localpart)
+				d.homeserver.MAS.Add(n.Localpart)
 				d.setState(n, statePending)
 			}
 			told := d.send(proof).body + d.log.String()
@@ -364,10 +364,10 @@ func TestMASProbe(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, test.api)
-			d.homeserver.issuer = test.issuer
-			d.homeserver.mas.Set(test.settings)
+			d.homeserver.Issuer = test.issuer
+			d.homeserver.MAS.Set(test.settings)
 			for call, fault := range test.faults {
-				d.homeserver.fail(call, fault)
+				d.homeserver.Fail(call, fault)
 			}
 			c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: wayOf(test.api), ASToken: testASToken, SharedSecret: testSecret, MASClientID: testMASClientID, MASClientSecret: testMASSecret}
 			probed(t.Context(), c)
@@ -375,7 +375,7 @@ func TestMASProbe(t *testing.T) {
 			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
 				t.Errorf("log: got %s, want one line with %q", d.log, want)
 			}
-			if len(d.homeserver.users) != 0 {
+			if len(d.homeserver.Users) != 0 {
 				t.Error("the probe created an account")
 			}
 		})
@@ -390,7 +390,7 @@ func TestMASReady(t *testing.T) {
 		want  int
 	}{{"up", nil, 200}, {"down", says(502, "<html>"), 503}, {"client unknown", says(401, `{"error":"invalid_client"}`), 503}} {
 		d := newGateway(t, homeserver.MASUsersPath)
-		d.homeserver.fail(callToken, test.fault)
+		d.homeserver.Fail(callToken, test.fault)
 		c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.MAS, ASToken: testASToken, MASClientID: testMASClientID, MASClientSecret: testMASSecret}
 		w := httptest.NewRecorder()
 		newHealth(t.Context(), serviceOf(c), d.store).ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))

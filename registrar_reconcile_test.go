@@ -61,9 +61,9 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 			_, n := newProof(t)
 			d.setOld(n, test.before, test.age)
 			if test.exists {
-				d.homeserver.users[n.UserID] = "any name"
+				d.homeserver.Users[n.UserID] = "any name"
 			}
-			d.homeserver.fail(callProfile, test.fault)
+			d.homeserver.Fail(callProfile, test.fault)
 			err := d.server.registrar.reconcileRound(t.Context())
 			if (err != nil) != (test.fault != nil) {
 				t.Errorf("got %v", err)
@@ -71,7 +71,7 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 			if after := d.state(n); after != test.want {
 				t.Errorf("record: got %q, want %q", after, test.want)
 			}
-			if asked := d.homeserver.asked(); asked != test.asked {
+			if asked := d.homeserver.Asked(); asked != test.asked {
 				t.Errorf("asked: got %q, want %q", asked, test.asked)
 			}
 			future := test.age < -time.Minute
@@ -156,12 +156,12 @@ func testReconcileGoesRound(t *testing.T, fresh func(testing.TB) opener) {
 		d.setOld(nodes[i], statePending, time.Hour)
 	}
 	stuck := nodes[2].UserID
-	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+	d.homeserver.Fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, stuck) {
 			says(500, "{}")(w, r)
 			return
 		}
-		d.homeserver.profile(w, r)
+		d.homeserver.Right(callProfile)(w, r)
 	})
 	for range 3 {
 		d.server.registrar.reconcileRound(t.Context())
@@ -203,7 +203,7 @@ func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 		var n node
 		proofs[i], n = newProof(t)
 		d.setOld(n, statePending, time.Hour)
-		d.homeserver.users[n.UserID] = n.DisplayName
+		d.homeserver.Users[n.UserID] = n.DisplayName
 	}
 	var all sync.WaitGroup
 	for range 2 {
@@ -235,7 +235,7 @@ func TestReconcileAllStops(t *testing.T) {
 	_, n := newProof(t)
 	d.setOld(n, statePending, time.Hour)
 	asked := make(chan bool)
-	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+	d.homeserver.Fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
 		asked <- true
 		<-r.Context().Done() // the homeserver never answers; shutdown breaks the look-up off
 	})
@@ -280,7 +280,7 @@ func TestPing(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, homeserver.SharedSecretPath)
-			d.homeserver.fail("", test.answer)
+			d.homeserver.Fail("", test.answer)
 			took, err := homeserver.NewClient(d.homeserver.URL, testServerName).Ping(t.Context(), "ID-x", testASToken, appServicePath)
 			if test.want == "" && (err != nil || took != 3*time.Millisecond) {
 				t.Errorf("got %v, %v", took, err)

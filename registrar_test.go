@@ -102,20 +102,20 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 				was := d.record(n)
 				switch test.account {
 				case same:
-					d.homeserver.users[n.UserID] = n.DisplayName
+					d.homeserver.Users[n.UserID] = n.DisplayName
 				case other:
-					d.homeserver.users[n.UserID] = "somebody"
+					d.homeserver.Users[n.UserID] = "somebody"
 				case empty:
-					d.homeserver.users[n.UserID] = ""
+					d.homeserver.Users[n.UserID] = ""
 				}
 				if test.account != "" && api.path == homeserver.MASUsersPath {
-					d.homeserver.mas.Add(n.Localpart)
+					d.homeserver.MAS.Add(n.Localpart)
 				}
 				for call, fault := range test.faults {
 					if call == "create" {
 						call = api.creates
 					}
-					d.homeserver.fail(call, fault)
+					d.homeserver.Fail(call, fault)
 				}
 
 				got := d.send(proof)
@@ -134,7 +134,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 				if now := d.record(n); test.wantStatus >= 429 && test.before != "" && test.name != "registered, gone, unanswered" && now != was {
 					t.Errorf("record: got %+v, want what it was, %+v", now, was)
 				}
-				if asked := d.homeserver.asked(); test.wantAsked != "" && asked != test.wantAsked {
+				if asked := d.homeserver.Asked(); test.wantAsked != "" && asked != test.wantAsked {
 					t.Errorf("asked: got %q, want %q", asked, test.wantAsked)
 				}
 				foreign := test.wantStatus == 409 && test.before != stateRegistered
@@ -150,7 +150,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 func TestRetryOnKeptConnection(t *testing.T) {
 	for _, api := range apis {
 		right := func(d *gateway) http.HandlerFunc {
-			return d.homeserver.creates(api.creates)
+			return d.homeserver.Right(api.creates)
 		}
 		tests := []struct {
 			name       string
@@ -163,42 +163,42 @@ func TestRetryOnKeptConnection(t *testing.T) {
 			{"lost after it was done", func(d *gateway) http.HandlerFunc { return doesAndBreaks(right(d)) }, 200, stateRegistered, 0},
 			{"lost after it was done, and the profile cannot be read", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
-					d.homeserver.fail(callProfile, says(500, ""))
+					d.homeserver.Fail(callProfile, says(500, ""))
 					doesAndBreaks(right(d))(w, r)
 				}
 			}, 502, statePending, 0},
 			{"lost, and somebody else's is there", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
-					d.homeserver.mu.Lock()
+					d.homeserver.Mu.Lock()
 					localpart := localpartIn(r)
-					d.homeserver.users[names.UserID(localpart, testServerName)] = "somebody"
-					d.homeserver.mas.Add(localpart)
-					d.homeserver.mu.Unlock()
+					d.homeserver.Users[names.UserID(localpart, testServerName)] = "somebody"
+					d.homeserver.MAS.Add(localpart)
+					d.homeserver.Mu.Unlock()
 					breaks(w, r)
 				}
 			}, 409, stateRegistered, 0},
 			{"lost, then refused", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
-					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
+					d.homeserver.Fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
 					breaks(w, r)
 				}
 			}, 502, statePending, 2},
 			{"lost, then limited", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
-					d.homeserver.fail(api.creates, says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`))
+					d.homeserver.Fail(api.creates, says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`))
 					breaks(w, r)
 				}
 			}, 429, statePending, 2},
 			{"lost, then the look-up fails", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
-					d.homeserver.fail(callProfile, says(500, ""))
-					d.homeserver.fail(callNonce, says(500, ""))
+					d.homeserver.Fail(callProfile, says(500, ""))
+					d.homeserver.Fail(callNonce, says(500, ""))
 					breaks(w, r)
 				}
 			}, 502, statePending, 1},
 			{"lost twice", func(d *gateway) http.HandlerFunc {
 				return func(w http.ResponseWriter, r *http.Request) {
-					d.homeserver.fail(api.creates, breaks)
+					d.homeserver.Fail(api.creates, breaks)
 					breaks(w, r)
 				}
 			}, 502, statePending, 2},
@@ -211,9 +211,9 @@ func TestRetryOnKeptConnection(t *testing.T) {
 				d := newGateway(t, api.path)
 				other, _ := newProof(t) // whose creation leaves a kept connection behind
 				d.send(other)
-				d.homeserver.asked()
+				d.homeserver.Asked()
 				proof, n := newProof(t)
-				d.homeserver.failOnce(api.creates, test.first(d))
+				d.homeserver.FailOnce(api.creates, test.first(d))
 				got := d.send(proof)
 				if got.status != test.wantStatus {
 					t.Errorf("got %d %s, want %d", got.status, got.body, test.wantStatus)
@@ -221,7 +221,7 @@ func TestRetryOnKeptConnection(t *testing.T) {
 				if after := d.state(n); after != test.wantAfter {
 					t.Errorf("record: got %q, want %q", after, test.wantAfter)
 				}
-				if asked := d.homeserver.asked(); test.wantSends > 0 && strings.Count(asked+" ", api.creates+" ") != test.wantSends {
+				if asked := d.homeserver.Asked(); test.wantSends > 0 && strings.Count(asked+" ", api.creates+" ") != test.wantSends {
 					t.Errorf("asked: got %q, want %d times %s", asked, test.wantSends, api.creates)
 				}
 			})
@@ -241,25 +241,25 @@ func TestLookUpOnceAMinute(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
 	proof, n := newProof(t)
 	d.send(proof)
-	d.homeserver.asked()
+	d.homeserver.Asked()
 	for i := range 3 {
 		if got := d.send(proof); got.status != 409 {
 			t.Errorf("try %d: got %d", i, got.status)
 		}
 	}
-	if asked := d.homeserver.asked(); asked != "profile" {
+	if asked := d.homeserver.Asked(); asked != "profile" {
 		t.Errorf("asked: got %q, want one profile", asked)
 	}
 
 	d.server.registrar.profileLookUps[n.Address] = profileLookUp{at: time.Now().Add(-profileLookUpPeriod)}
-	d.homeserver.users = map[string]string{}
-	d.homeserver.fail(callRegister, says(500, ""))
+	d.homeserver.Users = map[string]string{}
+	d.homeserver.Fail(callRegister, says(500, ""))
 	for i := range 2 { // found gone each time
 		if got := d.send(proof); got.status != 502 {
 			t.Errorf("gone, try %d: got %d", i, got.status)
 		}
 	}
-	if asked := d.homeserver.asked(); strings.Count(asked, "profile") != 2 {
+	if asked := d.homeserver.Asked(); strings.Count(asked, "profile") != 2 {
 		t.Errorf("asked: got %q, want two profiles", asked)
 	}
 }
@@ -474,8 +474,8 @@ func TestPanicBesideTheCall(t *testing.T) {
 				}
 			}}
 			proof, n := newProof(t)
-			if got := d.send(proof); got.status != 500 || d.state(n) != "" || len(d.homeserver.users) != 0 {
-				t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.users))
+			if got := d.send(proof); got.status != 500 || d.state(n) != "" || len(d.homeserver.Users) != 0 {
+				t.Errorf("got %d %s, record %q, %d accounts", got.status, got.body, d.state(n), len(d.homeserver.Users))
 			}
 			if strings.Contains(d.log.String(), "secret words") || strings.Count(d.log.String(), "panicked\",") != 1 {
 				t.Errorf("log: %s", d.log)
@@ -558,7 +558,7 @@ func TestStoreCannotBeWritten(t *testing.T) {
 				d := newGateway(t, api.path)
 				d.server.registrar.store = &brokenStore{boltStore: d.bolt(), good: test.good}
 				if test.refuse {
-					d.homeserver.fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
+					d.homeserver.Fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
 				}
 				proof, n := newProof(t)
 				if got := d.send(proof); got.status != 503 || got.Errcode != "M_UNKNOWN" || strings.Contains(got.body, "space") {
@@ -567,7 +567,7 @@ func TestStoreCannotBeWritten(t *testing.T) {
 				if after := d.state(n); after != test.wantAfter {
 					t.Errorf("record: got %q, want %q", after, test.wantAfter)
 				}
-				if made := strings.Contains(" "+d.homeserver.asked()+" ", " "+api.creates+" "); made != test.wantMade {
+				if made := strings.Contains(" "+d.homeserver.Asked()+" ", " "+api.creates+" "); made != test.wantMade {
 					t.Errorf("asked to make it: got %v", made)
 				}
 				if !strings.Contains(d.log.String(), "no space left") {
@@ -621,7 +621,7 @@ func testSixteenAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 			if count[200] != 1 || count[409] != 15 {
 				t.Errorf("got %v, want one 200 and fifteen 409", count)
 			}
-			if asked := d.homeserver.asked(); strings.Count(" "+asked+" ", " "+api.creates+" ") != 1 {
+			if asked := d.homeserver.Asked(); strings.Count(" "+asked+" ", " "+api.creates+" ") != 1 {
 				t.Errorf("asked: %q", asked)
 			}
 		})
@@ -632,7 +632,7 @@ func testSixteenAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 func TestRequestsDoNotPileUp(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
 	goOn := make(chan struct{})
-	d.homeserver.fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
+	d.homeserver.Fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
 		<-goOn
 		says(500, "{}")(w, r)
 	})
@@ -769,23 +769,23 @@ func testForeignAccountIsNeverAdopted(t *testing.T, fresh func(testing.TB) opene
 					d := newGatewayOn(t, api.path, fresh(t)(t))
 					proof, n := newProof(t)
 					d.setState(n, before) // pending: a crash between the record and the creating call
-					d.homeserver.users[n.UserID] = "somebody"
-					d.homeserver.mas.AddOld(n.Localpart)
-					d.homeserver.fail(callProfile, says(403, `{"errcode":"M_FORBIDDEN"}`))
+					d.homeserver.Users[n.UserID] = "somebody"
+					d.homeserver.MAS.AddOld(n.Localpart)
+					d.homeserver.Fail(callProfile, says(403, `{"errcode":"M_FORBIDDEN"}`))
 					if first != nil {
-						d.homeserver.failOnce(api.creates, first)
+						d.homeserver.FailOnce(api.creates, first)
 					}
 					for range 5 {
 						if got := d.send(proof); got.status != 502 {
 							t.Errorf("got %d %s, want 502", got.status, got.body)
 						}
 					}
-					d.homeserver.fail(callProfile, nil)
+					d.homeserver.Fail(callProfile, nil)
 					if got := d.send(proof); got.status != 409 || !strings.Contains(d.log.String(), "does not show this node") {
 						t.Errorf("with a profile: got %d %s, want 409 and a warning", got.status, got.body)
 					}
-					password, _ := d.homeserver.mas.Password(n.Localpart)
-					if password != "" || d.homeserver.hashed[n.UserID] != "" || d.homeserver.whole[n.UserID] != "" || d.homeserver.users[n.UserID] != "somebody" {
+					password, _ := d.homeserver.MAS.Password(n.Localpart)
+					if password != "" || d.homeserver.Hashed[n.UserID] != "" || d.homeserver.Whole[n.UserID] != "" || d.homeserver.Users[n.UserID] != "somebody" {
 						t.Error("the account was changed")
 					}
 				})
@@ -804,14 +804,14 @@ func TestRememberedKeepsItsKind(t *testing.T) {
 			d := newGateway(t, api.path)
 			proof, n := newProof(t)
 			d.setState(n, stateRegistered)
-			d.homeserver.users[n.UserID] = n.DisplayName
-			d.homeserver.fail(callProfile, test.fault)
+			d.homeserver.Users[n.UserID] = n.DisplayName
+			d.homeserver.Fail(callProfile, test.fault)
 			for i := range 3 {
 				if got := d.send(proof); got.status != test.want {
 					t.Errorf("%s, try %d: got %d %s, want %d", api.name, i, got.status, got.body, test.want)
 				}
 			}
-			if asked := d.homeserver.asked(); asked != callProfile {
+			if asked := d.homeserver.Asked(); asked != callProfile {
 				t.Errorf("%s: asked %q, want one profile", api.name, asked)
 			}
 		}

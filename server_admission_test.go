@@ -60,7 +60,7 @@ func TestStranger(t *testing.T) {
 		}
 	}
 	refused(d.send(other))
-	if s := d.state(stranger); s != "" || d.homeserver.asked() != "" {
+	if s := d.state(stranger); s != "" || d.homeserver.Asked() != "" {
 		t.Errorf("a stranger left the record %q, or the homeserver was asked", s)
 	}
 	if got := d.send(proof); got.status != 200 {
@@ -232,7 +232,7 @@ func TestBalance(t *testing.T) {
 			if got.status == 403 && (got.Errcode != "M_FORBIDDEN" || !strings.Contains(got.Message, test.least.String()+" wei")) {
 				t.Errorf("got %s, want what to do", got.body)
 			}
-			if got.status == 403 && d.homeserver.asked() != "" {
+			if got.status == 403 && d.homeserver.Asked() != "" {
 				t.Error("the homeserver was asked")
 			}
 		})
@@ -297,7 +297,7 @@ func TestChainFails(t *testing.T) {
 			d := newAdmissionGateway(t, "none", node.asks(big.NewInt(1)))
 			proof, n := newProof(t)
 			got := d.send(proof)
-			if got.status != 503 || got.Errcode != "M_UNKNOWN" || d.homeserver.asked() != "" || d.state(n) != "" {
+			if got.status != 503 || got.Errcode != "M_UNKNOWN" || d.homeserver.Asked() != "" || d.state(n) != "" {
 				t.Errorf("got %d %s, want 503 M_UNKNOWN and nothing done", got.status, got.body)
 			}
 			if !strings.Contains(d.log.String(), test.want) || strings.Contains(got.body, test.want) {

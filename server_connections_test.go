@@ -101,16 +101,24 @@ func (p *peer) isClosed() {
 	}
 }
 
+// hostileHead is the start of a registration.
+const hostileHead = "POST " + registerPath + " HTTP/1.1\r\nHost: x\r\n"
+
+// hostilePost is a whole registration with the body.
+func hostilePost(body string) string {
+	return fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", hostileHead, len(body), body)
+}
+
 const notFoundRequest = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 // A connection whose request is being answered is not closed for another; when all are, the new one is.
 func TestAnsweredKeepsItsPlace(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
 	asked, answer := make(chan bool), make(chan bool)
-	d.homeserver.fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
+	d.homeserver.Fail(callNonce, func(w http.ResponseWriter, r *http.Request) {
 		asked <- true
 		<-answer
-		d.homeserver.nonce(w, r)
+		d.homeserver.Right(callNonce)(w, r)
 	})
 	address := d.serveLimited(config.Limits{MaxConnections: 2})
 	var busy []*peer
@@ -184,7 +192,7 @@ func TestUnfinishedIsBounded(t *testing.T) {
 		p.asks(hostileHead+strings.Repeat("a:\r\n", 50)+"Content-Length: 8000\r\n\r\n"+strings.Repeat("x", 8000), 400)
 	}
 	body := strings.Repeat("\n", 1<<20) // the lines of a body are no header's
-	newPeer(t, address).asks(fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", transaction, len(body), body), 200)
+	newPeer(t, address).asks(fmt.Sprintf("PUT %s/transactions/1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s", modernPath, testHSToken, len(body), body), 200)
 
 	before := d.crowdedOut()
 	var held []*peer

@@ -134,7 +134,7 @@ func TestTotalLimit(t *testing.T) {
 	known, n := newProof(t)
 	_, pendingNode := newProof(t)
 	d.setState(n, stateRegistered)
-	d.homeserver.users[n.UserID] = n.DisplayName
+	d.homeserver.Users[n.UserID] = n.DisplayName
 	d.setState(pendingNode, statePending)
 	for range 10 {
 		bad := known
@@ -146,7 +146,7 @@ func TestTotalLimit(t *testing.T) {
 	}
 	for i, want := range []int{200, 200, 429} {
 		proof, n := newProof(t)
-		d.homeserver.asked()
+		d.homeserver.Asked()
 		got := d.send(proof)
 		if got.status != want {
 			t.Errorf("new node %d: got %d, want %d", i, got.status, want)
@@ -157,7 +157,7 @@ func TestTotalLimit(t *testing.T) {
 		if got.RetryMS < 999_000 || got.RetryMS > 1_000_000 || got.Errcode != "M_LIMIT_EXCEEDED" {
 			t.Errorf("got %s", got.body)
 		}
-		if d.state(n) != "" || d.homeserver.asked() != "" {
+		if d.state(n) != "" || d.homeserver.Asked() != "" {
 			t.Error("who was refused has a record, or cost the homeserver something")
 		}
 	}

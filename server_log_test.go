@@ -145,9 +145,9 @@ func (d *gateway) causes(t *testing.T) []caused {
 		{"no proof", []string{refused, "M_INVALID_SIGNATURE"}, func() { d.send(unsigned) }},
 		{"registered already", []string{refused, `"lvl":"info"`, "M_USER_IN_USE"}, func() { d.send(known) }},
 		{"homeserver fails", []string{refused, `"status":502`}, func() {
-			d.homeserver.fail(callNonce, failing)
+			d.homeserver.Fail(callNonce, failing)
 			newcomer()
-			d.homeserver.fail(callNonce, nil)
+			d.homeserver.Fail(callNonce, nil)
 		}},
 		{"store fails", []string{refused, `"status":503`}, withStore(strings.Repeat("no store ", longText), newcomer)},
 		{"request panics", []string{`"msg":"A request panicked"`}, withStore("panics", newcomer)},
@@ -254,9 +254,9 @@ func TestFloodHidesNothingElse(t *testing.T) {
 		}},
 		caused{"foreign account", []string{`"msg":"Refused registration"`, `"lvl":"warn"`, "does not show"}, func() {
 			proof, n := newProof(t)
-			d.homeserver.mu.Lock()
-			d.homeserver.users[n.UserID] = "somebody"
-			d.homeserver.mu.Unlock()
+			d.homeserver.Mu.Lock()
+			d.homeserver.Users[n.UserID] = "somebody"
+			d.homeserver.Mu.Unlock()
 			d.send(proof)
 		}})
 	for _, flood := range causes {

@@ -27,7 +27,7 @@ func TestVectors(t *testing.T) {
 				if got.status != v.WantStatus || got.Errcode != v.WantErrcode || got.UserID != v.WantUserID {
 					t.Errorf("got %d %s %s, want %d %s %s", got.status, got.Errcode, got.UserID, v.WantStatus, v.WantErrcode, v.WantUserID)
 				}
-				asked := d.homeserver.asked()
+				asked := d.homeserver.Asked()
 				if v.WantStatus != 200 && asked != "" {
 					t.Errorf("a refused registration reached the homeserver: %s", asked)
 				}
@@ -39,8 +39,8 @@ func TestVectors(t *testing.T) {
 				good++
 			}
 		}
-		if len(d.homeserver.users) != good {
-			t.Errorf("%d accounts, want %d", len(d.homeserver.users), good)
+		if len(d.homeserver.Users) != good {
+			t.Errorf("%d accounts, want %d", len(d.homeserver.Users), good)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 		} {
 			t.Run(api.name+"/"+name, func(t *testing.T) {
 				d := newGateway(t, api.path)
-				d.homeserver.fail(api.creates, fault)
+				d.homeserver.Fail(api.creates, fault)
 				proof, _ := newProof(t)
 				var told strings.Builder
 				for _, body := range []registration{
@@ -217,10 +217,10 @@ func TestAuditOfPanic(t *testing.T) {
 func TestServeStops(t *testing.T) {
 	d := newGateway(t, homeserver.CreateUserPath)
 	asked, answer := make(chan bool), make(chan bool)
-	d.homeserver.fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+	d.homeserver.Fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
 		asked <- true
 		<-answer
-		d.homeserver.profile(w, r)
+		d.homeserver.Right(callProfile)(w, r)
 	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

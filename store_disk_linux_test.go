@@ -1,4 +1,4 @@
-// store_disk_linux_test.go owns what a store keeps when the disk is full at any point of a commit.
+// store_disk_linux_test.go owns what a store keeps when the disk is full, at its making and at any point of a commit.
 
 package main
 
@@ -11,13 +11,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/disk"
 	"github.com/ethereum/go-ethereum/common"
 )
 
 // Wherever in a commit the room runs out, what was not saved is as before, what was is there, the next write that has room
 // succeeds, and no page of the file is lost.
 func TestDiskFullAnywhere(t *testing.T) {
-	dir := mountSmall(t, 2<<20)
+	dir := disk.Mount(t, 2<<20)
 	for free := range 24 {
 		sub := filepath.Join(dir, fmt.Sprint(free))
 		s, err := openBoltStore(sub)
@@ -33,7 +34,7 @@ func TestDiskFullAnywhere(t *testing.T) {
 		}
 		saved := 0
 		for round := range 3 {
-			empty := fillDisk(t, dir, int64(free)*4096)
+			empty := disk.Fill(t, dir, int64(free)*4096)
 			failed := 0
 			for failed < 3 && saved < 4000 {
 				switch err := put(saved); {
@@ -68,6 +69,36 @@ func TestDiskFullAnywhere(t *testing.T) {
 		if counts := checkWhole(t, filepath.Join(sub, storeFile)); counts[stateRegistered] != saved {
 			t.Errorf("%d pages free, read again: %v, want %d", free, counts, saved)
 		}
+		os.RemoveAll(sub)
+	}
+}
+
+// Where there is no room for a store, a first start leaves none behind that the next would refuse.
+func TestDiskFullNewStore(t *testing.T) {
+	dir := disk.Mount(t, 1<<20)
+	for free := range 10 {
+		sub := filepath.Join(dir, "store")
+		os.Mkdir(sub, 0o700)
+		empty := disk.Fill(t, dir, int64(free)*4096)
+		s, err := openBoltStore(sub)
+		if err == nil {
+			s.Close()
+		} else {
+			if !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), ".register") {
+				t.Errorf("%d pages free: got %v", free, err)
+			}
+			if left, _ := os.ReadDir(sub); len(left) > 0 {
+				t.Errorf("%d pages free: left behind: %v", free, left)
+			}
+		}
+		if free == 0 && err == nil {
+			t.Error("a store was made where there is no room")
+		}
+		empty()
+		if s, err = openBoltStore(sub); err != nil {
+			t.Fatalf("%d pages free, room again: %v", free, err)
+		}
+		s.Close()
 		os.RemoveAll(sub)
 	}
 }

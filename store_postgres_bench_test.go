@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/ethereum/go-ethereum/common"
 )
@@ -112,7 +113,7 @@ func startBenchedGateway(b *testing.B, backend, dataPath string) (url string, en
 		"--sharesecret-file", secret, "--port", "0", "--datapath", dataPath, "--verbosity", "2", "--rate-limit", "0", "--total-rate-limit", "0")
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	told := announced(b, cmd)
+	told := daemon.Announced(b, cmd)
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}

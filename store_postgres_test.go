@@ -18,6 +18,7 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
@@ -274,7 +275,7 @@ func refuses(t *testing.T, d *gateway, when string) {
 	if took := time.Since(start); took > waitTime {
 		t.Errorf("%s: it took %v", when, took)
 	}
-	if d.homeserver.users[n.UserID] != "" {
+	if d.homeserver.Users[n.UserID] != "" {
 		t.Errorf("%s: an account was made without a record", when)
 	}
 	if err := d.store.CheckWritable(); err == nil {
@@ -286,7 +287,7 @@ func refuses(t *testing.T, d *gateway, when string) {
 func accepts(t *testing.T, d *gateway, when string) {
 	t.Helper()
 	proof, _ := newProof(t)
-	eventually(t, "a node registers "+when, func() bool { return d.send(proof).status == 200 })
+	daemon.Eventually(t, "a node registers "+when, func() bool { return d.send(proof).status == 200 })
 	if err := d.store.CheckWritable(); err != nil {
 		t.Errorf("%s: %v", when, err)
 	}
@@ -309,7 +310,7 @@ func TestPostgresAway(t *testing.T) {
 		defer close(locked)
 		p.SQL(t.Context(), "away", "BEGIN; LOCK TABLE matrix_regservice.records, matrix_regservice.counts; SELECT pg_sleep(20)")
 	}()
-	eventually(t, "the tables are locked", func() bool {
+	daemon.Eventually(t, "the tables are locked", func() bool {
 		return sql(t, p, "away", "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'matrix_regservice.counts'::regclass") == "1"
 	})
 	refuses(t, d, "while it hangs")
@@ -330,7 +331,7 @@ func TestPostgresAway(t *testing.T) {
 	accepts(t, d, "after it did not answer")
 
 	sql(t, p, "postgres", "ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()")
-	eventually(t, "it is read-only", func() bool { return d.store.CheckWritable() != nil })
+	daemon.Eventually(t, "it is read-only", func() bool { return d.store.CheckWritable() != nil })
 	refuses(t, d, "while it is read-only")
 	sql(t, p, "postgres", "SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()")
 	accepts(t, d, "after it was read-only")
@@ -399,7 +400,7 @@ func TestPostgresLosesNothing(t *testing.T) {
 	})
 	t.Logf("%d written, %d failed while connections were cut", len(acknowledged), failed)
 	run(func() {
-		eventually(t, "more is written", func() bool { mu.Lock(); defer mu.Unlock(); return len(acknowledged) > 50 })
+		daemon.Eventually(t, "more is written", func() bool { mu.Lock(); defer mu.Unlock(); return len(acknowledged) > 50 })
 		if err := p.Stop(syscall.SIGQUIT); err != nil {
 			t.Error(err)
 		}
@@ -481,7 +482,7 @@ func TestPostgresFullDisk(t *testing.T) {
 	}
 	limit("1048576")
 	full := answered{}
-	eventually(t, "the disk is full", func() bool { // what room is left in the last pages is used up first
+	daemon.Eventually(t, "the disk is full", func() bool { // what room is left in the last pages is used up first
 		proof, _ := newProof(t)
 		full = d.send(proof)
 		return full.status != 200

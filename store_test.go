@@ -419,8 +419,8 @@ func TestOnDiskBeforeAndAfter(t *testing.T) {
 			d.server.registrar.store = slowStore(d.bolt())
 			proof, n := newProof(t)
 			seen := make(map[string]state)
-			rightly := d.homeserver.creates(api.creates)
-			d.homeserver.fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
+			rightly := d.homeserver.Right(api.creates)
+			d.homeserver.Fail(api.creates, func(w http.ResponseWriter, r *http.Request) {
 				seen["creation"] = stateInFile(t, d.bolt().db.Bolt.Path(), n.Address)
 				rightly(w, r)
 			})

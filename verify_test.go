@@ -13,8 +13,6 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 )
 
-const testServerName = "transport02.smartmesh.cn"
-
 // readJSON reads a file of testdata.
 func readJSON(t testing.TB, path string, into any) {
 	t.Helper()

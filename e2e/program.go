@@ -27,8 +27,11 @@ type Result struct {
 	Code           int
 }
 
-// Build builds the program into the directory.
-func Build(ctx context.Context, dir string) (*Program, error) {
+// Path is where the program is.
+func (p *Program) Path() string { return p.path }
+
+// Build builds the program into the directory, with further flags of go build.
+func Build(ctx context.Context, dir string, flags ...string) (*Program, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err
@@ -37,7 +40,7 @@ func Build(ctx context.Context, dir string) (*Program, error) {
 		return nil, err
 	}
 	p := &Program{path: filepath.Join(dir, programName)}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", p.path)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", p.path}, flags...)...)
 	if os.Getenv("GOCOVERDIR") != "" { // make cover, which counts what the program runs too
 		cmd.Args = append(cmd.Args, "-cover", "-covermode=atomic", "-coverpkg=./...")
 	}

@@ -1,3 +1,5 @@
+// health_test.go owns what /readyz says while balances cannot be looked up.
+
 package main
 
 import (

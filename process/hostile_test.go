@@ -1,6 +1,6 @@
-// process_hostile_test.go owns what clients cannot do to the daemon, nor to other clients.
+// hostile_test.go owns what clients cannot do to the daemon, nor to other clients.
 
-package main
+package process
 
 import (
 	"bufio"
@@ -13,9 +13,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,13 +21,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 )
 
 const (
-	anonLimit    = 64 << 20         // bytes of anonymous memory, whatever is done to the service
-	healthyShare = 10               // a healthy client is served at least so many times less often than one of a service that is left alone
-	endTime      = 40 * time.Second // by which the service has ended what is done to it; the longest of its time limits is 10 s
+	anonLimit        = 64 << 20 // bytes of anonymous memory, whatever is done to the service
+	healthyShare     = 10       // a healthy client is served at least so many times less often than one of a service that is left alone
+	appServicePath   = "/regapp/1"
+	bodyLimit        = 8 << 10  // bytes of a registration's body
+	transactionLimit = 16 << 20 // and of a transaction's
+
+	endTime = 40 * time.Second // by which the service has ended what is done to it; the longest of its time limits is 10 s
 )
 
 // A victim is the program as it is built, serving on TCP, with everybody's limits.
@@ -41,7 +43,7 @@ type victim struct {
 	pid        int
 	log        string // the file
 	started    time.Time
-	homeserver *standIn
+	homeserver *standin.Homeserver
 	peak       atomic.Int64 // of its anonymous memory, in bytes
 	came       atomic.Int64 // healthy clients
 	served     atomic.Int64 // of them
@@ -50,13 +52,8 @@ type victim struct {
 
 func startVictim(t *testing.T) *victim {
 	t.Helper()
-	if runtime.GOOS != "linux" {
-		t.Skip("memory is read from /proc")
-	}
-	program := filepath.Join(t.TempDir(), programName)
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil { // not this test binary, whose memory the race detector multiplies
-		t.Fatalf("%v: %s", err, out)
-	}
+	daemon.NeedMemory(t)
+	program := plainProgram(t) // whose memory no race detector multiplies
 	v := serveVictim(t, program)
 	v.control = serveVictim(t, program)
 	return v
@@ -65,11 +62,11 @@ func startVictim(t *testing.T) *victim {
 func serveVictim(t *testing.T, program string) *victim {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(dir+"/secret", []byte(testSecret), 0o600); err != nil {
+	if err := os.WriteFile(dir+"/secret", []byte(standin.Secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v := &victim{T: t, homeserver: newStandIn(t)}
-	cmd := exec.Command(program, "--matrixdomain", testServerName, "--matrixurl", v.homeserver.URL+homeserver.SharedSecretPath, "--hstoken", testHSToken,
+	v := &victim{T: t, homeserver: standin.New(t)}
+	cmd := exec.Command(program, "--matrixdomain", standin.ServerName, "--matrixurl", v.homeserver.URL+standin.SharedSecretPath, "--hstoken", standin.HSToken,
 		"--sharesecret-file", "secret", "--port", "0", "--ops-listen", "127.0.0.1:0", "--verbosity", "5", "--log-format", "json")
 	cmd.Dir = dir
 	stderr, err := os.Create(dir + "/stderr")
@@ -77,7 +74,7 @@ func serveVictim(t *testing.T, program string) *victim {
 		t.Fatal(err)
 	}
 	cmd.Stderr = stderr
-	told := announced(t, cmd)
+	told := daemon.Announced(t, cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -95,18 +92,13 @@ func serveVictim(t *testing.T, program string) *victim {
 	return v
 }
 
-var anonLine = regexp.MustCompile(`RssAnon:\s+(\d+) kB`)
-
 // anon is the anonymous memory that the service has now, in bytes.
 func (v *victim) anon() int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", v.pid))
-	found := anonLine.FindSubmatch(status)
-	if err != nil || found == nil {
+	bytes, err := daemon.AnonymousMemory(v.pid)
+	if err != nil {
 		v.Errorf("the service's memory cannot be read: %v", err)
-		return 0
 	}
-	kib, _ := strconv.ParseInt(string(found[1]), 10, 64)
-	return kib << 10
+	return bytes
 }
 
 // watch measures, and has healthy clients come to the service and to the one that is left alone, until the function that
@@ -143,10 +135,9 @@ func (v *victim) watch() (stop func()) {
 
 // healthy is a node that comes for the first time.
 func (v *victim) healthy() {
-	proof, _ := newProof(v.T)
-	body, _ := json.Marshal(proof)
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	req, _ := http.NewRequest(http.MethodPost, "http://"+v.address+registerPath, bytes.NewReader(body))
+	body, _ := json.Marshal(daemon.NewNode(v.T))
+	client := &http.Client{Timeout: daemon.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	req, _ := http.NewRequest(http.MethodPost, "http://"+v.address+daemon.RegisterPath, bytes.NewReader(body))
 	req.Header.Set("X-Forwarded-For", fmt.Sprintf("192.0.2.%d", v.came.Add(1)%256))
 	res, err := client.Do(req)
 	if err != nil {
@@ -168,7 +159,7 @@ func (v *victim) healthy() {
 // metric is a number that the service tells its operator.
 func (v *victim) metric(name string) int {
 	v.Helper()
-	client := &http.Client{Timeout: patience}
+	client := &http.Client{Timeout: daemon.Patience}
 	res, err := client.Get("http://" + v.ops + "/metrics")
 	if err != nil {
 		v.Error(err)
@@ -176,7 +167,7 @@ func (v *victim) metric(name string) int {
 	}
 	defer res.Body.Close()
 	for scanner := bufio.NewScanner(res.Body); scanner.Scan(); {
-		if value, ok := strings.CutPrefix(scanner.Text(), metricsPrefix+name+" "); ok {
+		if value, ok := strings.CutPrefix(scanner.Text(), "matrix_regservice_"+name+" "); ok {
 			number, _ := strconv.ParseFloat(value, 64)
 			return int(number)
 		}
@@ -187,12 +178,12 @@ func (v *victim) metric(name string) int {
 
 func (v *victim) dial() *net.TCPConn {
 	v.Helper()
-	conn, err := net.DialTimeout("tcp", v.address, patience)
+	conn, err := net.DialTimeout("tcp", v.address, daemon.Patience)
 	if err != nil {
 		v.Fatal(err)
 	}
 	v.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(daemon.Patience))
 	return conn.(*net.TCPConn)
 }
 
@@ -271,8 +262,8 @@ func (v *victim) sends(request []byte, want int) {
 }
 
 const (
-	hostileHead = "POST " + registerPath + " HTTP/1.1\r\nHost: x\r\n"
-	transaction = "PUT " + modernPath + "/transactions/1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + testHSToken + "\r\n"
+	hostileHead = "POST " + daemon.RegisterPath + " HTTP/1.1\r\nHost: x\r\n"
+	transaction = "PUT " + appServicePath + "/_matrix/app/v1/transactions/1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + standin.HSToken + "\r\n"
 )
 
 // post is a whole request with the body.
@@ -284,8 +275,7 @@ func hostilePost(body string) string {
 // meanwhile.
 func TestHostileClients(t *testing.T) {
 	good := func() string {
-		proof, _ := newProof(t)
-		body, _ := json.Marshal(proof)
+		body, _ := json.Marshal(daemon.NewNode(t))
 		return string(body)
 	}
 	chunks := strings.Repeat("400\r\n"+strings.Repeat("x", 0x400)+"\r\n", 100)
@@ -366,7 +356,7 @@ func TestHostileClients(t *testing.T) {
 			many(300, func(i int) { v.halfCloses(hostilePost("xyz")[:i%len(hostilePost("xyz"))], 0) })
 		}},
 		{"resetting in the middle", func(v *victim) {
-			request := hostilePost("x") + notFoundRequest + hostilePost(strings.Repeat("x", bodyLimit))
+			request := hostilePost("x") + "GET / HTTP/1.1\r\nHost: x\r\n\r\n" + hostilePost(strings.Repeat("x", bodyLimit))
 			many(2000, func(i int) {
 				conn := v.dial()
 				io.WriteString(conn, request[:i*len(request)/2000])
@@ -382,7 +372,7 @@ func TestHostileClients(t *testing.T) {
 		{"bad Host", func(v *victim) { v.says(strings.Replace(hostilePost(good()), "Host: x", "Host: a b\x01", 1), 400) }},
 		{"two Hosts", func(v *victim) { v.says(strings.Replace(hostilePost(good()), "Host: x", "Host: x\r\nHost: y", 1), 400) }},
 		{"absolute-form URI", func(v *victim) {
-			v.says(strings.Replace(hostilePost(good()), registerPath, "http://elsewhere.example"+registerPath, 1), 200)
+			v.says(strings.Replace(hostilePost(good()), daemon.RegisterPath, "http://elsewhere.example"+daemon.RegisterPath, 1), 200)
 		}},
 		{"two lengths", func(v *victim) {
 			v.says(strings.Replace(hostilePost("{}"), "Content-Length: 2", "Content-Length: 2\r\nContent-Length: 3", 1), 400)
@@ -440,7 +430,7 @@ func (v *victim) logsLittle() {
 		if err := json.Unmarshal(text, &line); err != nil {
 			v.Fatalf("%.300s: %v", text, err)
 		}
-		if line.Msg != lineRegistered {
+		if line.Msg != "Registered node" {
 			lines[fmt.Sprint(line)]++
 		}
 		if len(text) > 1000 {
@@ -543,11 +533,11 @@ func (v *victim) idle() {
 			conns[i].Read(make([]byte, 1))
 		}
 	}
-	eventually(v, "room was made for all", func() bool {
+	daemon.Eventually(v, "room was made for all", func() bool {
 		return v.metric("connections_crowded_out_total")-before >= opened-2000
 	})
 	kept := 0
-	eventually(v, "2,000 connections are kept", func() bool { // what gives way is closed behind the count
+	daemon.Eventually(v, "2,000 connections are kept", func() bool { // what gives way is closed behind the count
 		kept = 0
 		for _, conn := range conns {
 			if isOpen(conn) {

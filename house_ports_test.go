@@ -1,4 +1,4 @@
-// ports_test.go owns the rule that no test chooses a port before it is bound: what a listener was closed on to be used
+// house_ports_test.go owns the rule that no test chooses a port before it is bound: what a listener was closed on to be used
 // again may be another's by then.
 
 package main

@@ -1,4 +1,4 @@
-// postgres_test.go owns the PostgreSQL that the tests of this package share: it is started when the first asks for it.
+// store_postgres_server_test.go owns the PostgreSQL that the tests of this package share: it is started when the first asks for it.
 
 package main
 

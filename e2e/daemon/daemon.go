@@ -1,0 +1,237 @@
+// Package daemon owns the program as a process of its own before a stand-in of the homeserver: how a test starts, asks, kills
+// and stops it. It knows the program as operators and nodes do: its flags, what it tells systemd, its answers.
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
+)
+
+// RegisterPath is where nodes register.
+const RegisterPath = "/regapp/1/register"
+
+// Patience is how long a test waits for what must happen: long enough for any machine, so that it decides nothing about
+// how quick something is. What must be quick is counted, or compared with a control in the same run.
+const Patience = 5 * time.Minute
+
+// ReadyForm is what the daemon tells systemd when it serves: where nodes register, and where its operator asks.
+var ReadyForm = regexp.MustCompile(`^READY=1\nSTATUS=Serving nodes at (\S+:[1-9]\d*)(?:, health and metrics at (\S+:[1-9]\d*))?$`)
+
+// A Process is the daemon as a process of its own, which a test may kill.
+type Process struct {
+	URL    string // where nodes register; empty until it serves
+	OpsURL string
+	Dir    string // its --datapath
+	Cmd    *exec.Cmd
+	Done   chan struct{} // closed when it has ended
+
+	t      testing.TB
+	told   func(ended <-chan struct{}) (nodes, operator string)
+	stderr Log
+}
+
+// Start runs the command as the daemon of a homeserver, with the store in the directory and no limit of rates, and waits until
+// it serves.
+func Start(t testing.TB, command, dir, matrixURL string, env ...string) *Process {
+	t.Helper()
+	d := Launch(t, command, dir, matrixURL, env...)
+	nodes, operator := d.told(d.Done)
+	d.URL, d.OpsURL = "http://"+nodes+RegisterPath, "http://"+operator
+	return d
+}
+
+// Announced has the command, which is not started yet, say where it serves as it says it to systemd. The function returns
+// the two addresses when that is said; it fails the test where the command has ended before.
+func Announced(t testing.TB, cmd *exec.Cmd) (told func(ended <-chan struct{}) (nodes, operator string)) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "notify-") // a test's own directory can have a name that is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "socket"))
+	return func(ended <-chan struct{}) (nodes, operator string) {
+		t.Helper()
+		buf := make([]byte, 200)
+		for start := time.Now(); time.Since(start) < Patience; {
+			socket.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			n, err := socket.Read(buf)
+			if ready := ReadyForm.FindStringSubmatch(string(buf[:n])); err == nil && ready != nil {
+				return ready[1], ready[2]
+			}
+			select {
+			case <-ended:
+				t.Fatal("the daemon ended at its start")
+			default:
+			}
+		}
+		t.Fatal("the daemon does not serve")
+		return "", ""
+	}
+}
+
+// Launch runs the daemon, and does not wait.
+func Launch(t testing.TB, command, dir, matrixURL string, env ...string) *Process {
+	t.Helper()
+	path, err := exec.LookPath(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &Process{t: t, Done: make(chan struct{}), Dir: dir}
+	d.Cmd = exec.Command(path, "--matrixdomain", standin.ServerName, "--matrixurl", matrixURL, "--port", "0", "--ops-listen", "127.0.0.1:0", "--datapath", dir, "--rate-limit", "0", "--total-rate-limit", "0")
+	d.Cmd.Dir = t.TempDir()
+	d.Cmd.Env = append(os.Environ(), append(env, "MATRIX_REGSERVICE_HSTOKEN="+standin.HSToken)...)
+	secretFile := func(secret string) string {
+		path := filepath.Join(d.Cmd.Dir, "secret")
+		if err := os.WriteFile(path, []byte(secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if strings.HasSuffix(matrixURL, standin.SharedSecretPath) {
+		d.Cmd.Env = append(d.Cmd.Env, "MATRIX_REGSERVICE_SHARESECRET_FILE="+secretFile(standin.Secret))
+	} else {
+		d.Cmd.Env = append(d.Cmd.Env, "MATRIX_REGSERVICE_ASTOKEN="+standin.ASToken)
+	}
+	if backend, ok := strings.CutSuffix(matrixURL, standin.MASPath); ok {
+		d.Cmd.Env = append(d.Cmd.Env, "MATRIX_REGSERVICE_HOMESERVER_URL="+backend, "MATRIX_REGSERVICE_MAS_CLIENT_ID="+standin.MASClientID, "MATRIX_REGSERVICE_MAS_CLIENT_SECRET_FILE="+secretFile(standin.MASSecret))
+	}
+	d.told = Announced(t, d.Cmd)
+	d.Cmd.Stderr = &d.stderr
+	if err := d.Cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { d.Cmd.Wait(); close(d.Done) }()
+	t.Cleanup(func() {
+		d.Kill()
+		if t.Failed() {
+			t.Log(d.Log())
+		}
+	})
+	return d
+}
+
+// A Log is what a process has written, while it may still write.
+type Log struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// Log is what the daemon has logged.
+func (d *Process) Log() string { return d.stderr.String() }
+
+// Kill ends it as a power failure would, but for what the system has of its writes.
+func (d *Process) Kill() {
+	d.Cmd.Process.Kill()
+	<-d.Done
+}
+
+// Stop ends it as the operator does, and returns its exit code: -1 where it did not end and was killed.
+func (d *Process) Stop() int {
+	d.t.Helper()
+	d.Cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.Done:
+	case <-time.After(Patience):
+		d.Kill()
+	}
+	return d.Cmd.ProcessState.ExitCode()
+}
+
+// Send registers with the proof, which is sent as JSON. The error is a connection without an answer.
+func (d *Process) Send(proof any) (e2e.Answer, error) { return Post(d.t.Context(), d.URL, proof) }
+
+// Post sends the proof as a node does.
+func Post(ctx context.Context, url string, proof any) (e2e.Answer, error) {
+	body, err := json.Marshal(proof)
+	if err != nil {
+		return e2e.Answer{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return e2e.Answer{}, err
+	}
+	req.Close = true // as nodes do
+	req.Header.Set("Content-Type", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return e2e.Answer{}, err
+	}
+	defer res.Body.Close()
+	content, err := io.ReadAll(res.Body)
+	if err != nil {
+		return e2e.Answer{}, err
+	}
+	a := e2e.Answer{Status: res.StatusCode, Body: string(content)}
+	return a, json.Unmarshal(content, &a)
+}
+
+// MustSend fails the test where there is no answer.
+func (d *Process) MustSend(proof any) e2e.Answer {
+	d.t.Helper()
+	a, err := d.Send(proof)
+	if err != nil {
+		d.t.Fatalf("%v\n%s", err, d.Log())
+	}
+	return a
+}
+
+// Readiness is what /readyz answers, once it is what is wanted or nobody would wait any longer.
+func (d *Process) Readiness(want int) int {
+	d.t.Helper()
+	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		res, err := http.Get(d.OpsURL + "/readyz")
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode == want || time.Since(start) > Patience {
+			return res.StatusCode
+		}
+	}
+}
+
+// Eventually polls until the condition holds.
+func Eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for start := time.Now(); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > Patience {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
