@@ -64,7 +64,7 @@ func (chk *checking) takeTokens(file config.Registration) Finding {
 		case !names.IsToken(value):
 			bad = append(bad, problem(subject, anew, "%s has characters that no token has", key))
 		case *token != "" && *token != value:
-			bad = append(bad, problem(subject, "leave --"+flags[key]+" out", "--%s is not its %s, which the homeserver goes by", flags[key], key))
+			bad = append(bad, problem(subject, "leave --"+flags[key]+" out", "--%s is not its %s, which the homeserver uses", flags[key], key))
 		default:
 			*token = value
 		}

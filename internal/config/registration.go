@@ -95,7 +95,7 @@ func (c *Config) readTokens(path string, required bool) error {
 		case !names.IsToken(value):
 			return fmt.Errorf("%s: %s has characters that no token has: write visible ASCII without spaces", path, token.key)
 		case *token.given != "" && *token.given != value:
-			return fmt.Errorf("--%s is not the %s of %s, which the homeserver goes by: leave the flag out, or give the same", token.flag, token.key, path)
+			return fmt.Errorf("--%s is not the %s of %s, which the homeserver uses: leave the flag out, or give the same", token.flag, token.key, path)
 		}
 		*token.given = value
 	}
