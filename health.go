@@ -12,22 +12,23 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
 	"github.com/ethereum/go-ethereum/log"
 )
 
 const (
-	storeHealthTime      = 2 * time.Second // for how long a look at the store counts: each writes to the disk
+	storeHealthTime      = 2 * time.Second // how long a check of the store counts: each writes to the disk
 	homeserverHealthTime = 5 * time.Second
 	chainHealthTime      = 15 * time.Second // providers count calls
-	healthLimit          = 2 * time.Second  // for a look
+	healthLimit          = 2 * time.Second  // for a check
 )
 
-// A health tells what is fit.
+// A health answers whether nodes can be registered.
 type health struct {
 	stopping   context.Context
-	store      lookedAt
-	homeserver lookedAt
-	chain      lookedAt
+	store      healthCheck
+	homeserver healthCheck
+	chain      healthCheck
 
 	mu    sync.Mutex
 	wrong string // what was last found wrong, so that the log has each change once
@@ -36,9 +37,9 @@ type health struct {
 func newHealth(stopping context.Context, c service, s store) *health {
 	return &health{
 		stopping:   stopping,
-		store:      lookedAt{lasts: storeHealthTime, look: func(context.Context) error { return s.CheckWritable() }},
-		homeserver: lookedAt{lasts: homeserverHealthTime, look: func(ctx context.Context) error { return c.accounts.Answers(ctx) }},
-		chain:      lookedAt{lasts: chainHealthTime, look: c.admission.Ready},
+		store:      healthCheck{lasts: storeHealthTime, check: func(context.Context) error { return s.CheckWritable() }},
+		homeserver: healthCheck{lasts: homeserverHealthTime, check: func(ctx context.Context) error { return c.accounts.Answers(ctx) }},
+		chain:      healthCheck{lasts: chainHealthTime, check: c.admission.Ready},
 	}
 }
 
@@ -52,17 +53,17 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	if h.stopping.Err() != nil {
 		wrong = append(wrong, errStopping.Error())
 	}
-	if err := h.store.at(r.Context()); err != nil {
+	if err := h.store.result(r.Context()); err != nil {
 		wrong, causes = append(wrong, "the store cannot be written"), append(causes, err)
 	}
-	if err := h.homeserver.at(r.Context()); err != nil {
+	if err := h.homeserver.result(r.Context()); err != nil {
 		reason := "the homeserver does not answer"
 		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
 			reason = failed.Reason
 		}
 		wrong, causes = append(wrong, reason), append(causes, err)
 	}
-	if err := h.chain.at(r.Context()); err != nil {
+	if err := h.chain.result(r.Context()); err != nil {
 		wrong, causes = append(wrong, "the Ethereum node does not tell balances"), append(causes, err)
 	}
 	if r.Context().Err() != nil { // whoever asked did not wait: nothing was learned
@@ -91,49 +92,24 @@ func (h *health) note(wrong string, cause error) {
 	}
 }
 
-// A lookedAt is something that is looked at now and then, by one at a time, however many ask.
-type lookedAt struct {
-	look  func(context.Context) error
-	lasts time.Duration
-
-	mu      sync.Mutex
-	looking chan struct{} // closed when the look under way ends; nil where none is
-	last    time.Time
-	err     error
+// A healthCheck is a check that is made now and then, by one at a time, however many ask.
+type healthCheck struct {
+	check  func(context.Context) error
+	lasts  time.Duration // how long a result counts, a failure too
+	answer recent.Answer[struct{}]
 }
 
-var errLookHangs = errors.New("no answer in time")
+var errNoResult = errors.New("no answer in time")
 
-// at tells what was found, looking again if that is too long ago. It does not wait for a look for longer than the
-// limit: a disk may hang for ever.
-func (l *lookedAt) at(ctx context.Context) error {
-	l.mu.Lock()
-	if l.looking == nil && time.Since(l.last) >= l.lasts {
-		l.looking = make(chan struct{})
-		go l.lookNow(l.looking)
-	}
-	looking := l.looking
-	l.mu.Unlock()
-	if looking != nil {
-		ctx, cancel := context.WithTimeout(ctx, healthLimit+healthLimit/10) // a look that keeps its own limit tells more
-		defer cancel()
-		select {
-		case <-looking:
-		case <-ctx.Done():
-			return errLookHangs
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.err
-}
-
-func (l *lookedAt) lookNow(done chan struct{}) {
-	ctx, cancel := context.WithTimeout(context.Background(), healthLimit)
+// result returns what the check found, checking again if that is too long ago. It does not wait longer than the limit: a
+// disk may hang for ever.
+func (h *healthCheck) result(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, healthLimit+healthLimit/10, errNoResult) // a check that keeps its own limit tells more
 	defer cancel()
-	err := l.look(ctx)
-	l.mu.Lock()
-	l.err, l.last, l.looking = err, time.Now(), nil
-	l.mu.Unlock()
-	close(done)
+	_, err := h.answer.Get(ctx, func(ctx context.Context) (struct{}, time.Duration, error) {
+		ctx, cancel := context.WithTimeout(ctx, healthLimit)
+		defer cancel()
+		return struct{}{}, h.lasts, h.check(ctx)
+	})
+	return err
 }

@@ -52,28 +52,6 @@ func TestPasswordParts(t *testing.T) {
 	}
 }
 
-// A homeserver that was found unfit is asked again each time, and one that was fit is after a while.
-func TestSoftwareChanges(t *testing.T) {
-	d := newGateway(t, homeserver.SharedSecretPath)
-	d.homeserver.Version = `{"server":{"name":"Synapse","version":"1.22.1"}}`
-	proof, _ := newProof(t)
-	if got := d.send(proof); got.status != 502 {
-		t.Errorf("too old: got %d", got.status)
-	}
-	d.homeserver.Version = `{"server":{"name":"Dendrite","version":"0.15.2"}}`
-	if got := d.send(proof); got.status != 200 {
-		t.Errorf("another in its place: got %d %s", got.status, got.body)
-	}
-	d.homeserver.Version = `{"server":{"name":"Tuwunel","version":"1.7.0"}}`
-	api := d.server.registrar.accounts.(*homeserver.SharedSecretAPI)
-	api.Server.Load().Until = time.Now()
-	proof, n := newProof(t)
-	d.send(proof)
-	if got := d.homeserver.Whole[n.UserID]; got != proof.Password {
-		t.Errorf("after a while: got %d characters of the password", len(got))
-	}
-}
-
 // What net/http quotes of an answer that it cannot read stays out of the log.
 func TestTransportErrorsQuoteNothing(t *testing.T) {
 	for name, raw := range map[string]string{
@@ -180,14 +158,14 @@ func TestOneLookUp(t *testing.T) {
 	}
 }
 
-// Which homeserver it is is asked once, and anew after a creation that went wrong.
+// Which homeserver it is, and under which name, is asked once, and anew after a creation that went wrong.
 func TestSoftwareIsAskedOnce(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
 	for range 3 {
 		proof, _ := newProof(t)
 		d.send(proof)
 	}
-	if asked := d.homeserver.Asked(); strings.Count(asked, callVersion) != 1 {
+	if asked := d.homeserver.Asked(); strings.Count(asked, callVersion) != 1 || strings.Count(asked, callKey) != 1 {
 		t.Errorf("asked: %q", asked)
 	}
 	d.homeserver.FailOnce(callRegister, says(500, ""))
@@ -195,7 +173,7 @@ func TestSoftwareIsAskedOnce(t *testing.T) {
 		proof, _ := newProof(t)
 		d.send(proof)
 	}
-	if asked := d.homeserver.Asked(); strings.Count(asked, callVersion) != 1 {
+	if asked := d.homeserver.Asked(); strings.Count(asked, callVersion) != 1 || strings.Count(asked, callKey) != 1 {
 		t.Errorf("after a failure, asked: %q", asked)
 	}
 }
@@ -294,17 +272,6 @@ func TestTooOldForDisplayNames(t *testing.T) {
 		if !strings.Contains(d.log.String(), "1.23.0") {
 			t.Errorf("the log does not say which version is needed: %s", d.log)
 		}
-	}
-}
-
-func TestIsOldSynapse(t *testing.T) {
-	for version, want := range map[string]bool{"0.99.4": true, "1.22.1": true, "1.23.0": false, "1.100.0": false, "2.0": false, "": false, "x": false} {
-		if got := homeserver.IsOldSynapse(homeserver.Software{Name: "Synapse", Version: version}); got != want {
-			t.Errorf("%q: got %v, want %v", version, got, want)
-		}
-	}
-	if homeserver.IsOldSynapse(homeserver.Software{Name: "Dendrite", Version: "0.15.2"}) {
-		t.Error("Dendrite 0.15.2 is taken for an old Synapse")
 	}
 }
 

@@ -227,9 +227,9 @@ func TestLookHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		end := make(chan error)
 		defer close(end)
-		hangs := lookedAt{look: func(context.Context) error { return <-end }}
+		hangs := healthCheck{check: func(context.Context) error { return <-end }}
 		start := time.Now()
-		if err := hangs.at(t.Context()); !errors.Is(err, errLookHangs) || time.Since(start) > 2*healthLimit {
+		if err := hangs.result(t.Context()); !errors.Is(err, errNoResult) || time.Since(start) > 2*healthLimit {
 			t.Errorf("got %v after %v", err, time.Since(start))
 		}
 	})

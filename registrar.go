@@ -62,7 +62,8 @@ type registrar struct {
 	lastSweep      time.Time
 }
 
-// A profileLookUp is what a look-up of a registered node's account said, and when.
+// A profileLookUp is what a look-up of a registered node's account said, and when. It is not a recent.Answer, since there is one
+// for each address, and no more are made when there is no room for their answers.
 type profileLookUp struct {
 	at  time.Time
 	err error // what its node is answered

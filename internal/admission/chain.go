@@ -57,7 +57,8 @@ type Chain struct {
 	known   *lru.Cache[common.Address, balance]
 }
 
-// A balance is what the chain said of an address.
+// A balance is what the chain said of an address. It is not a recent.Answer, since there is one for each address, and the one
+// that was unused for longest makes room.
 type balance struct {
 	enough bool
 	at     time.Time

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
 )
 
 const (
@@ -31,16 +32,12 @@ type SharedSecretAPI struct {
 	admin  *Client // where accounts are created
 	secret string
 
-	Server     atomic.Pointer[knownServer] // which it is; asked anew after a while, and after a creation that went wrong
-	namesShown atomic.Bool                 // an account of this run has its display name, so all will
+	name       KnownName
+	software   recent.Answer[Software]
+	namesShown atomic.Bool // an account of this run has its display name, so all will
 }
 
-// A knownServer is a homeserver that was found fit.
-type knownServer struct {
-	Software
-	Until time.Time
-}
-
+// NewSharedSecretAPI returns the way that creates accounts at the admin client, and asks h everything else.
 func NewSharedSecretAPI(h, admin *Client, secret string) *SharedSecretAPI {
 	return &SharedSecretAPI{Client: h, admin: admin, secret: secret}
 }
@@ -78,7 +75,8 @@ func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func
 		return api.CreatedUser(a, n.UserID, sharedSecretHint(a))
 	})
 	if failed := (*Error)(nil); errors.As(err, &failed) && failed.Fate == Unanswered {
-		api.Server.Store(nil)
+		api.software.Forget(func(Software) bool { return true }) // another homeserver may be in its place
+		api.name.Forget()
 	}
 	if err != nil {
 		return "", err
@@ -86,24 +84,20 @@ func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func
 	return token, api.checkName(ctx, server, n)
 }
 
-// knownSoftware asks now and then which homeserver this is, and whether accounts made there will be whole: with
-// their display names, and under the server name that every signature is over.
+// knownSoftware asks now and then which homeserver this is, and whether accounts made there will be whole: with their display
+// names, and under the server name that every signature is over.
 func (api *SharedSecretAPI) knownSoftware(ctx context.Context) (Software, error) {
-	if known := api.Server.Load(); known != nil && time.Now().Before(known.Until) {
-		return known.Software, nil
-	}
-	server, err := api.Software(ctx)
+	server, err := Recently(ctx, &api.software, func(ctx context.Context) (Software, time.Duration, error) {
+		server, err := api.Software(ctx)
+		if err == nil && isOldSynapse(server) {
+			err = &Error{Reason: "the homeserver is too old", Cause: fmt.Errorf("it is %v: %s", server, sharedSecretTooOld)}
+		}
+		return server, ifGood(err, knownTime), err
+	})
 	if err != nil {
 		return Software{}, err
 	}
-	if IsOldSynapse(server) {
-		return Software{}, &Error{Reason: "the homeserver is too old", Cause: fmt.Errorf("it is %v: %s", server, sharedSecretTooOld)}
-	}
-	if err := api.CheckServerName(ctx); err != nil {
-		return Software{}, err
-	}
-	api.Server.Store(&knownServer{server, time.Now().Add(knownTime)})
-	return server, nil
+	return server, api.name.Check(ctx, api.Client)
 }
 
 // nonce fetches what makes the next request's mac good for one use. Without it nothing that creates is sent.
@@ -142,8 +136,8 @@ func (api *SharedSecretAPI) checkName(ctx context.Context, server Software, n Ac
 	return nil
 }
 
-// IsOldSynapse tells a Synapse that ignores the display name of this call: one before 1.23.0.
-func IsOldSynapse(s Software) bool { return s.IsSynapse() && s.Before(1, 23) }
+// isOldSynapse tells a Synapse that ignores the display name of this call: one before 1.23.0.
+func isOldSynapse(s Software) bool { return s.IsSynapse() && s.Before(1, 23) }
 
 // isStaleNonce knows the answers to a nonce that is no longer good: Synapse's, and Dendrite's 500 without an errcode.
 func isStaleNonce(a Answer) bool {

@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
 )
 
 // A Software is the program that a homeserver runs, and its version.
@@ -86,24 +86,47 @@ func (h *Client) CheckServerName(ctx context.Context) error {
 	return &Error{Reason: "the homeserver has another name than this service was told", Cause: fmt.Errorf("%w is %q and this service was told %q: give the homeserver's", ErrOtherServerName, said.ServerName, h.ServerName)}
 }
 
-// knownTime is for how long a homeserver is taken for what it was. Another may be put in its place, under another name
-// or with another rule for passwords.
+// knownTime is how long a homeserver is taken for what it was. Another may be put in its place, under another name or with
+// another rule for passwords.
 const knownTime = time.Minute
 
-// A KnownName remembers that the homeserver has our server name. The APIs go by localparts and create under any.
-type KnownName struct{ until atomic.Pointer[time.Time] }
+// A KnownName remembers for a minute that the homeserver has our server name. The APIs take localparts, and create accounts
+// under any server name.
+type KnownName struct{ answer recent.Answer[struct{}] }
 
-// Check asks for the homeserver's server name where that is too long ago.
+// Check asks for the homeserver's server name where that is too long ago. Its error is a *Error.
 func (k *KnownName) Check(ctx context.Context, h *Client) error {
-	if until := k.until.Load(); until != nil && time.Now().Before(*until) {
-		return nil
+	_, err := Recently(ctx, &k.answer, func(ctx context.Context) (struct{}, time.Duration, error) {
+		err := h.CheckServerName(ctx)
+		return struct{}{}, ifGood(err, knownTime), err
+	})
+	return err
+}
+
+// Forget has it asked for anew.
+func (k *KnownName) Forget() { k.answer.Forget(func(struct{}) bool { return true }) }
+
+// ifGood is how long an answer counts that must be asked for again after an error.
+func ifGood(err error, lasts time.Duration) time.Duration {
+	if err != nil {
+		return 0
 	}
-	if err := h.CheckServerName(ctx); err != nil {
-		return err
+	return lasts
+}
+
+// Recently returns the answer of the homeserver, asking where none is kept. The errors of the Ask have to be *Error. Each
+// caller that waits gets an *Error of its own, since callers add to it.
+func Recently[T any](ctx context.Context, a *recent.Answer[T], ask recent.Ask[T]) (T, error) {
+	value, err := a.Get(ctx, ask)
+	if err == nil {
+		return value, nil
 	}
-	until := time.Now().Add(knownTime)
-	k.until.Store(&until)
-	return nil
+	failed, ok := errors.AsType[*Error](err)
+	if !ok { // the caller's context has ended
+		return value, &Error{Reason: "the homeserver did not answer in time"}
+	}
+	own := *failed
+	return value, &own
 }
 
 // BcryptLength is how many bytes of a password bcrypt reads. A way whose homeserver ends in bcrypt sends as many, since

@@ -82,7 +82,7 @@ func sharedSecretIsMissing(is Software) string {
 	switch {
 	case is.Name == Dendrite:
 		return sharedSecretOffDendrite
-	case is.Name == "" || IsOldSynapse(is):
+	case is.Name == "" || isOldSynapse(is):
 		return sharedSecretMissing + "; " + createUserInstead
 	}
 	return sharedSecretMissing

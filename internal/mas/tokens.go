@@ -7,74 +7,49 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
 )
 
 // tokenStep names for the log what failed, and who: to a node both are the homeserver.
 const tokenStep = "fetch a token at Matrix Authentication Service"
 
-// tokens keep the access token that the admin API is used with, and fetch it once for all who wait for it.
+// tokens keep the access token that the admin API is used with.
 type tokens struct {
 	admin                  *homeserver.Client
 	clientID, clientSecret string
 
-	mu       sync.Mutex
-	token    string
-	until    time.Time
-	fetching *fetch // nil where none is under way
-}
-
-// A fetch is a token being fetched.
-type fetch struct {
-	done  chan struct{} // closed when the rest is there
-	token string
-	err   *homeserver.Error
+	answer recent.Answer[string]
 }
 
 // get returns the token, fetching one where there is none, where it is about to expire, or where it is the one that
 // was refused. Its error is a *homeserver.Error of a request that was never sent.
 func (t *tokens) get(ctx context.Context, refused string) (string, error) {
-	t.mu.Lock()
-	if t.token != "" && t.token != refused && time.Now().Before(t.until) {
-		defer t.mu.Unlock()
-		return t.token, nil
+	t.answer.Forget(func(token string) bool { return token == refused })
+	token, err := homeserver.Recently(ctx, &t.answer, t.fetch)
+	if failed, ok := errors.AsType[*homeserver.Error](err); ok && failed.Cause == nil {
+		err = inStep(tokenStep, failed)
 	}
-	if t.fetching == nil {
-		t.fetching = &fetch{done: make(chan struct{})}
-		go t.fetch(t.fetching)
-	}
-	fetching := t.fetching
-	t.mu.Unlock()
-	select {
-	case <-fetching.done:
-	case <-ctx.Done():
-		return "", inStep(tokenStep, &homeserver.Error{Reason: "the homeserver did not answer in time"})
-	}
-	if fetching.err != nil {
-		waiting := *fetching.err // each who waits has its own to say more on
-		return "", &waiting
-	}
-	return fetching.token, nil
+	return token, err
 }
 
-// fetch fetches a token for whoever waits, whether or not the first of them still does.
-func (t *tokens) fetch(f *fetch) {
+// fetch asks for a token, and keeps it until shortly before it expires.
+func (t *tokens) fetch(ctx context.Context) (string, time.Duration, error) {
 	start := time.Now()
-	token, lasts, err := t.grant(context.Background())
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.token, t.until, t.fetching = token, start.Add(max(lasts/2, lasts-spare)), nil
-	f.token, f.err = token, err
-	close(f.done)
+	token, lasts, failed := t.grant(ctx)
+	if failed != nil {
+		return "", 0, failed
+	}
+	return token, max(lasts/2, lasts-spare) - time.Since(start), nil
 }
 
 // grant asks for a token with the client's secret. Matrix Authentication Service compares the secret as it comes, without

@@ -76,16 +76,39 @@ func TestTokenExpires(t *testing.T) {
 	} {
 		tokens, _ := tokensOf(t, masplay.Settings{TokenLasts: test.lasts}, nil)
 		start := time.Now()
+		_, kept, err := tokens.fetch(t.Context())
+		if took := time.Since(start); err != nil || kept > test.kept || kept < test.kept-took {
+			t.Errorf("%v: kept for %v, %v, want %v", test.lasts, kept, err, test.kept)
+		}
+	}
+	for name, test := range map[string]struct {
+		lasts time.Duration
+		again bool
+	}{"kept": {time.Hour, true}, "expired": {-time.Hour, false}} {
+		tokens, _ := tokensOf(t, masplay.Settings{TokenLasts: test.lasts}, nil)
 		first, err := tokens.get(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if early, late := time.Until(tokens.until), tokens.until.Sub(start); early > test.kept || late < test.kept {
-			t.Errorf("%v: kept for %v to %v, want %v", test.lasts, early, late, test.kept)
+		if second, err := tokens.get(t.Context(), ""); err != nil || (second == first) != test.again {
+			t.Errorf("%s: got the same token %v, %v", name, second == first, err)
 		}
-		tokens.until = time.Now()
-		if second, err := tokens.get(t.Context(), ""); err != nil || second == first {
-			t.Errorf("%v: the old token again, or %v", test.lasts, err)
+	}
+}
+
+// A token that was refused is fetched anew, once for all who were refused with it.
+func TestTokenRefused(t *testing.T) {
+	tokens, fetches := tokensOf(t, masplay.Settings{}, nil)
+	first, err := tokens.get(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if second, err := tokens.get(t.Context(), first); err != nil || second == first {
+			t.Errorf("got the refused token %v, %v", second == first, err)
 		}
+	}
+	if got := fetches.Load(); got != 2 {
+		t.Errorf("%d fetches, want 2", got)
 	}
 }
