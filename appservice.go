@@ -66,8 +66,8 @@ func (a *appServiceAPI) routes() []*rest.Route {
 }
 
 var (
-	errMissingToken = &matrixError{status: http.StatusUnauthorized, Errcode: errcodeMissingToken, Message: "the hs_token is missing"}
-	errWrongToken   = &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: "the hs_token is not the one of registration.yaml"}
+	errMissingToken = errors.New("the hs_token is missing")
+	errWrongToken   = errors.New("the hs_token is not the one of registration.yaml")
 )
 
 // An appServiceRequest is a request of the homeserver: the id at the end of the path, decoded, and the rest.
@@ -116,7 +116,7 @@ func (a *appServiceAPI) answer(handle func(appServiceRequest) (any, error), need
 	}
 	id, err := url.PathUnescape(r.PathParam("id"))
 	if err != nil {
-		return nil, badRequest(errcodeInvalidParam, "the end of the path is not percent-encoded as it should be")
+		return nil, badRequest(faultForm, "the end of the path is not percent-encoded as it should be")
 	}
 	return handle(appServiceRequest{id, r.Request})
 }
@@ -148,10 +148,10 @@ func (a *appServiceAPI) checkToken(r *http.Request) error {
 func (a *appServiceAPI) transaction(r appServiceRequest) (any, error) {
 	_, err := io.Copy(io.Discard, r.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, bodyTooLarge(tooLarge.Limit)
+		return nil, &bodyTooLargeError{tooLarge.Limit}
 	}
 	if err != nil {
-		return nil, badRequest(errcodeNotJSON, "the body is cut short")
+		return nil, badRequest(faultNotJSON, "the body is cut short")
 	}
 	return struct{}{}, nil
 }
@@ -169,7 +169,7 @@ func (a *appServiceAPI) user(r appServiceRequest) (any, error) {
 
 // alias: this service has no rooms.
 func (a *appServiceAPI) alias(appServiceRequest) (any, error) {
-	return nil, notFound("there is no such room alias")
+	return nil, &absentError{"there is no such room alias"}
 }
 
 // The third-party network, as the specification has it.
@@ -223,7 +223,7 @@ func (a *appServiceAPI) thirdPartyUser(r appServiceRequest) (any, error) {
 	}
 	given := r.URL.Query().Get(addressField)
 	if !names.IsAddress(given) {
-		return nil, badRequest(errcodeInvalidParam, "%s must be an Ethereum address: 0x and %d hex digits, lowercase or with a right EIP-55 checksum", addressField, names.AddressDigits)
+		return nil, badRequest(faultForm, "%s must be an Ethereum address: 0x and %d hex digits, lowercase or with a right EIP-55 checksum", addressField, names.AddressDigits)
 	}
 	return a.thirdPartyList(r, names.UserID(strings.ToLower(given), a.serverName))
 }
@@ -231,7 +231,7 @@ func (a *appServiceAPI) thirdPartyUser(r appServiceRequest) (any, error) {
 // thirdPartyByUserID tells what a user is in the third-party network.
 func (a *appServiceAPI) thirdPartyByUserID(r appServiceRequest) (any, error) {
 	if !r.URL.Query().Has("userid") {
-		return nil, badRequest(errcodeMissingParam, "userid is missing")
+		return nil, badRequest(faultMissing, "userid is missing")
 	}
 	return a.thirdPartyList(r, r.URL.Query().Get("userid"))
 }
@@ -260,28 +260,30 @@ func (a *appServiceAPI) thirdPartyByAlias(appServiceRequest) (any, error) { retu
 
 func (a *appServiceAPI) checkProtocol(id string) error {
 	if id != protocolID(a.serverName) {
-		return notFound("there is no such protocol here")
+		return &absentError{"there is no such protocol here"}
 	}
 	return nil
 }
 
-// registered returns the record of a registered node. For anybody else the error is a 404 that is an errNoRecord.
+// An absentError says that there is nothing by the name that was asked for. It is an errNoRecord.
+type absentError struct{ message string }
+
+func (e *absentError) Error() string { return e.message }
+func (e *absentError) Unwrap() error { return errNoRecord }
+
+// registered returns the record of a registered node. For anybody else the error is an absentError.
 func (a *appServiceAPI) registered(r appServiceRequest, userID string) (record, error) {
 	localpart, ok := strings.CutSuffix(userID, ":"+a.serverName)
 	localpart, isUser := strings.CutPrefix(localpart, "@")
 	if !ok || !isUser || !names.IsLocalpart(localpart) {
-		return record{}, notFound("there is no such node")
+		return record{}, &absentError{"there is no such node"}
 	}
 	n, err := a.store.Load(r.Context(), common.HexToAddress(localpart))
 	switch {
 	case errors.Is(err, errNoRecord), err == nil && n.State != stateRegistered:
-		return record{}, notFound("there is no such node")
+		return record{}, &absentError{"there is no such node"}
 	case err != nil:
 		return record{}, fmt.Errorf("%w: %w", errStore, err)
 	}
 	return n, nil
-}
-
-func notFound(message string) error {
-	return &matrixError{status: http.StatusNotFound, Errcode: errcodeNotFound, Message: message, cause: errNoRecord}
 }

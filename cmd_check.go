@@ -76,6 +76,7 @@ func newCheckInput(c config.Config) check.Input {
 	if !names.IsPostgres(c.DataPath) {
 		name = filepath.Join(c.DataPath, storeFile)
 	}
+	unclean := toMatrixError(errUncleanPath)
 	return check.Input{
 		Config:   c,
 		Accounts: newAccounts,
@@ -90,7 +91,7 @@ func newCheckInput(c config.Config) check.Input {
 			IsForged:  func(errcode string) bool { return errcode == errcodeInvalidSignature },
 			IsLimited: func(errcode string) bool { return errcode == errcodeLimitExceeded },
 			IsOurs: func(errcode, message string) bool {
-				return errcode == errcodeMissingToken || errcode == errUncleanPath.Errcode && message == errUncleanPath.Message
+				return errcode == errcodeMissingToken || errcode == unclean.Errcode && message == unclean.Message
 			},
 		},
 		StoreName: name,

@@ -227,6 +227,81 @@ func TestNoFlagsBelow(t *testing.T) {
 	}
 }
 
+// wire.go alone makes Matrix errors. Every other file of the root returns plain errors: it names no status and no errcode of an
+// answer. It may compare an errcode that it reads, and metrics.go lists those that are counted from the start.
+func TestMatrixErrors(t *testing.T) {
+	checked := 0
+	for _, file := range rootFiles {
+		if file == "wire.go" {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checked++
+		for _, wrong := range matrixErrorsIn(file, parsed) {
+			t.Error(wrong)
+		}
+	}
+	if checked == 0 {
+		t.Error("no file was read")
+	}
+}
+
+func matrixErrorsIn(file string, parsed *ast.File) (wrong []string) {
+	errcode := regexp.MustCompile(`^errcode[A-Z]`)
+	answersOperator := slices.Contains([]string{"ops.go", "health.go"}, file) // in plain text, over HTTP without Matrix
+	compared := map[ast.Node]bool{}
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.BinaryExpr:
+			compared[n.X], compared[n.Y] = true, true
+		case *ast.CompositeLit:
+			if of, ok := n.Type.(*ast.Ident); ok && of.Name == "matrixError" {
+				wrong = append(wrong, file+" makes a matrixError")
+			}
+		case *ast.Ident:
+			if errcode.MatchString(n.Name) && !compared[n] && file != "metrics.go" {
+				wrong = append(wrong, file+" gives "+n.Name+" away")
+			}
+		case *ast.BasicLit:
+			if n.Kind == token.STRING && strings.HasPrefix(n.Value, `"M_`) {
+				wrong = append(wrong, file+" spells "+n.Value)
+			}
+		case *ast.SelectorExpr:
+			if of, ok := n.X.(*ast.Ident); (n.Sel.Name == "WriteHeader" || ok && of.Name == "http" && n.Sel.Name == "Error") && !answersOperator {
+				wrong = append(wrong, file+" answers with "+n.Sel.Name)
+			}
+		}
+		return true
+	})
+	return wrong
+}
+
+func TestMatrixErrorsIn(t *testing.T) {
+	for body, want := range map[string]int{
+		"":                                  0,
+		"_ = a.Errcode == errcodeUserInUse": 0,
+		"_ = &matrixError{status: 415}":     1,
+		"_ = badRequest(errcodeMissingParam, `x`)":              1,
+		"_ = &matrixError{Errcode: errcodeNotJSON}":             2,
+		"_ = errors.New(`x`); code := errcodeNotJSON; _ = code": 1,
+		`_ = "M_NOT_JSON"`:        1,
+		"w.WriteHeader(404)":      1,
+		"http.Error(w, `x`, 500)": 1,
+		"switch { case errcode == errcodeNotJSON || errcode == errcodeX: }": 0,
+	} {
+		parsed, err := parser.ParseFile(token.NewFileSet(), "server.go", "package main\nfunc f() {\n"+body+"\n}", 0)
+		if err != nil {
+			t.Fatalf("%s: %v", body, err)
+		}
+		if got := matrixErrorsIn("server.go", parsed); len(got) != want {
+			t.Errorf("%s: got %q, want %d", body, got, want)
+		}
+	}
+}
+
 // Where code starts goroutines, the package's tests end with a look for those that are left.
 func TestLeaksAreLookedFor(t *testing.T) {
 	starts, looks := map[string]string{}, map[string]bool{}

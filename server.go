@@ -45,6 +45,18 @@ const (
 	lineRegistered = "Registered node"
 )
 
+var (
+	errMediaType = errors.New("Content-Type must be application/json")
+
+	// errUncleanPath is by what check knows this service where nginx sends on a path that a client wrote.
+	errUncleanPath = errors.New("the path has an empty segment or a dot segment, encoded or not")
+)
+
+// A bodyTooLargeError says how many bytes a body may have.
+type bodyTooLargeError struct{ limit int64 }
+
+func (e *bodyTooLargeError) Error() string { return fmt.Sprintf("the body is over %d bytes", e.limit) }
+
 // A server answers nodes, and the homeserver.
 type server struct {
 	serverName string
@@ -98,7 +110,7 @@ func onlyCleanPaths(next http.Handler) http.Handler {
 			r.URL.RawPath = appServicePath + "/" + rest
 		}
 		if !isCleanPath(r.URL) {
-			errUncleanPath.answer(w)
+			toMatrixError(errUncleanPath).answer(w)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -181,7 +193,7 @@ func (s *server) admitClient(client netip.Addr, known bool) error {
 func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node, error) {
 	if given := r.Header.Get("Content-Type"); given != "" {
 		if media, _, _ := mime.ParseMediaType(given); media != "application/json" {
-			return node{}, &matrixError{status: http.StatusUnsupportedMediaType, Errcode: errcodeNotJSON, Message: "Content-Type must be application/json"}
+			return node{}, errMediaType
 		}
 	}
 	if err := s.admitClient(client, known); err != nil {
@@ -189,18 +201,18 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	}
 	body, err := io.ReadAll(r.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return node{}, bodyTooLarge(tooLarge.Limit)
+		return node{}, &bodyTooLargeError{tooLarge.Limit}
 	}
 	if err != nil {
-		return node{}, badRequest(errcodeNotJSON, "the body is not JSON")
+		return node{}, badRequest(faultNotJSON, "the body is not JSON")
 	}
 	var sent registration
 	err = json.Unmarshal(body, &sent)
 	if _, ok := errors.AsType[*json.SyntaxError](err); ok { // anywhere in the body: it is looked through before it is decoded
-		return node{}, badRequest(errcodeNotJSON, "the body is not JSON")
+		return node{}, badRequest(faultNotJSON, "the body is not JSON")
 	}
 	if err != nil || !homeserver.IsObject(body) {
-		return node{}, badRequest(errcodeBadJSON, "the body must be a JSON object with the strings localpart, displayname and password")
+		return node{}, badRequest(faultBadJSON, "the body must be a JSON object with the strings localpart, displayname and password")
 	}
 	defer s.metrics.verified(time.Now())
 	return sent.verify(s.serverName)

@@ -56,7 +56,7 @@ const defaultProxies = "127.0.0.0/8,::1"
 // Whoever comes again when he was told is not a moment too early.
 func TestRetryRounding(t *testing.T) {
 	for wait, want := range map[time.Duration]int64{1: 1, time.Millisecond: 1, time.Millisecond + 1: 2, 0: retryLater.Milliseconds()} {
-		if got := tooManyRequests("", wait, nil).RetryAfterMS; got != want {
+		if got := tooManyRequests("", wait).RetryAfterMS; got != want {
 			t.Errorf("%v: got %d ms, want %d", wait, got, want)
 		}
 	}

@@ -191,7 +191,7 @@ func TestUncleanPaths(t *testing.T) {
 				t.Errorf("%s, token %q: got %d %s", path, token, got.status, got.body)
 			}
 		}
-		if got := d.ask("GET", path, "", testHSToken, ""); got.status != 404 || got.Message != errUncleanPath.Message {
+		if got := d.ask("GET", path, "", testHSToken, ""); got.status != 404 || got.Message != errUncleanPath.Error() {
 			t.Errorf("GET %s: got %d %s", path, got.status, got.body)
 		}
 	}

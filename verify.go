@@ -35,30 +35,53 @@ type node struct {
 	homeserver.Account
 }
 
-// verify holds the registration against the contract, forms first and signatures last, and returns the
-// node that it proves. Its errors are matrixErrors; none of them quotes what was sent but an address, once its form is
-// right.
+// A requestFault is what the client has to change in a request.
+type requestFault int
+
+const (
+	faultNotJSON   requestFault = iota // the body is not JSON
+	faultBadJSON                       // the body is JSON of another form
+	faultMissing                       // a field is missing
+	faultForm                          // a field has a value of another form
+	faultLocalpart                     // the localpart is not an address
+	faultSignature                     // a signature is not by the key of the address
+)
+
+// A requestError tells the client what to change in its request.
+type requestError struct {
+	fault   requestFault
+	message string
+}
+
+func (e *requestError) Error() string { return e.message }
+
+func badRequest(fault requestFault, format string, args ...any) error {
+	return &requestError{fault, fmt.Sprintf(format, args...)}
+}
+
+// verify checks the registration against the contract, forms first and signatures last, and returns the node that it proves.
+// Its errors are requestErrors. None of them quotes what was sent but an address, once its form is right.
 func (r registration) verify(serverName string) (node, error) {
 	for _, field := range []struct{ name, value string }{
 		{"localpart", r.Localpart}, {"displayname", r.DisplayName}, {"password", r.Password},
 	} {
 		if field.value == "" {
-			return node{}, badRequest(errcodeMissingParam, "%s is missing or empty", field.name)
+			return node{}, badRequest(faultMissing, "%s is missing or empty", field.name)
 		}
 	}
 
 	if !names.IsLocalpart(r.Localpart) {
-		return node{}, badRequest(errcodeInvalidUsername,
+		return node{}, badRequest(faultLocalpart,
 			"localpart must be the node's Ethereum address: 0x and %d lowercase hex digits", names.AddressDigits)
 	}
 	nameSignature, ok := strings.CutPrefix(r.DisplayName, r.Localpart[2:2+prefixDigits]+"-")
 	if !ok || !names.IsLowerHex(nameSignature, signatureDigits) {
-		return node{}, badRequest(errcodeInvalidParam,
+		return node{}, badRequest(faultForm,
 			"displayname must be the first %d hex digits of the address, a hyphen, and a signature of %d lowercase hex digits",
 			prefixDigits, signatureDigits)
 	}
 	if !names.IsLowerHex(r.Password, signatureDigits) {
-		return node{}, badRequest(errcodeInvalidParam,
+		return node{}, badRequest(faultForm,
 			"password must be a signature of %d lowercase hex digits", signatureDigits)
 	}
 
@@ -82,7 +105,7 @@ func (r registration) verify(serverName string) (node, error) {
 
 // badSignature says of which text a valid signature would have been: most nodes that fail sign another server name.
 func badSignature(field, text string) error {
-	return badRequest(errcodeInvalidSignature,
+	return badRequest(faultSignature,
 		"%s must hold the signature of %q by the key of the address in localpart: r, s, v over keccak256 of the text, v 27 or 28, low s, no Ethereum message prefix",
 		field, text)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/ecdsa"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/big"
 	"os"
@@ -213,7 +212,7 @@ func TestVerifyQuotesNothing(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), secret[:20]) || strings.Contains(err.Error(), proof.DisplayName[5:25]) {
 			t.Errorf("got %v", err)
 		}
-		if known := (*matrixError)(nil); !errors.As(err, &known) || known.status != 400 {
+		if got := toMatrixError(err); got.status != 400 {
 			t.Errorf("got %#v, want a 400", err)
 		}
 	}

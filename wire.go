@@ -38,71 +38,85 @@ const (
 	errcodeInvalidSignature = "M_INVALID_SIGNATURE"
 )
 
-// A matrixError is an error as a client reads it. The cause is for the log alone.
+// A matrixError is the answer to a request that failed. It is no Go error: an error becomes one when it is answered.
 type matrixError struct {
 	Errcode      string `json:"errcode"`
 	Message      string `json:"error"`
 	RetryAfterMS int64  `json:"retry_after_ms,omitempty"`
 
 	status int
-	cause  error
 }
 
-func (e *matrixError) Error() string { return e.Message }
-func (e *matrixError) Unwrap() error { return e.cause }
-
-func badRequest(errcode, format string, args ...any) error {
-	return &matrixError{status: http.StatusBadRequest, Errcode: errcode, Message: fmt.Sprintf(format, args...)}
+// requestFaults are the errcodes of requests that the client has to change. The status is 400.
+var requestFaults = map[requestFault]string{
+	faultNotJSON:   errcodeNotJSON,
+	faultBadJSON:   errcodeBadJSON,
+	faultMissing:   errcodeMissingParam,
+	faultForm:      errcodeInvalidParam,
+	faultLocalpart: errcodeInvalidUsername,
+	faultSignature: errcodeInvalidSignature,
 }
 
-func tooManyRequests(message string, retryAfter time.Duration, cause error) *matrixError {
+// ownWords are the errors that are answered with their own text. What is wrapped beside them is for the log alone.
+var ownWords = []struct {
+	err     error
+	status  int
+	errcode string
+}{
+	{errMissingToken, http.StatusUnauthorized, errcodeMissingToken},
+	{errWrongToken, http.StatusForbidden, errcodeForbidden},
+	{admission.ErrNotListed, http.StatusForbidden, errcodeForbidden},
+	{errUncleanPath, http.StatusNotFound, errcodeUnrecognized},
+	{errRegistered, http.StatusConflict, errcodeUserInUse},
+	{errMediaType, http.StatusUnsupportedMediaType, errcodeNotJSON},
+	{admission.ErrUntold, http.StatusServiceUnavailable, errcodeUnknown},
+	{errStopping, http.StatusServiceUnavailable, errcodeUnknown},
+	{errStore, http.StatusServiceUnavailable, errcodeUnknown},
+}
+
+// toMatrixError is the one place where an error becomes the answer that a client reads.
+func toMatrixError(err error) *matrixError {
+	for _, own := range ownWords {
+		if errors.Is(err, own.err) {
+			return &matrixError{status: own.status, Errcode: own.errcode, Message: own.err.Error()}
+		}
+	}
+	wrong, isWrong := errors.AsType[*requestError](err)
+	absent, isAbsent := errors.AsType[*absentError](err)
+	tooLarge, isTooLarge := errors.AsType[*bodyTooLargeError](err)
+	poor, isPoor := errors.AsType[*admission.PoorError](err)
+	early, isEarly := errors.AsType[*limit.EarlyError](err)
+	failed, isFailed := errors.AsType[*homeserver.Error](err)
+	switch {
+	case isWrong:
+		return &matrixError{status: http.StatusBadRequest, Errcode: requestFaults[wrong.fault], Message: wrong.message}
+	case isAbsent:
+		return &matrixError{status: http.StatusNotFound, Errcode: errcodeNotFound, Message: absent.message}
+	case isTooLarge:
+		return &matrixError{status: http.StatusRequestEntityTooLarge, Errcode: errcodeTooLarge, Message: tooLarge.Error()}
+	case isPoor:
+		return &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: poor.Error()}
+	case isEarly:
+		return tooManyRequests(early.Reason, early.Wait)
+	case errors.Is(err, errBusy):
+		return tooManyRequests(errBusy.Error(), 0)
+	case errors.Is(err, limit.ErrCrowded):
+		return tooManyRequests(limit.ErrCrowded.Error(), 0)
+	case isFailed && failed.Limited:
+		return tooManyRequests(failed.Reason, failed.RetryAfter)
+	case isFailed:
+		return &matrixError{status: http.StatusBadGateway, Errcode: errcodeUnknown, Message: failed.Reason}
+	}
+	return &matrixError{status: http.StatusInternalServerError, Errcode: errcodeUnknown, Message: "internal error"}
+}
+
+// tooManyRequests has the client wait: for retryLater where nobody named a time.
+func tooManyRequests(message string, retryAfter time.Duration) *matrixError {
 	if retryAfter <= 0 {
 		retryAfter = retryLater
 	}
 	ms := (retryAfter + time.Millisecond - 1).Milliseconds() // not a moment too early
-	return &matrixError{status: http.StatusTooManyRequests, Errcode: errcodeLimitExceeded, Message: message, RetryAfterMS: ms, cause: cause}
-}
-
-func bodyTooLarge(limit int64) error {
-	return &matrixError{status: http.StatusRequestEntityTooLarge, Errcode: errcodeTooLarge, Message: fmt.Sprintf("the body is over %d bytes", limit)}
-}
-
-// errUncleanPath is what check knows this service by where nginx sends on a path that a client wrote.
-var errUncleanPath = &matrixError{status: http.StatusNotFound, Errcode: errcodeUnrecognized, Message: "the path has an empty segment or a dot segment, encoded or not"}
-
-// toMatrixError is the one place where what went wrong becomes what the client is told.
-func toMatrixError(err error) *matrixError {
-	if known, ok := errors.AsType[*matrixError](err); ok {
-		return known
-	}
-	failed, isFailed := errors.AsType[*homeserver.Error](err)
-	poor, isPoor := errors.AsType[*admission.PoorError](err)
-	early, isEarly := errors.AsType[*limit.EarlyError](err)
-	switch {
-	case errors.Is(err, errRegistered):
-		return &matrixError{status: http.StatusConflict, Errcode: errcodeUserInUse, Message: errRegistered.Error(), cause: err}
-	case isEarly:
-		return tooManyRequests(early.Reason, early.Wait, nil)
-	case errors.Is(err, errBusy):
-		return tooManyRequests(errBusy.Error(), 0, nil)
-	case errors.Is(err, limit.ErrCrowded):
-		return tooManyRequests(limit.ErrCrowded.Error(), 0, nil)
-	case errors.Is(err, admission.ErrNotListed):
-		return &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: admission.ErrNotListed.Error()}
-	case isPoor:
-		return &matrixError{status: http.StatusForbidden, Errcode: errcodeForbidden, Message: poor.Error()}
-	case errors.Is(err, admission.ErrUntold):
-		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: admission.ErrUntold.Error(), cause: err}
-	case errors.Is(err, errStopping):
-		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStopping.Error()}
-	case errors.Is(err, errStore):
-		return &matrixError{status: http.StatusServiceUnavailable, Errcode: errcodeUnknown, Message: errStore.Error(), cause: err}
-	case isFailed && failed.Limited:
-		return tooManyRequests(failed.Reason, failed.RetryAfter, err)
-	case isFailed:
-		return &matrixError{status: http.StatusBadGateway, Errcode: errcodeUnknown, Message: failed.Reason, cause: err}
-	}
-	return &matrixError{status: http.StatusInternalServerError, Errcode: errcodeUnknown, Message: "internal error", cause: err}
+	return &matrixError{status: http.StatusTooManyRequests, Errcode: errcodeLimitExceeded, Message: message, RetryAfterMS: ms}
 }
 
 // write answers with the error.
@@ -114,7 +128,7 @@ func (e *matrixError) write(w rest.ResponseWriter) {
 	w.WriteJson(e) // a client that has gone away is no matter of ours
 }
 
-// answer answers with the error where go-json-rest was not asked.
+// answer answers with the error before go-json-rest has the request.
 func (e *matrixError) answer(w http.ResponseWriter) {
 	setHeaders(w.Header())
 	w.WriteHeader(e.status)
