@@ -123,7 +123,7 @@ bench-short:
 
 # The figures of docs/scaling.md. 10 million rows take some minutes and 8 GB of disk.
 bench-postgres:
-	go test -run '^$$' -bench Gateways -benchtime 5000x -timeout 30m .
+	go test -run '^$$' -bench Gateways -benchtime 5000x -timeout 30m ./process
 	BENCH_ROWS=10000,1000000,10000000 go test -run '^$$' -bench PostgresGrowth -benchtime 2000x -timeout 60m -v .
 
 find-python = said=$$(e2e/python $(1) 2>&1) || { echo "$(1) needs $$said"; exit 1; }

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -437,7 +439,7 @@ func BenchmarkUsersStream(b *testing.B) {
 			written.Add(1)
 		}
 	})
-	before, most := anonymousMemory(b, os.Getpid()), int64(0)
+	before, most := ownMemory(b), int64(0)
 	b.ReportAllocs()
 	for b.Loop() {
 		res, err := askDaemon(b.Context(), dir, usersPath, nil)
@@ -448,7 +450,7 @@ func BenchmarkUsersStream(b *testing.B) {
 		got := 0
 		for lines.Scan() {
 			if got++; got%10_000 == 0 {
-				most = max(most, anonymousMemory(b, os.Getpid()))
+				most = max(most, ownMemory(b))
 			}
 		}
 		res.Body.Close()
@@ -459,24 +461,16 @@ func BenchmarkUsersStream(b *testing.B) {
 	b.StopTimer()
 	stop()
 	all.Wait()
-	b.ReportMetric(float64(most-before)/1024, "MiB-anon-more")
+	b.ReportMetric(float64(most-before)/(1<<20), "MiB-anon-more")
 	b.ReportMetric(float64(written.Load())/b.Elapsed().Seconds(), "writes/s")
 }
 
-// anonymousMemory is a process's RssAnon in KiB: what is its own, and not the kernel's to drop.
-func anonymousMemory(t testing.TB, pid int) (kib int64) {
-	t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Skip(err)
-	}
-	for line := range strings.Lines(string(content)) {
-		if _, err := fmt.Sscanf(line, "RssAnon: %d kB", &kib); err == nil {
-			return kib
-		}
-	}
-	t.Skip("the system does not tell")
-	return 0
+// ownMemory is this process's anonymous memory in bytes.
+func ownMemory(b *testing.B) int64 {
+	b.Helper()
+	bytes, err := daemon.AnonymousMemory(os.Getpid())
+	need.All(b, err)
+	return bytes
 }
 
 // A copy ends with the context, so that it does not hold up the store's closing.

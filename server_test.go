@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/ethereum/go-ethereum/log"
 )
 
 // Every vector, through the whole service, with both APIs.
@@ -304,6 +306,39 @@ func TestRawRequests(t *testing.T) {
 			defer res.Body.Close()
 			if got := fmt.Sprint(res.StatusCode); got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// Requests that are refused before anything is asked or written, at the handler; process has the same at the served program.
+func BenchmarkReject(b *testing.B) {
+	good, _ := newProof(b)
+	other, _ := newProof(b)
+	badForm, badSignature := good, good
+	badForm.Password = strings.ToUpper(good.Password)
+	badSignature.Password = other.Password // of the second signature, so that both are looked at
+	refused := []struct {
+		name  string
+		proof registration
+	}{{"form", badForm}, {"signature", badSignature}}
+
+	for _, r := range refused {
+		b.Run("handler/"+r.name, func(b *testing.B) {
+			d := newGateway(b, homeserver.SharedSecretPath)
+			log.SetDefault(newLogger(io.Discard, config.Config{Verbosity: 3})) // newGateway puts it back
+			body, err := json.Marshal(r.proof)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				request := httptest.NewRequest(http.MethodPost, registerPath, strings.NewReader(string(body)))
+				request.Header.Set("Content-Type", "application/json")
+				w := httptest.NewRecorder()
+				if d.handler.ServeHTTP(w, request); w.Code != 400 {
+					b.Fatal(w.Code)
+				}
 			}
 		})
 	}

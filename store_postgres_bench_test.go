@@ -1,147 +1,28 @@
-// store_postgres_bench_test.go owns the figures of docs/scaling.md: make bench-postgres takes them in one run.
+// store_postgres_bench_test.go owns the figures of docs/scaling.md that the store in PostgreSQL has as it grows: make bench-postgres takes them.
 
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	loadplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/load"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/ethereum/go-ethereum/common"
 )
-
-const benchConnections = 64
-
-// Nodes register at one, two and three gateways, each a process of its own, before a homeserver that answers at once:
-// what is measured is this service and its store, with the nodes and the homeserver on the same processors.
-func BenchmarkGateways(b *testing.B) {
-	for _, test := range []struct {
-		name     string
-		postgres bool
-		count    int
-	}{{"BoltDB/1", false, 1}, {"PostgreSQL/1", true, 1}, {"PostgreSQL/2", true, 2}, {"PostgreSQL/3", true, 3}} {
-		b.Run(test.name, func(b *testing.B) {
-			dataPath := b.TempDir()
-			var walBefore int
-			lsn := func() (at int) {
-				fmt.Sscan(sql(b, postgresServer(b), "postgres", "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"), &at)
-				return at
-			}
-			if test.postgres {
-				dataPath = newDatabase(b)
-				openedPostgres(b, dataPath).Close()
-				walBefore = lsn()
-			}
-			backend := newStandIn(b)
-			var urls []string
-			var stop []func() time.Duration
-			for range test.count {
-				url, end := startBenchedGateway(b, backend.URL, dataPath)
-				urls, stop = append(urls, url), append(stop, end)
-			}
-			bodies := make([][]byte, b.N)
-			for i := range bodies {
-				proof, _ := newProof(b)
-				bodies[i], _ = json.Marshal(proof)
-			}
-			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: benchConnections}}
-			took := make([]time.Duration, b.N)
-			var next atomic.Int64
-			var all sync.WaitGroup
-			b.ResetTimer()
-			for range benchConnections {
-				all.Go(func() {
-					for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
-						start := time.Now()
-						res, err := client.Post(urls[i%int64(len(urls))], "application/json", bytes.NewReader(bodies[i]))
-						if err != nil {
-							b.Error(err)
-							return
-						}
-						res.Body.Close()
-						if res.StatusCode != 200 {
-							b.Errorf("got %d", res.StatusCode)
-						}
-						took[i] = time.Since(start)
-					}
-				})
-			}
-			all.Wait()
-			b.StopTimer()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "registrations/s")
-			reportTimes(b, "", took)
-			var cpu time.Duration
-			for _, end := range stop {
-				cpu += end()
-			}
-			b.ReportMetric(float64(cpu.Microseconds())/float64(b.N), "gateway-µs/registration")
-			if test.postgres {
-				b.ReportMetric(float64(lsn()-walBefore)/float64(b.N), "WAL-bytes/registration")
-			}
-		})
-	}
-}
-
-// startBenchedGateway starts the program and returns where it registers, and what ends it and tells how long it computed.
-func startBenchedGateway(b *testing.B, backend, dataPath string) (url string, end func() time.Duration) {
-	b.Helper()
-	path, err := exec.LookPath(programName)
-	if err != nil {
-		b.Fatal(err)
-	}
-	dir := b.TempDir()
-	secret := filepath.Join(dir, "secret")
-	if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(path, "--matrixdomain", testServerName, "--matrixurl", backend+homeserver.SharedSecretPath, "--hstoken", testHSToken,
-		"--sharesecret-file", secret, "--port", "0", "--datapath", dataPath, "--verbosity", "2", "--rate-limit", "0", "--total-rate-limit", "0")
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	told := daemon.Announced(b, cmd)
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	end = sync.OnceValue(func() time.Duration {
-		cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
-		return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	})
-	b.Cleanup(func() { end() })
-	nodes, _ := told(ended)
-	return "http://" + nodes + registerPath, end
-}
-
-// reportTimes reports the median and the 99th percentile in milliseconds.
-func reportTimes(b *testing.B, what string, took []time.Duration) {
-	b.Helper()
-	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, what+"p50-ms")
-	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, what+"p99-ms")
-}
 
 // The store as it grows: BENCH_ROWS has the numbers of records, with commas between them, in the order of size.
 func BenchmarkPostgresGrowth(b *testing.B) {
 	rows := os.Getenv("BENCH_ROWS")
 	if rows == "" {
-		b.Skip("make bench-postgres says how large it shall grow")
+		need.Skip(b, need.Missing{What: "BENCH_ROWS, how large it shall grow", Cure: "make bench-postgres"})
 	}
 	p := ownPostgres(b, "shared_buffers = 512MB", "max_wal_size = 8GB")
 	sql(b, p, "postgres", "CREATE DATABASE growth")
@@ -191,7 +72,7 @@ func measureGrowth(b *testing.B, s *postgresStore) {
 			})
 		}
 		all.Wait()
-		reportTimes(b, fmt.Sprintf("registration-by-%d-", writers), took)
+		(&loadplay.Figures{Latencies: took}).ReportTimes(b, fmt.Sprintf("registration-by-%d-", writers))
 	}
 	timed := func(what string, do func() error) {
 		do() // the first prepares the statement

@@ -1,14 +1,17 @@
-// bench_floor_test.go owns the floors: what nothing built on these libraries can be faster than, on this machine.
+// floor_test.go owns the floors: what nothing built on these libraries can be faster than, on this machine.
 
-package main
+package process
 
 import (
+	"encoding/binary"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/load"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/ethereum/go-ethereum/crypto"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/crypto/bcrypt"
@@ -17,8 +20,11 @@ import (
 // What nothing built on these libraries can be faster than.
 func BenchmarkFloor(b *testing.B) {
 	b.Run("ecrecover", func(b *testing.B) {
-		key := newKey(b)
-		digest := crypto.Keccak256([]byte(testServerName))
+		key, err := crypto.GenerateKey()
+		if err != nil {
+			b.Fatal(err)
+		}
+		digest := crypto.Keccak256([]byte(standin.ServerName))
 		signature, err := crypto.Sign(digest, key)
 		if err != nil {
 			b.Fatal(err)
@@ -34,7 +40,7 @@ func BenchmarkFloor(b *testing.B) {
 		password := []byte(strings.Repeat("0123456789ab", 6))
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := bcrypt.GenerateFromPassword(password, createUserCost); err != nil {
+			if _, err := bcrypt.GenerateFromPassword(password, bcrypt.MinCost); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -42,23 +48,23 @@ func BenchmarkFloor(b *testing.B) {
 	b.Run("commit", func(b *testing.B) { // one record, on disk
 		db := openBareBolt(b)
 		value, i := []byte(strings.Repeat("x", 350)), 0
-		var f figures
+		var f load.Figures
 		b.ReportAllocs()
 		for b.Loop() {
 			i++
 			start := time.Now()
-			if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte("b")).Put(benchNode(i).Address.Bytes(), value) }); err != nil {
+			if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte("b")).Put(addressOf(i), value) }); err != nil {
 				b.Fatal(err)
 			}
-			f.latencies = append(f.latencies, time.Since(start))
+			f.Latencies = append(f.Latencies, time.Since(start))
 		}
-		b.ReportMetric(f.p50().Seconds()*1e3, "p50-ms")
+		b.ReportMetric(f.P50().Seconds()*1e3, "p50-ms")
 	})
 	b.Run("get", func(b *testing.B) {
 		db := openBareBolt(b)
 		if err := db.Update(func(tx *bolt.Tx) error {
 			for i := range 1000 {
-				if err := tx.Bucket([]byte("b")).Put(benchNode(i).Address.Bytes(), []byte(strings.Repeat("x", 350))); err != nil {
+				if err := tx.Bucket([]byte("b")).Put(addressOf(i), []byte(strings.Repeat("x", 350))); err != nil {
 					return err
 				}
 			}
@@ -66,7 +72,7 @@ func BenchmarkFloor(b *testing.B) {
 		}); err != nil {
 			b.Fatal(err)
 		}
-		key := benchNode(500).Address.Bytes()
+		key := addressOf(500)
 		b.ReportAllocs()
 		for b.Loop() {
 			if err := db.View(func(tx *bolt.Tx) error { tx.Bucket([]byte("b")).Get(key); return nil }); err != nil {
@@ -76,24 +82,24 @@ func BenchmarkFloor(b *testing.B) {
 	})
 	for _, api := range apis { // what the homeserver's own answers take, asked without a gateway
 		b.Run("homeserver="+strings.ReplaceAll(api.name, " ", ""), func(b *testing.B) {
-			h := startInstantHomeserver(b)
-			calls := [][]byte{httpMessage("GET", homeserver.SharedSecretPath, ""), httpMessage("POST", homeserver.SharedSecretPath, `{"username":"`+benchNode(1).Localpart+`"}`)}
-			if api.path == homeserver.CreateUserPath {
-				calls = [][]byte{httpMessage("GET", homeserver.ProfilePath, ""), httpMessage("POST", homeserver.CreateUserPath, `{"localpart":"`+benchNode(1).Localpart+`"}`)}
+			h, localpart := load.StartHomeserver(b), fmt.Sprintf("0x%x", addressOf(1))
+			calls := [][]byte{load.Message("GET", standin.SharedSecretPath, ""), load.Message("POST", standin.SharedSecretPath, `{"username":"`+localpart+`"}`)}
+			if api.path == standin.CreateUserPath {
+				calls = [][]byte{load.Message("GET", "/_matrix/client/r0/profile/", ""), load.Message("POST", standin.CreateUserPath, `{"localpart":"`+localpart+`"}`)}
 			}
-			client := benchClient{aim: aim{address: h.Addr().String()}}
-			defer client.close()
-			var f figures
+			client := load.Client{Aim: load.Aim{Address: h.Addr().String()}}
+			defer client.Close()
+			var f load.Figures
 			for b.Loop() {
 				start := time.Now()
 				for _, call := range calls {
-					if err := client.ask(call); err != nil {
+					if err := client.Ask(call); err != nil {
 						b.Fatal(err)
 					}
 				}
-				f.latencies = append(f.latencies, time.Since(start))
+				f.Latencies = append(f.Latencies, time.Since(start))
 			}
-			b.ReportMetric(f.p50().Seconds()*1e3, "p50-ms")
+			b.ReportMetric(f.P50().Seconds()*1e3, "p50-ms")
 		})
 	}
 }
@@ -109,4 +115,11 @@ func openBareBolt(b *testing.B) *bolt.DB {
 		b.Fatal(err)
 	}
 	return db
+}
+
+// addressOf is the address of a test's record: they are spread, as addresses are.
+func addressOf(i int) []byte {
+	address := make([]byte, 20)
+	binary.BigEndian.PutUint64(address, uint64(i)*0x9E3779B97F4A7C15)
+	return address
 }
