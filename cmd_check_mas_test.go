@@ -44,7 +44,7 @@ func TestCheckMASLive(t *testing.T) {
 		want     map[string]check.Status
 	}{
 		{name: "all right", want: map[string]check.Status{}},
-		{name: "1.3", settings: masplay.Settings{Old: true}, want: map[string]check.Status{}},
+		{name: "1.3", settings: masplay.Settings{Version: masplay.Old}, want: map[string]check.Status{}},
 		{name: "bad secret", change: func(c *config.Config) { c.MASClientSecret = "x" }, want: map[string]check.Status{"client": check.Problem}},
 		{name: "not admin", settings: masplay.Settings{NotAdmin: true}, want: map[string]check.Status{"scope": check.Problem}},
 		{name: "no oauth", faults: map[string]http.HandlerFunc{callToken: says(404, "")}, want: map[string]check.Status{"client": check.Problem}},

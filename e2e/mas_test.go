@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -39,6 +40,7 @@ var masScenes = []struct {
 	{"the service answers as it is expected to", testMASAnswers},
 	{"a version before 1.18 leaves the display name out", testMASOld},
 	{"half an account is finished", testMASHalfMade},
+	{"a node logs out with its token in the query", testMASLogout},
 	{"an account at the homeserver alone", testMASReserved},
 	{"an exclusive namespace", testMASExclusive},
 	{"a deactivated account stays out", testMASDeactivated},
@@ -62,9 +64,10 @@ func TestBehindMAS(t *testing.T) {
 type masTarget struct {
 	url, clientID, clientSecret string
 	homeserver, asToken, domain string
-	nodeURL                     string             // where nodes log in
-	set                         func(mas.Settings) // nil for a real one, whose settings stay
-	homeserverDown              func(down bool)    // likewise
+	nodeURL                     string                                        // where nodes log in
+	compatURL                   string                                        // and where that goes to, without nginx
+	set                         func(mas.Settings)                            // nil for a real one, whose settings stay
+	at                          func(homeserver mas.Synapse) (restore func()) // likewise: what it takes for its homeserver
 }
 
 // testMASAnswers holds the stand-in against the table, before the real Synapse.
@@ -72,13 +75,12 @@ func testMASAnswers(t *testing.T, d *Deployment) {
 	at := masTarget{
 		url: d.MASURL, clientID: d.MAS.ClientID, clientSecret: d.MAS.ClientSecret,
 		homeserver: d.Homeserver.URL, asToken: must(d.Gateway.tokens())(t)["as_token"], domain: d.Domain, nodeURL: d.NodeURL,
-		set: d.MAS.Set,
-		homeserverDown: func(down bool) {
-			half := mas.Synapse{URL: d.Homeserver.URL, Secret: d.Homeserver.MASSecret}
-			if down {
-				half.URL = "http://127.0.0.1:1"
-			}
-			d.MAS.Homeserver = half
+		compatURL: d.MASURL,
+		set:       d.MAS.Set,
+		at: func(homeserver mas.Synapse) (restore func()) {
+			right := d.MAS.Homeserver
+			d.MAS.Homeserver = mas.Synapse{URL: cmp.Or(homeserver.URL, d.Homeserver.URL), Secret: cmp.Or(homeserver.Secret, d.Homeserver.MASSecret)}
+			return func() { d.MAS.Homeserver = right }
 		},
 	}
 	at.holdAgainst(t)
@@ -90,6 +92,7 @@ func TestRealMAS(t *testing.T) {
 	at := masTarget{
 		url: os.Getenv("E2E_MAS_URL"), clientID: os.Getenv("E2E_MAS_CLIENT_ID"), clientSecret: os.Getenv("E2E_MAS_CLIENT_SECRET"),
 		homeserver: os.Getenv("E2E_MAS_HOMESERVER_URL"), domain: os.Getenv("E2E_MAS_DOMAIN"), nodeURL: cmp.Or(os.Getenv("E2E_MAS_NODE_URL"), os.Getenv("E2E_MAS_URL")),
+		compatURL: cmp.Or(os.Getenv("E2E_MAS_COMPAT_URL"), os.Getenv("E2E_MAS_URL")),
 	}
 	registration := os.Getenv("E2E_MAS_REGISTRATION")
 	if at.url == "" || at.clientID == "" || at.clientSecret == "" || at.homeserver == "" || at.domain == "" || registration == "" {
@@ -134,8 +137,46 @@ func (at masTarget) letIn(t *testing.T, registration string) {
 
 // holdAgainst asks each case of the table that can be brought about.
 func (at masTarget) holdAgainst(t *testing.T) {
+	asked := map[mas.Case]bool{}
+	for _, row := range at.rows(t) {
+		asked[row.is] = true
+		t.Run(string(row.is), func(t *testing.T) {
+			if row.ask == nil {
+				t.Skip("it cannot be brought about from here")
+			}
+			got, want := row.ask(), mas.Answers[row.is]
+			if got.status != want.Status || !want.IsTitle(got.title()) || want.Error != "" && got.field("error") != want.Error || want.Errcode != "" && got.field("errcode") != want.Errcode {
+				t.Errorf("got %d %s, want %+v", got.status, got.body, want)
+			}
+			if chain, _ := got.field("errors").([]any); want.Caused && len(chain) < 2 {
+				t.Errorf("the cause is not told: %s", got.body)
+			}
+			if isHTML := strings.HasPrefix(got.contentType, "text/html"); isHTML != want.IsHTML {
+				t.Errorf("it comes as %q", got.contentType)
+			}
+			for _, path := range want.Fields {
+				if got.field(path) == nil {
+					t.Errorf("there is no %s in %s", path, got.body)
+				}
+			}
+		})
+	}
+	for is := range mas.Answers {
+		if !asked[is] {
+			t.Errorf("nobody asks for %s", is)
+		}
+	}
+}
+
+// A masRow is one case, and how it is brought about: nil where it cannot be.
+type masRow struct {
+	is  mas.Case
+	ask func() masAnswer
+}
+
+func (at masTarget) rows(t *testing.T) []masRow {
 	name := fmt.Sprintf("0x%040x", time.Now().UnixNano())
-	token := ""
+	nobody, password, token, id, session := "01000000000000000000000000", strings.Repeat("5a", 65), "", "", ""
 	with := func(s mas.Settings, ask func() masAnswer) func() masAnswer {
 		if at.set == nil {
 			return nil
@@ -146,22 +187,35 @@ func (at masTarget) holdAgainst(t *testing.T) {
 			return ask()
 		}
 	}
+	withHomeserver := func(homeserver mas.Synapse, ask func() masAnswer) func() masAnswer {
+		if at.at == nil {
+			return nil
+		}
+		return func() masAnswer {
+			defer at.at(homeserver)()
+			return ask()
+		}
+	}
+	look := func(name string) func() masAnswer {
+		return func() masAnswer { return at.admin(t, http.MethodGet, mas.ByNamePath+name, token, nil) }
+	}
 	add := func(name string) func() masAnswer {
 		return func() masAnswer {
 			return at.admin(t, http.MethodPost, mas.UsersPath, token, map[string]string{"username": name})
 		}
 	}
-	id := ""
-	password := func(id *string) func() masAnswer {
+	step := func(id *string, path string) func() masAnswer {
 		return func() masAnswer {
-			return at.admin(t, http.MethodPost, mas.UsersPath+"/"+*id+mas.PasswordPath, token, map[string]any{"password": strings.Repeat("5a", 65), "skip_password_check": true})
+			return at.admin(t, http.MethodPost, mas.UsersPath+"/"+*id+path, token, map[string]any{"password": password, "skip_password_check": true})
 		}
 	}
-	nobody := "01000000000000000000000000"
-	for _, row := range []struct {
-		is  mas.Case
-		ask func() masAnswer // nil where it cannot be brought about
-	}{
+	login := func(name, password string) func() masAnswer {
+		return func() masAnswer {
+			return at.client(t, "login", "", map[string]any{"type": "m.login.password", "user": name, "password": password})
+		}
+	}
+	fresh := "0x" + strings.Repeat("0", 40)
+	return []masRow{
 		{mas.TokenBadSecret, func() masAnswer { return at.token(t, "not-"+at.clientSecret) }},
 		{mas.TokenNotAdmin, with(mas.Settings{NotAdmin: true}, func() masAnswer { return at.token(t, at.clientSecret) })},
 		{mas.TokenGranted, func() masAnswer {
@@ -169,43 +223,69 @@ func (at masTarget) holdAgainst(t *testing.T) {
 			token, _ = a.field("access_token").(string)
 			return a
 		}},
+		{mas.NoHeader, func() masAnswer { return at.admin(t, http.MethodGet, mas.ByNamePath+name, "", nil) }},
 		{mas.NoToken, func() masAnswer { return at.admin(t, http.MethodGet, mas.ByNamePath+name, "mat_expired", nil) }},
-		{mas.NotFound, func() masAnswer { return at.admin(t, http.MethodGet, mas.ByNamePath+name, token, nil) }},
+		{mas.NoAdminAPI, with(mas.Settings{NoAdminAPI: true}, look(name))},
+		{mas.NotFound, look(name)},
 		{mas.Created, add(name)},
 		{mas.Exists, add(name)},
 		{mas.BadName, add("NOT A NAME")},
 		{mas.Found, func() masAnswer {
-			a := at.admin(t, http.MethodGet, mas.ByNamePath+name, token, nil)
+			a := look(name)()
 			id, _ = a.field("data.id").(string)
 			return a
 		}},
-		{mas.PasswordSet, password(&id)},
-		{mas.PasswordSet, password(&id)}, // repeatable
-		{mas.PasswordNobody, password(&nobody)},
-		{mas.PasswordsOff, with(mas.Settings{PasswordsOff: true}, password(&id))},
+		{mas.PasswordSet, step(&id, mas.PasswordPath)},
+		{mas.PasswordSet, step(&id, mas.PasswordPath)}, // repeatable
+		{mas.PasswordNobody, step(&nobody, mas.PasswordPath)},
+		{mas.PasswordsOff, with(mas.Settings{PasswordsOff: true}, step(&id, mas.PasswordPath))},
 		{mas.Reserved, func() masAnswer { return add(at.homeserverAlone(t))() }},
-		{mas.CannotTell, map[bool]func() masAnswer{true: func() masAnswer {
-			at.homeserverDown(true)
-			defer at.homeserverDown(false)
-			return add("0x" + strings.Repeat("0", 40))()
-		}}[at.homeserverDown != nil]},
+		{mas.CutOff, with(mas.Settings{}, func() masAnswer { return add(at.cutOff(t, token))() })},
+		{mas.Forced, func() masAnswer {
+			return at.admin(t, http.MethodPost, mas.UsersPath, token, map[string]any{"username": at.homeserverAlone(t), "skip_homeserver_check": true})
+		}},
+		{mas.Unreached, withHomeserver(mas.Synapse{URL: "http://127.0.0.1:1"}, add(fresh))},
+		{mas.Refused, withHomeserver(mas.Synapse{Secret: "another"}, add(fresh))},
 		{mas.SiteConfig, func() masAnswer { return at.admin(t, http.MethodGet, mas.SitePath, token, nil) }},
-	} {
-		t.Run(string(row.is), func(t *testing.T) {
-			if row.ask == nil {
-				t.Skip("it cannot be brought about from here")
-			}
-			got, want := row.ask(), mas.Answers[row.is]
-			if got.status != want.Status || !want.IsTitle(got.title()) || want.Error != "" && got.field("error") != want.Error {
-				t.Errorf("got %d %s, want %+v", got.status, got.body, want)
-			}
-			for _, path := range want.Fields {
-				if got.field(path) == nil {
-					t.Errorf("there is no %s in %s", path, got.body)
+		{mas.VersionTold, func() masAnswer { return at.admin(t, http.MethodGet, mas.VersionPath, token, nil) }},
+
+		{mas.LoginNobody, login(fresh, password)},
+		{mas.LoginWrong, login(name, "another")},
+		{mas.LoginSwitched, with(mas.Settings{PasswordsOff: true}, login(name, password))},
+		{mas.Locked, step(&id, mas.LockPath)},
+		{mas.LoginLocked, login(name, password)},
+		{mas.Unlocked, step(&id, mas.UnlockPath)},
+		{mas.LoggedIn, func() masAnswer {
+			a := login(name, password)()
+			session, _ = a.field("access_token").(string)
+			return a
+		}},
+		{mas.LogoutNoHeader, func() masAnswer { return at.client(t, "logout?access_token="+session, "", struct{}{}) }},
+		{mas.LoggedOut, func() masAnswer { return at.client(t, "logout", session, struct{}{}) }},
+		{mas.LogoutAgain, func() masAnswer { return at.client(t, "logout", session, struct{}{}) }},
+		{mas.LoginLimited, with(mas.Settings{Logins: mas.DefaultLogins}, func() masAnswer {
+			for range int(mas.DefaultLogins.Burst) {
+				login(fresh, password)() // which counts nothing
+				if a := login(name, password)(); a.status != http.StatusOK {
+					t.Errorf("within the limit: got %d %s", a.status, a.body)
 				}
 			}
-		})
+			return login(name, password)()
+		})},
 	}
+}
+
+// cutOff has a user made whose making is cut off when the homeserver has its half, and returns its name.
+func (at masTarget) cutOff(t *testing.T, token string) string {
+	t.Helper()
+	at.set(mas.Settings{Keep: func(context.Context) error { return errors.New("killed") }})
+	defer at.set(mas.Settings{})
+	name := fmt.Sprintf("0x%040x", time.Now().UnixNano())
+	if res, err := http.DefaultClient.Do(at.adminRequest(t, http.MethodPost, mas.UsersPath, token, map[string]string{"username": name})); err == nil {
+		res.Body.Close()
+		t.Errorf("got %d, want no answer", res.StatusCode)
+	}
+	return name
 }
 
 // homeserverAlone makes a user that the service does not know, as an application service may, and returns its name.
@@ -220,8 +300,9 @@ func (at masTarget) homeserverAlone(t *testing.T) string {
 
 // A masAnswer is what the service said.
 type masAnswer struct {
-	status int
-	body   string
+	status      int
+	body        string
+	contentType string
 }
 
 // field is the value under the path of keys, or nil.
@@ -237,11 +318,11 @@ func (a masAnswer) field(path string) any {
 
 // title is that of the first error.
 func (a masAnswer) title() string {
-	errors, _ := a.field("errors").([]any)
-	if len(errors) == 0 {
+	chain, _ := a.field("errors").([]any)
+	if len(chain) == 0 {
 		return ""
 	}
-	first, _ := errors[0].(map[string]any)
+	first, _ := chain[0].(map[string]any)
 	title, _ := first["title"].(string)
 	return title
 }
@@ -257,18 +338,37 @@ func (at masTarget) token(t *testing.T, secret string) masAnswer {
 
 func (at masTarget) admin(t *testing.T, method, path, token string, body any) masAnswer {
 	t.Helper()
+	return ask(t, at.adminRequest(t, method, path, token, body))
+}
+
+// adminRequest is a request to the admin API. Without a token it has no header for one.
+func (at masTarget) adminRequest(t *testing.T, method, path, token string, body any) *http.Request {
+	t.Helper()
+	return request(t, method, at.url+path, token, body)
+}
+
+// client asks what nodes ask, without the nginx before it.
+func (at masTarget) client(t *testing.T, path, token string, body any) masAnswer {
+	t.Helper()
+	return ask(t, request(t, http.MethodPost, at.compatURL+"/_matrix/client/r0/"+path, token, body))
+}
+
+func request(t *testing.T, method, url, token string, body any) *http.Request {
+	t.Helper()
 	payload := must(json.Marshal(body))(t)
-	req := must(http.NewRequestWithContext(t.Context(), method, at.url+path, bytes.NewReader(payload)))(t)
+	req := must(http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(payload)))(t)
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+token)
-	return ask(t, req)
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return req
 }
 
 func ask(t *testing.T, req *http.Request) masAnswer {
 	t.Helper()
 	res := must(http.DefaultClient.Do(req))(t)
 	defer res.Body.Close()
-	return masAnswer{res.StatusCode, string(must(io.ReadAll(res.Body))(t))}
+	return masAnswer{res.StatusCode, string(must(io.ReadAll(res.Body))(t)), res.Header.Get("Content-Type")}
 }
 
 // displayNameOf is what the homeserver shows of a node.
@@ -279,7 +379,7 @@ func displayNameOf(t *testing.T, d *Deployment, n *Node) Answer {
 }
 
 func testMASOld(t *testing.T, d *Deployment) {
-	d.MAS.Set(mas.Settings{Old: true})
+	d.MAS.Set(mas.Settings{Version: mas.Old})
 	defer d.MAS.Set(mas.Settings{})
 	n, _ := newMember(t, d)
 	if a := displayNameOf(t, d, n); a.DisplayName != n.DisplayName {
@@ -305,6 +405,22 @@ func testMASHalfMade(t *testing.T, d *Deployment) {
 	want(t, must(n.Register(t.Context()))(t), http.StatusOK, "")
 	must(d.Gateway.WaitForLog(t.Context(), "Registered node", n.UserID, "completed"))(t)
 	loggedIn(t, n)
+}
+
+// Photon sends its token in the query, when it logs out too.
+func testMASLogout(t *testing.T, d *Deployment) {
+	n, token := newMember(t, d)
+	logout := func() Answer {
+		return must(n.client(t.Context(), http.MethodPost, "logout?access_token="+token, "", struct{}{}))(t)
+	}
+	want(t, logout(), http.StatusOK, "")
+	want(t, logout(), http.StatusUnauthorized, "M_UNKNOWN_TOKEN")
+	for _, name := range []string{"access.log", "error.log"} {
+		log := must(os.ReadFile(filepath.Join(d.nginx.dir, name)))(t)
+		if strings.Contains(string(log), token) || name == "access.log" && !strings.Contains(string(log), "/_matrix/client/r0/logout") {
+			t.Errorf("nginx's %s: %s", name, log)
+		}
+	}
 }
 
 func testMASReserved(t *testing.T, d *Deployment) {

@@ -1,12 +1,15 @@
-// mas.go owns the stand-in: its users, its tokens, and what it answers.
+// mas.go owns the stand-in: its users, its tokens, and what it answers to a gateway.
 
 package mas
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -34,30 +37,45 @@ type Service struct {
 	users   map[string]*user
 	tokens  map[string]time.Time // of the admin API: until when they are good
 	logins  map[string]login     // by access token
+	buckets map[string]*bucket   // of logins, by address
 }
 
 // Settings are what may be otherwise than nodes need it.
 type Settings struct {
-	Old          bool // as version 1.3: without site-config, and deaf to a display name
-	NotAdmin     bool // the client is not in policy.data.admin_clients
-	NoAdminAPI   bool // the listener does not have the resource adminapi
+	Version      string // "" for v1.22.0. Before v1.18.0 it is deaf to a display name
+	NotAdmin     bool   // the client is not in policy.data.admin_clients
+	NoAdminAPI   bool   // the listener does not have the resource adminapi
 	PasswordsOff bool
 	Registration bool          // anybody may make an account
 	TokenLasts   time.Duration // 0 for 300 s
+	Logins       Limit         // of each address; the zero value for the guide's
+
+	// Keep is called when the homeserver has made its half of a new user, and before the service keeps its own. With an
+	// error the service dies there. The context ends when who asked goes away.
+	Keep func(context.Context) error
+}
+
+// Old is a version without site-config and version.
+const Old = "v1.3.0"
+
+// deaf tells whether it leaves a display name out.
+func (is Settings) deaf() bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(is.Version, "v%d.%d.", &major, &minor)
+	return n == 2 && major == 1 && minor < 18
 }
 
 type user struct {
-	id, name, password string
-	deactivated        bool
+	id, name, password  string
+	deactivated, locked bool
 }
-
-type login struct{ localpart, device string }
 
 // New makes one without users.
 func New(serverName, clientID, clientSecret string, h Homeserver) *Service {
 	return &Service{
 		ServerName: serverName, ClientID: clientID, ClientSecret: clientSecret, Homeserver: h,
 		users: map[string]*user{}, tokens: map[string]time.Time{}, logins: map[string]login{},
+		buckets: map[string]*bucket{},
 	}
 }
 
@@ -66,6 +84,7 @@ func (s *Service) Set(to Settings) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.settled = to
+	clear(s.buckets)
 }
 
 // Add adds a user behind the homeserver's back.
@@ -133,8 +152,6 @@ func newID(made time.Time) string {
 	return string(raw)
 }
 
-var loginForm = regexp.MustCompile(`^/_matrix/client/(api/v1|r0|v3)/(login|logout)$`)
-
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case path == DiscoveryPath:
@@ -149,7 +166,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "/api/admin/v1/"):
 		s.admin(w, r)
 	default:
-		w.WriteHeader(http.StatusNotFound)
+		s.refuse(w, NoAdminAPI, "")
 	}
 }
 
@@ -173,13 +190,24 @@ func (s *Service) token(w http.ResponseWriter, r *http.Request) {
 }
 
 // refuse answers a case that is an error.
-func (s *Service) refuse(w http.ResponseWriter, c Case, value string) {
+func (s *Service) refuse(w http.ResponseWriter, c Case, value string, causes ...error) {
 	is := Answers[c]
-	if is.Error != "" {
+	switch {
+	case is.IsHTML:
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(is.Status)
+		io.WriteString(w, "<!DOCTYPE html><html><body>Not found</body></html>")
+	case is.Error != "":
 		writeJSON(w, is.Status, map[string]string{"error": is.Error, "error_description": "in words"})
-		return
+	case is.Errcode != "":
+		writeJSON(w, is.Status, map[string]string{"errcode": is.Errcode, "error": string(c)})
+	default:
+		chain := []any{map[string]string{"title": cmp.Or(is.with(value), "in other words")}}
+		for _, cause := range causes {
+			chain = append(chain, map[string]string{"title": cause.Error()})
+		}
+		writeJSON(w, is.Status, map[string]any{"errors": chain})
 	}
-	writeJSON(w, is.Status, map[string]any{"errors": []any{map[string]string{"title": cmp.Or(is.with(value), "in other words")}}})
 }
 
 // admin answers the admin API.
@@ -189,30 +217,42 @@ func (s *Service) admin(w http.ResponseWriter, r *http.Request) {
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	good := time.Now().Before(s.tokens[token])
 	s.mu.Unlock()
-	id, isPassword := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, UsersPath+"/"), PasswordPath)
+	after, isUser := strings.CutPrefix(r.URL.Path, UsersPath+"/")
+	id, step, _ := strings.Cut(after, "/")
 	name, isName := strings.CutPrefix(r.URL.Path, ByNamePath)
 	switch {
 	case is.NoAdminAPI:
-		w.WriteHeader(http.StatusNotFound)
+		s.refuse(w, NoAdminAPI, "")
+	case r.Header.Get("Authorization") == "":
+		s.refuse(w, NoHeader, "")
 	case !good:
 		s.refuse(w, NoToken, "")
 	case r.URL.Path == UsersPath && r.Method == http.MethodPost:
 		s.add(w, r, is)
 	case isName && r.Method == http.MethodGet:
 		s.byName(w, name)
-	case isPassword && r.Method == http.MethodPost:
+	case isUser && "/"+step == PasswordPath && r.Method == http.MethodPost:
 		s.setPassword(w, r, is, id)
-	case r.URL.Path == SitePath && !is.Old:
+	case isUser && ("/"+step == LockPath || "/"+step == UnlockPath) && r.Method == http.MethodPost:
+		s.lock(w, id, "/"+step == LockPath)
+	case r.URL.Path == SitePath && is.Version != Old:
 		writeJSON(w, 200, map[string]any{"server_name": s.ServerName, "password_login_enabled": !is.PasswordsOff, "password_registration_enabled": is.Registration})
+	case r.URL.Path == VersionPath && is.Version != Old:
+		writeJSON(w, 200, map[string]string{"version": cmp.Or(is.Version, "v1.22.0")})
 	default:
-		w.WriteHeader(http.StatusNotFound)
+		s.refuse(w, NoAdminAPI, "")
 	}
 }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9=./+-][a-z0-9=_./+-]{0,254}$`)
 
+// add has the homeserver make its half first and keeps its own after that, as the real one does: whatever comes between
+// leaves an account at the homeserver alone.
 func (s *Service) add(w http.ResponseWriter, r *http.Request, is Settings) {
-	var body struct{ Username, DisplayName string }
+	var body struct {
+		Username, DisplayName string
+		Skip                  bool `json:"skip_homeserver_check"`
+	}
 	json.NewDecoder(r.Body).Decode(&body)
 	if _, there := s.Password(body.Username); there {
 		s.refuse(w, Exists, "")
@@ -222,22 +262,46 @@ func (s *Service) add(w http.ResponseWriter, r *http.Request, is Settings) {
 		s.refuse(w, BadName, "")
 		return
 	}
-	if free, err := s.Homeserver.Available(body.Username); err != nil {
-		s.refuse(w, CannotTell, "")
+	free, err := s.Homeserver.Available(body.Username)
+	switch {
+	case errors.Is(err, ErrRefused):
+		s.refuse(w, Refused, "", err)
 		return
-	} else if !free {
+	case err != nil:
+		s.refuse(w, Unreached, "", errors.New("error sending request"), err)
+		return
+	case !free && !body.Skip:
 		s.refuse(w, Reserved, "")
 		return
 	}
-	if is.Old {
+	if is.deaf() {
 		body.DisplayName = ""
 	}
 	if err := s.Homeserver.Provision(body.Username, body.DisplayName); err != nil {
-		s.refuse(w, CannotTell, "")
+		s.refuse(w, Unreached, "", err)
 		return
+	}
+	if is.Keep != nil && is.Keep(r.Context()) != nil || r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // which closes the connection
 	}
 	s.Add(body.Username)
 	s.write(w, Created, body.Username)
+}
+
+// lock keeps a user out, or lets it in again.
+func (s *Service) lock(w http.ResponseWriter, id string, locked bool) {
+	c := map[bool]Case{true: Locked, false: Unlocked}[locked]
+	s.mu.Lock()
+	for name, u := range s.users {
+		if u.id == id {
+			u.locked = locked
+			s.mu.Unlock()
+			s.write(w, c, name)
+			return
+		}
+	}
+	s.mu.Unlock()
+	s.refuse(w, PasswordNobody, id)
 }
 
 // write answers with a user.
@@ -245,7 +309,11 @@ func (s *Service) write(w http.ResponseWriter, c Case, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.users[name]
-	writeJSON(w, Answers[c].Status, map[string]any{"data": map[string]any{"type": "user", "id": u.id, "attributes": map[string]any{"username": u.name, "locked_at": nil}}})
+	lockedAt := any(nil)
+	if u.locked {
+		lockedAt = time.Now()
+	}
+	writeJSON(w, Answers[c].Status, map[string]any{"data": map[string]any{"type": "user", "id": u.id, "attributes": map[string]any{"username": u.name, "locked_at": lockedAt}}})
 }
 
 func (s *Service) byName(w http.ResponseWriter, name string) {
@@ -276,75 +344,6 @@ func (s *Service) setPassword(w http.ResponseWriter, r *http.Request, is Setting
 		}
 	}
 	s.refuse(w, PasswordNobody, id)
-}
-
-// login answers the old paths of a homeserver's login and logout.
-func (s *Service) login(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	is := s.settled
-	s.mu.Unlock()
-	switch {
-	case r.Method == http.MethodGet:
-		flows := []map[string]any{{"type": "m.login.sso", "org.matrix.msc3824.delegated_oidc_compatibility": true}, {"type": "m.login.token"}}
-		if !is.PasswordsOff {
-			flows = append([]map[string]any{{"type": "m.login.password"}}, flows...)
-		}
-		writeJSON(w, 200, map[string]any{"flows": flows})
-	case strings.HasSuffix(r.URL.Path, "/logout"):
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.logins, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
-		writeJSON(w, 200, struct{}{})
-	default:
-		s.passwordLogin(w, r, is)
-	}
-}
-
-func (s *Service) passwordLogin(w http.ResponseWriter, r *http.Request, is Settings) {
-	var body struct {
-		Type, User, Password string
-		Identifier           struct{ User string }
-	}
-	json.NewDecoder(r.Body).Decode(&body)
-	localpart := strings.TrimSuffix(strings.TrimPrefix(cmp.Or(body.User, body.Identifier.User), "@"), ":"+s.ServerName)
-	if is.PasswordsOff || body.Type != "m.login.password" {
-		writeJSON(w, 400, map[string]string{"errcode": "M_UNRECOGNIZED", "error": "Invalid login type"})
-		return
-	}
-	s.mu.Lock()
-	u := s.users[localpart]
-	good := u != nil && !u.deactivated && u.password != "" && u.password == body.Password
-	s.mu.Unlock()
-	if !good {
-		writeJSON(w, 403, map[string]string{"errcode": "M_FORBIDDEN", "error": "Invalid username/password"})
-		return
-	}
-	opened := login{localpart, rand.Text()[:10]}
-	if err := s.Homeserver.AddDevice(localpart, opened.device); err != nil {
-		writeJSON(w, 500, map[string]string{"errcode": "M_UNKNOWN", "error": "Internal server error"})
-		return
-	}
-	token := "mct_" + rand.Text()
-	s.mu.Lock()
-	s.logins[token] = opened
-	s.mu.Unlock()
-	writeJSON(w, 200, map[string]string{"access_token": token, "device_id": opened.device, "user_id": fmt.Sprintf("@%s:%s", localpart, s.ServerName)})
-}
-
-// introspect tells the homeserver whose an access token is.
-func (s *Service) introspect(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.Header.Get("Authorization") != "Bearer "+s.HomeserverSecret {
-		writeJSON(w, 401, map[string]string{"error": "invalid_client"})
-		return
-	}
-	opened, ok := s.logins[r.FormValue("token")]
-	if !ok {
-		writeJSON(w, 200, map[string]bool{"active": false})
-		return
-	}
-	writeJSON(w, 200, map[string]any{"active": true, "scope": "urn:matrix:client:api:*", "username": opened.localpart, "device_id": opened.device, "token_type": "access_token"})
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {

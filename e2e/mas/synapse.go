@@ -5,9 +5,11 @@ package mas
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 )
 
@@ -20,17 +22,23 @@ type Synapse struct {
 // askTime is for one call.
 const askTime = 10 * time.Second
 
-// Available asks whether the homeserver lets the name be had.
+// Available asks whether the homeserver lets the name be had. Its error is ErrRefused where the homeserver answers and
+// does not say.
 func (s Synapse) Available(localpart string) (bool, error) {
-	status, err := s.ask(http.MethodGet, "is_localpart_available?localpart="+url.QueryEscape(localpart), nil)
-	if err != nil {
+	status, errcode, err := s.ask(http.MethodGet, "is_localpart_available?localpart="+url.QueryEscape(localpart), nil)
+	switch {
+	case err != nil:
 		return false, err
+	case status == http.StatusOK:
+		return true, nil
+	case slices.Contains([]string{"M_INVALID_USERNAME", "M_USER_IN_USE", "M_EXCLUSIVE"}, errcode):
+		return false, nil
 	}
-	if status/100 == 5 {
-		return false, fmt.Errorf("the homeserver answers %d", status)
-	}
-	return status == http.StatusOK, nil
+	return false, fmt.Errorf("%w: %d %s", ErrRefused, status, errcode)
 }
+
+// ErrRefused is that the homeserver answered what the service was not prepared for, as where it does not know the secret.
+var ErrRefused = errors.New("the homeserver refused")
 
 // Provision makes the user.
 func (s Synapse) Provision(localpart, displayName string) error {
@@ -52,28 +60,30 @@ func (s Synapse) Delete(localpart string) error {
 }
 
 func (s Synapse) must(method, path string, body any) error {
-	status, err := s.ask(method, path, body)
+	status, _, err := s.ask(method, path, body)
 	if err == nil && status/100 != 2 {
 		err = fmt.Errorf("%s: the homeserver answers %d", path, status)
 	}
 	return err
 }
 
-func (s Synapse) ask(method, path string, body any) (status int, err error) {
+func (s Synapse) ask(method, path string, body any) (status int, errcode string, err error) {
 	payload, err := json.Marshal(body)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	req, err := http.NewRequest(method, s.URL+"/_synapse/mas/"+path, bytes.NewReader(payload))
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	req.Header.Set("Authorization", "Bearer "+s.Secret)
 	req.Header.Set("Content-Type", "application/json")
 	res, err := (&http.Client{Timeout: askTime}).Do(req)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	res.Body.Close()
-	return res.StatusCode, nil
+	defer res.Body.Close()
+	var said struct{ Errcode string }
+	json.NewDecoder(res.Body).Decode(&said) // what is no error has none
+	return res.StatusCode, said.Errcode, nil
 }
