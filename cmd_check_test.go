@@ -41,11 +41,11 @@ func TestReadScript(t *testing.T) {
 // What run.sh says of the limits goes through the checks of the flags.
 func TestScriptLimits(t *testing.T) {
 	for _, test := range []struct{ flag, value, want string }{
-		{config.FlagRateLimit, "2.5", ""},
-		{config.FlagTrustedProxies, "10.0.0.0/8", ""},
-		{config.FlagMaxInflight, "many", "--max-inflight is not a number of them"},
-		{config.FlagTotalRateLimit, "-3", "is not a rate"},
-		{config.FlagTrustedProxies, "nginx", "neither an address nor a network"},
+		{"rate-limit", "2.5", ""},
+		{"trusted-proxies", "10.0.0.0/8", ""},
+		{"max-inflight", "many", "--max-inflight is not a number of them"},
+		{"total-rate-limit", "-3", "is not a rate"},
+		{"trusted-proxies", "nginx", "neither an address nor a network"},
 	} {
 		root := newCommand(io.Discard, io.Discard)
 		root.Action = func(_ context.Context, cmd *cli.Command) error {

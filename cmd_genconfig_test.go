@@ -1,20 +1,29 @@
 package main
 
 import (
+	"context"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
 )
 
 // defaultConfig is what nothing but defaults makes.
 func defaultConfig(t *testing.T) config.Config {
 	t.Helper()
+	root := newCommand(io.Discard, io.Discard)
 	var c config.Config
-	if err := (config.Values{}).Into(&c); err != nil {
+	var err error
+	root.Action = func(_ context.Context, cmd *cli.Command) error {
+		c, err = config.Read(config.ReadValues(cmd))
+		return err
+	}
+	if err := root.Run(t.Context(), []string{programName, "--" + config.FlagMatrixDomain, testServerName}); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -14,7 +14,6 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
 // runs runs the program to its end.
@@ -207,8 +206,8 @@ func TestDataPathFile(t *testing.T) {
 		t.Errorf("check: %s", said)
 	}
 	t.Run("both from the environment", func(t *testing.T) {
-		t.Setenv(config.EnvironmentPrefix+"DATAPATH", "x")
-		t.Setenv(config.EnvironmentPrefix+"DATAPATH_FILE", "url")
+		t.Setenv("MATRIX_REGSERVICE_DATAPATH", "x")
+		t.Setenv("MATRIX_REGSERVICE_DATAPATH_FILE", "url")
 		if code, said := runs(t, "users"); code != 1 || !strings.Contains(said, "both given") {
 			t.Errorf("exit %d\n%s", code, said)
 		}
@@ -281,7 +280,7 @@ func TestPostgresRoles(t *testing.T) {
 		t.Error(err)
 	}
 	for _, statement := range []string{"DROP TABLE matrix_regservice.claims", "CREATE TABLE matrix_regservice.t ()", "CREATE SCHEMA s", "TRUNCATE matrix_regservice.records", "DROP SCHEMA matrix_regservice CASCADE"} {
-		if _, err := d.store.(*postgresStore).pool.Conns.Exec(t.Context(), statement); pgdb.State(err) != "42501" && !strings.Contains(fmt.Sprint(err), "must be owner") {
+		if _, err := d.store.(*postgresStore).pool.Conns.Exec(t.Context(), statement); sqlState(err) != "42501" && !strings.Contains(fmt.Sprint(err), "must be owner") {
 			t.Errorf("%s: got %v", statement, err)
 		}
 	}

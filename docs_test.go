@@ -292,7 +292,7 @@ func TestReadmeNamesEverything(t *testing.T) {
 		}
 	}
 	for _, row := range config.Table {
-		if line := regexp.MustCompile("(?m)^\\| .*`--" + row.Name + "`.*\\|.*`" + regexp.QuoteMeta(row.Value) + "`"); row.Value != "" && row.Kind != config.KindYes && !line.MatchString(readme) {
+		if line := regexp.MustCompile("(?m)^\\| .*`--" + row.Name + "`.*\\|.*`" + regexp.QuoteMeta(row.Value) + "`"); row.Value != "" && row.Value != "false" && !line.MatchString(readme) {
 			t.Errorf("--%s is not there with %s", row.Name, row.Value)
 		}
 	}

@@ -339,7 +339,7 @@ func TestWarnOfReaders(t *testing.T) {
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			if name, value, ok := strings.Cut(test.environment, "="); ok {
-				t.Setenv(config.EnvironmentPrefix+name, value)
+				t.Setenv("MATRIX_REGSERVICE_"+name, value)
 			}
 			var c config.Config
 			root := newCommand(io.Discard, io.Discard)
@@ -382,7 +382,7 @@ func TestReadsItsOwnFlagsOnly(t *testing.T) {
 			}
 		}
 	}
-	t.Setenv(config.EnvironmentPrefix+"PORT", "http")
+	t.Setenv("MATRIX_REGSERVICE_PORT", "http")
 	for _, name := range names {
 		var got string
 		root := newCommand(io.Discard, io.Discard)
@@ -399,7 +399,7 @@ func TestReadsItsOwnFlagsOnly(t *testing.T) {
 			args = append(args, name)
 		}
 		want := "8009"
-		if config.RowOf(config.FlagPort).IsReadBy(name) {
+		if port := slices.IndexFunc(config.Table, func(row config.Row) bool { return row.Name == config.FlagPort }); config.Table[port].IsReadBy(name) {
 			want = "http"
 		}
 		if err := root.Run(t.Context(), args); err != nil || got != want {

@@ -263,25 +263,6 @@ func TestOpsListen(t *testing.T) {
 	}
 }
 
-func TestCheckOpsListen(t *testing.T) {
-	for _, test := range []struct {
-		address string
-		public  bool
-		want    string // of the error
-	}{
-		{"", false, ""}, {"127.0.0.1:8010", false, ""}, {"[::1]:8010", false, ""}, {"localhost:8010", false, ""}, {"127.1.2.3:1", false, ""},
-		{":8010", false, "other machines"}, {"0.0.0.0:8010", false, "other machines"}, {"192.0.2.1:8010", false, "other machines"},
-		{"example.org:8010", false, "other machines"}, {":8010", true, ""}, {"0.0.0.0:8010", true, ""},
-		{"8010", true, "not an address and a port"}, {"127.0.0.1", false, "not an address and a port"}, {"127.0.0.1:http", false, "not an address and a port"}, {"127.0.0.1:", false, "not an address and a port"},
-		{"127.0.0.1:65536", false, "not an address and a port"}, {"127.0.0.1:0", false, ""}, {":0", false, "other machines"},
-	} {
-		c := config.Config{OpsListen: test.address, OpsListenPublic: test.public}
-		if err := c.CheckOpsListen(); (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%q, public %v: got %v, want %q", test.address, test.public, err, test.want)
-		}
-	}
-}
-
 // What measuring costs: a whole registration with it and without, in one run.
 func BenchmarkRegisterMeasured(b *testing.B) {
 	for _, measured := range []bool{false, true} {

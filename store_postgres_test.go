@@ -17,6 +17,7 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
@@ -602,12 +603,20 @@ func TestPostgresTimeLimits(t *testing.T) {
 		if _, err := tx.Exec(t.Context(), "SELECT FROM matrix_regservice.records FOR UPDATE"); err != nil {
 			t.Fatal(err)
 		}
-		if err := held.Save(r); pgdb.State(err) != "55P03" && pgdb.State(err) != "57014" {
+		if err := held.Save(r); sqlState(err) != "55P03" && sqlState(err) != "57014" {
 			t.Errorf("a lock: got %v", err)
 		}
 		err = s.pool.Send(t.Context(), func(b *pgx.Batch) { b.Queue("SELECT pg_sleep(60)") })
-		if pgdb.State(err) != "57014" {
+		if sqlState(err) != "57014" {
 			t.Errorf("a long statement: got %v", err)
 		}
 	})
+}
+
+// sqlState is the SQLSTATE of PostgreSQL's answer, or "" where it gave none.
+func sqlState(err error) string {
+	if failed, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return failed.Code
+	}
+	return ""
 }

@@ -34,7 +34,7 @@ import (
 const (
 	balanceTime     = 4 * time.Second // for a call, its wait for a connection included: with the registrar's waits, less than the 30 s that clients wait
 	balancePeriod   = time.Minute     // how long an answer counts
-	MaxCalls        = 16              // at once: providers limit how many
+	maxCalls        = 16              // at once: providers limit how many
 	askersAtMost    = 256             // clients that wait for an answer: each keeps a connection
 	balancesKept    = 1 << 16         // answers that are remembered, in 13 MB
 	rpcAnswerLimit  = 16 << 10        // bytes of an answer that are read; a right one has 100
@@ -66,7 +66,7 @@ type balance struct {
 
 // NewChain returns the chain of the node at the URL, and asks it nothing yet. An address must hold the least, in wei.
 func NewChain(u *url.URL, least *big.Int) *Chain {
-	client := homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: homeserver.HeaderTime, MostConns: MaxCalls}) // one call at a time on each
+	client := homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: homeserver.HeaderTime, MostConns: maxCalls}) // one call at a time on each
 	return &Chain{url: u, secrets: urlSecrets(u), least: least, http: client, known: lru.NewCache[common.Address, balance](balancesKept)}
 }
 

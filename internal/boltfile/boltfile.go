@@ -29,7 +29,7 @@ const reserve = 64 << 10
 var (
 	ErrLocked   = errors.New("the file is in use by another process")
 	ErrDamaged  = errors.New("the file is damaged: stop the service and put a backup in its place")
-	ErrReplaced = errors.New("the file was moved or removed under the running service: put it back, or restart the service with what is there now")
+	errReplaced = errors.New("the file was moved or removed under the running service: put it back, or restart the service with what is there now")
 )
 
 // A File is an open BoltDB file.
@@ -186,7 +186,7 @@ func (f *File) stat() (fileStat, error) {
 	}
 	seen, err := stat(f.path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && !seen.isOf(f.opened) {
-		return fileStat{}, ErrReplaced
+		return fileStat{}, errReplaced
 	}
 	return seen, err
 }

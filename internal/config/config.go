@@ -80,7 +80,7 @@ func Read(s Values) (Config, error) {
 		return Config{}, err
 	}
 	c := Config{UnknownVariables: unknown, SecretArgs: map[string]string{}}
-	if err := s.Into(&c); err != nil {
+	if err := s.into(&c); err != nil {
 		return Config{}, err
 	}
 	if err := CheckServerName(c.ServerName); err != nil {
@@ -95,7 +95,7 @@ func Read(s Values) (Config, error) {
 	if err := c.checkMASFlags(); err != nil {
 		return Config{}, err
 	}
-	if err := c.CheckOpsListen(); err != nil {
+	if err := c.checkOpsListen(); err != nil {
 		return Config{}, err
 	}
 	if err := c.readDataPath(); err != nil {
@@ -105,7 +105,7 @@ func Read(s Values) (Config, error) {
 		return Config{}, err
 	}
 	if c.TrustedProxies, err = names.ParseNetworks(c.trustedProxiesText); err != nil {
-		return Config{}, fmt.Errorf("%s: %w", s.spell(FlagTrustedProxies), err)
+		return Config{}, fmt.Errorf("%s: %w", s.spell(flagTrustedProxies), err)
 	}
 	switch {
 	case !names.IsHost(c.Host):
@@ -128,7 +128,7 @@ func Read(s Values) (Config, error) {
 func ReadStore(cmd *cli.Command) (Config, error) {
 	s := ReadValues(cmd)
 	c := Config{SecretArgs: map[string]string{}}
-	if err := s.Into(&c); err != nil {
+	if err := s.into(&c); err != nil {
 		return Config{}, err
 	}
 	err := c.readDataPath()
@@ -168,8 +168,8 @@ func checkDataPath(dataPath string) error {
 	return nil
 }
 
-// CheckOpsListen keeps the metrics from other machines unless that was said twice: they tell what a homeserver does.
-func (c *Config) CheckOpsListen() error {
+// checkOpsListen keeps the metrics from other machines unless that was said twice: they tell what a homeserver does.
+func (c *Config) checkOpsListen() error {
 	if c.OpsListen == "" {
 		return nil
 	}

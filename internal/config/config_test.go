@@ -111,3 +111,22 @@ func TestCheckDataPath(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckOpsListen(t *testing.T) {
+	for _, test := range []struct {
+		address string
+		public  bool
+		want    string // of the error
+	}{
+		{"", false, ""}, {"127.0.0.1:8010", false, ""}, {"[::1]:8010", false, ""}, {"localhost:8010", false, ""}, {"127.1.2.3:1", false, ""},
+		{":8010", false, "other machines"}, {"0.0.0.0:8010", false, "other machines"}, {"192.0.2.1:8010", false, "other machines"},
+		{"example.org:8010", false, "other machines"}, {":8010", true, ""}, {"0.0.0.0:8010", true, ""},
+		{"8010", true, "not an address and a port"}, {"127.0.0.1", false, "not an address and a port"}, {"127.0.0.1:http", false, "not an address and a port"}, {"127.0.0.1:", false, "not an address and a port"},
+		{"127.0.0.1:65536", false, "not an address and a port"}, {"127.0.0.1:0", false, ""}, {":0", false, "other machines"},
+	} {
+		c := Config{OpsListen: test.address, OpsListenPublic: test.public}
+		if err := c.checkOpsListen(); (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q, public %v: got %v, want %q", test.address, test.public, err, test.want)
+		}
+	}
+}

@@ -14,7 +14,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-const EnvironmentPrefix = "MATRIX_REGSERVICE_"
+const environmentPrefix = "MATRIX_REGSERVICE_"
 
 // mostEdits is how many letters may be added, dropped or changed for a name to count as a mistyped one. Two that are swapped
 // are two changes.
@@ -33,7 +33,7 @@ func checkEnvironment() (unknown []string, err error) {
 		case edits == 0 && name == nearest:
 		case nearest != "" && edits <= mostEdits:
 			return nil, fmt.Errorf("there is no variable %s: is %s meant? Correct it, or unset it", name, nearest)
-		case len(name) >= len(EnvironmentPrefix) && strings.EqualFold(name[:len(EnvironmentPrefix)], EnvironmentPrefix):
+		case len(name) >= len(environmentPrefix) && strings.EqualFold(name[:len(environmentPrefix)], environmentPrefix):
 			unknown = append(unknown, name)
 		}
 	}

@@ -45,12 +45,12 @@ func TestCheckEnvironment(t *testing.T) {
 	} {
 		t.Run(test.entry, func(t *testing.T) {
 			name, value, _ := strings.Cut(test.entry, "=")
-			t.Setenv(EnvironmentPrefix+name, value)
+			t.Setenv(environmentPrefix+name, value)
 			unknown, err := checkEnvironment()
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
-			if got := slices.Contains(unknown, EnvironmentPrefix+name); got != test.unknown {
+			if got := slices.Contains(unknown, environmentPrefix+name); got != test.unknown {
 				t.Errorf("unknown: got %t of %v", got, unknown)
 			}
 			if err != nil && strings.Contains(err.Error(), "hunter2") {

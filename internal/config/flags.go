@@ -41,12 +41,12 @@ const (
 	FlagEthRPC              = "eth-rpc"
 	FlagEthRPCFile          = "eth-rpc-file"
 	flagMinBalance          = "min-balance"
-	FlagRateLimit           = "rate-limit"
+	flagRateLimit           = "rate-limit"
 	flagRateBurst           = "rate-burst"
-	FlagTotalRateLimit      = "total-rate-limit"
+	flagTotalRateLimit      = "total-rate-limit"
 	flagTotalRateBurst      = "total-rate-burst"
-	FlagTrustedProxies      = "trusted-proxies"
-	FlagMaxInflight         = "max-inflight"
+	flagTrustedProxies      = "trusted-proxies"
+	flagMaxInflight         = "max-inflight"
 	FlagMaxConnections      = "max-connections"
 )
 
@@ -57,7 +57,7 @@ const (
 	kindText  flagKind = iota
 	kindCount          // a whole number, in decimal
 	kindRate           // a number, 0 or within bounds
-	KindYes            // needs no value on the command line
+	kindYes            // needs no value on the command line
 )
 
 // A scriptUse is how genconfig treats a flag in run.sh.
@@ -81,7 +81,7 @@ const (
 // A Row is all that is known of a flag.
 type Row struct {
 	Name   string
-	Kind   flagKind
+	kind   flagKind
 	Value  string // the default
 	usage  string // with the name of the value in backticks
 	ReadBy []string
@@ -142,17 +142,17 @@ var Table = []Row{
 		at: func(c *Config) any { return &c.MASClientSecretFile }},
 	{Name: FlagHost, Value: "127.0.0.1", usage: "`ADDRESS` to listen on", ReadBy: byConfigured, script: alwaysInGuide,
 		at: func(c *Config) any { return &c.Host }},
-	{Name: FlagPort, Kind: kindCount, Value: "8009", usage: "`PORT` to listen on; 0 is any free one, which the log names", ReadBy: byConfigured, script: alwaysInGuide, most: 65535, form: portBounds,
+	{Name: FlagPort, kind: kindCount, Value: "8009", usage: "`PORT` to listen on; 0 is any free one, which the log names", ReadBy: byConfigured, script: alwaysInGuide, most: 65535, form: portBounds,
 		at: func(c *Config) any { return &c.Port }},
 	{Name: FlagDataPath, Value: ".matrix", usage: "`DIRECTORY` of the store, or its PostgreSQL URL", ReadBy: byStore, script: alwaysInGuide, empty: emptyIsMistake,
 		at: func(c *Config) any { return &c.DataPath }},
 	{Name: FlagDataPathFile, usage: "`FILE` that holds the PostgreSQL URL of the store, password and all", ReadBy: byStore, script: inScript, empty: emptyIsMistake, instead: FlagDataPath,
 		at: func(c *Config) any { return &c.DataPathFile }},
-	{Name: FlagVerbosity, Kind: kindCount, Value: "3", usage: "`LEVEL` of the log: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace", ReadBy: byLogging, script: alwaysInGuide, most: 5, form: levelForm,
+	{Name: FlagVerbosity, kind: kindCount, Value: "3", usage: "`LEVEL` of the log: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace", ReadBy: byLogging, script: alwaysInGuide, most: 5, form: levelForm,
 		at: func(c *Config) any { return &c.Verbosity }},
 	{Name: FlagOpsListen, usage: "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty; port 0 is any free one, which the log names", ReadBy: byConfigured, script: inScript,
 		at: func(c *Config) any { return &c.OpsListen }},
-	{Name: flagOpsListenPublic, Kind: KindYes, Value: "false", usage: "allow an address for --" + FlagOpsListen + " that other machines reach", ReadBy: byConfigured, script: inScript, form: "true or false",
+	{Name: flagOpsListenPublic, kind: kindYes, Value: "false", usage: "allow an address for --" + FlagOpsListen + " that other machines reach", ReadBy: byConfigured, script: inScript, form: "true or false",
 		at: func(c *Config) any { return &c.OpsListenPublic }},
 	{Name: flagLogFormat, Value: "terminal", usage: "`FORM` of a log line: terminal, logfmt or json", ReadBy: byLogging, script: inScript,
 		at: func(c *Config) any { return &c.LogFormat }},
@@ -164,27 +164,27 @@ var Table = []Row{
 		at: func(c *Config) any { return &c.EthRPCFile }},
 	{Name: flagMinBalance, usage: "`WEI` that an address must hold on chain to register", ReadBy: byConfigured, script: inScript, empty: emptyOpensAGate,
 		at: func(c *Config) any { return &c.minBalanceText }},
-	{Name: FlagRateLimit, Kind: kindRate, Value: "1", usage: "registrations a second, a `RATE` that a client address may ask for; 0: no limit", ReadBy: byConfigured, script: inScript, least: slowestRate, most: fastestRate, form: rateForm,
+	{Name: flagRateLimit, kind: kindRate, Value: "1", usage: "registrations a second, a `RATE` that a client address may ask for; 0: no limit", ReadBy: byConfigured, script: inScript, least: slowestRate, most: fastestRate, form: rateForm,
 		at: func(c *Config) any { return &c.Rate }},
-	{Name: flagRateBurst, Kind: kindCount, Value: "60", usage: "`NUMBER` of them that it may ask for at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
+	{Name: flagRateBurst, kind: kindCount, Value: "60", usage: "`NUMBER` of them that it may ask for at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
 		at: func(c *Config) any { return &c.Burst }},
-	{Name: FlagTotalRateLimit, Kind: kindRate, Value: "10", usage: "new nodes a second in all, a `RATE` counted when their proof holds; 0: no limit", ReadBy: byConfigured, script: inScript, least: slowestRate, most: fastestRate, form: rateForm,
+	{Name: flagTotalRateLimit, kind: kindRate, Value: "10", usage: "new nodes a second in all, a `RATE` counted when their proof holds; 0: no limit", ReadBy: byConfigured, script: inScript, least: slowestRate, most: fastestRate, form: rateForm,
 		at: func(c *Config) any { return &c.TotalRate }},
-	{Name: flagTotalRateBurst, Kind: kindCount, Value: "300", usage: "`NUMBER` of them at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
+	{Name: flagTotalRateBurst, kind: kindCount, Value: "300", usage: "`NUMBER` of them at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
 		at: func(c *Config) any { return &c.TotalBurst }},
-	{Name: FlagTrustedProxies, Value: "127.0.0.0/8,::1", usage: "`ADDRESSES` and networks whose X-Forwarded-For is believed, with commas between", ReadBy: byConfigured, script: inScript,
+	{Name: flagTrustedProxies, Value: "127.0.0.0/8,::1", usage: "`ADDRESSES` and networks whose X-Forwarded-For is believed, with commas between", ReadBy: byConfigured, script: inScript,
 		at: func(c *Config) any { return &c.trustedProxiesText }},
-	{Name: FlagMaxInflight, Kind: kindCount, Value: "64", usage: "`NUMBER` of attempts that ask the homeserver at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
+	{Name: flagMaxInflight, kind: kindCount, Value: "64", usage: "`NUMBER` of attempts that ask the homeserver at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
 		at: func(c *Config) any { return &c.MaxInflight }},
-	{Name: FlagMaxConnections, Kind: kindCount, Value: "2000", usage: "`NUMBER` of connections that are held at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
+	{Name: FlagMaxConnections, kind: kindCount, Value: "2000", usage: "`NUMBER` of connections that are held at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
 		at: func(c *Config) any { return &c.MaxConnections }},
 }
 
 // guideOrder is the order of the flags in the guide's run.sh. The others follow in the table's.
 var guideOrder = []string{FlagASToken, FlagHSToken, FlagMatrixURL, FlagHost, FlagPort, FlagDataPath, FlagMatrixDomain, FlagVerbosity}
 
-// RowOf returns the row of the flag, or nil.
-func RowOf(name string) *Row {
+// rowOf returns the row of the flag, or nil.
+func rowOf(name string) *Row {
 	for i := range Table {
 		if Table[i].Name == name {
 			return &Table[i]
@@ -195,7 +195,7 @@ func RowOf(name string) *Row {
 
 // Variable is the flag's name in the environment.
 func (r *Row) Variable() string {
-	return EnvironmentPrefix + strings.ToUpper(strings.ReplaceAll(r.Name, "-", "_"))
+	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(r.Name, "-", "_"))
 }
 
 // IsReadBy tells whether the command reads the flag. All accept it.
@@ -214,10 +214,10 @@ func Flags() []cli.Flag {
 			Sources: cli.ValueSourceChain{Chain: []cli.ValueSource{shownVariable(row.Variable())}},
 		}
 		switch {
-		case row.Kind == KindYes:
+		case row.kind == kindYes:
 			flags = append(flags, yesFlag{flag})
 			continue
-		case row.Kind == kindText && row.Value != "":
+		case row.kind == kindText && row.Value != "":
 			flag.DefaultText = strconv.Quote(row.Value)
 		default:
 			flag.DefaultText = row.Value
@@ -269,7 +269,7 @@ func (a *argument) Set(text string) error {
 
 func (a *argument) String() string   { return "" } // the help shows the default, never the value
 func (a *argument) Get() any         { return *a }
-func (a *argument) IsBoolFlag() bool { return a.row.Kind == KindYes }
+func (a *argument) IsBoolFlag() bool { return a.row.kind == kindYes }
 
 // A shownVariable names a variable in the help. The library finds nothing in it: that a flag is set means the command line.
 type shownVariable string

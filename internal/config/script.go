@@ -23,7 +23,7 @@ type Script struct {
 	PassesOn bool // the arguments that it is given, behind its own
 }
 
-var ErrNoCommand = errors.New("no line of it starts " + Program)
+var errNoCommand = errors.New("no line of it starts " + Program)
 
 // ReadScript finds the command in run.sh and takes its flags apart.
 func ReadScript(path string) (Script, error) {
@@ -41,7 +41,7 @@ func ReadScript(path string) (Script, error) {
 			}
 		}
 	}
-	return script, ErrNoCommand
+	return script, errNoCommand
 }
 
 // takeFlags reads --name value and --name=value as the program does, up to what is for the shell, and tells whether "$@" ends
@@ -64,7 +64,7 @@ func (s Script) takeFlags(words []string) (passesOn bool) {
 		}
 		passesOn = false
 		name, value, hasValue := strings.Cut(strings.TrimPrefix(word[1:], "-"), "=")
-		if row := RowOf(name); row != nil && row.Kind == KindYes {
+		if row := rowOf(name); row != nil && row.kind == kindYes {
 			value = cmp.Or(value, "true")
 		} else if !hasValue && i+1 < len(words) {
 			i++

@@ -63,7 +63,7 @@ func (s Values) of(name string) setting {
 	if given, ok := s.values[name]; ok {
 		return given
 	}
-	return setting{text: RowOf(name).Value}
+	return setting{text: rowOf(name).Value}
 }
 
 func (s Values) Text(name string) string { return s.of(name).text }
@@ -80,7 +80,7 @@ func (s Values) inCommandLine(name string) bool {
 // spell is the flag as it was given: the name of the flag or of the variable.
 func (s Values) spell(name string) string {
 	if s.of(name).from == fromEnvironment {
-		return RowOf(name).Variable()
+		return rowOf(name).Variable()
 	}
 	return "--" + name
 }
@@ -106,15 +106,15 @@ func (s Values) choose() error {
 	return nil
 }
 
-// Into checks each value against its row, and puts it into the config.
-func (s Values) Into(c *Config) error {
+// into checks each value against its row, and puts it into the config.
+func (s Values) into(c *Config) error {
 	if err := s.choose(); err != nil {
 		return err
 	}
 	for i := range Table {
 		row := &Table[i]
 		given := s.of(row.Name)
-		if given.text == "" && given.from != fromDefault && (row.Kind != kindText || row.empty != emptyIsDefault) {
+		if given.text == "" && given.from != fromDefault && (row.kind != kindText || row.empty != emptyIsDefault) {
 			return s.refuseEmpty(row)
 		}
 		var ok bool
@@ -218,14 +218,14 @@ func (c *Config) Arguments() []string {
 		case row.Name == FlagDataPath && c.DataPathFile != "":
 			words = append(words, "--"+FlagDataPathFile, c.DataPathFile)
 		case row.Name == FlagDataPathFile || row.script != alwaysInGuide && value == row.Value:
-		case row.Kind == KindYes:
+		case row.kind == kindYes:
 			words = append(words, "--"+row.Name)
 		default:
 			words = append(words, "--"+row.Name, value)
 		}
 	}
 	for _, name := range guideOrder {
-		add(RowOf(name))
+		add(rowOf(name))
 	}
 	for i := range Table {
 		if Table[i].script == inScript {

@@ -15,7 +15,7 @@ func configOf(t *testing.T, args, environment []string) (Config, error) {
 	t.Helper()
 	for _, entry := range environment {
 		name, value, _ := strings.Cut(entry, "=")
-		t.Setenv(EnvironmentPrefix+name, value)
+		t.Setenv(environmentPrefix+name, value)
 	}
 	var c Config
 	root := &cli.Command{Name: Program, Flags: Flags(), Action: func(_ context.Context, cmd *cli.Command) (err error) {
@@ -73,7 +73,7 @@ func TestAlternatives(t *testing.T) {
 func TestNumbers(t *testing.T) {
 	const secret = "LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD"
 	for _, row := range Table {
-		if row.Kind != kindCount && row.Kind != kindRate {
+		if row.kind != kindCount && row.kind != kindRate {
 			continue
 		}
 		for _, bad := range []string{secret, "http", "-1", "0x10", "1e", "99999999999", "123456789012345678901234567890", " 1", "", "NaN"} {
@@ -85,7 +85,7 @@ func TestNumbers(t *testing.T) {
 				continue
 			}
 			t.Run("", func(t *testing.T) {
-				_, err := configOf(t, nil, []string{strings.TrimPrefix(row.Variable(), EnvironmentPrefix) + "=" + bad})
+				_, err := configOf(t, nil, []string{strings.TrimPrefix(row.Variable(), environmentPrefix) + "=" + bad})
 				if err == nil || !strings.HasPrefix(err.Error(), row.Variable()+" ") || len(bad) > 8 && strings.Contains(err.Error(), bad) {
 					t.Errorf("%s=%q: got %v", row.Variable(), bad, err)
 				}
@@ -101,7 +101,7 @@ func TestNumbers(t *testing.T) {
 // What the rows of the table say of each other is so.
 func TestTable(t *testing.T) {
 	for _, row := range Table {
-		if row.instead != "" && RowOf(row.instead) == nil {
+		if row.instead != "" && rowOf(row.instead) == nil {
 			t.Errorf("--%s is in the place of --%s, which is no flag", row.Name, row.instead)
 		}
 		if inGuide := slices.Contains(guideOrder, row.Name); inGuide != (row.script == alwaysInGuide) {

@@ -24,10 +24,10 @@ import (
 
 // Paths of the questions that are not about creating accounts.
 const (
-	ProfilePath    = "/_matrix/client/r0/profile/"
+	profilePath    = "/_matrix/client/r0/profile/"
 	SetProfilePath = "/_matrix/client/v3/profile/" // where a display name is set
-	VersionPath    = "/_matrix/federation/v1/version"
-	KeyPath        = "/_matrix/key/v2/server"
+	versionPath    = "/_matrix/federation/v1/version"
+	keyPath        = "/_matrix/key/v2/server"
 )
 
 // Errcodes that are read.
@@ -322,7 +322,7 @@ func (h *Client) Answers(ctx context.Context) error {
 // not do: for a user without a name today's Synapse answers 404 to it.
 func (h *Client) DisplayName(ctx context.Context, userID string) (string, error) {
 	absent := func(a Answer) bool { return a.Errcode == codeNotFound }
-	a, err := h.Call(ctx, Request{Name: "profile", Within: ReadTime, Method: http.MethodGet, Path: ProfilePath + url.PathEscape(userID) + "/displayname", Absent: absent})
+	a, err := h.Call(ctx, Request{Name: "profile", Within: ReadTime, Method: http.MethodGet, Path: profilePath + url.PathEscape(userID) + "/displayname", Absent: absent})
 	switch {
 	case err != nil:
 		return "", NotSent(h.NotReached(err))

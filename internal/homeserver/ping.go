@@ -19,8 +19,8 @@ const (
 	pingTime = 15 * time.Second                 // for the homeserver's own try to reach us
 	pingPath = "/_matrix/client/v1/appservice/" // and the id
 
-	AuthMetadataPath         = "/_matrix/client/v1/auth_metadata" // where logins are left to an issuer of tokens
-	AuthMetadataUnstablePath = "/_matrix/client/unstable/org.matrix.msc2965/auth_metadata"
+	authMetadataPath         = "/_matrix/client/v1/auth_metadata" // where logins are left to an issuer of tokens
+	authMetadataUnstablePath = "/_matrix/client/unstable/org.matrix.msc2965/auth_metadata"
 
 	registrationName = "registration.yaml" // what the application service's registration is called
 )
@@ -28,7 +28,7 @@ const (
 // LoginIssuer asks who logs users in: an issuer of tokens, which is Matrix Authentication Service, or the homeserver
 // itself, then "". Told is false where the answer tells neither.
 func (h *Client) LoginIssuer(ctx context.Context) (issuer string, told bool) {
-	for _, path := range []string{AuthMetadataPath, AuthMetadataUnstablePath} {
+	for _, path := range []string{authMetadataPath, authMetadataUnstablePath} {
 		a, err := h.Call(ctx, Request{Within: ReadTime, Method: http.MethodGet, Path: path})
 		if err != nil || a.TellsNothing() || a.Cut != nil {
 			return "", false

@@ -47,7 +47,7 @@ func (s Software) release() (major, minor int, ok bool) {
 // Software asks which program the homeserver is. The zero value where it does not tell, as a listener without
 // the federation resource does not.
 func (h *Client) Software(ctx context.Context) (Software, error) {
-	a, err := h.Call(ctx, Request{Name: "version", Within: ReadTime, Method: http.MethodGet, Path: VersionPath})
+	a, err := h.Call(ctx, Request{Name: "version", Within: ReadTime, Method: http.MethodGet, Path: versionPath})
 	switch {
 	case err != nil:
 		return Software{}, NotSent(h.NotReached(err))
@@ -70,7 +70,7 @@ var ErrOtherServerName = errors.New("its server_name")
 // have another user ID than the one that was proven. A listener without the federation resource does not have it to tell;
 // one that fails to answer is a failure.
 func (h *Client) CheckServerName(ctx context.Context) error {
-	a, err := h.Call(ctx, Request{Name: "key", Within: ReadTime, Method: http.MethodGet, Path: KeyPath})
+	a, err := h.Call(ctx, Request{Name: "key", Within: ReadTime, Method: http.MethodGet, Path: keyPath})
 	if err != nil {
 		return NotSent(h.NotReached(err))
 	}

@@ -34,10 +34,10 @@ func (s *changingHomeserver) RoundTrip(r *http.Request) (*http.Response, error) 
 	s.asked = append(s.asked, r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
 	answer := any(map[string]string{"nonce": "abc"})
 	switch {
-	case r.URL.Path == VersionPath:
+	case r.URL.Path == versionPath:
 		name, version, _ := strings.Cut(s.software, " ")
 		answer = map[string]any{"server": map[string]string{"name": name, "version": version}}
-	case r.URL.Path == KeyPath:
+	case r.URL.Path == keyPath:
 		answer = map[string]string{"server_name": s.name}
 	case r.Method == http.MethodPost:
 		var sent struct{ Username, Password string }

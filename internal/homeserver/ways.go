@@ -21,7 +21,7 @@ type Way struct {
 	Path  string
 	Name  string // in the operator's words
 	Label string // in metrics
-	Needs string // which software has it
+	needs string // which software has it
 
 	TakesSecret bool // it needs the homeserver's registration_shared_secret
 	TakesToken  bool // it needs the as_token
@@ -34,18 +34,18 @@ type Way struct {
 // The ways of creating accounts.
 var (
 	CreateUser = &Way{
-		Path: CreateUserPath, Name: "createUser", Label: "createuser", Needs: "Synapse up to 0.34.0",
+		Path: CreateUserPath, Name: "createUser", Label: "createuser", needs: "Synapse up to 0.34.0",
 		TakesToken: true,
 		Missing:    func(Software) string { return CreateUserMissing },
 	}
 	SharedSecret = &Way{
-		Path: SharedSecretPath, Name: "shared-secret registration", Label: "sharedsecret", Needs: "Synapse 1.23.0 or later, Dendrite",
+		Path: SharedSecretPath, Name: "shared-secret registration", Label: "sharedsecret", needs: "Synapse 1.23.0 or later, Dendrite",
 		TakesSecret: true,
 		Disabled:    "The homeserver has shared-secret registration switched off",
 		Missing:     sharedSecretIsMissing,
 	}
 	MAS = &Way{
-		Path: MASUsersPath, Name: "Matrix Authentication Service", Label: "mas", Needs: "Matrix Authentication Service",
+		Path: MASUsersPath, Name: "Matrix Authentication Service", Label: "mas", needs: "Matrix Authentication Service",
 		TakesToken: true, IsApart: true,
 		Disabled: "Matrix Authentication Service does not let this service make accounts",
 		Missing:  func(Software) string { return ErrMASMissing.Error() },
@@ -61,7 +61,7 @@ func WayAt(path string) (*Way, error) {
 		if w.Path == path {
 			return w, nil
 		}
-		known = append(known, fmt.Sprintf("%s (%s)", w.Path, w.Needs))
+		known = append(known, fmt.Sprintf("%s (%s)", w.Path, w.needs))
 	}
 	last := len(known) - 1
 	return nil, fmt.Errorf("give %s or %s", strings.Join(known[:last], ", "), known[last])

@@ -21,14 +21,14 @@ import (
 // Paths of Matrix Authentication Service.
 const (
 	ByNamePath   = homeserver.MASUsersPath + "/by-username/"
-	PasswordPath = "/set-password" // after homeserver.MASUsersPath and the account's id
-	SitePath     = "/api/admin/v1/site-config"
-	TokenPath    = "/oauth2/token"
+	passwordPath = "/set-password" // after homeserver.MASUsersPath and the account's id
+	sitePath     = "/api/admin/v1/site-config"
+	tokenPath    = "/oauth2/token"
 )
 
 const (
 	Scope  = "urn:mas:admin"
-	Exists = "User already exists" // the title of a 409; the other title is of a name that only the homeserver has
+	exists = "User already exists" // the title of a 409; the other title is of a name that only the homeserver has
 	spare  = 30 * time.Second      // before it expires a token is fetched anew: longer than an attempt
 )
 
@@ -109,7 +109,7 @@ func (api *Accounts) add(ctx context.Context, n homeserver.Account) (id string, 
 	failed := inStep(step, api.admin.Failure(a, ""))
 	conflict := a.Status == http.StatusConflict && a.Title != ""
 	switch {
-	case conflict && a.Title == Exists:
+	case conflict && a.Title == exists:
 		failed.Fate = homeserver.Taken
 	case conflict:
 		_, err := api.AccountID(ctx, n.Localpart)
@@ -145,7 +145,7 @@ func (api *Accounts) complete(ctx context.Context, n homeserver.Account, id stri
 // setPassword sets all 130 characters. The complexity check is for what people think of, and counts words.
 func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id string) error {
 	const step = "set the password"
-	a, err := api.ask(ctx, step, homeserver.Request{Name: "password", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath + "/" + id + PasswordPath, Body: map[string]any{"password": n.Password, "skip_password_check": true}})
+	a, err := api.ask(ctx, step, homeserver.Request{Name: "password", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath + "/" + id + passwordPath, Body: map[string]any{"password": n.Password, "skip_password_check": true}})
 	switch {
 	case err != nil:
 		return err
@@ -281,7 +281,7 @@ type Site struct {
 // Site asks for it. The zero value where it does not tell, as old versions do not.
 func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 	const step = "read its site-config"
-	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: SitePath})
+	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: sitePath})
 	switch {
 	case err != nil:
 		return Site{}, err

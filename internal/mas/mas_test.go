@@ -10,8 +10,8 @@ import (
 // The program and the table of what is expected of the service speak of the same.
 func TestKnowsTheAnswers(t *testing.T) {
 	for _, same := range [][2]string{
-		{Exists, masplay.Answers[masplay.Exists].Title}, {Scope, masplay.AdminScope}, {homeserver.MASUsersPath, masplay.UsersPath}, {ByNamePath, masplay.ByNamePath},
-		{PasswordPath, masplay.PasswordPath}, {TokenPath, masplay.TokenPath}, {SitePath, masplay.SitePath},
+		{exists, masplay.Answers[masplay.Exists].Title}, {Scope, masplay.AdminScope}, {homeserver.MASUsersPath, masplay.UsersPath}, {ByNamePath, masplay.ByNamePath},
+		{passwordPath, masplay.PasswordPath}, {tokenPath, masplay.TokenPath}, {sitePath, masplay.SitePath},
 	} {
 		if same[0] != same[1] {
 			t.Errorf("got %q, want %q", same[0], same[1])

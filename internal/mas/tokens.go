@@ -57,7 +57,7 @@ func (t *tokens) fetch(ctx context.Context) (string, time.Duration, error) {
 func (t *tokens) grant(ctx context.Context) (token string, lasts time.Duration, failed *homeserver.Error) {
 	client := *t.admin
 	client.Header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
-	a, err := client.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.ReadTime, Method: http.MethodPost, Path: TokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {Scope}}})
+	a, err := client.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.ReadTime, Method: http.MethodPost, Path: tokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {Scope}}})
 	if err != nil {
 		return "", 0, homeserver.NotSent(inStep(tokenStep, t.admin.NotReached(err)))
 	}

@@ -54,10 +54,17 @@ func TestTokenFailsForAll(t *testing.T) {
 		}
 	}
 	close(release)
+	seen := map[*homeserver.Error]bool{}
 	for range waiting {
-		if err, known := <-failed, (*homeserver.Error)(nil); err != nil && (!errors.As(err, &known) || known.Fate != homeserver.NotCreated) {
+		err := <-failed
+		known, ok := errors.AsType[*homeserver.Error](err)
+		if err != nil && (!ok || known.Fate != homeserver.NotCreated) {
 			t.Errorf("got %v", err)
 		}
+		if ok && seen[known] {
+			t.Error("two share one error, and each adds to its own what it was about")
+		}
+		seen[known] = true
 	}
 	if token, err := tokens.get(t.Context(), ""); err != nil || token == "" {
 		t.Errorf("afterwards: got %v", err)

@@ -87,8 +87,8 @@ const (
 	sqlCannotConnectNow      = "57P03"
 )
 
-// State is the SQLSTATE of PostgreSQL's answer, or "" where it gave none.
-func State(err error) string {
+// sqlState is the SQLSTATE of PostgreSQL's answer, or "" where it gave none.
+func sqlState(err error) string {
 	if failed := (*pgconn.PgError)(nil); errors.As(err, &failed) {
 		return failed.Code
 	}
@@ -97,7 +97,7 @@ func State(err error) string {
 
 // isConnectionLost tells an operation that failed with its connection, or on one that leads to the wrong server by now.
 func isConnectionLost(err error) bool {
-	switch state := State(err); {
+	switch state := sqlState(err); {
 	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, context.DeadlineExceeded):
 		return false
 	case state == "":

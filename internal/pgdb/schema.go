@@ -60,7 +60,7 @@ func (p *Pool) Prepare(ctx context.Context, s Schema) error {
 		}
 		return nil
 	})
-	if State(err) == sqlInsufficientPrivilege {
+	if sqlState(err) == sqlInsufficientPrivilege {
 		return fmt.Errorf("its schema has version %d, this program needs %d, and %w", version, len(s.Steps), ErrNotOwner)
 	}
 	return printable(err)
@@ -95,7 +95,7 @@ func (p *Pool) versionIn(ctx context.Context, tx pgx.Tx, s Schema) (version int,
 		err = tx.QueryRow(ctx, "SELECT version FROM "+s.meta()).Scan(&version)
 	}
 	switch {
-	case State(err) == sqlInsufficientPrivilege:
+	case sqlState(err) == sqlInsufficientPrivilege:
 		return 0, fmt.Errorf("this role has no rights in the schema %s: let its owner grant them, as docs/deployment.md has it", s.Name)
 	case errors.Is(err, pgx.ErrNoRows):
 		return 0, fmt.Errorf("the table %s.meta is empty: restore it from a backup", s.Name)

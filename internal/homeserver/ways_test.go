@@ -1,0 +1,12 @@
+package homeserver
+
+import "testing"
+
+// Each way says all that is asked of one.
+func TestWaysAreWhole(t *testing.T) {
+	for _, w := range Ways {
+		if w.Path == "" || w.Name == "" || w.Label == "" || w.needs == "" || w.Missing(Software{}) == "" {
+			t.Errorf("%+v is not whole", w)
+		}
+	}
+}
