@@ -1,0 +1,80 @@
+// access.go owns whether a user may read a file, by what stands in the modes.
+
+package synapse
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+)
+
+// A ModeError says what keeps a user from a file.
+type ModeError struct {
+	Path  string // the file, or a directory above it
+	what  string
+	mode  os.FileMode
+	owner string
+}
+
+func (e ModeError) Error() string {
+	return fmt.Sprintf("it may not %s %s, which has mode %04o and is %s's", e.what, e.Path, e.mode, e.owner)
+}
+
+// ErrLists is that the modes do not tell.
+var ErrLists = errors.New("it has an access control list, which is not looked into")
+
+// MayRead returns nil where the user may read the file, as far as the modes of it and of the directories above it tell. What
+// access control lists add to them is an ErrLists.
+func (u User) MayRead(path string) error {
+	if u.UID == 0 {
+		return nil
+	}
+	whole, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	real, err := filepath.EvalSymlinks(whole)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{whole, real} {
+		for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
+			if err := u.may(dir, 1, "enter"); err != nil {
+				return err
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return u.may(real, 4, "read")
+}
+
+// may holds the bit against the mode of the file.
+func (u User) may(path string, bit os.FileMode, what string) error {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	owner, ok := stat.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	mode := stat.Mode().Perm()
+	switch {
+	case int(owner.Uid) == u.UID:
+		bit <<= 6
+	case slices.Contains(u.GIDs, int(owner.Gid)):
+		bit <<= 3
+	}
+	if mode&bit != 0 {
+		return nil
+	}
+	if hasList(path) {
+		return fmt.Errorf("%s: %w", path, ErrLists)
+	}
+	return ModeError{path, what, mode, User{UID: int(owner.Uid)}.Name()}
+}

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package synapse
+
+import (
+	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
+)
+
+func asAnother(t *testing.T, _ func()) {
+	t.Helper()
+	need.Skip(t, need.Missing{What: "a user of one thread", Cure: "run the tests on Linux"})
+}

@@ -1,0 +1,116 @@
+// user.go owns as which user Synapse reads its files.
+
+package synapse
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A User is the one that Synapse runs as.
+type User struct {
+	UID  int
+	GIDs []int  // of all its groups
+	Why  string // what tells that it is this one; "" where nothing does
+}
+
+// IsKnown tells whether there is one.
+func (u User) IsKnown() bool { return u.Why != "" }
+
+// Name is the user's name, or its number where it has none.
+func (u User) Name() string {
+	if found, err := user.LookupId(strconv.Itoa(u.UID)); err == nil {
+		return found.Username
+	}
+	return strconv.Itoa(u.UID)
+}
+
+// userOf is the user of the process whose directory in /proc this is, with the groups that it has by now.
+func userOf(dir string) User {
+	content, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return User{}
+	}
+	u := User{Why: "the running Synapse is its"}
+	for lines := bufio.NewScanner(bytes.NewReader(content)); lines.Scan(); {
+		name, rest, _ := strings.Cut(lines.Text(), ":")
+		var numbers []int
+		for _, field := range strings.Fields(rest) {
+			if number, err := strconv.Atoi(field); err == nil {
+				numbers = append(numbers, number)
+			}
+		}
+		switch { // real, effective, saved, of the file system
+		case name == "Uid" && len(numbers) == 4:
+			u.UID = numbers[3]
+		case name == "Gid" && len(numbers) == 4:
+			u.GIDs = append(u.GIDs, numbers[3])
+		case name == "Groups":
+			u.GIDs = append(u.GIDs, numbers...)
+		}
+	}
+	return u
+}
+
+// ReadBy finds the user that reads these settings: the one that the process runs as, the owner of the signing key, or else that
+// of the directory. homeserver.yaml itself tells nothing, since Debian's package leaves it to root.
+func (s Settings) ReadBy(p Process) User {
+	if p.User.IsKnown() {
+		return p.User
+	}
+	if len(s.Files) == 0 {
+		return User{}
+	}
+	if path := s.signingKey(p); path != "" {
+		if stat, err := os.Stat(path); err == nil {
+			return ownerOf(stat, "the signing key "+path+" is its")
+		}
+	}
+	dir := filepath.Dir(s.Files[0])
+	if stat, err := os.Stat(dir); err == nil {
+		return ownerOf(stat, "the directory "+dir+" is its")
+	}
+	return User{}
+}
+
+// signingKey is the file of the key that Synapse signs with, or "" where the settings do not tell.
+func (s Settings) signingKey(p Process) string {
+	if path, ok := s.Keys["signing_key_path"].(string); ok {
+		return p.path(path)
+	}
+	name, ok := s.Keys["server_name"].(string)
+	if !ok || s.Keys["signing_key_path"] != nil || s.Keys["signing_key"] != nil {
+		return ""
+	}
+	dir := p.keyDir
+	if dir == "" {
+		dir = filepath.Dir(s.Files[len(s.Files)-1])
+	}
+	return filepath.Join(dir, name+".signing.key")
+}
+
+func ownerOf(stat os.FileInfo, why string) User {
+	owner, ok := stat.Sys().(*syscall.Stat_t)
+	if !ok {
+		return User{}
+	}
+	u := User{UID: int(owner.Uid), Why: why}
+	found, err := user.LookupId(strconv.Itoa(u.UID))
+	if err != nil {
+		u.GIDs = []int{int(owner.Gid)} // it has no other that is known
+		return u
+	}
+	groups, _ := found.GroupIds() // without them it has one
+	for _, group := range append(groups, found.Gid) {
+		if number, err := strconv.Atoi(group); err == nil {
+			u.GIDs = append(u.GIDs, number)
+		}
+	}
+	return u
+}
