@@ -19,6 +19,7 @@ import (
 // newHomeserverClient is the client to the homeserver itself. m is nil where nothing is measured.
 func newHomeserverClient(c config.Config, m *metrics) *homeserver.Client {
 	h := homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
+	h.ASToken = c.ASToken
 	if m != nil {
 		h.Observe = m.called
 	}

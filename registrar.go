@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ const (
 
 	reconcilePeriod = 30 * time.Second
 	reconcileAfter  = time.Minute // no attempt that began before runs any more, and clocks that differ by less are right
-	reconcileAtMost = 100         // records a round, so that one round cannot outlast the next by much
+	reconcileAtMost = 15          // records a round: half of what Synapse's rc_profile allows, one a second, is left to nodes
 
 	lineReconciled = "Settled a pending registration"
 )
@@ -87,6 +88,7 @@ const (
 	accountForeign                   // it was there with another display name, or with none
 	accountThere                     // it was there; whose it is was not asked
 	accountGone                      // the homeserver says that there is none
+	accountHidden                    // the homeserver refuses to tell, and would refuse to create it if it were there
 	accountUnclear                   // whose it is, or whether it is there, could not be found out
 )
 
@@ -98,9 +100,10 @@ var errAsItFailed = errors.New("the call that failed says why")
 
 // A decision is what becomes of a record, "" being none, and what the node is answered.
 type decision struct {
-	record state
-	did    outcome
-	err    error
+	record  state
+	did     outcome
+	err     error
+	creates bool // the homeserver is asked to create the account, and what comes of that is another decision
 }
 
 // decide is the table of README.md, which TestDecide holds it against. Begun tells whether an earlier creating request of this service for the address
@@ -136,8 +139,15 @@ func decide(before state, found account, begun, whole bool) decision {
 	case accountThere:
 		return decision{record: unchanged, err: errRegistered}
 	case accountGone:
-		if before == statePending {
+		switch before {
+		case statePending:
 			return decision{record: ""}
+		case stateRegistered:
+			return decision{record: unchanged, creates: true}
+		}
+	case accountHidden:
+		if before == stateRegistered {
+			return decision{record: unchanged, creates: true}
 		}
 	}
 	return decision{record: unchanged, err: errAsItFailed}
@@ -205,6 +215,9 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 	decided := decide(before.State, found, begun, whole)
 	if decided.err == errAsItFailed {
 		decided.err = err
+	}
+	if found == accountThere { // as creating it told, where the look-up did not
+		r.remember(n.Address, decided.err)
 	}
 	switch {
 	case decided.record == stateRegistered:
@@ -351,23 +364,35 @@ func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) 
 	return claimed, nil
 }
 
-// confirmGone returns nil only when the homeserver itself says that a registered node's account is not there.
-// Any other look-up is remembered, so that a node that restarts in a loop costs at most one a minute.
+// confirmGone returns nil only where a registered node's account is to be created anew: the homeserver itself says that it is
+// not there, or tells nothing and would refuse to create it twice. Any other look-up is remembered, so that a node that
+// restarts in a loop costs at most one a minute.
 func (r *registrar) confirmGone(ctx context.Context, n node) error {
 	_, err := r.accounts.DisplayName(ctx, n.UserID)
 	found := accountUnclear
 	switch {
 	case errors.Is(err, homeserver.ErrNoUser):
-		return nil
+		found = accountGone
 	case err == nil:
 		found = accountThere
+	case isHidden(err) && r.accounts.RefusesTaken():
+		found = accountHidden
 	}
 	decided := decide(stateRegistered, found, false, true)
+	if decided.creates {
+		return nil
+	}
 	if decided.err != errAsItFailed {
 		err = decided.err
 	}
 	r.remember(n.Address, err)
 	return err
+}
+
+// isHidden tells whether the homeserver refuses to show the profile to this service.
+func isHidden(err error) bool {
+	failed, ok := errors.AsType[*homeserver.Error](err)
+	return ok && failed.Hidden
 }
 
 // remembered returns what the last look-up of the address said, and nil where it is too long ago. Where so many are
@@ -408,10 +433,9 @@ func (r *registrar) remember(a common.Address, err error) {
 func (r *registrar) reconcileAll() {
 	rounds := time.NewTicker(reconcilePeriod)
 	defer rounds.Stop()
+	said := ""
 	for {
-		if err := r.reconcileRound(r.stopping); err != nil && r.stopping.Err() == nil {
-			log.Warn("Pending registrations could not be settled; trying again", "in", reconcilePeriod, "err", err)
-		}
+		said = r.logRound(r.reconcileRound(r.stopping), said)
 		select {
 		case <-r.stopping.Done():
 			return
@@ -420,22 +444,41 @@ func (r *registrar) reconcileAll() {
 	}
 }
 
-// reconcileRound reconciles records until there is none left, the round's share is done, or the homeserver does not tell.
+// logRound says why a round did not reconcile everything, where that is another reason than was said last, and returns what
+// was said.
+func (r *registrar) logRound(err error, said string) string {
+	failed, isFailed := errors.AsType[*homeserver.Error](err)
+	switch {
+	case err == nil || r.stopping.Err() != nil:
+		return ""
+	case isFailed && failed.Limited:
+		log.Info("The homeserver limits look-ups of profiles (rc_profile of Synapse); pending registrations are settled later", "in", reconcilePeriod)
+	case err.Error() != said:
+		log.Warn("Pending registrations could not be settled; trying again", "in", reconcilePeriod, "err", err)
+	}
+	return err.Error()
+}
+
+// reconcileRound reconciles records until there is none left, the round's share is done, or the homeserver does not tell. Where
+// it does not tell of one account, it goes on to the next.
 func (r *registrar) reconcileRound(ctx context.Context) error {
+	var hidden error
 	for range reconcileAtMost {
 		now := time.Now()
 		claimed, pending, err := r.store.ClaimPending(ctx, span{now.Add(-reconcileAfter), now.Add(reconcileAfter)})
 		if errors.Is(err, errNoRecord) {
-			return nil
+			return hidden
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", errStore, err)
 		}
-		if err := r.reconcile(ctx, claimed, pending); err != nil {
+		err = r.reconcile(ctx, claimed, pending)
+		if err != nil && !isHidden(err) {
 			return err
 		}
+		hidden = cmp.Or(hidden, err)
 	}
-	return nil
+	return hidden
 }
 
 // reconcile asks the homeserver for the account of a pending record, and keeps the record where it does not tell.

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
@@ -175,6 +177,45 @@ func testReconcileGoesRound(t *testing.T, fresh func(testing.TB) opener) {
 			t.Errorf("node %d: got %q, want %q", i, got, want)
 		}
 	}
+}
+
+// A lookUpCounter homeserver shows an account of a node's name to each look-up, and counts them.
+type lookUpCounter struct {
+	slowAccounts
+	lookUps atomic.Int64
+}
+
+func (c *lookUpCounter) DisplayName(context.Context, string) (string, error) {
+	c.lookUps.Add(1)
+	return "", &homeserver.Error{Hidden: true, Reason: "hidden"}
+}
+
+// Synapse's rc_profile has 500 look-ups and then one a second for this service, nodes' own registrations included: of that
+// reconciling takes half at most, however many records there are and for however long.
+func TestReconcileStaysBelowRateLimit(t *testing.T) {
+	store := openTestStore(t)
+	d := gateway{t: t, store: store}
+	synctest.Test(t, func(t *testing.T) {
+		d.t = t
+		for i := range 2 * reconcileAtMost {
+			d.setOld(node{Address: common.Address{byte(i)}, Account: homeserver.Account{UserID: "@x:" + testServerName}}, statePending, time.Hour)
+		}
+		accounts := new(lookUpCounter)
+		r := newRegistrar(accounts, store)
+		start := time.Now()
+		var all sync.WaitGroup
+		all.Go(r.reconcileAll)
+		for range 100 {
+			synctest.Wait()
+			took := time.Since(start)
+			if got, most := accounts.lookUps.Load(), int64(took/(2*time.Second))+reconcileAtMost; got > most || got < most/2 {
+				t.Fatalf("%d look-ups in %v, want half of one a second, and no more than %d at once", got, took, reconcileAtMost)
+			}
+			time.Sleep(reconcilePeriod / 3)
+		}
+		r.stop()
+		all.Wait()
+	})
 }
 
 // A round is bounded.

@@ -691,7 +691,7 @@ func TestDecide(t *testing.T) {
 	const either, begun, known = "unknown, or begun earlier", "begun earlier", "registered"
 	both := []state{"", statePending}
 	anew := []state{stateRegistered}
-	fails, completes := decision{unchanged, "", errAsItFailed}, decision{statePending, "", errAsItFailed}
+	fails, completes := decision{unchanged, "", errAsItFailed, false}, decision{statePending, "", errAsItFailed, false}
 	tests := []struct {
 		row    string
 		before []state
@@ -701,13 +701,13 @@ func TestDecide(t *testing.T) {
 		want   map[state]decision
 	}{
 		{either + " | creates the account | registered | 200", both, accountMade, false, true, map[state]decision{
-			"": {stateRegistered, outcomeCreated, nil}, statePending: {stateRegistered, outcomeCreated, nil}}},
+			"": {stateRegistered, outcomeCreated, nil, false}, statePending: {stateRegistered, outcomeCreated, nil, false}}},
 		{either + " | has the account, with this very display name | registered | 200", both, accountOwn, false, true, map[state]decision{
-			"": {stateRegistered, outcomeAdopted, nil}, statePending: {stateRegistered, outcomeCompleted, nil}}},
+			"": {stateRegistered, outcomeAdopted, nil, false}, statePending: {stateRegistered, outcomeCompleted, nil, false}}},
 		{either + " | has the account, with this very display name | registered | 200", both, accountOwn, true, true, map[state]decision{
-			"": {stateRegistered, outcomeCreated, nil}, statePending: {stateRegistered, outcomeCompleted, nil}}},
+			"": {stateRegistered, outcomeCreated, nil, false}, statePending: {stateRegistered, outcomeCompleted, nil, false}}},
 		{either + " | has the account, with another display name or none | registered, with a warning in the log | 409", both, accountForeign, false, true, map[state]decision{
-			"": {stateRegistered, "", errForeign}, statePending: {stateRegistered, "", errForeign}}},
+			"": {stateRegistered, "", errForeign, false}, statePending: {stateRegistered, "", errForeign, false}}},
 		{either + " | has the account, and does not tell whose it is | as it was | 502, or 429 where it limits", both, accountUnclear, false, true, map[state]decision{"": fails, statePending: fails}},
 		{either + " | has the account, and does not tell whose it is | as it was | 502, or 429 where it limits", both, accountUnclear, false, false, map[state]decision{"": fails, statePending: fails}},
 		{either + " | refuses, or is never reached | as it was | 502, or 429 where it limits", both, accountNotMade, false, true, map[state]decision{"": fails, statePending: fails}},
@@ -717,12 +717,14 @@ func TestDecide(t *testing.T) {
 		{either + " | leaves the account half made | begun | 502, and the next try completes it", both, accountMade, false, false, map[state]decision{"": completes, statePending: completes}},
 		{either + " | leaves the account half made | begun | 502, and the next try completes it", both, accountOwn, false, false, map[state]decision{"": completes, statePending: completes}},
 		{begun + " | is asked without the node, and has no such account | none | ", both[1:], accountGone, false, true, map[state]decision{statePending: {}}},
-		{known + " | has the account | registered | 409", anew, accountThere, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered}}},
-		{known + " | has the account | registered | 409", anew, accountOwn, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered}}},
-		{known + " | has the account | registered | 409", anew, accountForeign, true, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered}}},
+		{known + " | has the account | registered | 409", anew, accountThere, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered, false}}},
+		{known + " | has the account | registered | 409", anew, accountOwn, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered, false}}},
+		{known + " | has the account | registered | 409", anew, accountForeign, true, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered, false}}},
 		{known + " | does not tell whether it has the account | registered | 502, or 429 where it limits", anew, accountUnclear, false, true, map[state]decision{stateRegistered: fails}},
-		{known + " | has lost the account, and creates it | registered | 200", anew, accountMade, false, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil}}},
-		{known + " | has lost the account, and creates it | registered | 200", anew, accountOwn, true, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil}}},
+		{known + " | says that it has no such account | registered, and is asked to create it | ", anew, accountGone, false, true, map[state]decision{stateRegistered: {record: unchanged, creates: true}}},
+		{known + " | hides the profile (401, 403), and creates no account twice | registered, and is asked to create it | ", anew, accountHidden, false, true, map[state]decision{stateRegistered: {record: unchanged, creates: true}}},
+		{known + " | has lost the account, and creates it | registered | 200", anew, accountMade, false, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil, false}}},
+		{known + " | has lost the account, and creates it | registered | 200", anew, accountOwn, true, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil, false}}},
 		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 where it limits", anew, accountNotMade, false, true, map[state]decision{stateRegistered: fails}},
 		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 where it limits", anew, accountUnanswered, false, true, map[state]decision{stateRegistered: fails}},
 		{known + " | has lost the account, and leaves it half made | begun | 502, and the next try completes it", anew, accountUnanswered, false, false, map[state]decision{stateRegistered: completes}},
@@ -754,6 +756,33 @@ func TestDecide(t *testing.T) {
 	}
 	for row := range untried {
 		t.Errorf("README.md has a row that is not tried: %q", row)
+	}
+}
+
+// Whatever is known before: nobody is registered, and nothing of a record changes, by what could not be found out; and an
+// account that is not the node's never gets a success.
+func TestDecideKeepsItsPromises(t *testing.T) {
+	yesNo := []bool{false, true}
+	for _, before := range []state{"", statePending, stateRegistered} {
+		for found := accountNotMade; found <= accountUnclear; found++ {
+			for _, begun := range yesNo {
+				for _, whole := range yesNo {
+					got := decide(before, found, begun, whole)
+					own := found == accountMade || found == accountOwn
+					untold := found == accountNotMade || found == accountUnclear || found == accountHidden
+					switch {
+					case got.did != "" && !(own && whole && got.record == stateRegistered && got.err == nil):
+						t.Errorf("%q, %v, %v, %v: a success: %+v", before, found, begun, whole, got)
+					case got.record == stateRegistered && !own && got.err != errForeign:
+						t.Errorf("%q, %v, %v, %v: registered: %+v", before, found, begun, whole, got)
+					case untold && got.record != unchanged, before == stateRegistered && got.record == "":
+						t.Errorf("%q, %v, %v, %v: the record changes: %+v", before, found, begun, whole, got)
+					case got.creates != (before == stateRegistered && (found == accountGone || found == accountHidden)):
+						t.Errorf("%q, %v, %v, %v: creates: %+v", before, found, begun, whole, got)
+					}
+				}
+			}
+		}
 	}
 }
 

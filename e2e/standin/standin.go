@@ -50,6 +50,7 @@ type Homeserver struct {
 	MAS     *mas.Service // Matrix Authentication Service, at the same origin
 
 	Mu     sync.Mutex        // guards what follows, while it is asked
+	Shows  Showing           // to whom it shows profiles
 	Users  map[string]string // display names by user ID
 	Hashed map[string]string // what createUser was given as password_hash, by user ID
 	Whole  map[string]string // what the shared-secret API was given as password, by user ID
@@ -57,6 +58,13 @@ type Homeserver struct {
 	nonces map[string]bool
 	calls  []string                    // what was asked, in order
 	faults map[string]http.HandlerFunc // answers in place of its own, by call
+}
+
+// A Showing is to whom a homeserver shows profiles: two settings of today's Synapse, and whether it has loaded the as_token.
+type Showing struct {
+	WithToken bool // require_auth_for_profile_requests
+	ToSharing bool // limit_profile_requests_to_users_who_share_rooms, with which Synapse starts only beside the other
+	NoService bool // it has not loaded registration.yaml
 }
 
 // The calls that it tells apart.
@@ -273,15 +281,28 @@ func (s *Homeserver) setName(w http.ResponseWriter, r *http.Request) {
 	Says(200, "{}")(w, r)
 }
 
+// profile answers whoever asks as Synapse 1.163.2 was seen to.
 func (s *Homeserver) profile(w http.ResponseWriter, r *http.Request) {
 	s.Mu.Lock()
-	name, ok := s.Users[strings.Split(r.URL.Path, "/")[5]]
+	id := strings.Split(r.URL.Path, "/")[5]
+	name, ok := s.Users[id]
+	shows := s.Shows
 	s.Mu.Unlock()
-	if !ok {
+	token, as := r.Header.Get("Authorization"), r.FormValue("user_id")
+	switch {
+	case token == "" && shows.WithToken:
+		Says(401, `{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}`)(w, r)
+	case token != "" && (token != "Bearer "+ASToken || shows.NoService):
+		Says(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed.","soft_logout":false}`)(w, r)
+	case as != "" && !ok:
+		Says(403, `{"errcode":"M_FORBIDDEN","error":"Application service has not registered this user (`+as+`)"}`)(w, r)
+	case token != "" && as != id && shows.ToSharing:
+		Says(403, `{"errcode":"M_FORBIDDEN","error":"Profile isn't available"}`)(w, r)
+	case !ok:
 		Says(404, `{"errcode":"M_NOT_FOUND","error":"Profile was not found"}`)(w, r)
-		return
+	default:
+		json.NewEncoder(w).Encode(map[string]string{"displayname": name})
 	}
-	json.NewEncoder(w).Encode(map[string]string{"displayname": name})
 }
 
 func (s *Homeserver) createUser(w http.ResponseWriter, r *http.Request) {

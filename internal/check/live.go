@@ -48,6 +48,7 @@ type checking struct {
 func (chk *checking) connect() {
 	c := chk.Config
 	chk.homeserver = homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
+	chk.homeserver.ASToken = c.ASToken
 	chk.admin = chk.homeserver.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 

@@ -1,5 +1,4 @@
-// client.go owns the HTTP client to the homeserver: its time limits, what an answer means whichever API it
-// comes from, and the question that every API needs: is there such a user.
+// client.go owns the HTTP client to the homeserver: its time limits, and what an answer means whichever API it comes from.
 
 package homeserver
 
@@ -19,15 +18,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
 // Paths of the questions that are not about creating accounts.
 const (
-	profilePath    = "/_matrix/client/r0/profile/"
-	SetProfilePath = "/_matrix/client/v3/profile/" // where a display name is set
-	versionPath    = "/_matrix/federation/v1/version"
-	keyPath        = "/_matrix/key/v2/server"
+	versionPath = "/_matrix/federation/v1/version"
+	keyPath     = "/_matrix/key/v2/server"
 )
 
 // Errcodes that are read.
@@ -36,6 +34,7 @@ const (
 	codeUserInUse       = "M_USER_IN_USE"
 	codeNotFound        = "M_NOT_FOUND"
 	codeInvalidUsername = "M_INVALID_USERNAME"
+	codeMissingToken    = "M_MISSING_TOKEN"
 )
 
 // Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
@@ -52,11 +51,14 @@ const (
 type Client struct {
 	Origin     string // scheme, host and port
 	ServerName string
+	ASToken    string      // of this service, for the profiles that nobody sees without a token; "" where it has none
 	secrets    []string    // never to be seen in an error, even when the homeserver repeats them
 	Header     http.Header // sent with every call
 	http       *http.Client
 	binds      bool                                          // each answer holds what binds it to its request, so that calls may share connections
 	Observe    func(name, result string, took time.Duration) // of each call that has a name; nil for nobody
+
+	profileForm *recent.Answer[profileForm] // which told last
 }
 
 func NewClient(origin, serverName string, secrets ...string) *Client {
@@ -64,7 +66,10 @@ func NewClient(origin, serverName string, secrets ...string) *Client {
 		Origin:     origin,
 		ServerName: serverName,
 		secrets:    secrets,
-		http:       NewHTTPClient(ClientOptions{HeaderTime: HeaderTime, wholeTime: CreateTime}),
+
+		profileForm: new(recent.Answer[profileForm]),
+
+		http: NewHTTPClient(ClientOptions{HeaderTime: HeaderTime, wholeTime: CreateTime}),
 	}
 }
 
@@ -316,38 +321,6 @@ func (h *Client) CreatedUser(a Answer, userID, hint string) (string, error) {
 func (h *Client) Answers(ctx context.Context) error {
 	_, err := h.Software(ctx)
 	return err
-}
-
-// DisplayName asks for the display name of a user, which tells whether there is one. The whole profile would
-// not do: for a user without a name today's Synapse answers 404 to it.
-func (h *Client) DisplayName(ctx context.Context, userID string) (string, error) {
-	absent := func(a Answer) bool { return a.Errcode == codeNotFound }
-	a, err := h.Call(ctx, Request{Name: "profile", Within: ReadTime, Method: http.MethodGet, Path: profilePath + url.PathEscape(userID) + "/displayname", Absent: absent})
-	switch {
-	case err != nil:
-		return "", NotSent(h.NotReached(err))
-	case a.Status == http.StatusNotFound && absent(a):
-		return "", ErrNoUser
-	}
-	name, ok := a.profileName()
-	if !ok {
-		return "", NotSent(h.Failure(a, "the profile of the user cannot be read"))
-	}
-	return name, nil
-}
-
-// profileName reads the display name of a profile, which may have none. What holds anything else is the answer to another
-// question.
-func (a Answer) profileName() (name string, ok bool) {
-	var profile map[string]json.RawMessage
-	if a.Status != http.StatusOK || a.Cut != nil || !IsObject(a.Body) || json.Unmarshal(a.Body, &profile) != nil {
-		return "", false
-	}
-	said, named := profile["displayname"]
-	if named && json.Unmarshal(said, &name) != nil || named && len(profile) > 1 || !named && len(profile) > 0 {
-		return "", false
-	}
-	return name, true
 }
 
 // scrub makes a homeserver's words fit for a log: printable, and without anything that is or looks like a token, a

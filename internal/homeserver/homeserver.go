@@ -30,6 +30,10 @@ type Accounts interface {
 	// inSteps tells whether create takes several calls, so that an account that is there need not be whole.
 	InSteps() bool
 
+	// refusesTaken tells whether create is refused where the account is there, whoever's it is, and changes nothing of it. Then
+	// it may be asked where the homeserver does not tell whether the account is there.
+	RefusesTaken() bool
+
 	// finish makes an account whole that is there and is the node's: create was cut off, or its record was lost. Since is
 	// when the first attempt began of those whose end nobody learned, where nothing else says whose the account is: an
 	// account that is not known to be younger is left alone, and the error's fate is taken. It is zero where the account
@@ -47,10 +51,11 @@ type Accounts interface {
 	Answers(ctx context.Context) error
 }
 
-// OneCall is of the ways of creating accounts that do it in one call.
+// OneCall is of the ways of creating accounts that do it in one call, and may do it to an account that is there.
 type OneCall struct{}
 
 func (OneCall) InSteps() bool                                    { return false }
+func (OneCall) RefusesTaken() bool                               { return false }
 func (OneCall) Finish(context.Context, Account, time.Time) error { return nil }
 
 // An State is what a probe found of one way of creating accounts.
@@ -77,6 +82,7 @@ type Error struct {
 	Fate       fate
 	Again      bool          // worth one more try at once: a kept connection had been closed, a nonce was stale
 	MayBeOurs  bool          // of a taken account: an earlier send of this attempt got no readable answer
+	Hidden     bool          // of a profile: it is refused to this service, whoever it asks as (401, 403)
 	Limited    bool          // it asked for fewer requests (429)
 	RetryAfter time.Duration // and for how long; 0 when it did not say
 	Shows      *string       // the display name that a taken account was seen to have, if somebody looked

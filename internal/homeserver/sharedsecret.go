@@ -42,6 +42,9 @@ func NewSharedSecretAPI(h, admin *Client, secret string) *SharedSecretAPI {
 	return &SharedSecretAPI{Client: h, admin: admin, secret: secret}
 }
 
+// RefusesTaken: an account that is there is M_USER_IN_USE, a deactivated one too.
+func (api *SharedSecretAPI) RefusesTaken() bool { return true }
+
 // Create asks for a nonce and registers the node with it.
 func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func() error) (string, error) {
 	server, err := api.knownSoftware(ctx)

@@ -57,6 +57,9 @@ func New(h, admin *homeserver.Client, asToken, clientID, clientSecret string) *A
 // inSteps: between two of the calls that make an account it is there and nobody can log in to it.
 func (api *Accounts) InSteps() bool { return true }
 
+// RefusesTaken: a name that is there is 409, a deactivated user's too, and one that the homeserver alone has.
+func (api *Accounts) RefusesTaken() bool { return true }
+
 // Create makes the account, sets its password and then its display name.
 func (api *Accounts) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
 	if err := api.name.Check(ctx, api.Client); err != nil {

@@ -56,6 +56,22 @@ func (a *Answer[T]) Get(ctx context.Context, ask Ask[T]) (T, error) {
 	}
 }
 
+// Known returns the answer if one counts, and asks nobody.
+func (a *Answer[T]) Known() (value T, ok bool) {
+	kept, ok := a.kept()
+	if !ok || kept.err != nil {
+		return value, false
+	}
+	return kept.value, true
+}
+
+// Learn keeps an answer that was told without being asked for.
+func (a *Answer[T]) Learn(value T, lasts time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.value, a.err, a.until = value, nil, time.Now().Add(lasts)
+}
+
 // Forget drops the answer if stale reports that it must not be used any more. It leaves an Ask alone that is under way.
 func (a *Answer[T]) Forget(stale func(T) bool) {
 	a.mu.Lock()

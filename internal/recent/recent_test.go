@@ -154,3 +154,26 @@ func TestAskPanics(t *testing.T) {
 		}
 	})
 }
+
+// What was learned in passing counts like an answer that was asked for, and an error is not known.
+func TestLearn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a Answer[int]
+		if _, ok := a.Known(); ok {
+			t.Error("known before anything was learned")
+		}
+		a.Learn(1, time.Minute)
+		got, err := a.Get(t.Context(), func(context.Context) (int, time.Duration, error) { return 2, time.Minute, nil })
+		if known, ok := a.Known(); !ok || known != 1 || got != 1 || err != nil {
+			t.Errorf("got %d, %v and know %d, %v", got, err, known, ok)
+		}
+		time.Sleep(time.Minute)
+		if _, ok := a.Known(); ok {
+			t.Error("known after its time")
+		}
+		a.Get(t.Context(), func(context.Context) (int, time.Duration, error) { return 2, time.Minute, errors.New("x") })
+		if _, ok := a.Known(); ok {
+			t.Error("an error is known")
+		}
+	})
+}

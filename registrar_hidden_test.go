@@ -1,0 +1,170 @@
+// registrar_hidden_test.go owns what becomes of registrations at a homeserver that does not show profiles to everybody.
+
+package main
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+)
+
+// showings are to whom a homeserver may show profiles, each with what this service then sees of an account that is there,
+// and of one that is not.
+var showings = []struct {
+	name              string
+	shows             showing
+	seesIt, seesNoOne bool
+}{
+	{"to everybody", showing{}, true, true},
+	{"to everybody, as_token not loaded", showing{noService: true}, true, true},
+	{"with a token", showing{withToken: true}, true, true},
+	{"with a token, as_token not loaded", showing{withToken: true, noService: true}, false, false},
+	{"to who shares a room", showing{withToken: true, toSharing: true}, true, false},
+	{"to who shares a room, as_token not loaded", showing{withToken: true, toSharing: true, noService: true}, false, false},
+}
+
+// With every way, whoever sees profiles: what this service sees it acts on, what it does not see it never takes for the node's,
+// and a node whose account is gone gets it again where creating it cannot harm one that is there.
+func TestHiddenProfiles(t *testing.T) {
+	const none, same, other = "", "same", "somebody"
+	for _, api := range apis {
+		creates := api.path != homeserver.CreateUserPath // whatever it sees: it is refused what is there
+		for _, of := range showings {
+			if of.shows.noService && api.path == homeserver.MASUsersPath { // which needs the as_token anyway
+				continue
+			}
+			tests := []struct {
+				name       string
+				before     state
+				account    string
+				wantStatus int
+				wantAfter  state
+			}{
+				{"new", "", none, when(creates || of.seesNoOne, 200, 502), when(creates || of.seesNoOne, stateRegistered, "")},
+				{"lost record", "", same, when(of.seesIt, 200, 502), when(of.seesIt, stateRegistered, "")},
+				{"somebody's", "", other, when(of.seesIt, 409, 502), when(of.seesIt, stateRegistered, "")},
+				{"begun, not made", statePending, none, when(creates || of.seesNoOne, 200, 502), when(creates || of.seesNoOne, stateRegistered, statePending)},
+				{"begun and made", statePending, same, when(of.seesIt, 200, 502), when(of.seesIt, stateRegistered, statePending)},
+				{"begun, and somebody's", statePending, other, when(of.seesIt, 409, 502), when(of.seesIt, stateRegistered, statePending)},
+				{"lost account", stateRegistered, none, when(creates || of.seesNoOne, 200, 502), stateRegistered},
+				{"registered", stateRegistered, same, when(creates || of.seesIt, 409, 502), stateRegistered},
+				{"registered, and renamed", stateRegistered, other, when(creates || of.seesIt, 409, 502), stateRegistered},
+			}
+			d := newGateway(t, api.path)
+			d.homeserver.shows = of.shows
+			for _, test := range tests {
+				t.Run(api.name+"/"+of.name+"/"+test.name, func(t *testing.T) {
+					d.log.Reset()
+					d.homeserver.asked()
+					proof, n := newProof(t)
+					d.setState(n, test.before)
+					if test.account != none {
+						d.homeserver.users[n.UserID] = map[string]string{same: n.DisplayName, other: other}[test.account]
+						d.homeserver.mas.Add(n.Localpart)
+					}
+					for try := range 3 {
+						got := d.send(proof)
+						want := test.wantStatus
+						if want == 200 && try > 0 {
+							want = 409
+						}
+						if want == 409 && !creates && !of.seesIt { // once registered, it is looked up
+							want = 502
+						}
+						if got.status != want {
+							t.Errorf("try %d: got %d %s, want %d", try, got.status, got.body, want)
+						}
+						if strings.Contains(got.body, ".yaml") || strings.Contains(got.body, "as_token") {
+							t.Errorf("a node is told the cure: %s", got.body)
+						}
+					}
+					if after := d.state(n); after != test.wantAfter {
+						t.Errorf("record: got %q, want %q", after, test.wantAfter)
+					}
+					if shown := d.homeserver.users[n.UserID]; test.account == other && shown != other {
+						t.Errorf("somebody's account shows %q", shown)
+					}
+					if test.account != none && test.wantStatus != 200 && (d.homeserver.hashed[n.UserID] != "" || d.homeserver.whole[n.UserID] != "") {
+						t.Error("an account that was there got another password")
+					}
+					if made := strings.Count(d.homeserver.asked(), api.creates); test.before == stateRegistered && test.account != none && made > 1 {
+						t.Errorf("an account that is there was asked for %d times in a minute", made)
+					}
+					if hidden := test.wantStatus == 502; hidden != strings.Contains(d.log.String(), "write require_auth_for_profile_requests: false") && hidden != strings.Contains(d.log.String(), "write limit_profile_requests_to_users_who_share_rooms: false") {
+						t.Errorf("the log has the cure: %v, want %v: %s", !hidden, hidden, d.log)
+					}
+				})
+			}
+		}
+	}
+}
+
+// when is one of two values.
+func when[T any](is bool, then, otherwise T) T {
+	if is {
+		return then
+	}
+	return otherwise
+}
+
+// Reconciling takes what it sees, keeps the rest, and goes on behind it.
+func TestReconcileHidden(t *testing.T) {
+	for _, of := range showings {
+		t.Run(of.name, func(t *testing.T) {
+			d := newGateway(t, homeserver.SharedSecretPath)
+			d.homeserver.shows = of.shows
+			var made, lost [3]node
+			for i := range made {
+				_, made[i] = newProof(t)
+				_, lost[i] = newProof(t)
+				d.setOld(lost[i], statePending, 2*time.Hour)
+				d.setOld(made[i], statePending, time.Hour)
+				d.homeserver.users[made[i].UserID] = made[i].DisplayName
+			}
+			err := d.server.registrar.reconcileRound(t.Context())
+			if told := of.seesIt && of.seesNoOne; told != (err == nil) {
+				t.Errorf("got %v", err)
+			}
+			for i := range made {
+				if got, want := d.state(made[i]), when(of.seesIt, stateRegistered, statePending); got != want {
+					t.Errorf("made: got %q, want %q", got, want)
+				}
+				if got, want := d.state(lost[i]), when[state](of.seesNoOne, "", statePending); got != want {
+					t.Errorf("not made: got %q, want %q", got, want)
+				}
+			}
+		})
+	}
+}
+
+// What is said of a round that did not tell is said once, until it is another thing.
+func TestReconcileSaysItOnce(t *testing.T) {
+	d := newGateway(t, homeserver.SharedSecretPath)
+	_, n := newProof(t)
+	d.setOld(n, statePending, time.Hour)
+	said := ""
+	for _, fault := range []http.HandlerFunc{says(500, "{}"), says(500, "{}"), says(503, "<html>"), nil, says(500, "{}")} {
+		d.homeserver.fail(callProfile, fault)
+		if fault == nil {
+			d.homeserver.users[n.UserID] = "somebody"
+			d.setOld(n, statePending, time.Hour)
+		}
+		said = d.server.registrar.logRound(d.server.registrar.reconcileRound(t.Context()), said)
+		if fault == nil {
+			_, n = newProof(t)
+			d.setOld(n, statePending, time.Hour)
+		}
+	}
+	if got := strings.Count(d.log.String(), "could not be settled"); got != 3 {
+		t.Errorf("said %d times, want 3: %s", got, d.log)
+	}
+	limited := says(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":900}`)
+	d.homeserver.fail(callProfile, limited)
+	d.server.registrar.logRound(d.server.registrar.reconcileRound(t.Context()), said)
+	if lines := d.log.String(); strings.Count(lines, "could not be settled") != 3 || !strings.Contains(lines, "rc_profile") {
+		t.Errorf("a limit is said to be a failure: %s", lines)
+	}
+}
