@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -15,15 +16,15 @@ import (
 // and of one that is not.
 var showings = []struct {
 	name              string
-	shows             showing
+	shows             standin.Showing
 	seesIt, seesNoOne bool
 }{
-	{"to everybody", showing{}, true, true},
-	{"to everybody, as_token not loaded", showing{noService: true}, true, true},
-	{"with a token", showing{withToken: true}, true, true},
-	{"with a token, as_token not loaded", showing{withToken: true, noService: true}, false, false},
-	{"to who shares a room", showing{withToken: true, toSharing: true}, true, false},
-	{"to who shares a room, as_token not loaded", showing{withToken: true, toSharing: true, noService: true}, false, false},
+	{"to everybody", standin.Showing{}, true, true},
+	{"to everybody, as_token not loaded", standin.Showing{NoService: true}, true, true},
+	{"with a token", standin.Showing{WithToken: true}, true, true},
+	{"with a token, as_token not loaded", standin.Showing{WithToken: true, NoService: true}, false, false},
+	{"to who shares a room", standin.Showing{WithToken: true, ToSharing: true}, true, false},
+	{"to who shares a room, as_token not loaded", standin.Showing{WithToken: true, ToSharing: true, NoService: true}, false, false},
 }
 
 // With every way, whoever sees profiles: what this service sees it acts on, what it does not see it never takes for the node's,
@@ -33,7 +34,7 @@ func TestHiddenProfiles(t *testing.T) {
 	for _, api := range apis {
 		creates := api.path != homeserver.CreateUserPath // whatever it sees: it is refused what is there
 		for _, of := range showings {
-			if of.shows.noService && api.path == homeserver.MASUsersPath { // which needs the as_token anyway
+			if of.shows.NoService && api.path == homeserver.MASUsersPath { // which needs the as_token anyway
 				continue
 			}
 			tests := []struct {
@@ -54,16 +55,16 @@ func TestHiddenProfiles(t *testing.T) {
 				{"registered, and renamed", stateRegistered, other, when(creates || of.seesIt, 409, 502), stateRegistered},
 			}
 			d := newGateway(t, api.path)
-			d.homeserver.shows = of.shows
+			d.homeserver.Shows = of.shows
 			for _, test := range tests {
 				t.Run(api.name+"/"+of.name+"/"+test.name, func(t *testing.T) {
 					d.log.Reset()
-					d.homeserver.asked()
+					d.homeserver.Asked()
 					proof, n := newProof(t)
 					d.setState(n, test.before)
 					if test.account != none {
-						d.homeserver.users[n.UserID] = map[string]string{same: n.DisplayName, other: other}[test.account]
-						d.homeserver.mas.Add(n.Localpart)
+						d.homeserver.Users[n.UserID] = map[string]string{same: n.DisplayName, other: other}[test.account]
+						d.homeserver.MAS.Add(n.Localpart)
 					}
 					for try := range 3 {
 						got := d.send(proof)
@@ -84,13 +85,13 @@ func TestHiddenProfiles(t *testing.T) {
 					if after := d.state(n); after != test.wantAfter {
 						t.Errorf("record: got %q, want %q", after, test.wantAfter)
 					}
-					if shown := d.homeserver.users[n.UserID]; test.account == other && shown != other {
+					if shown := d.homeserver.Users[n.UserID]; test.account == other && shown != other {
 						t.Errorf("somebody's account shows %q", shown)
 					}
-					if test.account != none && test.wantStatus != 200 && (d.homeserver.hashed[n.UserID] != "" || d.homeserver.whole[n.UserID] != "") {
+					if test.account != none && test.wantStatus != 200 && (d.homeserver.Hashed[n.UserID] != "" || d.homeserver.Whole[n.UserID] != "") {
 						t.Error("an account that was there got another password")
 					}
-					if made := strings.Count(d.homeserver.asked(), api.creates); test.before == stateRegistered && test.account != none && made > 1 {
+					if made := strings.Count(d.homeserver.Asked(), api.creates); test.before == stateRegistered && test.account != none && made > 1 {
 						t.Errorf("an account that is there was asked for %d times in a minute", made)
 					}
 					if hidden := test.wantStatus == 502; hidden != strings.Contains(d.log.String(), "write require_auth_for_profile_requests: false") && hidden != strings.Contains(d.log.String(), "write limit_profile_requests_to_users_who_share_rooms: false") {
@@ -115,14 +116,14 @@ func TestReconcileHidden(t *testing.T) {
 	for _, of := range showings {
 		t.Run(of.name, func(t *testing.T) {
 			d := newGateway(t, homeserver.SharedSecretPath)
-			d.homeserver.shows = of.shows
+			d.homeserver.Shows = of.shows
 			var made, lost [3]node
 			for i := range made {
 				_, made[i] = newProof(t)
 				_, lost[i] = newProof(t)
 				d.setOld(lost[i], statePending, 2*time.Hour)
 				d.setOld(made[i], statePending, time.Hour)
-				d.homeserver.users[made[i].UserID] = made[i].DisplayName
+				d.homeserver.Users[made[i].UserID] = made[i].DisplayName
 			}
 			err := d.server.registrar.reconcileRound(t.Context())
 			if told := of.seesIt && of.seesNoOne; told != (err == nil) {
@@ -147,9 +148,9 @@ func TestReconcileSaysItOnce(t *testing.T) {
 	d.setOld(n, statePending, time.Hour)
 	said := ""
 	for _, fault := range []http.HandlerFunc{says(500, "{}"), says(500, "{}"), says(503, "<html>"), nil, says(500, "{}")} {
-		d.homeserver.fail(callProfile, fault)
+		d.homeserver.Fail(callProfile, fault)
 		if fault == nil {
-			d.homeserver.users[n.UserID] = "somebody"
+			d.homeserver.Users[n.UserID] = "somebody"
 			d.setOld(n, statePending, time.Hour)
 		}
 		said = d.server.registrar.logRound(d.server.registrar.reconcileRound(t.Context()), said)
@@ -162,7 +163,7 @@ func TestReconcileSaysItOnce(t *testing.T) {
 		t.Errorf("said %d times, want 3: %s", got, d.log)
 	}
 	limited := says(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":900}`)
-	d.homeserver.fail(callProfile, limited)
+	d.homeserver.Fail(callProfile, limited)
 	d.server.registrar.logRound(d.server.registrar.reconcileRound(t.Context()), said)
 	if lines := d.log.String(); strings.Count(lines, "could not be settled") != 3 || !strings.Contains(lines, "rc_profile") {
 		t.Errorf("a limit is said to be a failure: %s", lines)
