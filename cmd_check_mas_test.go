@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/check"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -60,9 +61,6 @@ func TestCheckMASLive(t *testing.T) {
 		{name: "on another machine", change: func(c *config.Config) { c.APIOrigin = "http://192.0.2.1:1" }, want: map[string]check.Status{"client": check.Problem, "listener": check.Warning}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if test.name == "on another machine" && testing.Short() {
-				t.Skip("waits for a machine that is not there")
-			}
 			h := newStandIn(t)
 			h.Issuer = map[string]string{"": h.URL + "/", "none": ""}[test.issuer]
 			if len(test.issuer) > 4 {
@@ -99,7 +97,7 @@ func TestCheckMASListener(t *testing.T) {
 	everywhere := httptest.NewUnstartedServer(h)
 	everywhere.Listener.Close()
 	if everywhere.Listener = listenEverywhere(t); everywhere.Listener == nil {
-		t.Skip("this machine has no address but loopback")
+		need.Skip(t, need.Missing{What: "an address beside loopback", Cure: "run the tests on a machine with a network"})
 	}
 	everywhere.Start()
 	t.Cleanup(everywhere.Close)

@@ -337,6 +337,35 @@ func TestLeaksAreLookedFor(t *testing.T) {
 	}
 }
 
+// A test that does not run says what it needs and what brings it, so that the table at the end of make test has it.
+func TestSkipsNameACure(t *testing.T) {
+	set := token.NewFileSet()
+	for _, file := range moduleFiles(t) {
+		if filepath.ToSlash(filepath.Dir(file)) == "e2e/need" {
+			continue
+		}
+		parsed, err := parser.ParseFile(set, file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			selected, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			of, _ := selected.X.(*ast.Ident)
+			if name := selected.Sel.Name; name == "SkipNow" || name == "Skipf" || name == "Skip" && (of == nil || of.Name != "need") {
+				t.Errorf("%s: %s without a cure: use need.All, need.Skip or need.OnlyLong", set.Position(call.Pos()), name)
+			}
+			return true
+		})
+	}
+}
+
 // moduleFiles returns all Go files of the checkout: the program's, the tests', and those of the tools beside them.
 func moduleFiles(t *testing.T) []string {
 	t.Helper()

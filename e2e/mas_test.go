@@ -140,10 +140,11 @@ func (at masTarget) holdAgainst(t *testing.T) {
 	asked := map[mas.Case]bool{}
 	for _, row := range at.rows(t) {
 		asked[row.is] = true
+		if row.ask == nil {
+			t.Logf("%s cannot be brought about from here", row.is)
+			continue
+		}
 		t.Run(string(row.is), func(t *testing.T) {
-			if row.ask == nil {
-				t.Skip("it cannot be brought about from here")
-			}
 			got, want := row.ask(), mas.Answers[row.is]
 			if got.status != want.Status || !want.IsTitle(got.title()) || want.Error != "" && got.field("error") != want.Error || want.Errcode != "" && got.field("errcode") != want.Errcode {
 				t.Errorf("got %d %s, want %+v", got.status, got.body, want)

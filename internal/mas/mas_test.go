@@ -1,9 +1,14 @@
 package mas
 
 import (
+	"errors"
+	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -16,5 +21,41 @@ func TestKnowsTheAnswers(t *testing.T) {
 		if same[0] != same[1] {
 			t.Errorf("got %q, want %q", same[0], same[1])
 		}
+	}
+}
+
+// In the metrics a look-up that finds nobody is no failure, a page that is not the service's is one, and what only check asks
+// has no name.
+func TestCallsAreCounted(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fault http.HandlerFunc
+		ask   func(*Accounts) error
+		none  bool // ErrNoUser is the answer
+		want  string
+	}{
+		{"nobody has the name", nil, func(a *Accounts) error { _, err := a.AccountID(t.Context(), "0x00"); return err }, true, "token ok, lookup ok"},
+		{"another server's page", standin.Says(404, "<html>"), func(a *Accounts) error { _, err := a.AccountID(t.Context(), "0x00"); return err }, false, "token ok, lookup refused"},
+		{"site-config", nil, func(a *Accounts) error { _, err := a.Site(t.Context()); return err }, false, "token ok"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			play := standin.New(t)
+			if test.fault != nil {
+				play.Fail(standin.LookUp, test.fault)
+			}
+			var calls []string
+			h := homeserver.NewClient(play.URL, standin.ServerName)
+			h.Observe = func(name, result string, _ time.Duration) { calls = append(calls, name+" "+result) }
+			err := test.ask(New(h, h, standin.ASToken, standin.MASClientID, standin.MASSecret))
+			if errors.Is(err, homeserver.ErrNoUser) != test.none {
+				t.Errorf("got %v", err)
+			}
+			if got := strings.Join(calls, ", "); got != test.want {
+				t.Errorf("counted %s, want %s", got, test.want)
+			}
+			if test.name == "site-config" && !strings.HasSuffix(play.Asked(), standin.Site) {
+				t.Error("it was not asked")
+			}
+		})
 	}
 }
