@@ -6,6 +6,7 @@ package process
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -28,7 +29,10 @@ const storeFile = "register.db"
 // built is where the programs are.
 var built string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "4") // whatever the processors: those that run beside others mostly wait; -parallel says otherwise
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "matrix-regservice-process-")
