@@ -335,6 +335,6 @@ func printMASSteps(out io.Writer, c config.Config, dir string) {
 
 // rateLimitLines are what to set the homeserver's limits to, and why.
 func rateLimitLines(w *homeserver.Way) string {
-	why := fmt.Sprintf("# limits: by default a hub with %d channels gets half of its rooms", homeserver.HubChannels)
+	why := fmt.Sprintf("# limits: the defaults are too low for a hub with %d channels", homeserver.HubChannels)
 	return "     " + strings.Join(append([]string{why}, homeserver.RateLimitLines(w)...), "\n     ") + "\n"
 }
