@@ -28,7 +28,7 @@ const (
 
 	transactionLimit = 16 << 20 // bytes: a hundred events of 64 KiB, escaped
 
-	addressField = "address" // by which the third-party network knows its users
+	addressField = "address" // the field that identifies a user of the third-party network
 )
 
 // An appServiceAPI answers the homeserver.
@@ -43,7 +43,7 @@ type appServiceAPI struct {
 // protocolID names the third-party network, as registration.yaml does.
 func protocolID(serverName string) string { return "regapp." + serverName }
 
-// routes are both families of paths. An id matches to the end of the path: Synapse leaves a slash in it bare.
+// routes are both families of paths. An id reaches to the end of the path, since Synapse does not encode a slash in it.
 func (a *appServiceAPI) routes() []*rest.Route {
 	var routes []*rest.Route
 	for _, base := range []string{appServicePath, modernPath} {
@@ -76,12 +76,12 @@ type appServiceRequest struct {
 	*http.Request
 }
 
-// authorized answers who has the hs_token.
+// authorized answers requests that have the hs_token.
 func (a *appServiceAPI) authorized(kind string, handle func(appServiceRequest) (any, error)) rest.HandlerFunc {
 	return a.answered(kind, handle, true)
 }
 
-// unlessWrong answers who has no token, too: Synapse up to 1.80 sends none with its question for the protocol.
+// unlessWrong also answers requests without a token: Synapse up to 1.80 sends none when it asks for the protocol.
 func (a *appServiceAPI) unlessWrong(kind string, handle func(appServiceRequest) (any, error)) rest.HandlerFunc {
 	return a.answered(kind, handle, false)
 }
@@ -104,7 +104,7 @@ func (a *appServiceAPI) answered(kind string, handle func(appServiceRequest) (an
 	}
 }
 
-// shownPath is the path as the log may have it: a proxy that encodes the "?" puts the token into it.
+// shownPath is the path for the log, without the hs_token: a proxy that encodes the "?" puts the token into the path.
 func (a *appServiceAPI) shownPath(u *url.URL) string {
 	return redact.Quote(strings.Join(strings.Split(u.Path, cmp.Or(a.hsToken, "\x00")), "…"))
 }
@@ -121,8 +121,8 @@ func (a *appServiceAPI) answer(handle func(appServiceRequest) (any, error), need
 	return handle(appServiceRequest{id, r.Request})
 }
 
-// checkToken looks for the hs_token where old homeservers put it, the query string, and where new ones do, the
-// header. Some send both: then both must be right.
+// checkToken reads the hs_token from the query string, where old homeservers put it, and from the header, where new ones do.
+// Some send both: then both must be right.
 func (a *appServiceAPI) checkToken(r *http.Request) error {
 	given := r.URL.Query()["access_token"]
 	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
@@ -143,8 +143,8 @@ func (a *appServiceAPI) checkToken(r *http.Request) error {
 	return nil
 }
 
-// transaction acknowledges events. None is needed here, so that none is parsed or kept; and none is refused for
-// an id seen before: Synapse counts from 1 again after a restart, and Dendrite adds events to a retry.
+// transaction acknowledges events. This service needs none of them, and neither parses nor keeps them. It accepts an id that
+// it has seen before: Synapse counts from 1 again after a restart, and Dendrite adds events to a retry.
 func (a *appServiceAPI) transaction(r appServiceRequest) (any, error) {
 	_, err := io.Copy(io.Discard, r.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
@@ -167,7 +167,7 @@ func (a *appServiceAPI) user(r appServiceRequest) (any, error) {
 	return struct{}{}, nil
 }
 
-// alias: this service has no rooms.
+// alias refuses every room alias: this service has no rooms.
 func (a *appServiceAPI) alias(appServiceRequest) (any, error) {
 	return nil, &absentError{"there is no such room alias"}
 }
@@ -228,7 +228,7 @@ func (a *appServiceAPI) thirdPartyUser(r appServiceRequest) (any, error) {
 	return a.thirdPartyList(r, names.UserID(strings.ToLower(given), a.serverName))
 }
 
-// thirdPartyByUserID tells what a user is in the third-party network.
+// thirdPartyByUserID returns the entry that a user ID has in the third-party network.
 func (a *appServiceAPI) thirdPartyByUserID(r appServiceRequest) (any, error) {
 	if !r.URL.Query().Has("userid") {
 		return nil, badRequest(faultMissing, "userid is missing")
@@ -236,7 +236,7 @@ func (a *appServiceAPI) thirdPartyByUserID(r appServiceRequest) (any, error) {
 	return a.thirdPartyList(r, r.URL.Query().Get("userid"))
 }
 
-// thirdPartyList is the node of this user ID, if it is one.
+// thirdPartyList returns the node with this user ID, or an empty list.
 func (a *appServiceAPI) thirdPartyList(r appServiceRequest, userID string) (any, error) {
 	n, err := a.registered(r, userID)
 	if errors.Is(err, errNoRecord) {
@@ -248,7 +248,7 @@ func (a *appServiceAPI) thirdPartyList(r appServiceRequest, userID string) (any,
 	return []thirdPartyUser{{UserID: n.UserID, Protocol: protocolID(a.serverName), Fields: map[string]string{addressField: n.Localpart}}}, nil
 }
 
-// thirdPartyLocation: the network has users and no places.
+// thirdPartyLocation returns an empty list: the network has users and no places.
 func (a *appServiceAPI) thirdPartyLocation(r appServiceRequest) (any, error) {
 	if err := a.checkProtocol(r.id); err != nil {
 		return nil, err

@@ -9,8 +9,8 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 )
 
-// Bounds of the requests that wait: each keeps a connection, and the many requests of a few nodes would keep all that there
-// are while the homeserver is slow. An address that nobody has claimed is never refused.
+// Bounds of the requests that wait. Each of them keeps a connection: while the homeserver is slow, the many requests of a few
+// nodes would otherwise keep every connection. An address that nobody has claimed is never refused.
 const (
 	usersAtMost   = 16  // requests that have claimed or wait for one address
 	waitingAtMost = 512 // requests that wait, for all addresses
@@ -29,7 +29,7 @@ type turn struct {
 	users int // requests that have it or wait for it; the last to leave takes it out of the map
 }
 
-// acquire waits for the address until the context ends: errBusy where too many do.
+// acquire waits for the address until the context ends. It returns errBusy if too many wait already.
 func (c *claims) acquire(ctx context.Context, a common.Address) (release func(), err error) {
 	t := c.join(a)
 	if t == nil {
@@ -44,7 +44,7 @@ func (c *claims) acquire(ctx context.Context, a common.Address) (release func(),
 	}
 }
 
-// tryAcquire takes the address if nobody has it.
+// tryAcquire claims the address if nobody has claimed it.
 func (c *claims) tryAcquire(a common.Address) (release func(), free bool) {
 	t := c.join(a)
 	if t == nil {
@@ -59,7 +59,7 @@ func (c *claims) tryAcquire(a common.Address) (release func(), free bool) {
 	}
 }
 
-// join counts one more user of the address's turn, or returns nil where there are too many.
+// join adds a user to the address's turn. It returns nil if there are too many.
 func (c *claims) join(a common.Address) *turn {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -44,7 +44,7 @@ func restoreCommand() *cli.Command {
 	}
 }
 
-// oneFile holds the arguments of a command that takes the name of one file.
+// oneFile checks the arguments of a command that takes the name of one file.
 func oneFile(ctx context.Context, cmd *cli.Command) (context.Context, error) {
 	if cmd.Args().Len() != 1 || cmd.Args().First() == "" {
 		return ctx, fmt.Errorf("%s takes the name of one file: see %s %s --help", cmd.Name, programName, cmd.Name)
@@ -87,7 +87,7 @@ func backupAction(ctx context.Context, cmd *cli.Command) error {
 	return nil
 }
 
-// copyStore writes the copy that the daemon gives, or that is made here where none runs.
+// copyStore writes a copy of the store. The daemon makes it; if none runs, this process does.
 func copyStore(ctx context.Context, dataPath string, w io.Writer) error {
 	res, err := askDaemon(ctx, dataPath, backupPath, nil)
 	if errors.Is(err, errNoDaemon) {
@@ -102,7 +102,7 @@ func copyStore(ctx context.Context, dataPath string, w io.Writer) error {
 		return err
 	}
 	defer res.Body.Close()
-	_, err = io.Copy(w, res.Body) // which knows the length: what is cut off is an error
+	_, err = io.Copy(w, res.Body) // the length is known: an answer that is cut off is an error
 	return err
 }
 
@@ -148,8 +148,8 @@ func restoreAction(ctx context.Context, cmd *cli.Command) error {
 	return nil
 }
 
-// restoreStore puts the copy in the store's place. The file is copied first and what was copied is checked, so that
-// nothing else than that can come to be the store.
+// restoreStore puts the copy in the store's place. It copies the file first and then checks its own copy, so that the file
+// that was checked is the one that becomes the store.
 func restoreStore(ctx context.Context, file, dataPath string, force bool) (kept string, counts storeCounts, err error) {
 	release, err := holdStore(ctx, dataPath, force)
 	if err != nil {
@@ -173,7 +173,7 @@ func restoreStore(ctx context.Context, file, dataPath string, force bool) (kept 
 	return kept, counts, err
 }
 
-// holdStore keeps daemons from the store, and refuses one that a daemon has or that has records.
+// holdStore locks daemons out of the store. It refuses a store that a daemon serves and, unless forced, one that has records.
 func holdStore(ctx context.Context, dataPath string, force bool) (release func(), err error) {
 	if res, err := askDaemon(ctx, dataPath, statusPath, nil); !errors.Is(err, errNoDaemon) {
 		if err == nil {
@@ -224,9 +224,9 @@ func checkEmpty(path string) error {
 	return err
 }
 
-// replaceStore gives the store's name to the draft. The old file gets its second name first and the draft takes the
-// first in one step: whenever the power fails, the store's name has the old file or the new one, whole, and the old
-// one has a name.
+// replaceStore gives the store's name to the draft. It first gives the old file a second name, and then moves the draft in
+// one step. So whenever the power fails, the store's name has the whole old file or the whole new one, and the old file is
+// not lost.
 func replaceStore(draft, path string) (kept string, err error) {
 	dir := filepath.Dir(path)
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {

@@ -19,7 +19,7 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// errProblems ends a check that found problems: what they are is printed already.
+// errProblems ends a check that found problems. They are printed already.
 var errProblems = errors.New("there are problems")
 
 func checkCommand() *cli.Command {
@@ -70,7 +70,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	return nil
 }
 
-// newCheckInput is what check asks of the program itself: its API, its ways of creating accounts, its store.
+// newCheckInput gives check what only the program knows: its API, its ways of creating accounts, its store.
 func newCheckInput(c config.Config) check.Input {
 	name := storeName(c.DataPath)
 	if !names.IsPostgres(c.DataPath) {
@@ -131,9 +131,9 @@ func readCounts(ctx context.Context, dataPath string) (check.StoreReading, error
 	return inReading(size, counts), err
 }
 
-// askStatus asks the daemon that serves the store in the directory what it has.
+// askStatus asks the daemon that serves the store in the directory for its status.
 func askStatus(ctx context.Context, dir string) (check.StoreReading, error) {
-	ctx, cancel := context.WithTimeout(ctx, homeserver.ReadTime) // a daemon that hangs takes the connection and does not answer
+	ctx, cancel := context.WithTimeout(ctx, homeserver.ReadTime) // a daemon that hangs accepts the connection and does not answer
 	defer cancel()
 	res, err := askDaemon(ctx, dir, statusPath, nil)
 	if err != nil {

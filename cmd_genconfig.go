@@ -117,8 +117,8 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	return nil
 }
 
-// readHomeserverFile holds homeserver.yaml, where there is one, against the flags, and takes the shared secret's
-// place from it. It returns the secret's own file where one has to be made.
+// readHomeserverFile compares homeserver.yaml, if there is one, with the flags, and finds in it where the shared secret is. It
+// returns the file of the secret if one has to be made.
 func readHomeserverFile(c *config.Config) ([]files.New, error) {
 	file, err := files.ReadYAML(config.HomeserverFile)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -161,7 +161,7 @@ func readHomeserverFile(c *config.Config) ([]files.New, error) {
 	return []files.New{{Name: secretFile, Mode: 0o600, Content: []byte(c.SharedSecret + "\n")}}, nil
 }
 
-// keepEthRPC returns the file of the Ethereum node's URL where that may hold a key, which no command line should.
+// keepEthRPC returns the file of the Ethereum node's URL if the URL may hold a key. A key must not be in a command line.
 func keepEthRPC(c *config.Config) []files.New {
 	u, err := names.ParseEthereumURL(c.EthRPC)
 	if err != nil || !names.MayHoldKey(u) {
@@ -172,8 +172,8 @@ func keepEthRPC(c *config.Config) []files.New {
 	return []files.New{file}
 }
 
-// makeMASClient makes what of the client at Matrix Authentication Service was not given, and returns the secret's own
-// file where one has to be made. That has no newline at its end: it is read by others too.
+// makeMASClient completes the client at Matrix Authentication Service, and returns the file of its secret if one has to be
+// made. The file has no newline at its end, since Matrix Authentication Service reads it too.
 func makeMASClient(c *config.Config) ([]files.New, error) {
 	if c.MASClientID == "" {
 		c.MASClientID = names.NewULID(time.Now())
@@ -186,7 +186,7 @@ func makeMASClient(c *config.Config) ([]files.New, error) {
 	return []files.New{{Name: masSecretFile, Mode: 0o600, Content: []byte(randomText(tokenLength))}}, nil
 }
 
-// renderRegistration is registration.yaml.
+// renderRegistration returns the content of registration.yaml.
 func renderRegistration(c config.Config, id string) ([]byte, error) {
 	return yaml.Marshal(config.Registration{
 		ID:              id + "-" + c.ServerName,
@@ -203,8 +203,8 @@ func renderRegistration(c config.Config, id string) ([]byte, error) {
 	})
 }
 
-// renderRun is run.sh: the command of the guide, in the script's own directory, so that it serves the same store
-// wherever it is started from. The guide fixes its form.
+// renderRun returns the content of run.sh: the guide's command, run in the script's own directory, so that it serves the same
+// store wherever it is started from. The guide fixes its form.
 func renderRun(c config.Config, program string) []byte {
 	command := append([]string{program}, c.Arguments()...)
 	for i, word := range command {
@@ -215,7 +215,7 @@ func renderRun(c config.Config, program string) []byte {
 		"exec " + strings.Join(command, " ") + ` "$@"` + "\n") // of a flag that is there twice the last one counts
 }
 
-// programPath is how run.sh calls this program: by its name where PATH finds this very file.
+// programPath is how run.sh calls this program: by its name if PATH finds this very file, else by its path.
 func programPath() (string, error) {
 	path, err := os.Executable()
 	if err != nil {
@@ -231,7 +231,7 @@ func programPath() (string, error) {
 	return path, nil
 }
 
-// goRunFile is where go run has the program: a temporary directory, and from the second time on its cache.
+// goRunFile matches the path that go run gives the program: in a temporary directory, or in its cache from the second time on.
 var goRunFile = regexp.MustCompile(`/go-build[0-9]+/b[0-9]+/exe/|/[0-9a-f]{2}/[0-9a-f]{64}-d/`)
 
 // randomText returns so many random characters of base32.

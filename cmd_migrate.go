@@ -1,6 +1,6 @@
-// cmd_migrate.go owns the way from BoltDB to PostgreSQL: the records are copied in the order of their addresses, as
-// often as it takes, and then compared one by one, both ways. Without a store to copy it only makes the schema, for the
-// daemon's role may not be allowed to.
+// cmd_migrate.go owns the way from BoltDB to PostgreSQL: it copies the records in the order of their addresses, and can be run
+// again until all are copied. Then it compares them one by one, both ways. Without a store to copy it only makes the schema,
+// which the daemon's role may not be allowed to.
 
 package main
 
@@ -75,7 +75,7 @@ func migrateAction(ctx context.Context, cmd *cli.Command) error {
 	return migrateStore(ctx, from, to, out)
 }
 
-// migrateStore copies the store in the directory. That it is open here, to be read, keeps daemons from it.
+// migrateStore copies the store in the directory. While it is open for reading here, no daemon can open it.
 func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 	path := filepath.Join(dir, storeFile)
 	from, err := readBoltStore(path)
@@ -125,8 +125,8 @@ func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 	return nil
 }
 
-// copyRecords puts what is missing there a page at a time, and returns how many that were. What is there is let be: it
-// may have changed since.
+// copyRecords adds the missing records a page at a time, and returns how many they were. It does not change records that are
+// there already: they may be newer.
 func copyRecords(ctx context.Context, from *boltStore, to *postgresStore, p *progress) (copied int, err error) {
 	for after := ""; ; {
 		page, last, err := from.List(ctx, "", after)
@@ -149,11 +149,11 @@ func copyRecords(ctx context.Context, from *boltStore, to *postgresStore, p *pro
 type comparison struct {
 	wrong      int // records that are missing in the second, or differ and are not newer
 	firstWrong string
-	newer      int // that were written in the second since
-	more       int // that only the second has
+	newer      int // records that were written in the second since
+	more       int // records that only the second has
 }
 
-// compareStores goes through both in the order of their addresses.
+// compareStores walks both stores in the order of their addresses.
 func compareStores(ctx context.Context, from, to store, p *progress) (found comparison, err error) {
 	olds, news := &storeWalk{ctx: ctx, store: from}, &storeWalk{ctx: ctx, store: to}
 	olds.next()
@@ -207,7 +207,7 @@ type storeWalk struct {
 	err   error
 }
 
-// next goes to the next record, and is done behind the last.
+// next goes to the next record. After the last one, done is true.
 func (w *storeWalk) next() {
 	if len(w.page) > 1 {
 		w.page = w.page[1:]
@@ -225,7 +225,7 @@ func (w *storeWalk) key() []byte {
 	return common.HexToAddress(w.page[0].Localpart).Bytes()
 }
 
-// A progress says every few seconds how far something is.
+// A progress prints every few seconds how many records are done.
 type progress struct {
 	out      io.Writer
 	did      string

@@ -1,5 +1,5 @@
-// cmd_register.go owns the node's side: it logs in, registers and logs in again as a node does. It is what the
-// demo, the end-to-end tests and an operator's smoke test use.
+// cmd_register.go owns the node's side: it logs in, registers and logs in again as a node does. The demo, the end-to-end tests
+// and operators who try their setup use it.
 
 package main
 
@@ -108,7 +108,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 	return errors.Join(failed, client.writeReport(out, names.UserID(proof.Localpart, serverName), failed))
 }
 
-// baseURL checks a URL that paths are put behind.
+// baseURL checks a URL that paths are appended to.
 func baseURL(flag, given string) (string, error) {
 	u, err := url.Parse(given)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -117,8 +117,8 @@ func baseURL(flag, given string) (string, error) {
 	return strings.TrimSuffix(u.String(), "/"), nil
 }
 
-// nodeKey reads the private key, or makes one and writes it before it is used: an account whose key is lost is
-// lost for good.
+// nodeKey reads the private key, or makes one. It writes a new key to its file before anything uses it: an account is lost
+// for good with its key.
 func nodeKey(cmd *cli.Command) (*ecdsa.PrivateKey, error) {
 	file, store, generate := cmd.String(flagKey), cmd.String(flagKeystore), cmd.String(flagGenerate)
 	given := 0
@@ -156,7 +156,7 @@ func nodeKey(cmd *cli.Command) (*ecdsa.PrivateKey, error) {
 	return key.PrivateKey, nil
 }
 
-// decryptKey is the library's, which panics on a keystore that lacks a field.
+// decryptKey is keystore.DecryptKey without its panic: go-ethereum panics on a keystore that lacks a field.
 func decryptKey(content []byte, password string) (key *keystore.Key, err error) {
 	defer func() {
 		if recover() != nil {
@@ -228,13 +228,13 @@ type nodeClient struct {
 	server      string
 	registerURL string
 	serverName  string
-	secrets     []string // that a server may repeat and nobody should see
+	secrets     []string // a server may repeat them, and nobody should see them
 	http        *http.Client
 	out         io.Writer
 	steps       []nodeStep
 }
 
-// A nodeStep is one call that was made, as --json tells of it.
+// A nodeStep is one call that was made, as --json prints it.
 type nodeStep struct {
 	Step       string `json:"step"`
 	Status     int    `json:"status"`
@@ -298,11 +298,11 @@ func (c *nodeClient) enter(ctx context.Context, proof registration) error {
 		return err
 	}
 	answer, err = c.step(ctx, "logout", c.server+logoutPath, answer.Token, struct{}{})
-	answer.UserID = userID // which it does not name
+	answer.UserID = userID // the answer does not name it
 	return stepResult("logout", answer, err, userID)
 }
 
-// step makes one call and prints what came of it.
+// step makes one call and prints its outcome.
 func (c *nodeClient) step(ctx context.Context, name, to, token string, body any) (nodeAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, nodeCallTime)
 	defer cancel()
@@ -350,7 +350,7 @@ func (a nodeAnswer) String() string {
 	return strings.Join(strings.Fields(fmt.Sprintf("%d %s %s %s", a.status, a.UserID, a.Errcode, a.Message)), " ")
 }
 
-// stepResult tells whether a step ended as a node needs it.
+// stepResult returns nil if the step ended as a node needs it.
 func stepResult(name string, answer nodeAnswer, err error, userID string) error {
 	switch {
 	case err != nil:

@@ -1,4 +1,4 @@
-// cmd_users.go owns the list of the nodes: asked of the daemon where one runs, read from the store where none does.
+// cmd_users.go owns the list of the nodes: from the daemon if one runs, else from the store.
 
 package main
 
@@ -85,10 +85,10 @@ func eachUser(ctx context.Context, dataPath string, of state, visit func(listedU
 	}
 }
 
-// eachUserInStore opens a file for each page anew: who reads the list may take his time, and a daemon that is started
-// meanwhile has to find the store free.
+// eachUserInStore opens the file anew for each page: a person may read the list slowly, and a daemon that is started meanwhile
+// has to find the store free.
 func eachUserInStore(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
-	if names.IsPostgres(dataPath) { // which others can use meanwhile
+	if names.IsPostgres(dataPath) { // others can use it meanwhile
 		s, err := readStore(ctx, dataPath)
 		if err != nil {
 			return withoutSocket(err)
@@ -112,7 +112,7 @@ func eachUserInStore(ctx context.Context, dataPath string, of state, visit func(
 	return eachRecord(ctx, list, of, func(r record) error { return visit(listed(r)) })
 }
 
-// withoutSocket says what it means that a store is in use while no daemon answers for it.
+// withoutSocket adds to the error what it means that a store is in use while no daemon answers.
 func withoutSocket(err error) error {
 	if errors.Is(err, errStoreLocked) {
 		return fmt.Errorf("the store is in use by a process that does not answer at %s: if it is an older matrix-regservice, stop it first", socketFile)
@@ -123,7 +123,7 @@ func withoutSocket(err error) error {
 	return err
 }
 
-// userPrinter prints users as they come: none is kept back to measure its width.
+// userPrinter prints each user at once: it keeps none back to measure the width of a column.
 func userPrinter(format string, out io.Writer) (func(listedUser) error, error) {
 	switch format {
 	case "json":

@@ -31,7 +31,7 @@ type health struct {
 	chain      healthCheck
 
 	mu    sync.Mutex
-	wrong string // what was last found wrong, so that the log has each change once
+	wrong string // what was wrong the last time, so that the log has each change once
 }
 
 func newHealth(stopping context.Context, c service, s store) *health {
@@ -43,10 +43,10 @@ func newHealth(stopping context.Context, c service, s store) *health {
 	}
 }
 
-// live is GET /livez: whoever reads this was answered.
+// live answers GET /livez.
 func (h *health) live(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
-// ready is GET /readyz: 200 where a node could register, 503 with a line for each thing that keeps it from that.
+// ready answers GET /readyz: 200 if a node could register, else 503 with a line for each reason why not.
 func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	var wrong []string
 	var causes []error
@@ -66,7 +66,7 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	if err := h.chain.result(r.Context()); err != nil {
 		wrong, causes = append(wrong, "the Ethereum node does not tell balances"), append(causes, err)
 	}
-	if r.Context().Err() != nil { // whoever asked did not wait: nothing was learned
+	if r.Context().Err() != nil { // the supervisor did not wait: nothing was learned
 		return
 	}
 	h.note(strings.Join(wrong, "; "), errors.Join(causes...))
@@ -77,7 +77,7 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// note logs what is wrong when that changes.
+// note logs what is wrong, each time that it changes.
 func (h *health) note(wrong string, cause error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,5 +1,5 @@
-// matrix-regservice is the only door into a Matrix homeserver of Photon nodes: it creates an account for whoever
-// proves to hold the Ethereum key of the address that the account is named after, and for nobody else.
+// matrix-regservice is the only way into a Matrix homeserver of Photon nodes. It creates an account for each node that proves
+// to hold the Ethereum key of the address that the account is named after, and for nobody else.
 //
 // main.go owns the command tree, the daemon's wiring, the signals and the only exit.
 
@@ -33,15 +33,15 @@ import (
 const (
 	programName = config.Program
 
-	// memoryLimit is where Go collects its garbage however little it is, in bytes, and no end of what it may have. 2,000
-	// connections take 36 MB, and as much again lay in garbage before it was collected: 94 MB were measured.
+	// memoryLimit is the memory, in bytes, from which on Go collects garbage at once. Go may use more. 2,000 connections take
+	// 36 MB, and without this limit as much again was garbage that was not collected yet: 94 MB were measured.
 	memoryLimit = 44 << 20
 
-	// gcPercent is how much garbage may come together, in percent of what is in use. That is so little here that Go's own 100
-	// collects at every 4 MiB, for some 8 % of all processor time; this takes half of that, and 5 MiB.
+	// gcPercent is how much garbage may collect, in percent of the memory in use. So little is in use here that Go's default
+	// of 100 collects at every 4 MiB, for some 8 % of all processor time; 200 takes half of that, and 5 MiB.
 	gcPercent = 200
 
-	completionFlag = "--generate-shell-completion" // the last word of what a shell's completion script calls
+	completionFlag = "--generate-shell-completion" // a shell's completion script ends its call with it
 )
 
 func main() {
@@ -49,20 +49,20 @@ func main() {
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 
-// run is the program, but for its exit: tests call it too.
+// run is the program without its exit, so that tests can call it.
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
 	root := newCommand(stdout, stderr)
-	if args[len(args)-1] == completionFlag { // then the library runs no action: a word half typed is no argument
+	if args[len(args)-1] == completionFlag { // the library runs no action then: a word that is half typed is no argument
 		for _, cmd := range append(root.Commands, root) {
 			cmd.Before = nil
 		}
 	}
 	err := root.Run(ctx, args)
-	if err != nil && !errors.Is(err, errProblems) { // which check has printed, each with what to do
+	if err != nil && !errors.Is(err, errProblems) { // check has printed those
 		fmt.Fprintf(stderr, "%s: %v\n", programName, err)
 	}
 	if err != nil {
@@ -71,7 +71,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// newCommand is the command tree. A command keeps state of its run, so that each run needs a new one.
+// newCommand returns the command tree. Each run needs a new one, since a command keeps state of its run.
 func newCommand(stdout, stderr io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name:      programName,
@@ -100,7 +100,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 	return root
 }
 
-// usageError replaces the library's, which prints the whole help and the error twice.
+// usageError replaces the library's function, which prints the whole help and the error twice.
 func usageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
 	return fmt.Errorf("%s: see %s --help", redact.Mask(err.Error()), programName)
 }
@@ -111,7 +111,7 @@ func refuseArguments(ctx context.Context, cmd *cli.Command) (context.Context, er
 	if cmd.Args().Len() == 0 || cmd.Command(first) != nil {
 		return ctx, nil
 	}
-	if !commandForm.MatchString(first) { // it may be a flag's value gone astray, a token too
+	if !commandForm.MatchString(first) { // it may be the stray value of a flag, even a token
 		first = "…"
 	}
 	if cmd.Root() == cmd {
@@ -125,7 +125,7 @@ var commandForm = regexp.MustCompile(`^[a-z-]{1,20}$`)
 // A buildInfo is the module's version and the commit.
 type buildInfo struct{ version, commit string }
 
-// readBuildInfo returns what the build recorded of itself.
+// readBuildInfo returns what Go recorded in the program when it was built.
 func readBuildInfo() buildInfo {
 	b := buildInfo{"unknown", "unknown"}
 	info, ok := debug.ReadBuildInfo()
@@ -199,7 +199,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	return errors.Join(serveNodes(ctx, made, listener, opsListener, store), store.Close())
 }
 
-// A service is a config with what main.go makes of it and hands on.
+// A service is the config with the live objects that main.go makes of it.
 type service struct {
 	config.Config
 	homeserver *homeserver.Client
@@ -208,7 +208,7 @@ type service struct {
 	metrics    *metrics             // nil where nothing is measured
 }
 
-// newService makes the clients of the config, and metrics where somebody can read them.
+// newService makes the clients of the config, and metrics if they are served.
 func newService(c config.Config, admitting *admission.Admission, measured bool) (service, error) {
 	s := service{Config: c, admission: admitting}
 	if measured {
@@ -232,7 +232,7 @@ func listenOps(c config.Config) (net.Listener, error) {
 	return listener, nil
 }
 
-// serveNodes runs until the context ends. The operator is served a little longer.
+// serveNodes serves nodes until the context ends. It serves the operator a little longer.
 func serveNodes(ctx context.Context, c service, listener, opsListener net.Listener, store store) error {
 	counts, err := store.counts()
 	if err != nil {
@@ -262,15 +262,15 @@ func serveNodes(ctx context.Context, c service, listener, opsListener net.Listen
 	return newServer(c, store).serve(ctx, listener)
 }
 
-// printWarnings says at a command that has no log what warnOfReaders says in the daemon's.
+// printWarnings prints what warnOfReaders logs, for commands without a log.
 func printWarnings(c config.Config, w io.Writer) {
 	for flag, file := range c.SecretArgs {
 		fmt.Fprintf(w, "%s: warning: a secret is in the command line (--%s), which every user of this machine can see: write it into a file of mode 0600 and give --%s FILE\n", programName, flag, file)
 	}
 }
 
-// warnOfReaders says which secrets everybody on this machine can read. The tokens of the guide's run.sh are not among
-// them: that has a form of its own.
+// warnOfReaders logs which secrets everybody on this machine can read. It leaves out the tokens in run.sh, whose form the
+// guide fixes.
 func warnOfReaders(c config.Config) {
 	if len(c.UnknownVariables) > 0 {
 		log.Warn("The environment has variables with the prefix of this service that mean nothing: correct their names, or unset them", "variables", strings.Join(c.UnknownVariables, " "))
@@ -286,7 +286,7 @@ func warnOfReaders(c config.Config) {
 	}
 }
 
-// tellReady tells systemd that nodes are served, and its status line where. It does nothing unless systemd asks for it.
+// tellReady tells systemd that the service is ready, and at which addresses. It does nothing unless systemd asks for it.
 func tellReady(listener, opsListener net.Listener) {
 	serving := "Serving nodes at " + listener.Addr().String()
 	if opsListener != nil {
@@ -295,8 +295,8 @@ func tellReady(listener, opsListener net.Listener) {
 	daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+serving)
 }
 
-// lineRulesOfLog leave each registration its line: its record takes more of the disk than that. Refusals are told apart by
-// what was answered, and what homeservers ask by what it is about.
+// lineRulesOfLog never leave out the line of a registration, whose record takes more of the disk than the line. Refusals are
+// limited for each status and errcode, and requests of the homeserver for each kind.
 var lineRulesOfLog = limit.LineRules{
 	Unlimited: []string{lineRegistered, lineReconciled},
 	Apart:     []string{"status", "errcode", "kind"},
@@ -319,7 +319,7 @@ func newLoggerBy(w io.Writer, c config.Config, rules limit.LineRules) log.Logger
 	return log.NewLogger(limit.Lines(redact.Libraries(handler), rules))
 }
 
-// isTerminal tells whether colours would be seen.
+// isTerminal reports whether the output is a terminal, which shows colours.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

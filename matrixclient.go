@@ -16,7 +16,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// newHomeserverClient is the client to the homeserver itself. m is nil where nothing is measured.
+// newHomeserverClient returns the client to the homeserver itself. m is nil if nothing is measured.
 func newHomeserverClient(c config.Config, m *metrics) *homeserver.Client {
 	h := homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
 	h.ASToken = c.ASToken
@@ -29,12 +29,12 @@ func newHomeserverClient(c config.Config, m *metrics) *homeserver.Client {
 	return h
 }
 
-// adminClient is the client to what creates accounts, where that is.
+// adminClient returns the client to the server that creates accounts: the homeserver, or Matrix Authentication Service.
 func adminClient(c config.Config, h *homeserver.Client) *homeserver.Client {
 	return h.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 
-// newAccounts is the way of creating accounts that --matrixurl names, at the homeserver with this client.
+// newAccounts returns the way of creating accounts that --matrixurl names.
 func newAccounts(c config.Config, h *homeserver.Client) (homeserver.Accounts, error) {
 	admin := adminClient(c, h)
 	switch c.Way {
@@ -48,9 +48,8 @@ func newAccounts(c config.Config, h *homeserver.Client) (homeserver.Accounts, er
 	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", config.FlagMatrixURL)
 }
 
-// createUserCost is bcrypt's lowest. Stretching protects passwords that can be guessed; these are 288 bits of a
-// signature, so that cost 12 would only take 200 ms here, and again at the homeserver for every login, where
-// this takes 1.
+// createUserCost is bcrypt's lowest cost. A higher cost protects passwords that can be guessed. These are 288 bits of a
+// signature, so that cost 12 would only take 200 ms in place of 1, here and at the homeserver for each login.
 const createUserCost = bcrypt.MinCost
 
 // A createUserAPI creates accounts at createUser.
@@ -62,8 +61,8 @@ type createUserAPI struct {
 	name    homeserver.KnownName
 }
 
-// Create asks for the profile before every call: createUser answers 200 for a user that is there too, and then
-// throws its sessions out, or revives it when it was deactivated.
+// Create asks for the profile before each call: createUser answers 200 for a user that is there already as well, and then ends
+// the user's sessions, or reactivates a user that was deactivated.
 func (api *createUserAPI) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
 	if err := api.name.Check(ctx, api.Client); err != nil {
 		return "", err
@@ -92,7 +91,7 @@ func (api *createUserAPI) Create(ctx context.Context, n homeserver.Account, reco
 	})
 }
 
-// createUserHint is what the operator can do about a refusal.
+// createUserHint returns what the operator can do about a refusal.
 func createUserHint(a homeserver.Answer) string {
 	switch {
 	case a.Errcode == errcodeUserInUse:
@@ -105,8 +104,8 @@ func createUserHint(a homeserver.Answer) string {
 	return ""
 }
 
-// Probe tells whether the homeserver has createUser, without creating anything: it looks at the token first,
-// and this one is wrong.
+// Probe tells whether the homeserver has createUser, and creates nothing: the homeserver checks the token first, and this one is
+// wrong.
 func (api *createUserAPI) Probe(ctx context.Context) (homeserver.State, error) {
 	a, err := api.admin.Call(ctx, homeserver.Request{Name: "create", Within: homeserver.ReadTime, Method: http.MethodPost, Path: homeserver.CreateUserPath, Token: "a-wrong-token-to-ask-for-the-endpoint", Body: struct{}{}})
 	switch {

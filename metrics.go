@@ -1,5 +1,5 @@
-// metrics.go owns what is counted and timed for Prometheus. No label holds anything that a node or a homeserver
-// chose. Who has no metrics has a nil one, which counts nothing.
+// metrics.go owns what is counted and timed for Prometheus. No label holds text that a node or a homeserver chose. A nil
+// *metrics counts nothing.
 
 package main
 
@@ -21,12 +21,12 @@ import (
 
 const (
 	metricsPrefix  = "matrix_regservice_"
-	outcomeRefused = "refused" // of whoever was not registered
+	outcomeRefused = "refused" // the node was not registered
 )
 
-// Upper bounds of the histograms, in seconds, around what is usual: a homeserver's call from 1 ms to its time
-// limit, a verification from 50 µs for a bad form to a machine without cgo that is busy, the store from a look-up in
-// memory to a slow disk's fsync.
+// Upper bounds of the histograms, in seconds, around the usual values: a homeserver's call from 1 ms to its time limit, a
+// verification from 50 µs for a bad form up to a busy machine without cgo, the store from a read in memory to the fsync of a
+// slow disk.
 var (
 	callBuckets         = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 	verificationBuckets = []float64{.00005, .0001, .00015, .0002, .0003, .0005, .001, .0025, .005, .01, .05}
@@ -103,7 +103,7 @@ func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: scrapeLog{}, ErrorHandling: promhttp.ContinueOnError, CoalesceGather: true})
 }
 
-// watch adds what is asked of the store at each scrape.
+// watch adds the size and the counts of the store, which each scrape reads.
 func (m *metrics) watch(s store) { m.registry.MustRegister(&storeCollector{store: s}) }
 
 // A storeCollector asks the store how much it holds.
@@ -149,14 +149,14 @@ func (m *metrics) registering() (done func(outcome, error)) {
 	}
 }
 
-// verified times a check of a proof that began then.
+// verified times a verification that began at start.
 func (m *metrics) verified(start time.Time) {
 	if m != nil {
 		m.verification.Observe(time.Since(start).Seconds())
 	}
 }
 
-// called counts a call to the homeserver by what it was for, and by what came of it.
+// called counts a call to the homeserver by its name and its result.
 func (m *metrics) called(name, result string, took time.Duration) {
 	if m != nil {
 		m.calls.WithLabelValues(name, result).Observe(took.Seconds())
@@ -180,7 +180,7 @@ func (m *metrics) answeredHomeserver(kind string, status int) {
 	}
 }
 
-// holding says how many connections are held.
+// holding sets how many connections are held.
 func (m *metrics) holding(connections int) {
 	if m != nil {
 		m.connections.Set(float64(connections))
@@ -194,14 +194,14 @@ func (m *metrics) crowdedOut() {
 	}
 }
 
-// storeTook times an operation of the store that began then.
+// storeTook times an operation of the store that began at start.
 func (m *metrics) storeTook(operation string, start time.Time) {
 	if m != nil {
 		m.storeSeconds.WithLabelValues(operation).Observe(time.Since(start).Seconds())
 	}
 }
 
-// metered is the store with its operations timed.
+// metered returns the store with its operations timed.
 func (m *metrics) metered(s store) store {
 	if m == nil {
 		return s
@@ -229,7 +229,7 @@ func (s *meteredStore) ClaimPending(ctx context.Context, not span) (claim, recor
 	return s.meter(claimed), pending, err
 }
 
-// meter leaves nil, of a claim that was not to be had, what it is.
+// meter returns the claim with its operations timed. A nil claim stays nil.
 func (s *meteredStore) meter(claimed claim) claim {
 	if claimed == nil {
 		return nil
@@ -252,7 +252,7 @@ func (c *meteredClaim) Drop() error {
 	return c.claim.Drop()
 }
 
-// A scrapeLog is where a scrape's errors go: the daemon's log.
+// A scrapeLog writes the errors of a scrape to the daemon's log.
 type scrapeLog struct{}
 
 func (scrapeLog) Println(v ...any) {

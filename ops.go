@@ -1,6 +1,6 @@
-// ops.go owns what only the operator reaches: the unix socket in the data directory, which lists and copies the
-// store while the daemon serves it, and the listener of --ops-listen for health and metrics. Neither takes the daemon
-// down when it fails.
+// ops.go owns what only the operator reaches: the unix socket in the data directory, through which commands list and copy the
+// store while the daemon serves it, and the listener of --ops-listen for health and metrics. If one of them fails, the daemon
+// runs on.
 
 package main
 
@@ -37,10 +37,10 @@ const (
 	statusPath = "/status"
 
 	opsAnswerTime = 10 * time.Second // for an answer that is not a stream
-	opsPatience   = 10 * time.Minute // without a byte of a stream taken: somebody may page through it by hand
-	opsDrainTime  = time.Second      // for the operator's requests at shutdown, behind those of nodes
+	opsPatience   = 10 * time.Minute // for a reader to take the next byte of a stream: a person may page through it
+	opsDrainTime  = time.Second      // for the operator's requests at shutdown, after those of nodes
 
-	opsConnections = 32 // held at once at --ops-listen, of the files that filesBeside leaves
+	opsConnections = 32 // at once at --ops-listen; filesBeside leaves room for them
 )
 
 // An ops answers the operator.
@@ -71,7 +71,7 @@ func startOps(ctx context.Context, c service, s store, listener net.Listener) (s
 	}
 	if listener != nil {
 		c.metrics.watch(s)
-		// As those of nodes: whoever reaches the port could otherwise take every file that may be open, and with them their port.
+		// Limited as those of nodes are: a client of this port could otherwise use up the open files, and nodes could not connect.
 		servers = append(servers, serveOps(&limit.Listener{Listener: listener, Most: opsConnections}, o.healthHandler()))
 	}
 	return func() {
@@ -86,7 +86,7 @@ func startOps(ctx context.Context, c service, s store, listener net.Listener) (s
 	}, nil
 }
 
-// serveOps serves on the listener, with time limits for the same reason as server.go's.
+// serveOps serves on the listener. It has time limits for the same reason as server.go.
 func serveOps(listener net.Listener, handler http.Handler) *http.Server {
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -128,7 +128,7 @@ func (o *ops) healthHandler() http.Handler {
 	return mux
 }
 
-// A listedUser is a record as it is listed. The display name is left out: it is half of what a node proves itself with.
+// A listedUser is a record as it is listed. It leaves out the display name, which is half of a node's proof.
 type listedUser struct {
 	Localpart string    `json:"localpart"`
 	UserID    string    `json:"user_id"`
@@ -141,8 +141,8 @@ func listed(r record) listedUser {
 	return listedUser{r.Localpart, r.UserID, r.State, r.Created, r.Updated}
 }
 
-// users streams the records, one JSON object a line. A stream that is cut off is no whole HTTP answer, so that
-// nobody takes it for the whole list.
+// users streams the records, one JSON object a line. If it fails on the way it breaks the HTTP answer off, so that nobody takes
+// a part for the whole list.
 func (o *ops) users(w http.ResponseWriter, r *http.Request) {
 	of := state(r.URL.Query().Get("state"))
 	if of != "" && of != statePending && of != stateRegistered {
@@ -162,8 +162,8 @@ func (o *ops) users(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// backup copies the store to a file without a name and sends that: however slow the reader is, the store's
-// transaction is as short as the disk allows, and the length is known.
+// backup copies the store to a file without a name and sends that file. So the store's transaction is as short as the disk
+// allows, however slow the reader is, and the length is known.
 func (o *ops) backup(w http.ResponseWriter, r *http.Request) {
 	if !o.copies.TryLock() {
 		http.Error(w, "another backup is being made", http.StatusConflict)
@@ -201,7 +201,7 @@ func (o *ops) sendCopy(w *patientWriter, r *http.Request) error {
 	return err
 }
 
-// A daemonStatus is what a daemon says of itself.
+// A daemonStatus is the answer of a daemon at statusPath.
 type daemonStatus struct {
 	Version    string      `json:"version"`
 	ServerName string      `json:"server_name"`
@@ -227,7 +227,7 @@ func (o *ops) timedList(ctx context.Context, of state, after string) ([]record, 
 	return o.store.List(ctx, of, after)
 }
 
-// A patientWriter gives a reader time for each piece of a stream instead of the whole.
+// A patientWriter has a time limit for each piece of a stream, and none for the whole.
 type patientWriter struct {
 	http.ResponseWriter
 	begun bool
@@ -239,7 +239,7 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// fail tells the operator why there is no answer, or breaks the connection off where a part of it is sent.
+// fail tells the operator why there is no answer. If a part of the answer is sent already, it breaks the connection off.
 func (w *patientWriter) fail(r *http.Request, err error) {
 	if r.Context().Err() == nil {
 		log.Warn("The operator could not be answered", "path", r.URL.Path, "err", err)
@@ -252,8 +252,8 @@ func (w *patientWriter) fail(r *http.Request, err error) {
 
 var errSocketTaken = errors.New("it is not this daemon's to replace: see what listens there or what it is, and move it away")
 
-// listenSocket makes the socket in the directory, with the function that removes it again. It is made where only its
-// owner gets and moved when it has its mode, so that there is no moment in which others can connect to it.
+// listenSocket makes the socket in the directory, and returns the function that removes it. It makes the socket in a directory
+// that only the owner can enter, and moves it once its mode is set: at no moment can others connect to it.
 func listenSocket(dir string) (listener net.Listener, remove func(), err error) {
 	err = withShortName(dir, func(dir string) error {
 		path := filepath.Join(dir, socketFile)
@@ -294,7 +294,7 @@ func listenSocket(dir string) (listener net.Listener, remove func(), err error) 
 	}, nil
 }
 
-// checkStale tells whether the socket's name may be taken: nothing is there, or a socket that nobody listens on.
+// checkStale returns nil if the socket's name may be taken: nothing is there, or a socket that nobody listens on.
 func checkStale(path string) error {
 	stat, err := os.Lstat(path)
 	switch {
@@ -316,8 +316,7 @@ func checkStale(path string) error {
 	return nil
 }
 
-// withShortName calls the function with a name of the directory that is short enough: a socket's name has room for
-// 107 bytes.
+// withShortName calls the function with a short name of the directory: the name of a socket has at most 107 bytes.
 func withShortName(dir string, use func(dir string) error) error {
 	const longest = 107 - len("/.ops-0123456789/"+socketFile)
 	if len(dir) <= longest {
@@ -328,15 +327,15 @@ func withShortName(dir string, use func(dir string) error) error {
 		return err
 	}
 	defer d.Close()
-	return use(fmt.Sprintf("/proc/self/fd/%d", d.Fd())) // where there is no /proc, what uses it says so
+	return use(fmt.Sprintf("/proc/self/fd/%d", d.Fd())) // without /proc its use fails and says so
 }
 
 var errNoDaemon = errors.New("no daemon answers")
 
-// askDaemon asks the daemon that serves the store in the directory: errNoDaemon where none does, and where the store is
-// one that needs no daemon to be read.
+// askDaemon asks the daemon that serves the store in the directory. It returns errNoDaemon if none does, and for a store in
+// PostgreSQL, which can be read without a daemon.
 func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.Response, error) {
-	headerTime := opsAnswerTime // a daemon that hangs takes the connection and does not answer
+	headerTime := opsAnswerTime // a daemon that hangs accepts the connection and does not answer
 	if path == backupPath {
 		headerTime = opsPatience // its answer begins when the copy is made
 	}

@@ -16,7 +16,7 @@ import (
 const (
 	probeFirstPause = time.Second // after a probe without an answer; doubled each time
 	probeLastPause  = time.Minute
-	pingAfter       = 3 * time.Second // of listening: beside a homeserver that starts at the same time
+	pingAfter       = 3 * time.Second // after the start: the homeserver may be starting at the same time
 )
 
 // probeHomeserver asks until the homeserver answers, and logs once what it found.
@@ -41,7 +41,7 @@ func probeHomeserver(ctx context.Context, c config.Config, h *homeserver.Client,
 	}
 }
 
-// logProbe says in one line what the homeserver has, and what to type where that is not what --matrixurl names.
+// logProbe logs in one line what the homeserver has, and what to type if that is not what --matrixurl names.
 func logProbe(ctx context.Context, c config.Config, h *homeserver.Client, found homeserver.State, disabled error) {
 	server, _ := h.Software(ctx) // only to name it
 	switch found {
@@ -54,7 +54,7 @@ func logProbe(ctx context.Context, c config.Config, h *homeserver.Client, found 
 	}
 }
 
-// logPresent says whether nodes can register where the way is open.
+// logPresent logs whether nodes can register at a homeserver that has the way of --matrixurl.
 func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, server homeserver.Software) {
 	if err := h.CheckServerName(ctx); errors.Is(err, homeserver.ErrOtherServerName) {
 		log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.MatrixURL, "err", err)
@@ -69,7 +69,8 @@ func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, serv
 	log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.MatrixURL, "homeserver", server)
 }
 
-// fixMissing is what to type where the homeserver does not have the way of --matrixurl: another that it has, if there is one.
+// fixMissing returns what to type if the homeserver does not have the way of --matrixurl: the flags of another way that it has,
+// if there is one.
 func fixMissing(ctx context.Context, c config.Config, h *homeserver.Client, server homeserver.Software) string {
 	fix := c.Way.Missing(server)
 	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.Way.IsApart {
@@ -92,8 +93,8 @@ func fixMissing(ctx context.Context, c config.Config, h *homeserver.Client, serv
 	return fix
 }
 
-// pingHomeserver has the homeserver call this service, until that succeeds, and logs each new reason why it does
-// not. A success also makes the homeserver send what it held back.
+// pingHomeserver asks the homeserver to call this service until that succeeds, and logs each new reason why it does not. After
+// a success the homeserver also sends the events that it had kept for this service.
 func pingHomeserver(ctx context.Context, c config.Config, h *homeserver.Client) {
 	if c.AppServiceID == "" || c.ASToken == "" {
 		log.Debug("The homeserver is not asked to ping: that needs the id and the as_token of registration.yaml")

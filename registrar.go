@@ -1,6 +1,5 @@
-// registrar.go owns the life of a registration: who claims an address and who waits for whom, what each answer of the
-// homeserver says of the account, what that means for the record and for the node, and the reconciling of registrations
-// whose end nobody learned.
+// registrar.go owns the life of a registration: which attempt claims an address and which ones wait, what each answer of the
+// homeserver says of the account, what that means for the record and for the node, and the reconciling of pending records.
 
 package main
 
@@ -25,7 +24,7 @@ const (
 	profileLookUpsKept  = 1 << 15          // look-ups remembered, in 8 MiB: beyond 500 a second there are none for a while
 
 	reconcilePeriod = 30 * time.Second
-	reconcileAfter  = time.Minute // no attempt that began before runs any more, and clocks that differ by less are right
+	reconcileAfter  = time.Minute // an attempt that began so long ago has ended; clocks may differ by less
 	reconcileAtMost = 15          // records a round: half of what Synapse's rc_profile allows, one a second, is left to nodes
 
 	lineReconciled = "Settled a pending registration"
@@ -77,7 +76,7 @@ func newRegistrar(a homeserver.Accounts, s store) *registrar {
 	return r
 }
 
-// An account is what an attempt, or a look-up, has found out of a node's account.
+// An account is what an attempt, or a profile look-up, has found out about a node's account.
 type account int
 
 const (
@@ -92,13 +91,13 @@ const (
 	accountUnclear                   // whose it is, or whether it is there, could not be found out
 )
 
-// unchanged is of a record that is to be what it was before the attempt.
+// unchanged is the decision that the record stays what it was before the attempt.
 const unchanged state = "unchanged"
 
 // errAsItFailed stands for the error of the call that failed.
 var errAsItFailed = errors.New("the call that failed says why")
 
-// A decision is what becomes of a record, "" being none, and what the node is answered.
+// A decision is what the record becomes ("" for no record), and what the node is answered.
 type decision struct {
 	record  state
 	did     outcome
@@ -106,10 +105,10 @@ type decision struct {
 	creates bool // the homeserver is asked to create the account, and what comes of that is another decision
 }
 
-// decide is the table of README.md, which TestDecide holds it against. Begun tells whether an earlier creating request of this service for the address
-// may have made the account, and whole whether an account that is there needs nothing more.
+// decide is the table in README.md; TestDecide compares the two. Begun is whether an earlier creating request of this service
+// may have made the account. Whole is whether an account that is there needs nothing more.
 //
-// What could not be found out never decides: the record is what it was.
+// If whose account it is, or whether it is there, could not be found out, the record stays what it was.
 func decide(before state, found account, begun, whole bool) decision {
 	switch found {
 	case accountMade, accountOwn:
@@ -153,8 +152,8 @@ func decide(before state, found account, begun, whole bool) decision {
 	return decision{record: unchanged, err: errAsItFailed}
 }
 
-// register takes a node from whatever its record says to registered. The context bounds only the wait for
-// the address: an attempt begun is finished and recorded, whether or not the client is still there.
+// register registers the node, whatever its record says before. The context bounds only the wait for the address: an attempt
+// that has begun is finished and recorded, whether or not the client is still there.
 func (r *registrar) register(ctx context.Context, n node) (accessToken string, did outcome, err error) {
 	claimed, err := r.claim(ctx, n.Address)
 	if err != nil {
@@ -191,10 +190,10 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	return r.attempt(ctx, claimed, before, n)
 }
 
-// attempt has the account created, and leaves the record that the table has for what came of it.
+// attempt creates the account, and writes the record that the table has for the outcome.
 func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n node) (accessToken string, did outcome, err error) {
-	// A registered node's record stays what it is, unless what is created anew may be left half made: then its next
-	// try has to find it pending.
+	// A registered node's record stays what it is while its lost account is created again. Where that takes several steps the
+	// account may be left half made, and the node's next try has to find the record pending.
 	recorded := func() error { return nil }
 	writes := before.State != stateRegistered || r.accounts.InSteps()
 	if writes {
@@ -233,8 +232,8 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 	return accessToken, decided.did, decided.err
 }
 
-// beside runs the write while its caller goes on, and returns how to wait for its end. A panic is logged where it
-// happened, and is an error to all who wait.
+// beside runs the write while its caller goes on, and returns the function that waits for its end. It logs a panic where it
+// happens, and makes an error of it for all who wait.
 func beside(write func() error) (wait func() error) {
 	var err error
 	done := make(chan struct{})
@@ -254,8 +253,8 @@ func beside(write func() error) (wait func() error) {
 	}
 }
 
-// found tells what create's end says of the account, asking whose it is where it was there already, and makes the account
-// whole where it is the node's. Since is when the first attempt began of those whose end nobody learned, this one included.
+// found returns what the end of create says about the account. If the account was there already, it asks whose it is, and
+// completes it if it is the node's. Since is when the first of the attempts began whose end is not known, this one included.
 func (r *registrar) found(ctx context.Context, before record, n node, since time.Time, err error) (found account, begun, whole bool, failure error) {
 	begun, whole = before.State == statePending, !r.accounts.InSteps()
 	if err == nil {
@@ -263,7 +262,7 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 	}
 	failed, ok := errors.AsType[*homeserver.Error](err)
 	switch {
-	case !ok: // the record's, which is not on disk, or one that nobody knows
+	case !ok: // the record could not be written, or the error is of no known kind
 		return accountUnanswered, begun, whole, err
 	case failed.Fate == homeserver.NotCreated:
 		return accountNotMade, begun, whole, err
@@ -273,7 +272,7 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 
 	begun = begun || failed.MayBeOurs
 	unclear := accountUnclear
-	if failed.MayBeOurs { // this attempt may have made it, whatever else cannot be told
+	if failed.MayBeOurs { // this attempt may have made it
 		unclear = accountUnanswered
 	}
 	if before.State == stateRegistered && !begun {
@@ -301,8 +300,8 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 	return accountOwn, begun, err == nil, err
 }
 
-// shownName is the display name of an account that the homeserver says is there, "" where it has none. Where an attempt
-// of this service may be making it this moment, its having no profile says nothing.
+// shownName returns the display name of an account that the homeserver says is there, "" if it has none. If an attempt of this
+// service may be creating the account at this moment, a missing profile is an error: it says nothing.
 func (r *registrar) shownName(ctx context.Context, n node, failed *homeserver.Error, begun bool) (string, error) {
 	if failed.Shows != nil {
 		return *failed.Shows, nil
@@ -330,7 +329,7 @@ func save(claimed claim, before record, n node, s state) error {
 	return nil
 }
 
-// putBack leaves what there was before the attempt.
+// putBack restores the record from before the attempt.
 func putBack(claimed claim, before record) (err error) {
 	if before.State == "" {
 		err = claimed.Drop()
@@ -343,7 +342,7 @@ func putBack(claimed claim, before record) (err error) {
 	return nil
 }
 
-// claim waits for the address, as long as the contract allows and no shutdown begins.
+// claim waits for the address, until waitTime is over or shutdown begins.
 func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTime)
 	defer cancel()
@@ -395,9 +394,8 @@ func isHidden(err error) bool {
 	return ok && failed.Hidden
 }
 
-// remembered returns what the last look-up of the address said, and nil where it is too long ago. Where so many are
-// remembered that there is no room for another, it is that none can be made. It forgets once a period those that no
-// longer count.
+// remembered returns the result of the last look-up of the address, or nil if that is too long ago. It returns an EarlyError if
+// there is no room to remember another look-up. Once in a period it removes the results that no longer count.
 func (r *registrar) remembered(a common.Address) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -419,7 +417,7 @@ func (r *registrar) remembered(a common.Address) error {
 	return nil
 }
 
-// remember notes what a look-up said, without what only the log is told of it: that was logged.
+// remember keeps the result of a look-up, without the cause, which is for the log alone and was logged.
 func (r *registrar) remember(a common.Address, err error) {
 	if failed, ok := errors.AsType[*homeserver.Error](err); ok {
 		err = failed.WithoutCause()
@@ -429,7 +427,7 @@ func (r *registrar) remember(a common.Address, err error) {
 	r.profileLookUps[a] = profileLookUp{time.Now(), err}
 }
 
-// reconcileAll reconciles pending records at once and then every so often, until shutdown begins.
+// reconcileAll reconciles pending records at once and then once in a period, until shutdown begins.
 func (r *registrar) reconcileAll() {
 	rounds := time.NewTicker(reconcilePeriod)
 	defer rounds.Stop()
@@ -459,7 +457,7 @@ func (r *registrar) logRound(err error, said string) string {
 	return err.Error()
 }
 
-// reconcileRound reconciles records until there is none left, the round's share is done, or the homeserver does not tell. Where
+// reconcileRound reconciles records until there is none left, reconcileAtMost are done, or the homeserver does not tell. Where
 // it does not tell of one account, it goes on to the next.
 func (r *registrar) reconcileRound(ctx context.Context) error {
 	var hidden error
@@ -481,7 +479,7 @@ func (r *registrar) reconcileRound(ctx context.Context) error {
 	return hidden
 }
 
-// reconcile asks the homeserver for the account of a pending record, and keeps the record where it does not tell.
+// reconcile asks the homeserver for the account of a pending record. It keeps the record if the homeserver does not tell.
 func (r *registrar) reconcile(ctx context.Context, claimed claim, pending record) error {
 	defer claimed.Release()
 	now := time.Now().UTC()
@@ -516,7 +514,7 @@ func (r *registrar) reconcile(ctx context.Context, claimed claim, pending record
 		if !written.After(now) {
 			break
 		}
-		pending.Updated = now // so that the clock is complained of once
+		pending.Updated = now // so that the log has the wrong clock once
 		err = claimed.Save(pending)
 	}
 	switch {

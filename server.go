@@ -48,7 +48,7 @@ const (
 var (
 	errMediaType = errors.New("Content-Type must be application/json")
 
-	// errUncleanPath is by what check knows this service where nginx sends on a path that a client wrote.
+	// errUncleanPath also identifies this service: check finds it where nginx passes on the path as a client wrote it.
 	errUncleanPath = errors.New("the path has an empty segment or a dot segment, encoded or not")
 )
 
@@ -88,7 +88,7 @@ func newServer(c service, s store) *server {
 	}
 }
 
-// handler is everything that is served, behind the limits that hold for all of it.
+// handler serves every path, with the limits that all requests have.
 func (s *server) handler() http.Handler {
 	router, err := rest.MakeRouter(append(s.appService.routes(), rest.Post(registerPath, s.register))...)
 	if err != nil {
@@ -100,9 +100,9 @@ func (s *server) handler() http.Handler {
 	return onlyCleanPaths(s.limitBodies(api.MakeHandler()))
 }
 
-// onlyCleanPaths refuses, before a token is looked at, what a proxy may have taken for another path than we would: dot
-// segments and empty segments. Only the slash after appServicePath may be doubled: Synapse 0.34.0 sends it so where the
-// url in registration.yaml ends in one, and repeats a transaction that is answered 404 without end.
+// onlyCleanPaths refuses paths that a proxy may have read as another path than this service would: those with dot segments or
+// empty segments. It does so before any token is checked. Only the slash after appServicePath may be doubled: Synapse 0.34.0
+// doubles it if the url in registration.yaml ends in one, and repeats a transaction that is answered 404 without end.
 func onlyCleanPaths(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), appServicePath+"//"); ok {
@@ -117,7 +117,7 @@ func onlyCleanPaths(next http.Handler) http.Handler {
 	})
 }
 
-// isCleanPath tells whether a path means the same whoever resolves it. An id in it may hold slashes, encoded ones or not.
+// isCleanPath reports whether every server resolves the path in the same way. An id in it may hold slashes, encoded or not.
 func isCleanPath(u *url.URL) bool {
 	for segment := range strings.SplitSeq(u.Path, "/") { // decoded
 		if segment == "." || segment == ".." {
@@ -127,7 +127,7 @@ func isCleanPath(u *url.URL) bool {
 	return !strings.Contains(u.EscapedPath(), "//")
 }
 
-// limitBodies bounds what a body may hold and how long it may take: a homeserver's transaction more than everything else.
+// limitBodies bounds the size of a body and the time that it may take. A homeserver's transaction may be larger and slower.
 func (s *server) limitBodies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		most := int64(bodyLimit)
@@ -140,7 +140,7 @@ func (s *server) limitBodies(next http.Handler) http.Handler {
 	})
 }
 
-// register is POST /regapp/1/register.
+// register answers POST /regapp/1/register.
 func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	start := time.Now()
 	var n node
@@ -176,8 +176,8 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	w.WriteJson(answer)
 }
 
-// admitClient limits each client by its address. Where a proxy does not say whose request it is, all clients would
-// have one bucket, and whoever empties it locks every node out: then there is no limit, and the log says so.
+// admitClient limits each client by its address. If a proxy does not name its client there is no limit, and the log says so: all
+// clients would share one bucket, and one client could lock every node out.
 func (s *server) admitClient(client netip.Addr, known bool) error {
 	if known {
 		return s.perClient.Take(limit.KeyOf(client))
@@ -208,7 +208,7 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	}
 	var sent registration
 	err = json.Unmarshal(body, &sent)
-	if _, ok := errors.AsType[*json.SyntaxError](err); ok { // anywhere in the body: it is looked through before it is decoded
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok { // anywhere in the body: all of it is scanned before it is decoded
 		return node{}, badRequest(faultNotJSON, "the body is not JSON")
 	}
 	if err != nil || !homeserver.IsObject(body) {
@@ -218,8 +218,8 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	return sent.verify(s.serverName)
 }
 
-// audit writes the one line of a registration or a refusal. A user ID is named only once its proof holds: what an
-// unproven localpart holds may be anything, a password too.
+// audit writes the one line of a registration or a refusal. It names the user ID only if the proof holds: an unproven localpart
+// may be any text, a password too.
 func (s *server) audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
 	told := (*matrixError)(nil)
 	fields := make([]any, 0, 14)
@@ -238,7 +238,7 @@ func (s *server) audit(client netip.Addr, n node, did outcome, err error, took t
 		return
 	}
 	fields = append(fields, "reason", err)
-	switch { // each place has a bucket of its own, so that no flood of one kind hides another
+	switch { // each of these calls has a bucket of its own in the log, so that no flood of one kind hides another
 	case errors.Is(err, errStore):
 		log.Warn("Refused registration", fields...)
 	case told.status >= 500:
@@ -252,9 +252,9 @@ func (s *server) audit(client netip.Addr, n node, did outcome, err error, took t
 	}
 }
 
-// serve answers on the listener until the context ends, then lets requests in flight finish. Each time limit
-// is there so that no client can hold a connection for nothing. What is written has its limit from the connection, since
-// an answer may wait long before it is.
+// serve answers on the listener until the context ends, and then lets requests in flight finish. The time limits keep clients
+// from holding a connection for nothing. The limit of a write is the connection's (limit.Listener), since an answer may have
+// to wait long before it is written.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	held := &limit.Listener{Listener: listener, Most: s.maxConnections, Holding: s.metrics.holding, CrowdedOut: s.metrics.crowdedOut}
 	httpServer := &http.Server{
@@ -292,7 +292,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// newErrorLog is where a server of net/http says what it meets. It may quote a client, and the value of a panic.
+// newErrorLog takes the lines that a server of net/http logs. They may quote a client, or the value of a panic.
 func newErrorLog() *stdlog.Logger { return stdlog.New(errorLog{}, "", 0) }
 
 type errorLog struct{}
@@ -308,12 +308,12 @@ func (errorLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// filesBeside is how many files may be open beside the connections of nodes and those to the homeserver: the store, the
-// listeners, the log, the operator's connections, the Ethereum node's, and those of attempts that were given up and linger.
+// filesBeside is how many files may be open besides the connections of nodes and those to the homeserver: the store, the
+// listeners, the log, the connections of the operator and to the Ethereum node, and those of abandoned attempts that linger.
 const filesBeside = 128
 
-// connectionsWithin returns how many connections are held where that many files may be open. Were they more, none could
-// be accepted to make another give way, and none opened to the homeserver.
+// connectionsWithin returns how many connections may be held if that many files may be open. With more of them, none could be
+// accepted in the place of another, and none opened to the homeserver.
 func connectionsWithin(l config.Limits, files uint64) int {
 	beside := filesBeside + l.MaxInflight
 	if l.MaxConnections == 0 || files >= uint64(l.MaxConnections+beside) {
@@ -322,7 +322,7 @@ func connectionsWithin(l config.Limits, files uint64) int {
 	return max(int(files)-beside, int(files)/2, 1)
 }
 
-// fitFiles has fewer connections held where the system lets too few files be open.
+// fitFiles lowers the limit of connections if the system allows too few open files.
 func fitFiles(l *config.Limits) {
 	files := syscall.Rlimit{}
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {

@@ -41,7 +41,7 @@ type storeCounts map[state]int
 type record struct {
 	Localpart   string    `json:"localpart"`
 	UserID      string    `json:"user_id"`
-	DisplayName string    `json:"displayname"` // the one last proven; the homeserver's may differ (see register's table)
+	DisplayName string    `json:"displayname"` // the last one that was proven; the homeserver's may differ (see the table in README.md)
 	State       state     `json:"state"`
 	Created     time.Time `json:"created"` // when the first attempt began
 	Updated     time.Time `json:"updated"` // when the record was last written
@@ -54,26 +54,24 @@ func (s span) holds(t time.Time) bool { return !t.Before(s.from) && !t.After(s.t
 
 // A store keeps the records of all nodes.
 type store interface {
-	// Load reads a record, claimed or not: errNoRecord where it is unknown.
+	// Load reads a record, claimed or not. It returns errNoRecord if there is none.
 	Load(ctx context.Context, a common.Address) (record, error)
 
-	// Claim gives the address to one attempt alone, waiting for it until the context ends: errBusy where too many wait.
+	// Claim gives the address to one attempt alone. It waits until the context ends, and returns errBusy if too many wait.
 	Claim(ctx context.Context, a common.Address) (claim, error)
 
-	// ClaimPending claims the next pending record that nobody has claimed and whose last write is outside the span.
-	// Called again it goes on after that one, and begins anew after it said errNoRecord: there is no more.
+	// ClaimPending claims the next pending record that nobody has claimed and whose last write is outside the span. The next
+	// call goes on after that record. It returns errNoRecord when there is none left, and the call after that begins anew.
 	ClaimPending(ctx context.Context, not span) (claim, record, error)
 
-	// List returns the next records of the state, or of every state for "", in the order of their addresses and
-	// after the one that an earlier call gave as last. A page is read at once and holds up nobody after that; an
-	// empty one says that there is no more.
+	// List returns the next records of the state, or of every state for "", in the order of their addresses. They follow the
+	// one that an earlier call returned as last. A page is read at once, and blocks nobody after that. An empty page is the end.
 	List(ctx context.Context, of state, after string) (page []record, last string, err error)
 
-	// Backup writes a copy of the whole store as it is at one moment. Where the writer is slow, registrations
-	// may have to wait for it.
+	// Backup writes a copy of the whole store as it is at one moment. If the writer is slow, registrations may have to wait.
 	Backup(ctx context.Context, w io.Writer) error
 
-	// CheckWritable writes to the store, as a registration does, and changes nothing.
+	// CheckWritable writes to the store as a registration does, without changing anything.
 	CheckWritable() error
 
 	counts() (storeCounts, error)
@@ -82,7 +80,7 @@ type store interface {
 	Close() error
 }
 
-// A claim is an address that one attempt has alone. What Save and Drop did is on disk when they return.
+// A claim is an address that one attempt has alone. When Save or Drop returns, the change is on disk.
 type claim interface {
 	Save(record) error
 	Drop() error
@@ -115,7 +113,7 @@ const (
 	countsKey  = "counts" // in meta, in format 1: storeCounts, as JSON
 )
 
-// buckets names where records of each state are.
+// buckets are the names of the buckets, by the state of the records in them.
 var buckets = map[state]string{statePending: "pending", stateRegistered: "registered"}
 
 // listPage is how many records a listing reads in one transaction: while one is open, the file may not grow.
@@ -160,7 +158,7 @@ func keptCounts(tx *bolt.Tx) (storeCounts, error) {
 	return counts, nil
 }
 
-// addToCount changes the number of records in the state, of which there is or was one.
+// addToCount changes the number of records in the state. The state's bucket has to exist.
 func addToCount(tx *bolt.Tx, of state, more int) error {
 	bucket := tx.Bucket([]byte(buckets[of]))
 	return bucket.SetSequence(bucket.Sequence() + uint64(more))
@@ -174,7 +172,7 @@ func (s *boltStore) Load(_ context.Context, a common.Address) (r record, err err
 	return r, err
 }
 
-// List merges the buckets by their keys, so that a record is listed once whatever becomes of it meanwhile.
+// List merges the buckets by their keys, so that a record is listed once even if its state changes meanwhile.
 func (s *boltStore) List(_ context.Context, of state, after string) (page []record, last string, err error) {
 	err = s.file.View(func(tx *bolt.Tx) error {
 		var walks []*bucketWalk
@@ -211,7 +209,7 @@ type bucketWalk struct {
 	key, value []byte
 }
 
-// walkFrom begins with the first key after the given one.
+// walkFrom starts a walk at the first key after the given one.
 func walkFrom(bucket *bolt.Bucket, after []byte) *bucketWalk {
 	w := &bucketWalk{cursor: bucket.Cursor()}
 	w.step(w.cursor.Seek(after))
@@ -221,7 +219,7 @@ func walkFrom(bucket *bolt.Bucket, after []byte) *bucketWalk {
 	return w
 }
 
-// step takes the key, or the next one where it is storm's own bucket inside, which has no value.
+// step takes the key. If it is the bucket that storm keeps inside, which has no value, it takes the next one.
 func (w *bucketWalk) step(key, value []byte) {
 	for key != nil && value == nil {
 		key, value = w.cursor.Next()
@@ -307,7 +305,7 @@ type boltClaim struct {
 	release func()
 }
 
-// load reads the record under the key, as the transaction or the store has it.
+// load reads the record under the key.
 func load(node storm.Node, key []byte) (record, error) {
 	for _, bucket := range buckets {
 		value, err := node.GetBytes(bucket, key)
@@ -324,7 +322,7 @@ func load(node storm.Node, key []byte) (record, error) {
 
 func (c *boltClaim) Release() { c.release() }
 
-// Save writes the record where its state belongs, and takes the address's earlier one away.
+// Save writes the record into the bucket of its state, and removes the address's earlier one.
 func (c *boltClaim) Save(r record) error {
 	value, err := json.Marshal(r)
 	if err != nil {
@@ -335,7 +333,7 @@ func (c *boltClaim) Save(r record) error {
 
 func (c *boltClaim) Drop() error { return c.write("", nil) }
 
-// write has the address's record be this one, in the given state, or none where there is no state.
+// write replaces the address's record by this one in the given state. For the state "" it only removes it.
 func (c *boltClaim) write(after state, value []byte) error {
 	return c.store.file.Update(func(tx *bolt.Tx) error {
 		node := c.store.db.WithTransaction(tx)
@@ -366,7 +364,7 @@ func (c *boltClaim) write(after state, value []byte) error {
 	})
 }
 
-// decodeRecord reads a record as it was written, and refuses one of a state it does not know.
+// decodeRecord reads a record as Save wrote it. It refuses an unknown state.
 func decodeRecord(value []byte) (record, error) {
 	var r record
 	if err := json.Unmarshal(value, &r); err != nil {

@@ -1,5 +1,5 @@
-// store_open.go owns which file or database may be the store and what is said of any other: where the store is, how a new
-// one is made, its format, and the check of a copy from end to end.
+// store_open.go owns which file or database may be the store, and the error for any other: where the store is, how a new one
+// is made, its format, and the check of a copy from end to end.
 
 package main
 
@@ -29,7 +29,7 @@ const (
 	storeFormat = 2                 // of the file; a later one is refused, an earlier one brought up to date
 	stormBucket = "__storm_db"      // storm's own version
 	bucket2018  = "User"            // of the 2018 program's records, which hold passwords
-	sqliteMagic = "SQLite format 3" // that program's store from November 2018 on begins so
+	sqliteMagic = "SQLite format 3" // begins the store of that program from November 2018 on
 )
 
 var (
@@ -37,14 +37,14 @@ var (
 	errStoreLocked = errors.New("the store is in use by another matrix-regservice: stop that one, or give this one a --datapath of its own")
 )
 
-// An unfitError says of a file that it cannot be the store: what it is, and what to do where it is to be one.
+// An unfitError says that a file cannot be the store: what it is, and what to do.
 type unfitError struct{ is, todo string }
 
 func (e *unfitError) Error() string { return e.is + ": " + e.todo }
 
 var errForeignFile = &unfitError{"it is a BoltDB file of another program", "give another --datapath"}
 
-// openStore opens the store of the homeserver's nodes to which the path leads: a directory, or a PostgreSQL URL.
+// openStore opens the store at the path, a directory or a PostgreSQL URL, for the nodes of this homeserver.
 func openStore(ctx context.Context, dataPath, serverName string) (store, error) {
 	if names.IsPostgres(dataPath) {
 		return openPostgresStore(ctx, dataPath, serverName)
@@ -52,8 +52,8 @@ func openStore(ctx context.Context, dataPath, serverName string) (store, error) 
 	return openBoltStore(dataPath)
 }
 
-// readStore opens that store to read it and never writes to it: errNoStore where there is none, errStoreLocked where a
-// daemon has it to itself.
+// readStore opens the store at the path for reading, and never writes to it. It returns errNoStore if there is none, and
+// errStoreLocked if a daemon has locked it.
 func readStore(ctx context.Context, dataPath string) (store, error) {
 	if names.IsPostgres(dataPath) {
 		return readPostgresStore(ctx, dataPath)
@@ -61,7 +61,7 @@ func readStore(ctx context.Context, dataPath string) (store, error) {
 	return readBoltStore(filepath.Join(dataPath, storeFile))
 }
 
-// storeName is what a log or an error may say of where the store is: of a URL neither user nor password.
+// storeName is the path for a log or an error: of a URL it has neither user nor password.
 func storeName(dataPath string) string {
 	if !names.IsPostgres(dataPath) {
 		return dataPath
@@ -69,8 +69,8 @@ func storeName(dataPath string) string {
 	return pgdb.Name(dataPath)
 }
 
-// openBoltStore opens the store in the directory, which it makes if need be. A file that is not such a store is
-// refused before anything is written to it.
+// openBoltStore opens the store in the directory, and makes both if need be. It refuses a file that is no store before it
+// writes anything to it.
 func openBoltStore(dir string) (_ *boltStore, err error) {
 	path := filepath.Join(dir, storeFile)
 	defer func() {
@@ -91,7 +91,7 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 	return s, files.SyncDir(dir)
 }
 
-// makeBoltStore makes a store where there is none. It gets its name when it is whole: a part of one, as a full disk
+// makeBoltStore makes a store if there is none. The file gets its name when it is whole: a part of a store, as a full disk
 // leaves it, would be refused from then on.
 func makeBoltStore(path string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -105,7 +105,7 @@ func makeBoltStore(path string) error {
 		return s.Close()
 	})
 	if failed := (*os.PathError)(nil); errors.As(err, &failed) {
-		return failed.Err // the temporary name would only puzzle
+		return failed.Err // without the temporary name
 	}
 	if err != nil {
 		return err
@@ -117,8 +117,8 @@ func makeBoltStore(path string) error {
 	return nil
 }
 
-// openToWrite opens the file, and writes what a new store holds where that is not there. Any other needs no room on the
-// disk to be opened.
+// openToWrite opens the file, and writes the first contents of a store if they are missing. An existing store can be opened on
+// a full disk.
 func openToWrite(path string) (*boltStore, error) {
 	file, err := boltfile.Open(path, fits)
 	if err != nil {
@@ -135,8 +135,8 @@ func openToWrite(path string) (*boltStore, error) {
 	return s, nil
 }
 
-// readBoltStore opens the store in the file to read it and never writes to it: errNoStore where there is none, or
-// one whose making was interrupted.
+// readBoltStore opens the store in the file for reading, and never writes to it. It returns errNoStore if there is none, or one
+// whose making was interrupted.
 func readBoltStore(path string) (_ *boltStore, err error) {
 	defer func() {
 		if err != nil {
@@ -168,7 +168,7 @@ func readBoltStore(path string) (_ *boltStore, err error) {
 	return s, nil
 }
 
-// newBoltStore hands the file to storm, which writes its own version where that is not there.
+// newBoltStore hands the file to storm, which writes its own version if that is missing.
 func newBoltStore(file *boltfile.File) (s *boltStore, err error) {
 	s = &boltStore{file: file}
 	err = file.Use(func(db *bolt.DB) error {
@@ -178,7 +178,7 @@ func newBoltStore(file *boltfile.File) (s *boltStore, err error) {
 	return s, err
 }
 
-// openError says what to do about a file that cannot be opened.
+// openError adds to the error what to do about a file that cannot be opened.
 func openError(path string, err error) error {
 	unfit := (*boltfile.UnfitError)(nil)
 	switch {
@@ -197,7 +197,7 @@ func openError(path string, err error) error {
 	return err
 }
 
-// fits returns nil where the file is a store of this program, or one whose making was interrupted.
+// fits returns nil if the file is a store of this program, or one whose making was interrupted.
 func fits(tx *bolt.Tx) error {
 	if tx.Bucket([]byte(bucket2018)) != nil {
 		return &unfitError{"it is the store of the 2018 program, which holds passwords", "move it away, or give another --datapath; nodes register again by themselves"}
@@ -218,7 +218,7 @@ func fits(tx *bolt.Tx) error {
 	return nil
 }
 
-// readHead returns the file's first bytes, at most so many.
+// readHead returns the first bytes of the file, at most size of them.
 func readHead(path string, size int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -228,7 +228,7 @@ func readHead(path string, size int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, int64(size)))
 }
 
-// formatIn reads the file's format: 0 where it is not a store yet.
+// formatIn reads the file's format: 0 if it is no store yet.
 func formatIn(tx *bolt.Tx) (int, error) {
 	meta := tx.Bucket([]byte(metaBucket))
 	if meta == nil {
@@ -245,7 +245,7 @@ func (s *boltStore) format() (format int, err error) {
 	return format, err
 }
 
-// initialize writes what a store holds from the first, and what one of an earlier format lacks.
+// initialize writes the first contents of a store, and brings one of an earlier format up to date.
 func (s *boltStore) initialize() error {
 	if format, err := s.format(); err != nil || format == storeFormat {
 		return err
@@ -270,8 +270,8 @@ func (s *boltStore) initialize() error {
 	})
 }
 
-// verify reads the whole file: every record must be what it should, where Load looks for it, and counted; and every
-// page of the file must be in use once or free.
+// verify reads the whole file. Every record must be valid, in the place where Load reads it, and counted. Every page of the file
+// must be in use once or free.
 func (s *boltStore) verify(ctx context.Context) (storeCounts, error) {
 	kept, err := s.counts()
 	if err != nil {
@@ -289,7 +289,7 @@ func (s *boltStore) verify(ctx context.Context) (storeCounts, error) {
 	return found, nil
 }
 
-// countRecords counts the records of each state, and fails over one that is not in its place.
+// countRecords counts the records of each state. It fails if one is not in its place.
 func countRecords(ctx context.Context, tx *bolt.Tx, found storeCounts) error {
 	for state, name := range buckets {
 		bucket := tx.Bucket([]byte(name))

@@ -29,11 +29,10 @@ import (
 )
 
 const (
-	// leaseTime is how long an address is claimed: the answer to its claiming, the attempt, the last write, and 2 s in
-	// which clocks may differ.
+	// leaseTime is how long a claim lasts: the claiming itself, the attempt, the last write, and 2 s for clocks that differ.
 	leaseTime = pgdb.QueryTime + attemptTime + pgdb.QueryTime + 2*time.Second
 
-	pollFirst = 10 * time.Millisecond // before it asks again whether another instance has given an address back
+	pollFirst = 10 * time.Millisecond // until it asks again whether another instance has released an address
 	pollLast  = 500 * time.Millisecond
 )
 
@@ -46,9 +45,9 @@ var (
 type postgresStore struct {
 	pool   *pgdb.Pool
 	lease  time.Duration // leaseTime, but in tests
-	claims claims        // who waits within this process: one of them at a time asks the database
+	claims claims        // the waiting attempts of this process: one at a time asks the database
 
-	walk chan []byte // holds the address that ClaimPending gave last, for the next call
+	walk chan []byte // holds the address that ClaimPending returned last, for the next call
 }
 
 func (s *postgresStore) Close() error {
@@ -104,7 +103,7 @@ func (s *postgresStore) Claim(ctx context.Context, a common.Address) (claim, err
 	}
 }
 
-// take claims the address if nobody has, or if this claim has it already and the answer was lost.
+// take claims the address if nobody has claimed it, or if this claim has it already and the answer was lost.
 func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
@@ -119,8 +118,8 @@ func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
 	return taken, err
 }
 
-// ClaimPending walks the pending records in the order of their addresses, on from the last one it gave. Those
-// that other instances have claimed or are about to claim are left to them.
+// ClaimPending walks the pending records in the order of their addresses, on from the last one that it returned. It leaves out
+// those that other instances have claimed or are about to claim.
 func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
 	walked := <-s.walk
 	defer func() { s.walk <- walked }()
@@ -140,7 +139,7 @@ func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, reco
 	}
 }
 
-// takePending claims the next pending record after the address. It is not taken where an attempt began this very moment.
+// takePending claims the next pending record after the address. Taken is false if an attempt claimed it at the same moment.
 func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span) (r record, taken bool, err error) {
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
@@ -168,11 +167,11 @@ func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span)
 type postgresClaim struct {
 	store *postgresStore
 	key   []byte
-	owner uuid.UUID // of this claim alone: a later one of the same process has another
-	leave func()    // its turn in this process
+	owner uuid.UUID // of this claim alone: each claim has another
+	leave func()    // ends its turn in this process
 }
 
-// Release gives the address back without waiting for the disk: if that is lost, the lease ends by itself.
+// Release releases the address without waiting for the disk: if that is lost, the lease ends by itself.
 func (c *postgresClaim) Release() {
 	defer c.leave()
 	err := c.store.pool.Send(context.Background(), func(b *pgx.Batch) {
@@ -195,7 +194,7 @@ func (c *postgresClaim) Drop() error {
 	return c.write("DELETE FROM matrix_regservice.records AS r USING claimed WHERE r.address = claimed.address")
 }
 
-// write changes the record of the claimed address, or nothing where the lease is over. Until it is on disk nobody
+// write changes the record of the claimed address. It changes nothing if the lease is over. Until the change is on disk nobody
 // else can claim the address.
 func (c *postgresClaim) write(change string, args ...any) error {
 	var claimed int
@@ -213,8 +212,8 @@ func (c *postgresClaim) write(change string, args ...any) error {
 	return err
 }
 
-// listings are statements of their own for each state, so that each has a plan of its own: the pending records have an
-// index, without which a page of them is a walk through all the others.
+// listings are the conditions of List by state. Each state has a statement of its own, so that PostgreSQL plans it on its own:
+// the pending records have an index, without which reading a page of them means reading all the others.
 var listings = map[state]string{"": "", statePending: "AND state = 'pending'", stateRegistered: "AND state = 'registered'"}
 
 // List reads a page in the order of an index.
@@ -236,8 +235,7 @@ func (s *postgresStore) List(ctx context.Context, of state, after string) (page 
 	return page, last, err
 }
 
-// add puts the records there that have none, and returns how many those were. It claims no address: it is for a
-// store that is copied.
+// add adds the records whose addresses have none, and returns how many they were. It claims no address: it is for migrate.
 func (s *postgresStore) add(ctx context.Context, page []record) (added int, err error) {
 	var keys [][]byte
 	var userIDs, names, states []string
@@ -299,5 +297,5 @@ func (s *postgresStore) CheckWritable() error {
 	return err
 }
 
-// Backup is left to those who do it better.
+// Backup is left to PostgreSQL's own tools.
 func (s *postgresStore) Backup(context.Context, io.Writer) error { return errUsePgDump }

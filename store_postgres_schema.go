@@ -1,5 +1,5 @@
-// store_postgres_schema.go owns what the schema of the store in PostgreSQL holds, how that is opened, and that the database
-// is this homeserver's.
+// store_postgres_schema.go owns the schema of the store in PostgreSQL, how it is opened, and the check that the database is
+// this homeserver's.
 
 package main
 
@@ -15,7 +15,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
-// postgresSchema is the record in SQL. What was released of its steps is never changed.
+// postgresSchema is the record in SQL. A step that was released is never changed.
 var postgresSchema = pgdb.Schema{Name: "matrix_regservice", Steps: []string{`
 CREATE TABLE matrix_regservice.meta (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -76,8 +76,8 @@ CREATE TRIGGER count_gone AFTER DELETE ON matrix_regservice.records
 	REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION matrix_regservice.count_records();
 `}}
 
-// openPostgresStore opens the store at the URL, which it makes if need be. Where a server name is given it has to be
-// the one whose nodes are there.
+// openPostgresStore opens the store at the URL, and makes it if need be. It refuses a store with the nodes of another server
+// name, unless serverName is empty.
 func openPostgresStore(ctx context.Context, dataPath, serverName string) (*postgresStore, error) {
 	pool, err := pgdb.Open(ctx, dataPath, programName)
 	if err != nil {
@@ -97,7 +97,7 @@ func openPostgresStore(ctx context.Context, dataPath, serverName string) (*postg
 	return s.orClosed(dataPath, err)
 }
 
-// readPostgresStore opens the store to read it, on a replica too: errNoStore where there is none.
+// readPostgresStore opens the store for reading, on a replica too. It returns errNoStore if there is none.
 func readPostgresStore(ctx context.Context, dataPath string) (*postgresStore, error) {
 	pool, err := pgdb.OpenReadOnly(ctx, dataPath, programName)
 	if err != nil {
@@ -116,7 +116,7 @@ func newPostgresStore(pool *pgdb.Pool) *postgresStore {
 	return s
 }
 
-// orClosed returns the store where it is fit, and closes it where it is not.
+// orClosed returns the store, or closes it if there is an error.
 func (s *postgresStore) orClosed(dataPath string, err error) (*postgresStore, error) {
 	if err != nil {
 		s.Close()
@@ -125,8 +125,8 @@ func (s *postgresStore) orClosed(dataPath string, err error) (*postgresStore, er
 	return s, nil
 }
 
-// belongTo makes sure that the record is of this homeserver: the first daemon that starts writes its name down. Two
-// homeservers in one database would take each other's nodes for registered.
+// belongTo makes sure that the store belongs to this homeserver. The first daemon that starts writes the server name down. Two
+// homeservers in one database would each count the other's nodes as registered.
 func (s *postgresStore) belongTo(ctx context.Context, serverName string) error {
 	var name string
 	err := s.pool.Send(ctx, func(b *pgx.Batch) {

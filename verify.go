@@ -19,7 +19,7 @@ import (
 const (
 	signatureDigits = 2 * crypto.SignatureLength // lowercase hex digits of r, s and v
 	prefixDigits    = 4                          // of the address, in front of a display name's "-"
-	recoveryOffset  = 27                         // v is the recovery id plus this, as Ethereum has it
+	recoveryOffset  = 27                         // v is the recovery id plus 27, as in Ethereum
 )
 
 // A registration is what a node sends to prove that it holds the key behind its name.
@@ -103,16 +103,16 @@ func (r registration) verify(serverName string) (node, error) {
 	return n, nil
 }
 
-// badSignature says of which text a valid signature would have been: most nodes that fail sign another server name.
+// badSignature names the text that has to be signed: most nodes that fail sign another server name.
 func badSignature(field, text string) error {
 	return badRequest(faultSignature,
 		"%s must hold the signature of %q by the key of the address in localpart: r, s, v over keccak256 of the text, v 27 or 28, low s, no Ethereum message prefix",
 		field, text)
 }
 
-// recoverSigner returns whose key signed the text; false where the signature is not the one canonical form.
-// That is checked here and not left to Ecrecover, whose two builds differ: without cgo it recovers from ids 4
-// and 5 too, and both take the high-s twin of a signature.
+// recoverSigner returns the address of the key that signed the text, and false if the signature does not have the one canonical
+// form. It checks the form itself and does not leave that to Ecrecover: without cgo Ecrecover accepts the recovery ids 4 and
+// 5 as well, and both builds accept the high-s twin of a signature.
 func recoverSigner(text, signature string) (common.Address, bool) {
 	sig, err := hex.DecodeString(signature)
 	if err != nil || len(sig) != crypto.SignatureLength {

@@ -1,4 +1,4 @@
-// wire.go owns the errors as a client reads them: which status and errcode each has, and that no answer has another form.
+// wire.go owns the errors as a client reads them: the status and the errcode of each, and that every answer has this form.
 
 package main
 
@@ -125,7 +125,7 @@ func (e *matrixError) write(w rest.ResponseWriter) {
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(float64(e.RetryAfterMS)/1000)), 10))
 	}
 	w.WriteHeader(e.status)
-	w.WriteJson(e) // a client that has gone away is no matter of ours
+	w.WriteJson(e) // it fails if the client has gone away
 }
 
 // answer answers with the error before go-json-rest has the request.
@@ -135,7 +135,7 @@ func (e *matrixError) answer(w http.ResponseWriter) {
 	json.NewEncoder(w).Encode(e)
 }
 
-// setHeaders says what every answer is.
+// setHeaders sets the headers that every answer has.
 func setHeaders(h http.Header) {
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -163,7 +163,7 @@ func asMatrixErrors(next rest.HandlerFunc) rest.HandlerFunc {
 
 var errPanic = errors.New("the request panicked")
 
-// logPanic logs where it happened. Of the value only the runtime's own are printed: others may hold anything.
+// logPanic logs where a panic happened. It prints the value only if it is one of the Go runtime's: another may hold a secret.
 func logPanic(broken any) {
 	what := fmt.Sprintf("%T", broken)
 	if err, ok := broken.(runtime.Error); ok {
@@ -172,7 +172,7 @@ func logPanic(broken any) {
 	log.Error("A request panicked", "panic", what, "stack", string(debug.Stack()))
 }
 
-// A matrixWriter rewrites the errors that go-json-rest's router writes by itself.
+// A matrixWriter rewrites the errors that the router of go-json-rest writes itself.
 type matrixWriter struct {
 	rest.ResponseWriter
 	begun bool
