@@ -280,6 +280,7 @@ func newCountingStandIn(t *testing.T, creates string) *countingStandIn {
 
 // A restore that is killed leaves the old store or the new one, whole, and the old one has a name.
 func TestRestoreKilled(t *testing.T) {
+	t.Parallel()
 	backup := makeCopy(t, 500)
 	replaced := 0
 	for i := range 24 {

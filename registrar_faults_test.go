@@ -43,7 +43,7 @@ var (
 // Each fault of a homeserver in the creating call, or in the question before it, with every API. An answer lost to a kept
 // connection is TestRetryOnKeptConnection's, and one lost before the token was rotated is TestAnswerLostThenRefused's.
 func TestHomeserverFaults(t *testing.T) {
-	captureLog(t)
+	t.Parallel() // most of it is waiting; nobody reads what it logs
 	tests := []struct {
 		name     string
 		fault    http.HandlerFunc

@@ -23,7 +23,7 @@ import (
 
 // The life of a registration, as the contract's table has it. Every row runs with every API but where it names one. What a
 // homeserver does wrong is in registrar_faults_test.go.
-func TestLife(t *testing.T) { eachStore(t, testLife) }
+func TestLife(t *testing.T) { eachStoreOfMany(t, testLife) }
 
 func testLife(t *testing.T, fresh func(testing.TB) opener) {
 	const (
@@ -788,7 +788,9 @@ func TestDecideKeepsItsPromises(t *testing.T) {
 
 // Whatever the homeserver does before, a foreign account whose profile cannot be read is never the node's, however often
 // it asks; and its password is never set.
-func TestForeignAccountIsNeverAdopted(t *testing.T) { eachStore(t, testForeignAccountIsNeverAdopted) }
+func TestForeignAccountIsNeverAdopted(t *testing.T) {
+	eachStoreOfMany(t, testForeignAccountIsNeverAdopted)
+}
 
 func testForeignAccountIsNeverAdopted(t *testing.T, fresh func(testing.TB) opener) {
 	for _, api := range apis {

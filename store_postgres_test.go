@@ -435,6 +435,7 @@ func TestPostgresLosesNothing(t *testing.T) {
 
 // One connection after the other is cut while none is in use: nobody is told.
 func TestPostgresConnectionCut(t *testing.T) {
+	t.Parallel() // each cut is a second of waiting
 	p := postgresServer(t)
 	url := newDatabase(t)
 	s := openedPostgres(t, url)

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/ethereum/go-ethereum/common"
 )
 
@@ -30,6 +31,22 @@ type opener func(testing.TB) store
 
 // eachStore runs the test on each kind of store. Each call of its function makes one that is empty.
 func eachStore(t *testing.T, test func(t *testing.T, fresh func(testing.TB) opener)) {
+	t.Helper()
+	eachEngine(t, test)
+	t.Run("PgBouncer", func(t *testing.T) { atPooler(t, test) })
+}
+
+// eachStoreOfMany is eachStore for a table of so many rows that make test leaves the pooler out.
+func eachStoreOfMany(t *testing.T, test func(t *testing.T, fresh func(testing.TB) opener)) {
+	t.Helper()
+	eachEngine(t, test)
+	t.Run("PgBouncer", func(t *testing.T) {
+		need.OnlyLong(t)
+		atPooler(t, test)
+	})
+}
+
+func eachEngine(t *testing.T, test func(t *testing.T, fresh func(testing.TB) opener)) {
 	t.Helper()
 	t.Run("BoltDB", func(t *testing.T) {
 		test(t, func(t testing.TB) opener {
@@ -44,13 +61,14 @@ func eachStore(t *testing.T, test func(t *testing.T, fresh func(testing.TB) open
 			return func(t testing.TB) store { return opened(t, url) }
 		})
 	})
-	t.Run("PgBouncer", func(t *testing.T) {
-		direct := newDatabase(t)
-		url := newPooler(t, "transaction").URL(databaseOf(direct))
-		test(t, func(t testing.TB) opener {
-			clearDatabase(t, direct)
-			return func(t testing.TB) store { return opened(t, url) }
-		})
+}
+
+func atPooler(t *testing.T, test func(t *testing.T, fresh func(testing.TB) opener)) {
+	direct := newDatabase(t)
+	url := newPooler(t, "transaction").URL(databaseOf(direct))
+	test(t, func(t testing.TB) opener {
+		clearDatabase(t, direct)
+		return func(t testing.TB) store { return opened(t, url) }
 	})
 }
 
