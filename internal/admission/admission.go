@@ -1,7 +1,7 @@
 // admission.go owns the list of the addresses that are admitted, and how the list is read again.
 
-// Package admission owns who may register of those whose proof holds, where the operator limits that: the addresses of a
-// list, and those that hold a balance on an Ethereum chain. It knows addresses alone, and neither flags nor answers.
+// Package admission owns which addresses may register, if the operator limits that: those of a list, and those that hold a
+// balance on an Ethereum chain. It knows neither proofs, nor flags, nor answers.
 package admission
 
 import (
@@ -21,8 +21,8 @@ import (
 	"github.com/ethereum/go-ethereum/log"
 )
 
-// listLimit bounds the list, in bytes: a million and a half of addresses, which take 31 MB of memory, and as much
-// once more while they are read again.
+// listLimit bounds the list, in bytes. It has room for one and a half million addresses, which take 31 MB of memory, and as
+// much again while the list is reloaded.
 const listLimit = 64 << 20
 
 // An Admission tells who may register: the addresses that the list and the chain both admit. A nil one admits everybody.
@@ -39,7 +39,7 @@ type Options struct {
 	MinBalance *big.Int // what an address must hold there, in wei
 }
 
-// New reads the list, and asks the chain nothing yet. It is nil where everybody is admitted.
+// New reads the list, and asks the chain nothing yet. It returns nil if everybody is admitted.
 func New(o Options) (*Admission, error) {
 	if o.File == "" && o.URL == "" {
 		return nil, nil
@@ -83,7 +83,7 @@ func (a *Admission) Admit(n common.Address) error {
 	return nil
 }
 
-// Ready returns an error while it cannot be told who is admitted.
+// Ready returns an error while nobody can be admitted because the chain does not tell balances.
 func (a *Admission) Ready(ctx context.Context) error {
 	if a == nil || a.chain == nil {
 		return nil
@@ -91,7 +91,7 @@ func (a *Admission) Ready(ctx context.Context) error {
 	return a.chain.Ready(ctx)
 }
 
-// LogStart says in one line who may register, once the chain has been asked which it is.
+// LogStart logs in one line who may register. It asks the chain for its id first.
 func (a *Admission) LogStart(ctx context.Context) {
 	switch {
 	case a == nil:
@@ -103,7 +103,7 @@ func (a *Admission) LogStart(ctx context.Context) {
 	}
 }
 
-// logList says how many the list admits.
+// logList logs how many addresses the list admits.
 func (a *Admission) logList() {
 	addresses := len(*a.list.Load())
 	if addresses == 0 {
@@ -113,7 +113,7 @@ func (a *Admission) logList() {
 	log.Info("Only the addresses of the admit file may register", "file", a.path, "addresses", addresses)
 }
 
-// logChain says which balance is asked for, of whom, and on which chain.
+// logChain logs which balance an address needs, and on which chain.
 func (a *Admission) logChain(ctx context.Context) {
 	keys := a.chain.start(ctx)
 	switch {
@@ -127,7 +127,7 @@ func (a *Admission) logChain(ctx context.Context) {
 	}
 }
 
-// reload reads the list again. One that cannot be read changes nothing.
+// reload reads the list again. If it cannot be read, the old list stays.
 func (a *Admission) reload() {
 	if a == nil || a.path == "" {
 		log.Info("Nothing to reload: there is no admit file")

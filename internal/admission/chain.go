@@ -1,5 +1,5 @@
-// chain.go owns what is asked of an Ethereum chain: whether an address holds the balance, how long an answer counts, and
-// that the URL of the node, which may hold an API key, is never seen.
+// chain.go owns the calls to an Ethereum node: whether an address holds the balance, and how long an answer counts. It keeps
+// the URL of the node, which may hold an API key, out of every error.
 
 package admission
 
@@ -32,10 +32,10 @@ import (
 )
 
 const (
-	balanceTime     = 4 * time.Second // for a call, its wait for a connection included: with the registrar's waits, less than the 30 s that clients wait
+	balanceTime     = 4 * time.Second // for a call and its wait for a connection; the registrar's waits are added to it, and clients wait 30 s
 	balancePeriod   = time.Minute     // how long an answer counts
 	maxCalls        = 16              // at once: providers limit how many
-	askersAtMost    = 256             // clients that wait for an answer: each keeps a connection
+	askersAtMost    = 256             // callers that wait for an answer: each keeps a client's connection
 	balancesKept    = 1 << 16         // answers that are remembered, in 13 MB
 	rpcAnswerLimit  = 16 << 10        // bytes of an answer that are read; a right one has 100
 	shortestSecret  = 4               // of a URL's parts, in bytes: a shorter one would only blot words out
@@ -45,7 +45,7 @@ const (
 	addressOfNobody = "0x0000000000000000000000000000000000000000"
 )
 
-// A Chain is asked for balances, at a node that speaks Ethereum's JSON-RPC over HTTP.
+// A Chain asks for balances at a node that speaks Ethereum's JSON-RPC over HTTP.
 type Chain struct {
 	url     *url.URL
 	secrets []string // of the URL; never to be seen in an error, even when the node repeats them
@@ -89,8 +89,7 @@ func urlSecrets(u *url.URL) []string {
 // Where returns the part of the URL that may be seen.
 func (c *Chain) Where() string { return c.url.Scheme + "://" + c.url.Host }
 
-// ErrUntold says that the balance cannot be told now. What keeps the chain from telling is wrapped beside it, for the log
-// alone.
+// ErrUntold says that the balance cannot be found out now. The reason is wrapped beside it, for the log alone.
 var ErrUntold = errors.New("the balance of this address cannot be looked up now: try again later")
 
 // A PoorError says that the address holds less than it must.
@@ -100,9 +99,9 @@ func (e *PoorError) Error() string {
 	return fmt.Sprintf("this address must hold at least %v wei on chain to be admitted: pay it in, and try again a minute later", e.least)
 }
 
-// Admit returns nil for an address that holds enough, as of the latest block or of one of the last minute, and a *PoorError
-// for one that does not. Where that cannot be told it returns ErrUntold and remembers nothing; where too many wait to be
-// told, limit.ErrCrowded.
+// Admit returns nil for an address that holds enough, in the latest block or in one of the last minute, and a *PoorError for
+// one that does not. If that cannot be found out it returns ErrUntold and remembers nothing. If too many callers wait it
+// returns limit.ErrCrowded.
 func (c *Chain) Admit(n common.Address) error {
 	enough, ok := c.remembered(n)
 	if !ok {
@@ -122,7 +121,7 @@ func (c *Chain) Admit(n common.Address) error {
 	return nil
 }
 
-// ask asks the node and remembers its answer. The client that asked may go away: others may be waiting.
+// ask asks the node and remembers its answer. It does not end with the client that asked first, since others may be waiting.
 func (c *Chain) ask(n common.Address) (enough bool, err error) {
 	if enough, ok := c.remembered(n); ok { // by the call just before
 		return enough, nil
@@ -143,7 +142,7 @@ func (c *Chain) remembered(n common.Address) (enough, ok bool) {
 	return is.enough, ok && time.Since(is.at) < balancePeriod
 }
 
-// ID returns which chain it is, if balances can be looked up on it now.
+// ID returns the id of the chain, and an error if it does not tell balances.
 func (c *Chain) ID(ctx context.Context) (*big.Int, error) {
 	ctx, cancel := context.WithTimeout(ctx, balanceTime)
 	defer cancel()
@@ -154,14 +153,14 @@ func (c *Chain) ID(ctx context.Context) (*big.Int, error) {
 	return id, c.Ready(ctx)
 }
 
-// Ready returns an error while balances cannot be looked up.
+// Ready returns an error while the node does not tell balances.
 func (c *Chain) Ready(ctx context.Context) error {
 	_, err := c.quantity(ctx, methodBalance, addressOfNobody, latestBlock)
 	return err
 }
 
-// start asks once which chain it is, and warns of what is wrong with it. It returns the keys of the log line, or nil when
-// the service ends meanwhile.
+// start asks for the id of the chain once, and logs a warning if something is wrong. It returns the keys of a log line, or nil
+// if the service ends meanwhile.
 func (c *Chain) start(ctx context.Context) []any {
 	if names.IsPlainRemote(c.url) {
 		log.Warn("Balances are asked for in the clear, and could be forged on the way: use https, or a node of your own on this machine", "eth_rpc", c.Where())
@@ -178,7 +177,7 @@ func (c *Chain) start(ctx context.Context) []any {
 	return []any{"eth_rpc", c.Where(), "chain_id", said, "min_balance", c.least}
 }
 
-// quantity makes one call whose result is a number. Anything else that the node answers is an error.
+// quantity makes one call whose result is a number. Any other answer is an error.
 func (c *Chain) quantity(ctx context.Context, method string, params ...string) (*big.Int, error) {
 	id := c.calls.Add(1)
 	body, err := c.call(ctx, id, method, params)
@@ -241,7 +240,7 @@ func (c *Chain) call(ctx context.Context, id int64, method string, params []stri
 	return body, nil
 }
 
-// notReached returns the error of a call without an answer. That of net/http names the URL.
+// notReached returns the error of a call without an answer. The error of net/http would name the URL.
 func (c *Chain) notReached(err error) error {
 	if slow := net.Error(nil); errors.As(err, &slow) && slow.Timeout() {
 		return errors.New("the Ethereum node did not answer in time")

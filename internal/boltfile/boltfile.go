@@ -1,9 +1,9 @@
-// Package boltfile owns a BoltDB file as such: that the file at the path is a sound one before bbolt follows what it says,
-// that each transaction is on the file that was opened and finds it whole, that writers who come together share a commit,
-// and the lock that keeps other processes out. It knows buckets and bytes, and nothing of what they mean.
+// Package boltfile owns a BoltDB file as such. It checks that a file is sound before bbolt reads it, and that each transaction
+// is on the file that was opened and finds it whole. Writers that come at the same time share a commit, and a lock keeps other
+// processes out. It knows buckets and bytes, and nothing of what they mean.
 //
-// bbolt believes what a file says: over a damaged one it panics, reads outside of the mapped file, or never ends. This
-// package makes errors of that.
+// bbolt trusts the numbers in a file: on a damaged one it panics, reads outside of the mapped file, or never ends. This package
+// makes errors of that.
 package boltfile
 
 import (
@@ -20,10 +20,10 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// LockWait is how long the lock is waited for, each time it is taken: opening a file takes it twice.
+// LockWait is how long each attempt to take the lock may wait. Opening a file takes the lock twice.
 const LockWait = time.Second / 2
 
-// reserve is the room that a file needs to be called writable: a small change adds at most some pages of 4 KiB.
+// reserve is the free room that CheckWritable asks for: a small change adds at most some pages of 4 KiB.
 const reserve = 64 << 10
 
 var (
@@ -36,22 +36,22 @@ var (
 type File struct {
 	db     *bolt.DB
 	path   string
-	opened fileStat    // the file as it was then
-	broken atomic.Bool // for good: see breakIfPanics
+	opened fileStat    // the file when it was opened
+	broken atomic.Bool // it stays so: see breakIfPanics
 
 	group   committer
 	writers sync.RWMutex // read by each writer until its change is on disk, written by Close
 }
 
-// Open opens a file to write to it, and makes it if need be. Before anything is written, fit is asked whether the file's
-// contents are the caller's; it is not asked where the file has none. A sound file needs no room on the disk to be opened.
+// Open opens a file for writing, and makes it if need be. If the file has contents, fit checks whether they are the caller's
+// before anything is written. A sound file can be opened on a full disk.
 func Open(path string, fit func(*bolt.Tx) error) (*File, error) {
 	return open(path, fit, &bolt.Options{Timeout: LockWait})
 }
 
-// OpenReadOnly opens a file to read it and never writes to it.
+// OpenReadOnly opens a file for reading, and never writes to it.
 func OpenReadOnly(path string, fit func(*bolt.Tx) error) (*File, error) {
-	return open(path, fit, &bolt.Options{Timeout: LockWait, ReadOnly: true, PreLoadFreelist: true}) // here, where a damaged one is an error
+	return open(path, fit, &bolt.Options{Timeout: LockWait, ReadOnly: true, PreLoadFreelist: true}) // now, so that a damaged list is an error of Open
 }
 
 func open(path string, fit func(*bolt.Tx) error, options *bolt.Options) (_ *File, err error) {
@@ -71,8 +71,8 @@ func open(path string, fit func(*bolt.Tx) error, options *bolt.Options) (_ *File
 	return &File{db: db, path: path, opened: opened}, nil
 }
 
-// Close lets writers finish whose change is queued, and refuses those who come later. It leaves a broken file to the end
-// of the process, which frees what bbolt holds.
+// Close waits for the writers whose changes are queued. Later writers get an error. It does not close a broken file: bbolt may
+// still hold its locks, which end with the process.
 func (f *File) Close() error {
 	f.writers.Lock()
 	defer f.writers.Unlock()
@@ -82,7 +82,7 @@ func (f *File) Close() error {
 	return f.db.Close()
 }
 
-// Use runs a function that makes transactions of its own, as a library does that is handed a database.
+// Use runs a function that makes transactions of its own, as a library does that is given a database.
 func (f *File) Use(do func(*bolt.DB) error) (err error) {
 	defer asDamage(&err, debug.SetPanicOnFault(true))
 	return f.breakIfPanics(func() error { return do(f.db) })
@@ -110,7 +110,7 @@ func (f *File) update(change func(*bolt.Tx) error) (err error) {
 	if err := change(tx); err != nil {
 		return err
 	}
-	return f.breakIfPanics(tx.Commit) // where it only fails, as on a full disk, all is as before
+	return f.breakIfPanics(tx.Commit) // if it only fails, as on a full disk, the file is as before
 }
 
 // begin starts a transaction on the file that was opened.
@@ -142,8 +142,8 @@ func (f *File) begin(writable bool) (tx *bolt.Tx, err error) {
 	return tx, nil
 }
 
-// breakIfPanics does what leaves bbolt unusable when it panics: it would keep its locks, or go on with a list of free
-// pages that is no longer the file's. Nothing is written any more then.
+// breakIfPanics runs a function after whose panic bbolt cannot be used any more: bbolt would keep its locks, or go on with a
+// list of free pages that is no longer the file's. After a panic nothing is written any more.
 func (f *File) breakIfPanics(do func() error) error {
 	done := false
 	defer func() {
@@ -156,12 +156,12 @@ func (f *File) breakIfPanics(do func() error) error {
 	return err
 }
 
-// asDamage turns a panic into an error: bbolt panics on pages that are not what they should be, and follows numbers in
-// them out of the mapped file. Such a fault is a panic only where the goroutine asked for that; deferred with
+// asDamage turns a panic into an error: bbolt panics on damaged pages, and follows numbers in them out of the mapped file. Such a
+// fault is a panic only if the goroutine asked for that. Called as
 //
 //	defer asDamage(&err, debug.SetPanicOnFault(true))
 //
-// it asks, and puts back what was before.
+// it does, and restores the setting at the end.
 func asDamage(err *error, before bool) {
 	debug.SetPanicOnFault(before)
 	if recover() != nil {
@@ -169,7 +169,7 @@ func asDamage(err *error, before bool) {
 	}
 }
 
-// A fileStat says which file a path leads to, and how large that is.
+// A fileStat identifies the file at a path, and has its size.
 type fileStat struct {
 	device, inode uint64
 	size          int64
@@ -179,7 +179,8 @@ func (s fileStat) isOf(other fileStat) bool {
 	return s.device == other.device && s.inode == other.inode
 }
 
-// stat tells of the file as long as it is the one that was opened: what is written to another is lost.
+// stat returns the stat of the file. It is an error if the path leads to another file than the one that was opened: changes
+// would be lost.
 func (f *File) stat() (fileStat, error) {
 	if f.broken.Load() {
 		return fileStat{}, ErrDamaged
@@ -191,7 +192,7 @@ func (f *File) stat() (fileStat, error) {
 	return seen, err
 }
 
-// osStat is stat where there is nothing better.
+// osStat is stat for systems without statx.
 func osStat(path string) (fileStat, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -203,16 +204,15 @@ func osStat(path string) (fileStat, error) {
 
 // Size is how many bytes the file has.
 func (f *File) Size() (int64, error) {
-	info, err := os.Stat(f.path) // bbolt forgets its own when it is closed, perhaps meanwhile
+	info, err := os.Stat(f.path) // not from bbolt, which may be closed meanwhile
 	if err != nil {
 		return 0, err
 	}
 	return info.Size(), nil
 }
 
-// CheckWritable commits a transaction without a change, for which bbolt writes its free list and its meta page and
-// waits for the disk twice. That takes pages that were written before, as most changes do; so it also writes, to pages
-// after all others, what the next change that does not may need.
+// CheckWritable commits a transaction without a change: bbolt writes its free list and its meta page, and waits for the disk
+// twice. Those pages exist already. So it also writes after the last page, where a change needs room that makes the file grow.
 func (f *File) CheckWritable() error {
 	return f.Update(func(tx *bolt.Tx) error {
 		file, err := os.OpenFile(f.path, os.O_WRONLY, 0)
@@ -232,7 +232,7 @@ func (f *File) Copy(ctx context.Context, w io.Writer) error {
 	})
 }
 
-// An untilDone is a writer that gives up when the context ends: a long copy would hold up the file's closing.
+// An untilDone is a writer that fails when the context ends: a long copy would delay Close.
 type untilDone struct {
 	ctx context.Context
 	io.Writer
@@ -245,8 +245,8 @@ func (w untilDone) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// Verify checks every page of the file, which must be in use once or free, and runs the function, which reads what the
-// buckets hold, in the same transaction once it is safe to follow the pages.
+// Verify checks that every page of the file is in use once, or free. In the same transaction, once the pages are known to be
+// safe, it runs the function, which reads the buckets.
 func (f *File) Verify(read func(*bolt.Tx) error) error {
 	file, err := os.Open(f.path)
 	if err != nil {

@@ -1,5 +1,5 @@
-// commit.go owns how changes get on disk: those that come while a commit waits for the disk go into the next one together.
-// bbolt's Batch does so too, but has a lone writer wait for company that does not come.
+// commit.go owns how changes get on disk: all that come while a commit waits for the disk share the next commit. bbolt's Batch
+// does that too, but delays a writer that is alone.
 
 package boltfile
 
@@ -10,23 +10,22 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// A change is what one writer wants to do.
+// A change is the change of one writer.
 type change struct {
 	do   func(*bolt.Tx) error
-	turn chan bool // told true to commit what is queued, false once that was done
-	err  error     // what came of it
+	turn chan bool // receives true if this writer has to commit the queue, false when its change was committed
+	err  error     // the outcome
 }
 
-// A committer has writers commit in turn: the first of those that queued up commits for all of them.
+// A committer lets writers commit in turn: the first one in the queue commits the changes of all.
 type committer struct {
 	mu         sync.Mutex
 	queue      []*change
 	committing bool
 }
 
-// Update returns when what the function does is on disk, or could not be done. The function shares a transaction with
-// those of others, and may be run more than once: where one of them fails, nothing of it is on disk, and it costs the
-// others nothing.
+// Update returns when the change of the function is on disk, or has failed. The function shares a transaction with those of
+// other writers, and may run more than once: if one of them fails, nothing of it is on disk, and the others run again.
 func (f *File) Update(do func(*bolt.Tx) error) error {
 	f.writers.RLock()
 	defer f.writers.RUnlock()
@@ -37,7 +36,7 @@ func (f *File) Update(do func(*bolt.Tx) error) error {
 	return c.err
 }
 
-// enqueue tells whether nobody commits, so that this writer has to.
+// enqueue adds the change to the queue. First is true if nobody is committing: then this writer has to.
 func (g *committer) enqueue(c *change) (first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -47,7 +46,7 @@ func (g *committer) enqueue(c *change) (first bool) {
 	return first
 }
 
-// commitQueue commits what is queued, the caller's own change first, and leaves what came meanwhile to the first there.
+// commitQueue commits the queue, whose first change is the caller's. The first writer that came meanwhile commits the next one.
 func (f *File) commitQueue() {
 	g := &f.group
 	g.mu.Lock()
@@ -82,7 +81,7 @@ func (f *File) commit(group []*change) {
 	}
 }
 
-// tryCommit makes all of the changes or none, and names the one that is to blame if one is.
+// tryCommit makes all of the changes or none. Bad is the change that failed, if it was one of them.
 func (f *File) tryCommit(group []*change) (bad *change, err error) {
 	err = f.update(func(tx *bolt.Tx) error {
 		for _, bad = range group {

@@ -1,4 +1,4 @@
-// open.go owns which file may be opened, what is said of any other, and the lock.
+// open.go owns which file may be opened, the error for any other, and the lock.
 
 package boltfile
 
@@ -24,7 +24,7 @@ var (
 	ErrNotBolt    = &UnfitError{"it is not a BoltDB file, or it is damaged"}
 )
 
-// inspect tells, without writing to it, whether the file may be opened: it is sound and fits, or it is empty or not there.
+// inspect returns nil if the file may be opened: it is sound and fits, or it is empty or not there. It writes nothing.
 func inspect(path string, fit func(*bolt.Tx) error) error {
 	info, err := os.Stat(path)
 	switch {
@@ -76,7 +76,7 @@ func openError(err error) error {
 	return err
 }
 
-// Lock takes the lock of a file, whatever is in it: ErrLocked where another process has it.
+// Lock takes the lock of a file, whatever is in it. It returns ErrLocked if another process has it.
 func Lock(path string) (release func(), err error) {
 	file, err := os.Open(path)
 	if err != nil {

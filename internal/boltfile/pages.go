@@ -1,7 +1,6 @@
-// pages.go owns the check of a file's pages before bbolt follows them: what a page says of itself and of others may be
-// anything in a damaged file, and bbolt believes it. A page that claims two thousand million pages more takes all memory,
-// one that leads back to itself never ends, and neither can be stopped. The format is that of bbolt v1.5.0, which
-// pages_test.go holds go.mod to.
+// pages.go owns the check of a file's pages before bbolt follows them. In a damaged file the numbers in a page may be anything,
+// and bbolt trusts them: a page that claims two billion more pages takes all memory, a page that leads back to itself never
+// ends, and neither can be stopped. The format is that of bbolt v1.5.0; pages_test.go fails if go.mod has another version.
 
 package boltfile
 
@@ -25,7 +24,7 @@ const (
 
 const (
 	deepestPage     = 64     // below the root: with two keys a page, more pages than there can be
-	freelistCounted = 0xFFFF // a free list of so many ids or more has their number before them
+	freelistCounted = 0xFFFF // the count of a longer free list, whose number of ids is before the ids
 	noFreelist      = ^uint64(0)
 	bucketElement   = 0x01 // a leaf's element that is a bucket
 )
@@ -45,14 +44,14 @@ type metaPage struct {
 	Freelist, Count, TxID, Checksum uint64
 }
 
-// An element is what a page has of a key. A branch's has the page below it.
+// The elements of a page: one for each key. A branch's element has the page below it.
 type (
 	branchElement struct {
 		Position, KeySize uint32 // from the element's own beginning
 		Page              uint64
 	}
 	leafElement struct{ Flags, Position, KeySize, ValueSize uint32 }
-	bucketHead  struct{ Root, Sequence uint64 } // of a bucket, as a leaf's value; without a root its one page follows
+	bucketHead  struct{ Root, Sequence uint64 } // begins the value of a bucket in a leaf; if Root is 0 the bucket's one page follows
 )
 
 // filePages are the pages of a file as one transaction sees them.
@@ -82,7 +81,7 @@ func pagesOf(tx *bolt.Tx, file io.ReaderAt) (*filePages, error) {
 	return nil, errors.New("neither of its first pages is right")
 }
 
-// unpack reads a value from where there is enough of it.
+// unpack reads a value from its bytes, which have to be enough.
 func unpack(from []byte, value any) {
 	binary.Read(bytes.NewReader(from), binary.NativeEndian, value)
 }
@@ -105,7 +104,7 @@ func (p *filePages) page(id uint64) (head pageHead, content []byte, err error) {
 	return head, content, err
 }
 
-// checkFreelist reads the list of the free pages, which bbolt takes into memory when it opens a file.
+// checkFreelist checks the list of the free pages, which bbolt reads when it opens a file.
 func (p *filePages) checkFreelist() error {
 	if p.meta.Freelist == noFreelist {
 		return nil
@@ -124,7 +123,7 @@ func (p *filePages) checkFreelist() error {
 	return nil
 }
 
-// checkRoot reads the page that the buckets are named on: bbolt takes what stands there for a bucket, however short it is.
+// checkRoot checks the page with the names of the buckets: bbolt takes a value there for a bucket, however short it is.
 func (p *filePages) checkRoot() error {
 	head, content, err := p.page(p.meta.Root)
 	if err == nil {
@@ -167,7 +166,7 @@ func (p *filePages) follow(id uint64, depth int) error {
 
 var errOutside = errors.New("it leads out of itself")
 
-// pagesBelow returns the pages that a page leads to, once all that it holds was found within it.
+// pagesBelow returns the pages that a page leads to. It fails if an element reaches out of the page.
 func pagesBelow(head pageHead, content []byte) (below []uint64, err error) {
 	at := binary.Size(head)
 	switch {
@@ -210,7 +209,7 @@ func pagesBelow(head pageHead, content []byte) (below []uint64, err error) {
 	return below, nil
 }
 
-// pagesOfBucket returns the bucket's root page, or those below the one that is in the value itself.
+// pagesOfBucket returns the bucket's root page. If the bucket's one page is in the value itself, it returns the pages below that.
 func pagesOfBucket(value []byte) ([]uint64, error) {
 	var bucket bucketHead
 	if len(value) < binary.Size(bucket) {

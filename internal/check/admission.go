@@ -1,5 +1,4 @@
-// admission.go judges who may register, where the operator limits that: the admit file, and the Ethereum node that
-// balances are asked of.
+// admission.go judges who may register, if the operator limits that: the admit file, and the Ethereum node that tells balances.
 
 package check
 
@@ -11,7 +10,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// admitted finds nothing where everybody is admitted.
+// admitted judges the list and the Ethereum node. It has no findings if everybody is admitted.
 func (chk *checking) admitted(ctx context.Context) []Finding {
 	c := chk.Config
 	var found []Finding
@@ -36,7 +35,7 @@ func judgeAdmitFile(path string) Finding {
 	return fine(subject, "%s admits %s", path, count(len(list), "node"))
 }
 
-// judgeEthRPC asks the Ethereum node what the service asks it.
+// judgeEthRPC asks the Ethereum node the same as the service does.
 func (chk *checking) judgeEthRPC(ctx context.Context) []Finding {
 	const subject = "Ethereum node"
 	c := chk.Config

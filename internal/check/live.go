@@ -1,5 +1,4 @@
-// live.go asks the homeserver and the service what only they can tell. No question of it creates, changes or
-// ends anything.
+// live.go asks the homeserver and the service what only they can tell. Its calls create, change and end nothing.
 
 package check
 
@@ -39,9 +38,9 @@ type checking struct {
 	homeserver *homeserver.Client
 	admin      *homeserver.Client // where accounts are created
 	server     homeserver.Software
-	answers    bool // the homeserver does
-	accepts    bool // the homeserver does our as_token
-	runs       bool // a service does
+	answers    bool // the homeserver answers
+	accepts    bool // the homeserver accepts the as_token
+	runs       bool // a service runs
 }
 
 // connect makes the clients.
@@ -52,7 +51,7 @@ func (chk *checking) connect() {
 	chk.admin = chk.homeserver.At(cmp.Or(c.APIOrigin, c.Origin))
 }
 
-// homeserverItself tells whether it is there, which it is, and whether it is fit.
+// homeserverItself judges the homeserver: whether it answers, which software it is, and whether nodes can use it.
 func (chk *checking) homeserverItself(ctx context.Context) []Finding {
 	h := chk.homeserver
 	do := "start it; or, if it listens elsewhere, run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " of that port"
@@ -90,7 +89,7 @@ func judgeSoftware(s homeserver.Software, at string) Finding {
 	return fine(subjectHomeserver, "%v answers at %s", s, at)
 }
 
-// endpoints tells which ways of creating a user there are, and whether ours is among them.
+// endpoints judges which ways of creating accounts the homeserver has, and whether that of --matrixurl is among them.
 func (chk *checking) endpoints(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " registration"
 	state := homeserver.Unknown
@@ -126,7 +125,7 @@ func (chk *checking) endpoints(ctx context.Context) Finding {
 	return problem(subject, missingFix(chk.Config, chk.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, chk.Config.Way.Name)
 }
 
-// missingFix is what to type where the homeserver does not have the API of --matrixurl: another URL, where it has one.
+// missingFix returns what to type if the homeserver does not have the way of --matrixurl: another URL, if it has another way.
 func missingFix(c config.Config, server homeserver.Software, otherURLs []string, issuer string) string {
 	switch {
 	case issuer != "":
@@ -139,7 +138,7 @@ func missingFix(c config.Config, server homeserver.Software, otherURLs []string,
 	return c.Way.Missing(server)
 }
 
-// homeserverAccepts tells whether it takes our token and our secret.
+// homeserverAccepts judges whether the homeserver accepts the as_token and the shared secret.
 func (chk *checking) homeserverAccepts(ctx context.Context) []Finding {
 	if !chk.answers {
 		return nil
@@ -188,7 +187,7 @@ func (chk *checking) serviceURL() string {
 	return "http://" + net.JoinHostPort(names.ReachableHost(chk.Config.Host), strconv.Itoa(chk.Config.Port))
 }
 
-// service tells whether it runs, with this server name and these tokens, and whether the homeserver reaches it.
+// service judges whether the service runs with this server name and these tokens, and whether the homeserver reaches it.
 func (chk *checking) service(ctx context.Context) []Finding {
 	origin := chk.serviceURL()
 	h := homeserver.NewClient(origin, chk.Config.ServerName, chk.Config.HSToken)
@@ -233,7 +232,7 @@ func (chk *checking) ping(ctx context.Context) Finding {
 	return problem(subject, "when "+config.RegistrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", err)
 }
 
-// What is behind a register path.
+// A registerIs is what answers at a register path.
 type registerIs int
 
 const (
@@ -244,20 +243,20 @@ const (
 	registerOurs
 )
 
-// isService tells whether it is a service, of whatever server name.
+// isService reports whether it is a service, for any server name.
 func (r registerIs) isService() bool { return r == registerOther || r == registerOurs }
 
-// askLater is what to do where a limit keeps from asking.
+// askLater is the cure if a rate limit answered.
 const askLater = "wait a minute and check again"
 
-// A registerFound is what answered at a register path, and how.
+// A registerFound is what answered at a register path, and with which status.
 type registerFound struct {
 	is     registerIs
 	status int
 }
 
-// askRegister sends a registration of the right form that nobody can have signed. The service refuses it after having
-// looked at the signatures, before it asks anybody, and names the user ID that should have been signed.
+// askRegister sends a registration of the right form that nobody can have signed. The service refuses it when it checks the
+// signatures, before it asks the homeserver, and names the user ID that should have been signed.
 func (chk *checking) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
 	client := *h
 	client.Header = headers
@@ -276,7 +275,7 @@ func (chk *checking) askRegister(ctx context.Context, h *homeserver.Client, head
 	return registerFound{registerOurs, a.Status}
 }
 
-// sayVersions is what a homeserver answers when it is asked which versions of the API it has.
+// sayVersions returns the homeserver's answer to which versions of the API it has.
 func sayVersions(ctx context.Context, h *homeserver.Client, headers http.Header) (body string, status int) {
 	client := *h
 	client.Header = headers

@@ -1,5 +1,5 @@
-// mas.go looks at Matrix Authentication Service: whether it lets this service make accounts, and nodes log in, by
-// what it answers and by its configuration where that can be read.
+// mas.go judges Matrix Authentication Service: whether this service can make accounts and nodes can log in, by its answers, and
+// by its configuration if that can be read.
 
 package check
 
@@ -32,7 +32,7 @@ const (
 	restartMAS = "; then restart Matrix Authentication Service"
 )
 
-// authenticationService asks it, and the homeserver about it.
+// authenticationService asks Matrix Authentication Service, and asks the homeserver about it.
 func (chk *checking) authenticationService(ctx context.Context) []Finding {
 	if !chk.Config.Way.IsApart {
 		return nil
@@ -45,7 +45,7 @@ func (chk *checking) authenticationService(ctx context.Context) []Finding {
 	return append(found, chk.masInCharge(ctx, api), chk.masListener(ctx))
 }
 
-// masClient tells whether it knows the client, lets it administer, and has an admin API.
+// masClient judges whether it knows the client, grants it the scope, and has an admin API.
 func (chk *checking) masClient(ctx context.Context, api *mas.Accounts) []Finding {
 	const client, scope, admin = subjectMAS + " client", subjectMAS + " scope", subjectMAS + " admin API"
 	err := api.Granted(ctx)
@@ -70,7 +70,7 @@ func (chk *checking) masClient(ctx context.Context, api *mas.Accounts) []Finding
 	}
 }
 
-// masSite judges what it says of its own configuration.
+// masSite judges its own statement of its configuration.
 func (chk *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
 	const passwords, registration, name = subjectMAS + " passwords", subjectMAS + " registration", subjectMAS + " server name"
 	said, err := api.Site(ctx)
@@ -98,7 +98,7 @@ func (chk *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
 	return append(found, fine(name, "%s", chk.Config.ServerName))
 }
 
-// masInCharge tells whether the homeserver leaves its logins to this very one.
+// masInCharge judges whether the homeserver leaves its logins to this Matrix Authentication Service.
 func (chk *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding {
 	const subject = subjectHomeserver + " logins"
 	issuer, told := chk.homeserver.LoginIssuer(ctx)
@@ -116,7 +116,7 @@ func (chk *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding
 	return fine(subject, "it leaves them to %s", issuer)
 }
 
-// masListener looks for the admin API at the other addresses of this machine.
+// masListener judges whether the admin API answers at other addresses of this machine.
 func (chk *checking) masListener(ctx context.Context) Finding {
 	const subject = subjectMAS + " listener"
 	if !isLocal(chk.Config.APIOrigin) {
@@ -136,7 +136,7 @@ func (chk *checking) masListener(ctx context.Context) Finding {
 	return fine(subject, "this machine alone")
 }
 
-// isAdminAPI tells whether an admin API answers there. Without a token it says so in words of its own form.
+// isAdminAPI reports whether an admin API answers. Without a token its error has a form of its own.
 func isAdminAPI(ctx context.Context, h *homeserver.Client) bool {
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: mas.ByNamePath + homeserver.UnregistrableName})
 	return err == nil && a.Status/100 == 4 && a.Title != ""
@@ -185,7 +185,7 @@ func (chk *checking) proxyMASAdmin(ctx context.Context, h *homeserver.Client) Fi
 	return fine(subject, "does not answer from outside")
 }
 
-// readMASSettings reads its configuration: what was named, or what is here and looks like one. None is no finding.
+// readMASSettings reads its configuration: the files that were named, or one in this directory. It returns nil if there is none.
 func readMASSettings(paths []string) *settingsFile {
 	if len(paths) == 0 {
 		for _, name := range []string{MASFile, MASOwnFile} {
@@ -202,7 +202,7 @@ func readMASSettings(paths []string) *settingsFile {
 	return &s
 }
 
-// masSecrets are what its configuration holds that no finding may.
+// masSecrets are the secrets in its configuration, which no finding may hold.
 func (s settingsFile) masSecrets() []string {
 	secrets := []string{s.Text("database", "uri"), s.Text("database", "password"), s.Text("matrix", "secret"), s.Text("secrets", "encryption")}
 	for _, client := range s.masList("clients") {
@@ -246,7 +246,7 @@ func (j judging) masFindings() []Finding {
 	return append(found, j.masFileListener())
 }
 
-// masFileClient looks for this service among the clients, and among those that may administer.
+// masFileClient judges whether this service is among the clients, and among those that may administer.
 func (j judging) masFileClient() Finding {
 	const subject = MASFile + " clients"
 	at := slices.IndexFunc(j.settings.masList("clients"), func(c settingsFile) bool { return c.Text("client_id") == j.config.MASClientID })

@@ -1,4 +1,4 @@
-// registration.go judges registration.yaml and run.sh: what genconfig wrote and people changed since.
+// registration.go judges registration.yaml and run.sh, which genconfig wrote and people may have changed since.
 
 package check
 
@@ -34,7 +34,7 @@ func judgeRegistrationFile(path string, file config.Registration, err error) []F
 	return []Finding{judgeMode(subjectRegistration, file.Path, 0o600)}
 }
 
-// takeRegistration judges what stands in registration.yaml, and takes the tokens and the id from it.
+// takeRegistration judges the contents of registration.yaml, and takes the tokens and the id from it.
 func (chk *checking) takeRegistration(file config.Registration, err error) []Finding {
 	if err != nil {
 		return nil
@@ -44,7 +44,8 @@ func (chk *checking) takeRegistration(file config.Registration, err error) []Fin
 	return found
 }
 
-// takeTokens looks for what the homeserver does not start without, and for two tokens that are the flags' own.
+// takeTokens judges whether the keys are there that the homeserver needs to start, and whether the tokens are those of the
+// flags.
 func (chk *checking) takeTokens(file config.Registration) Finding {
 	c := &chk.Config
 	const subject = subjectRegistration + " tokens"
@@ -78,7 +79,7 @@ func (chk *checking) takeTokens(file config.Registration) Finding {
 	return fine(subject, "id, as_token and hs_token are there")
 }
 
-// judgeURL holds the url against where the service listens.
+// judgeURL compares the url with where the service listens.
 func (chk *checking) judgeURL(file config.Registration) Finding {
 	c := chk.Config
 	const subject = subjectRegistration + " url"
@@ -104,7 +105,7 @@ func (chk *checking) judgeURL(file config.Registration) Finding {
 	return fine(subject, "%s is where the service listens", value)
 }
 
-// judgeNamespace looks at whom the as_token can act for, and whose events are sent here.
+// judgeNamespace judges for which users the as_token can act, and whose events are sent here.
 func (chk *checking) judgeNamespace(file config.Registration) Finding {
 	c := chk.Config
 	const subject = subjectRegistration + " namespace"
@@ -114,7 +115,7 @@ func (chk *checking) judgeNamespace(file config.Registration) Finding {
 
 	hasNodes, wide := false, false
 	for _, space := range file.Namespaces.Users {
-		compiled, err := regexp.Compile("^(?:" + space.Regex + ")") // as Synapse looks at it: from the start
+		compiled, err := regexp.Compile("^(?:" + space.Regex + ")") // Synapse matches it at the start
 		if space.Regex == "" || err != nil {
 			return problem(subject, do, "a namespace of users has no regex that can be read")
 		}

@@ -18,12 +18,12 @@ const (
 	Problem Status = "problem" // nodes do not get in, or others do
 )
 
-// A Finding is one thing that was looked at. It holds no token, secret, password or hash.
+// A Finding is the verdict on one subject. It holds no token, secret, password or hash.
 type Finding struct {
 	Status  Status `json:"status"`
 	Subject string `json:"subject"`
 	Found   string `json:"found"`
-	Do      string `json:"do,omitempty"` // with the line to write and where
+	Do      string `json:"do,omitempty"` // the cure: the line to write, and where
 }
 
 func fine(subject, format string, args ...any) Finding {
@@ -38,17 +38,17 @@ func problem(subject, do, format string, args ...any) Finding {
 	return Finding{Problem, subject, fmt.Sprintf(format, args...), do}
 }
 
-// A Report is everything found, in the order of looking.
+// A Report is all findings, in the order of the rules.
 type Report struct {
 	Findings []Finding `json:"findings"`
 	OK       int       `json:"ok"`
 	Warnings int       `json:"warnings"`
 	Problems int       `json:"problems"`
 
-	secrets []string // that files and servers hold and no finding may
+	secrets []string // in files and of servers, which no finding may hold
 }
 
-// add takes findings in, on one line each and without the secrets. What to do is whole, however long the line to write is.
+// add adds findings, each on one line and without the secrets. What to do is whole, however long the line to write is.
 func (r *Report) add(found ...Finding) {
 	for _, f := range found {
 		f.Found, f.Do = redact.Line(f.Found, r.secrets...), redact.Whole(f.Do, r.secrets...)
@@ -64,7 +64,7 @@ func (r *Report) add(found ...Finding) {
 	}
 }
 
-// keepSecret notes what no finding may hold.
+// keepSecret adds secrets, which no finding may hold.
 func (r *Report) keepSecret(secrets ...string) {
 	for _, secret := range secrets {
 		if len(secret) >= 4 { // a shorter one would only blot words out

@@ -1,5 +1,5 @@
-// reverse_proxy.go looks at the public door as a node does: what reaches the service and the homeserver through it, and
-// what should not.
+// reverse_proxy.go judges the reverse proxy as nodes see it: which requests have to reach the service and the homeserver through
+// it, and which must not.
 
 package check
 
@@ -17,7 +17,7 @@ import (
 
 const subjectProxy = "public door"
 
-// reverseProxy asks at --public-url.
+// reverseProxy asks at --public-url. Its findings call the reverse proxy the public door.
 func (chk *checking) reverseProxy(ctx context.Context) []Finding {
 	h := homeserver.NewClient(chk.Public, chk.Config.ServerName, chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret)
 	found := []Finding{chk.proxyRegister(ctx, h), chk.proxyMatrix(ctx, h), chk.proxyAppService(ctx, h), chk.proxyAdmin(ctx, h), chk.proxyClientRegister(ctx, h), chk.proxyForwarded(ctx, h)}
@@ -27,7 +27,7 @@ func (chk *checking) reverseProxy(ctx context.Context) []Finding {
 	return found
 }
 
-// write says which location to write where nodes come in.
+// write is the cure that writes this location into the server of nginx that nodes reach.
 func (chk *checking) write(location nginx.Location) string {
 	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(chk.Public), location.OneLine())
 }
@@ -53,7 +53,7 @@ func (chk *checking) proxyRegister(ctx context.Context, h *homeserver.Client) Fi
 
 func (chk *checking) proxyMatrix(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectProxy + " /_matrix"
-	do := chk.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, where --matrixurl goes by nginx itself
+	do := chk.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, in case --matrixurl leads through nginx itself
 	if names.URLHost(chk.Config.Origin) != names.URLHost(chk.Public) {
 		do = chk.write(nginx.Matrix(chk.Config.Origin))
 	}
@@ -75,8 +75,8 @@ func (chk *checking) proxyMatrix(ctx context.Context, h *homeserver.Client) Find
 	return fine(subject, "reaches the homeserver")
 }
 
-// proxyAppService asks without a token, which the service refuses in words of its own: no other program has them. The last
-// path is where nodes register to nginx, which chooses a location by it and may then send it on as it is.
+// proxyAppService asks without a token. The service refuses that with a text that no other program has. nginx takes the last
+// of the paths for the one where nodes register, and may pass it on as the client wrote it.
 func (chk *checking) proxyAppService(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectProxy + " application-service API"
 	for _, path := range []string{chk.Daemon.Base + "/transactions/check", chk.Daemon.Modern + "/ping", chk.Daemon.Base + rawRegister} {
@@ -95,7 +95,7 @@ func (chk *checking) proxyAppService(ctx context.Context, h *homeserver.Client) 
 
 const rawRegister = "/transactions/..%2fregister"
 
-// proxyAdmin asks where a nonce is given out. Any answer in Matrix's form is a homeserver's, whatever it says.
+// proxyAdmin asks for a nonce of shared-secret registration. Any answer in the form of Matrix comes from a homeserver.
 func (chk *checking) proxyAdmin(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectProxy + " /_synapse/admin"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: homeserver.SharedSecretPath})
@@ -105,13 +105,13 @@ func (chk *checking) proxyAdmin(ctx context.Context, h *homeserver.Client) Findi
 	return fine(subject, "does not answer from outside")
 }
 
-// oldRegisterPaths are those where Synapse up to 0.34.0 takes the shared secret as well.
+// oldRegisterPaths are the paths where Synapse up to 0.34.0 accepts the shared secret as well.
 var oldRegisterPaths = []string{"/_matrix/client/r0/register", "/_matrix/client/v2_alpha/register", "/_matrix/client/unstable/register"}
 
-// proxyClientRegister looks whether the homeserver's own registration is reached, where an old Synapse makes accounts for
-// whoever has the shared secret. It asks with a method that the path does not have: where nginx passes that on, the answer
-// is the homeserver's own. That is asked for at the homeserver; or where it is known through nginx alone, by a path beside
-// this one, of which old Synapses say the same.
+// proxyClientRegister judges whether clients reach the homeserver's own registration, where an old Synapse makes accounts for
+// anybody who has the shared secret. It asks with a method that the path does not have: if nginx passes that on, the answer is
+// the homeserver's own. For comparison it asks the homeserver itself; or, if that is known through nginx alone, a path beside
+// this one, for which old Synapses give the same answer.
 func (chk *checking) proxyClientRegister(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectProxy + " client register"
 	if chk.server.IsSynapse() && !chk.server.Before(1, 23) {
@@ -134,15 +134,16 @@ func (chk *checking) proxyClientRegister(ctx context.Context, h *homeserver.Clie
 	return fine(subject, "is not reached from outside")
 }
 
-// Headers that no server takes but a proxy does: more than Go's 12 KiB and Twisted's 16 in all, each line below nginx's 8.
+// A header that servers refuse for its size and a proxy accepts: over Go's 12 KiB and Twisted's 16 KiB in all, and each line
+// below nginx's 8 KiB.
 const (
 	fatLines     = 3
 	fatAddresses = 600 // in a line, of 11 bytes
 )
 
-// proxyForwarded tells whether the proxy puts an X-Forwarded-For of its own in the place of what a client sends. Whoever
-// is behind it says nothing of what arrives; but one of a size that makes them refuse the request does so only when
-// it arrives. Where they do not refuse it when it comes straight to them, it cannot be told.
+// proxyForwarded judges whether the proxy replaces the X-Forwarded-For that a client sends. The servers after the proxy do not
+// say what arrives. But they refuse a request with a very large header, if it arrives. If they accept it without the proxy as
+// well, it cannot be told.
 func (chk *checking) proxyForwarded(ctx context.Context, h *homeserver.Client) Finding {
 	const subject = subjectProxy + " X-Forwarded-For"
 	const line = nginx.Forwards
@@ -169,7 +170,7 @@ func (chk *checking) proxyForwarded(ctx context.Context, h *homeserver.Client) F
 	return fine(subject, "nginx puts its own in the place of the client's, for the %s", strings.Join(told, " and the "))
 }
 
-// A forwarding is whether a client's own header comes through the door.
+// A forwarding is what the proxy does with the client's own header.
 type forwarding int
 
 const (

@@ -1,8 +1,8 @@
-// Package check owns what the check command judges: its rules, each with a subject, what was found, how bad that is and what to
-// do about it, and the report of them. It reads and asks; it changes nothing, and creates no user. It does not know what the
-// service's API looks like or how its store is kept: who runs it hands both in.
+// Package check owns what the check command judges: the rules, each with a subject, a reading, a verdict and a cure, and the
+// report. It reads and asks; it changes nothing, and creates no user. It does not know the API of the service, nor how its store
+// is kept: the Input brings both.
 //
-// run.go owns what is given to judge, and the rules in their order.
+// run.go owns the Input, and the rules in their order.
 package check
 
 import (
@@ -19,12 +19,12 @@ const (
 	FlagMASConfig        = "mas-config"
 )
 
-// An Input is what there is to judge, and whom to ask of what only the program knows.
+// An Input is what there is to judge, and functions for what only the program knows.
 type Input struct {
-	Config       config.Config // from the flags, and from run.sh what they leave out; without what its files hold
+	Config       config.Config // from the flags and, for flags that are not given, from run.sh; the files that it names are not read
 	Script       config.Script // run.sh
 	ScriptErr    error         // of reading it
-	Contradicted []string      // the flags that were given and that run.sh has with other values
+	Contradicted []string      // flags that were given and have other values in run.sh
 	Public       string        // the URL where nodes reach homeserver and service
 
 	HomeserverConfig []string // the homeserver's settings; those that are here where it is empty
@@ -38,7 +38,7 @@ type Input struct {
 	AskStatus func(context.Context) (StoreReading, error) // asks the daemon that has the store to itself
 }
 
-// A DaemonAPI is what the service serves and says, as others see it.
+// A DaemonAPI is the API of the service, as its clients see it.
 type DaemonAPI struct {
 	Base     string // the path that the url of registration.yaml ends in
 	Modern   string // below it, where the application-service API is by the specification
@@ -49,16 +49,16 @@ type DaemonAPI struct {
 
 	IsForged  func(errcode string) bool          // whether it refuses the signature
 	IsLimited func(errcode string) bool          // whether it asks for fewer requests
-	IsOurs    func(errcode, message string) bool // whether no other program refuses a call without a token so
+	IsOurs    func(errcode, message string) bool // whether only this service refuses a call without a token in this way
 }
 
-// A rule is a part of the check.
+// A rule judges one subject or several.
 type rule struct {
 	of    string
 	judge func(*checking, context.Context) []Finding
 }
 
-// rules are in the order of their findings. What one rule learns, such as which homeserver it is, those after it use.
+// rules are in the order of their findings. A rule uses what earlier ones found out, such as which homeserver it is.
 var rules = []rule{
 	{"the homeserver: it answers, and is fit", (*checking).homeserverItself},
 	{"its settings", (*checking).homeserverSettings},

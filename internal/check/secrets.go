@@ -1,4 +1,4 @@
-// secrets.go judges the files that hold secrets: who can read them, and whether they are there.
+// secrets.go judges the files of secrets: whether they are there, and who can read them.
 
 package check
 
@@ -52,7 +52,7 @@ func (chk *checking) takeMASSecret() []Finding {
 	return []Finding{judgeMode(subject, c.MASClientSecretFile, 0o600)}
 }
 
-// judgeMode holds a file's mode against the one that its secrets need.
+// judgeMode compares the mode of a file of secrets with the mode that it should have.
 func judgeMode(subject, path string, want os.FileMode) Finding {
 	stat, err := os.Stat(path)
 	if err != nil {

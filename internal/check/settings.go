@@ -1,5 +1,5 @@
-// settings.go judges homeserver.yaml by the Synapse that answers: the settings of the old guide, and what
-// today's Synapse needs for nodes to get in. Nothing here asks anybody.
+// settings.go judges homeserver.yaml for the Synapse that answers: the settings of the old guide, and those that today's Synapse
+// needs so that nodes get in. It reads files and makes no calls.
 
 package check
 
@@ -21,14 +21,14 @@ const DendriteFile = "dendrite.yaml" // Dendrite's configuration
 
 // A settingsFile is the homeserver's configuration, of one file or of several.
 type settingsFile struct {
-	path string // the first, for what stands in none
+	path string // the first file, for a key that is in none
 	keys map[any]any
-	from map[any]string // the file that has the last word on a key
+	from map[any]string // the file whose value of the key counts
 	err  error          // why it cannot be judged
 }
 
-// readAllSettings reads the files that were named as one configuration. Where none was named, it reads what is here,
-// but not what belongs to another program than the one that answers.
+// readAllSettings reads the files that were named as one configuration. If none was named, it reads the ones in this directory,
+// except those of another homeserver software than the one that answers.
 func readAllSettings(paths []string, server homeserver.Software) []settingsFile {
 	if len(paths) > 0 {
 		return []settingsFile{readSettings(paths)}
@@ -45,8 +45,8 @@ func readAllSettings(paths []string, server homeserver.Software) []settingsFile 
 	return all
 }
 
-// readSettings reads the files as Synapse does: those of a directory in the order of their names, and a key of a later
-// file in the place of the whole key of an earlier one.
+// readSettings reads the files as Synapse does: those of a directory in the order of their names. A key of a later file replaces
+// the whole key of an earlier one.
 func readSettings(paths []string) settingsFile {
 	s := settingsFile{path: paths[0], keys: map[any]any{}, from: map[any]string{}}
 	var found []string
@@ -71,7 +71,7 @@ func readSettings(paths []string) settingsFile {
 	return s
 }
 
-// at is the value under the path of keys, or nil.
+// at returns the value under the path of keys, or nil.
 func (s settingsFile) at(path ...string) any {
 	var value any = s.keys
 	for _, key := range path {
@@ -81,12 +81,12 @@ func (s settingsFile) at(path ...string) any {
 	return value
 }
 
-// isTrue tells whether the value is there and true.
+// isTrue reports whether the value is there and true.
 func (s settingsFile) isTrue(path ...string) bool { value, _ := s.at(path...).(bool); return value }
 
 func (s settingsFile) Text(path ...string) string { text, _ := s.at(path...).(string); return text }
 
-// number is the value, or the default where there is none.
+// number returns the value, or the default if there is none.
 func (s settingsFile) number(otherwise float64, path ...string) float64 {
 	switch value := s.at(path...).(type) {
 	case int:
@@ -97,7 +97,7 @@ func (s settingsFile) number(otherwise float64, path ...string) float64 {
 	return otherwise
 }
 
-// write says which line to put where: the value under the path of keys.
+// write is the cure that writes the value under the path of keys.
 func (s settingsFile) write(value string, path ...string) string {
 	under, last := path[:len(path)-1], path[len(path)-1]
 	where := s.fileOf(path[0])
@@ -109,7 +109,7 @@ func (s settingsFile) write(value string, path ...string) string {
 
 const thenRestart = "; then restart the homeserver"
 
-// fileOf is the file that a key stands in, or should.
+// fileOf returns the file that has the key, or should have it.
 func (s settingsFile) fileOf(key string) string {
 	if from, ok := s.from[key]; ok {
 		return from
@@ -123,12 +123,12 @@ func (s settingsFile) isDendrite() bool {
 	return hasGlobal || filepath.Base(s.path) == DendriteFile
 }
 
-// secrets are what the settings hold that no finding may.
+// secrets are the secrets in the settings, which no finding may hold.
 func (s settingsFile) secrets() []string {
 	return []string{s.Text("registration_shared_secret"), s.Text("client_api", "registration_shared_secret"), s.Text("macaroon_secret_key"), s.Text("form_secret")}
 }
 
-// A judging is the settings with everything that they are judged by.
+// A judging is the settings, with everything that is needed to judge them.
 type judging struct {
 	settings     settingsFile
 	config       config.Config
@@ -162,7 +162,7 @@ func (j judging) subject(setting string) string {
 	return config.HomeserverFile + " " + setting
 }
 
-// since picks one of two readings of a setting by the Synapse that answers. Where none does, it says both.
+// since chooses between two findings by the version of the Synapse that answers. If none answers, it says both.
 func (j judging) since(major, minor int, before, since Finding) Finding {
 	switch {
 	case j.server.IsSynapse() && j.server.Before(major, minor):
@@ -192,7 +192,7 @@ func (j judging) serverName(subject string, path ...string) Finding {
 	}
 }
 
-// enableRegistration reads two settings: the older one, which every Synapse still knows, has the last word.
+// enableRegistration judges two settings. The older one, which every Synapse still reads, overrides the other.
 func (j judging) enableRegistration() Finding {
 	subject := j.subject("enable_registration")
 	switch disabled := j.settings.at("disable_registration"); {
@@ -204,7 +204,7 @@ func (j judging) enableRegistration() Finding {
 	return fine(subject, "off")
 }
 
-// isYes tells what Synapse takes for true where it reads a value as a text.
+// isYes reports whether Synapse takes the value for true when it reads it as text.
 func isYes(value any) bool {
 	return slices.Contains([]string{"true", "yes", "y", "on", "t", "1"}, strings.ToLower(fmt.Sprint(value)))
 }
@@ -246,7 +246,7 @@ func (j judging) identityServers() Finding {
 	return j.since(1, 4, before, since)
 }
 
-// registrationListed looks for registration.yaml among the application services of the homeserver.
+// registrationListed judges whether registration.yaml is among the application services of the homeserver.
 func (j judging) registrationListed(path ...string) Finding {
 	subject := j.subject(strings.Join(path, "."))
 	whole, err := filepath.Abs(j.registration)
@@ -281,8 +281,8 @@ func (j judging) registrationListed(path ...string) Finding {
 	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", config.RegistrationFile)
 }
 
-// sharedSecret compares the homeserver's secret with ours, where accounts are made with it. Where createUser makes them
-// the homeserver needs none.
+// sharedSecret compares the homeserver's secret with the service's, if accounts are made with it. With createUser the homeserver
+// needs none.
 func (j judging) sharedSecret(subject string) []Finding {
 	const key = "registration_shared_secret"
 	switch {

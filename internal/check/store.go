@@ -1,4 +1,4 @@
-// store.go judges the store: whether it can be read, and what it holds.
+// store.go judges the store: whether it can be read, and how many records it has.
 
 package check
 
@@ -10,7 +10,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// What ReadStore of a Input says of a store that cannot be read, where that is no fault.
+// Errors of Input.ReadStore for a store that cannot be read although nothing is wrong.
 var (
 	ErrNoStore     = errors.New("there is no store yet")
 	ErrStoreLocked = errors.New("the store is in use")
@@ -22,7 +22,7 @@ type StoreReading struct {
 	Registered, Pending int
 }
 
-// dataPathFile judges who can read the URL of the store, which may hold a password.
+// dataPathFile judges which users can read the URL of the store, which may hold a password.
 func (chk *checking) dataPathFile(context.Context) []Finding {
 	const subject = "store's URL"
 	switch {

@@ -1,5 +1,5 @@
-// synapse.go judges what of homeserver.yaml takes more than a glance: where Synapse listens, how it logs nodes in.
-// And dendrite.yaml, where that says the same in other words.
+// synapse.go judges the larger settings of homeserver.yaml: where Synapse listens, and how it logs nodes in. It also judges
+// dendrite.yaml, which has the same settings under other names.
 
 package check
 
@@ -14,7 +14,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// A synapseListener is one of Synapse's, of those that speak HTTP.
+// A synapseListener is one of the listeners of Synapse that serve HTTP.
 type synapseListener struct {
 	port       int
 	addresses  []string
@@ -23,7 +23,7 @@ type synapseListener struct {
 	unixSocket bool
 }
 
-// httpListeners reads them.
+// httpListeners returns the listeners that serve HTTP.
 func (s settingsFile) httpListeners() []synapseListener {
 	var all []synapseListener
 	list, _ := s.keys["listeners"].([]any)
@@ -61,7 +61,7 @@ func texts(value any) []string {
 	return all
 }
 
-// listeners judges where the homeserver listens: behind nginx, and for nobody else.
+// listeners judges where the homeserver listens: for nginx, and for nobody else.
 func (j judging) listeners() []Finding {
 	subject := func(what string) string { return j.subject("listeners " + what) }
 	example := j.settings.write("[{port: 8007, type: http, tls: false, x_forwarded: true, bind_addresses: ['127.0.0.1'], resources: [{names: [client, federation], compress: false}]}]", "listeners")
@@ -168,7 +168,7 @@ func (j judging) authenticationService() Finding {
 	return fine(subject, "not in charge")
 }
 
-// ownPasswords: behind Matrix Authentication Service the homeserver may have none.
+// ownPasswords judges that the homeserver has no passwords of its own if Matrix Authentication Service is in charge.
 func (j judging) ownPasswords() Finding {
 	subject := j.subject("password_config")
 	if j.settings.isTrue("password_config", "enabled") {
@@ -211,7 +211,7 @@ func (j judging) ofDendrite() []Finding {
 	return found
 }
 
-// isLocal tells whether a URL is of this machine.
+// isLocal reports whether a URL leads to this machine.
 func isLocal(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && names.IsLoopback(u.Hostname())

@@ -1,7 +1,8 @@
-// config.go owns what a command runs with, made of the flags and checked.
+// config.go owns the Config that a command runs with: how it is made of the flags, and checked.
 
-// Package config owns the settings: the table of flags, the environment, run.sh and registration.yaml, read and checked to one value
-// of plain data. Nothing else reads a flag of the table, or the environment. It knows no client, store or log, and prints nothing.
+// Package config owns the settings: it reads the flags of its table, the environment, run.sh and registration.yaml, checks them,
+// and makes one value of plain data. Nothing else reads a flag of the table, or the environment. It knows no client, store or
+// log, and prints nothing.
 package config
 
 import (
@@ -29,16 +30,16 @@ const (
 // A Config is everything a command runs with, checked.
 type Config struct {
 	ServerName string          // the homeserver's server_name
-	MatrixURL  string          // apiOrigin and the path of way
-	Origin     string          // the homeserver's, where its client API is
-	APIOrigin  string          // of --matrixurl; empty where it is the homeserver's own
+	MatrixURL  string          // where accounts are created: an origin and the path of Way
+	Origin     string          // scheme, host and port of the homeserver's client API
+	APIOrigin  string          // the origin of --matrixurl; empty if it is the homeserver's
 	Way        *homeserver.Way // of creating accounts
 
 	AppServiceID     string // of registration.yaml; empty without it
 	ASToken          string
 	HSToken          string
 	SharedSecret     string
-	SharedSecretFile string // where sharedSecret came from; empty when it was given itself
+	SharedSecretFile string // where SharedSecret came from; empty if it was given itself
 
 	MASClientID         string
 	MASClientSecret     string
@@ -57,10 +58,10 @@ type Config struct {
 
 	AdmitFile  string   // the list of who may register; empty for everybody
 	EthRPC     string   // the URL of an Ethereum node, which may hold a key; empty where no balance is asked for
-	EthRPCFile string   // where ethRPC came from; empty when it was given itself
+	EthRPCFile string   // where EthRPC came from; empty if it was given itself
 	MinBalance *big.Int // in wei; nil where no balance is asked for
 
-	DataPathFile string // where dataPath came from; empty when it was given itself
+	DataPathFile string // where DataPath came from; empty if it was given itself
 
 	RegistrationPath   string // the file's name
 	homeserverURL      string // origin, as it is given where it is not that of matrixURL
@@ -73,7 +74,7 @@ type Config struct {
 	SecretArgs  map[string]string // flags that have a secret in the command line, and the flags of a file in their place
 }
 
-// Read checks what the command was given; the secrets are up to the command.
+// Read makes the Config of the values, and checks it. It does not read the files of secrets.
 func Read(s Values) (Config, error) {
 	unknown, err := checkEnvironment()
 	if err != nil {
@@ -124,7 +125,7 @@ func Read(s Values) (Config, error) {
 	return c, nil
 }
 
-// ReadStore is all that a command needs which only looks into the store.
+// ReadStore returns the Config of a command that only reads the store.
 func ReadStore(cmd *cli.Command) (Config, error) {
 	s := ReadValues(cmd)
 	c := Config{SecretArgs: map[string]string{}}
@@ -136,7 +137,7 @@ func ReadStore(cmd *cli.Command) (Config, error) {
 	return c, err
 }
 
-// readDataPath reads the URL of the store from its file, and checks what names the store.
+// readDataPath reads the URL of the store from its file, if there is one, and checks the path.
 func (c *Config) readDataPath() error {
 	if file := c.DataPathFile; file != "" {
 		var err error
@@ -150,7 +151,7 @@ func (c *Config) readDataPath() error {
 	return checkDataPath(c.DataPath)
 }
 
-// checkDataPath refuses what is neither a directory nor a URL that is known. It may hold a password, and is not quoted.
+// checkDataPath refuses a path that is neither a directory nor a PostgreSQL URL. It does not quote it: it may hold a password.
 func checkDataPath(dataPath string) error {
 	const what = "give a directory, or a URL such as postgres://USER@HOST/DATABASE"
 	switch scheme, _, isURL := strings.Cut(dataPath, "://"); {
@@ -168,7 +169,8 @@ func checkDataPath(dataPath string) error {
 	return nil
 }
 
-// checkOpsListen keeps the metrics from other machines unless that was said twice: they tell what a homeserver does.
+// checkOpsListen refuses an address that other machines reach, unless a second flag allows it: metrics tell what a homeserver
+// does.
 func (c *Config) checkOpsListen() error {
 	if c.OpsListen == "" {
 		return nil
@@ -183,7 +185,7 @@ func (c *Config) checkOpsListen() error {
 	return nil
 }
 
-// RefuseAnyPort refuses port 0, which is another port at each start, where a port has to be known beforehand.
+// RefuseAnyPort refuses port 0, for commands that have to know the port: it is another port at each start.
 func RefuseAnyPort(port int, opsListen string) error {
 	if port == 0 {
 		return fmt.Errorf("--%s 0 is another port at each start, and the homeserver and nginx have to be told one: give one from 1 to 65535", FlagPort)
@@ -194,7 +196,7 @@ func RefuseAnyPort(port int, opsListen string) error {
 	return nil
 }
 
-// ReadServing is the config of the daemon, secrets included.
+// ReadServing returns the Config of the daemon, with the secrets.
 func ReadServing(cmd *cli.Command) (Config, error) {
 	s := ReadValues(cmd)
 	c, err := Read(s)
@@ -239,7 +241,7 @@ func ReadServing(cmd *cli.Command) (Config, error) {
 	return c, nil
 }
 
-// Address is where the daemon is to listen; with port 0 its listener alone knows where it does.
+// Address is the address for the daemon's listener. With port 0 only the listener knows the real one.
 func (c Config) Address() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.Port)) }
 
 // CheckServerName checks --matrixdomain.
@@ -275,7 +277,7 @@ func (c *Config) readMatrixURL() error {
 	return nil
 }
 
-// IsPlainRemote tells whether tokens and passwords would cross a network in the clear.
+// IsPlainRemote reports whether tokens and passwords would cross a network in the clear.
 func (c Config) IsPlainRemote() bool {
 	for _, origin := range []string{c.Origin, c.APIOrigin} {
 		if u, err := url.Parse(origin); err == nil && origin != "" && names.IsPlainRemote(u) {
@@ -285,7 +287,7 @@ func (c Config) IsPlainRemote() bool {
 	return false
 }
 
-// OtherWays are the configurations with the ways of the homeserver itself that --matrixurl does not name.
+// OtherWays returns the Config once for each way of the homeserver itself that --matrixurl does not name.
 func (c Config) OtherWays() []Config {
 	var others []Config
 	for _, w := range homeserver.Ways {

@@ -1,5 +1,5 @@
-// environment.go owns what else stands in the environment under this program's prefix: what Kubernetes puts there, names
-// that were mistyped, and names that mean nothing.
+// environment.go owns the other variables with this program's prefix: those of Kubernetes, mistyped names, and names that mean
+// nothing.
 
 package config
 
@@ -16,12 +16,11 @@ import (
 
 const environmentPrefix = "MATRIX_REGSERVICE_"
 
-// mostEdits is how many letters may be added, dropped or changed for a name to count as a mistyped one. Two that are swapped
-// are two changes.
+// mostEdits is how many letters a mistyped name may add, drop or change. Two swapped letters are two changes.
 const mostEdits = 2
 
-// checkEnvironment refuses a variable whose name is nearly a flag's, the prefix included: its value would be ignored, and with it a
-// list of who may register. It returns the names of the others with this prefix, which mean nothing.
+// checkEnvironment refuses a variable whose name, prefix included, is nearly that of a flag: its value would be ignored, and with
+// it perhaps a list of who may register. It returns the other names with this prefix, which mean nothing.
 func checkEnvironment() (unknown []string, err error) {
 	for _, entry := range os.Environ() {
 		name, value, _ := strings.Cut(entry, "=")
@@ -41,7 +40,7 @@ func checkEnvironment() (unknown []string, err error) {
 	return unknown, nil
 }
 
-// nearestVariable returns the variable of a flag to whose name the fewest edits lead, and how many.
+// nearestVariable returns the variable of a flag that takes the fewest edits, and their number.
 func nearestVariable(name string) (nearest string, edits int) {
 	edits = len(name)
 	for i := range Table {
@@ -87,7 +86,7 @@ var kubernetesForms = []struct {
 	{regexp.MustCompile(`_PORT(_[0-9]+_(TCP|UDP|SCTP))?$`), isServiceURL},
 }
 
-// isOfKubernetes tells whether a variable has the form, of the name and of the value too, that Kubernetes gives it.
+// isOfKubernetes reports whether both the name and the value have a form that Kubernetes sets.
 func isOfKubernetes(name, value string) bool {
 	for _, form := range kubernetesForms {
 		if form.name.MatchString(name) && form.value(value) {
@@ -102,7 +101,7 @@ func isIP(text string) bool {
 	return err == nil
 }
 
-// isServiceURL tells whether the text is such as tcp://10.96.0.12:8009.
+// isServiceURL reports whether the text is a URL such as tcp://10.96.0.12:8009.
 func isServiceURL(text string) bool {
 	scheme, address, _ := strings.Cut(text, "://")
 	_, err := netip.ParseAddrPort(address)

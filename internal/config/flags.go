@@ -1,5 +1,5 @@
-// flags.go owns the table of the flags that every command accepts: from it come the command line, the help, the names in
-// the environment, what run.sh is made of and what check reads of it.
+// flags.go owns the table of the flags that every command accepts. The command line, the help, the names in the environment, the
+// contents of run.sh and check's reading of it all come from the table.
 
 package config
 
@@ -50,7 +50,7 @@ const (
 	FlagMaxConnections      = "max-connections"
 )
 
-// A flagKind is what the value of a flag is.
+// A flagKind is the kind of a flag's value.
 type flagKind int
 
 const (
@@ -106,7 +106,7 @@ var (
 	byLogging    = []string{Program, "genconfig"}
 )
 
-// Bounds of the numbers, and what to say of one beyond them.
+// Bounds of the numbers, and the texts for a number beyond them.
 const (
 	slowestRate = 0.001 // a second: one in a quarter of an hour
 	fastestRate = 1e6
@@ -227,8 +227,8 @@ func Flags() []cli.Flag {
 	return flags
 }
 
-// HelpTemplate is the library's help of a command that has no commands of its own, with those flags of the table alone that the
-// command reads. The library would show all, since all are accepted.
+// HelpTemplate is the library's help of a command without subcommands. Of the table it shows only the flags that the command
+// reads. The library would show all, since a command accepts all.
 func HelpTemplate(command string) string {
 	const all = `{{if .VisiblePersistentFlags}}
 
@@ -252,8 +252,8 @@ type yesFlag struct{ *cli.GenericFlag }
 func (yesFlag) TakesValue() bool { return false }
 func (f yesFlag) String() string { return cli.FlagStringer(f) }
 
-// An argument is what a flag was given on the command line. It takes everything: values are checked by the command that reads
-// them, and no other.
+// An argument is the value of a flag on the command line. It accepts any text: the command that reads a value checks it, and no
+// other command does.
 type argument struct {
 	row   *Row
 	last  *int // place of the last one on the command line
@@ -271,7 +271,7 @@ func (a *argument) String() string   { return "" } // the help shows the default
 func (a *argument) Get() any         { return *a }
 func (a *argument) IsBoolFlag() bool { return a.row.kind == kindYes }
 
-// A shownVariable names a variable in the help. The library finds nothing in it: that a flag is set means the command line.
+// A shownVariable names a variable in the help. The library never reads it, so that a flag that is set was in the command line.
 type shownVariable string
 
 func (shownVariable) Lookup() (string, bool) { return "", false }

@@ -1,10 +1,10 @@
-// limits.go owns how much is let in.
+// limits.go owns the limits on clients and connections.
 
 package config
 
 import "net/netip"
 
-// Limits are how much is let in. 0 is no limit.
+// Limits are the limits on clients and connections. 0 is no limit.
 type Limits struct {
 	Rate, TotalRate   float64 // a second
 	Burst, TotalBurst int

@@ -1,5 +1,5 @@
-// mas.go owns what the flags may say of homeservers behind Matrix Authentication Service: where the homeserver itself is, and
-// as which client accounts are made.
+// mas.go owns the flags for homeservers with Matrix Authentication Service: where the homeserver itself is, and the client that
+// makes accounts.
 
 package config
 
@@ -13,7 +13,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// readHomeserverURL takes --homeserver-url, where the homeserver's client API is not beside what creates accounts.
+// readHomeserverURL checks --homeserver-url, for a homeserver whose client API is not where accounts are created.
 func (c *Config) readHomeserverURL(given string) error {
 	if given == "" && c.Way.IsApart {
 		return fmt.Errorf("--%s is missing: --%s is of Matrix Authentication Service, so give the homeserver's own URL as well, such as http://127.0.0.1:8007", FlagHomeserverURL, FlagMatrixURL)
@@ -30,7 +30,7 @@ func (c *Config) readHomeserverURL(given string) error {
 	return nil
 }
 
-// checkMASFlags holds the flags of Matrix Authentication Service against --matrixurl.
+// checkMASFlags refuses the flags of Matrix Authentication Service if --matrixurl names another way.
 func (c Config) checkMASFlags() error {
 	switch {
 	case !c.Way.IsApart && c.MASClientID+c.MASClientSecretFile != "":
@@ -50,7 +50,7 @@ func ReadMASSecret(path string) (string, error) {
 	return secret, err
 }
 
-// UseMAS is what to type where Matrix Authentication Service has taken the place of the homeserver's own registration.
+// UseMAS returns what to type if Matrix Authentication Service is in charge of the homeserver's accounts.
 func (c Config) UseMAS(issuer string) string {
 	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.Origin + ", --mas-client-id and --mas-client-secret-file"
 }

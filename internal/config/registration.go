@@ -12,7 +12,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// An Registration is what stands in registration.yaml. The order of its keys is the order in the file.
+// A Registration is the contents of registration.yaml. The order of its keys is the order in the file.
 type Registration struct {
 	ID              string     `yaml:"id"`
 	HSToken         string     `yaml:"hs_token"`
@@ -22,23 +22,25 @@ type Registration struct {
 	Protocols       []string   `yaml:"protocols"`
 	Namespaces      Namespaces `yaml:"namespaces"`
 
-	Path   string           `yaml:"-"` // where it was read
-	faults map[string]error // of what was read there, by key; none quotes a value
+	Path   string           `yaml:"-"` // the file that it was read from
+	faults map[string]error // of the values in that file, by key; none quotes a value
 }
 
+// Namespaces are the users, aliases and rooms that the homeserver tells the application service about.
 type Namespaces struct {
 	Users   []Namespace `yaml:"users"`
 	Aliases []Namespace `yaml:"aliases"`
 	Rooms   []Namespace `yaml:"rooms"`
 }
 
+// A Namespace is one pattern of them.
 type Namespace struct {
 	Exclusive bool   `yaml:"exclusive"`
 	Regex     string `yaml:"regex"`
 }
 
-// ReadRegistration reads the file. What of it is not a string as it must be is a fault of its key, not an error, so that a
-// reader minds only what it needs.
+// ReadRegistration reads the file. A value that should be a string and is not is a fault of its key and not an error, so that a
+// command fails only for the keys that it needs.
 func ReadRegistration(path string) (Registration, error) {
 	r := Registration{Path: path, faults: map[string]error{}}
 	file, err := files.ReadYAML(path)
@@ -55,7 +57,7 @@ func ReadRegistration(path string) (Registration, error) {
 	return r, nil
 }
 
-// readNamespaces reads a list of namespaces. One without a regex that is text has none.
+// readNamespaces reads a list of namespaces. The Regex is empty if it is not a string.
 func readNamespaces(list any) (read []Namespace) {
 	spaces, _ := list.([]any)
 	for _, space := range spaces {

@@ -1,4 +1,4 @@
-// script.go owns what is read of run.sh: the flags that start the service, and that it passes its own arguments on.
+// script.go owns the reading of run.sh: the flags that it starts the service with, and whether it passes its arguments on.
 
 package config
 
@@ -13,14 +13,14 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
-// A Script is what run.sh starts the service with.
+// A Script is the command in run.sh that starts the service.
 type Script struct {
 	Path  string
 	Flags map[string]string
 
 	places map[string]int // of the flags among its words
 
-	PassesOn bool // the arguments that it is given, behind its own
+	PassesOn bool // it passes its own arguments on, after these flags
 }
 
 var errNoCommand = errors.New("no line of it starts " + Program)
@@ -44,8 +44,8 @@ func ReadScript(path string) (Script, error) {
 	return script, errNoCommand
 }
 
-// takeFlags reads --name value and --name=value as the program does, up to what is for the shell, and tells whether "$@" ends
-// them.
+// takeFlags reads --name value and --name=value as the program does, up to the first word that is for the shell. PassesOn is
+// true if "$@" ends the flags.
 func (s Script) takeFlags(words []string) (passesOn bool) {
 	for i := 0; i < len(words); i++ {
 		word := words[i]
@@ -55,7 +55,7 @@ func (s Script) takeFlags(words []string) (passesOn bool) {
 			}
 			continue
 		}
-		if word == "$@" { // behind which somebody may have added more
+		if word == "$@" { // a person may have added more after it
 			passesOn = true
 			continue
 		}
@@ -75,5 +75,5 @@ func (s Script) takeFlags(words []string) (passesOn bool) {
 	return passesOn
 }
 
-// redirection is a word that a shell takes out of a command, and what it is followed by in the same word.
+// redirection matches a word that a shell takes out of a command. Its group is the target, if that is in the same word.
 var redirection = regexp.MustCompile(`^(?:[0-9]*|&)(?:>>|>\||>&|>|<<<|<<|<>|<&|<)(.*)$`)

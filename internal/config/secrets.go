@@ -6,10 +6,10 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// SharedSecretInFile is what the file of --sharesecret-file holds.
+// SharedSecretInFile says in errors what the file of --sharesecret-file holds.
 const SharedSecretInFile = "the homeserver's registration_shared_secret"
 
-// findSecretFiles notes where the secrets of the daemon are.
+// findSecretFiles fills SecretFiles.
 func (c *Config) findSecretFiles() {
 	for _, path := range []string{c.RegistrationPath, c.SharedSecretFile, c.MASClientSecretFile, c.EthRPCFile, c.DataPathFile} {
 		if path != "" {
@@ -18,7 +18,7 @@ func (c *Config) findSecretFiles() {
 	}
 }
 
-// findArguments notes which secrets are in the command line.
+// findArguments fills SecretArgs: the secrets that are in the command line.
 func (c *Config) findArguments(s Values) {
 	u, err := names.ParseEthereumURL(c.EthRPC)
 	for _, arg := range []struct {

@@ -58,7 +58,7 @@ func ReadValues(cmd *cli.Command) Values {
 	return s
 }
 
-// of returns the flag's flagValue, which is the default where nothing was given.
+// of returns the flag's setting, which is the default if no value was given.
 func (s Values) of(name string) setting {
 	if given, ok := s.values[name]; ok {
 		return given
@@ -68,16 +68,16 @@ func (s Values) of(name string) setting {
 
 func (s Values) Text(name string) string { return s.of(name).text }
 
-// IsGiven tells whether the flag has a value that is not its default.
+// IsGiven reports whether the flag was given a value.
 func (s Values) IsGiven(name string) bool { return s.of(name).from != fromDefault }
 
-// inCommandLine tells whether the value is, or will be, in the command line of the service.
+// inCommandLine reports whether the value is, or will be, in the command line of the service.
 func (s Values) inCommandLine(name string) bool {
 	from := s.of(name).from
 	return from == fromArgument || from == fromScript
 }
 
-// spell is the flag as it was given: the name of the flag or of the variable.
+// spell returns the name by which the flag was given: that of the flag, or of the variable.
 func (s Values) spell(name string) string {
 	if s.of(name).from == fromEnvironment {
 		return rowOf(name).Variable()
@@ -85,8 +85,8 @@ func (s Values) spell(name string) string {
 	return "--" + name
 }
 
-// choose decides between two flags of which one can be given in the place of the other: the later one on the command line
-// counts, and the command line before the environment.
+// choose decides between two flags that can be given in the place of each other. The command line counts before the environment,
+// and on the command line the later flag counts.
 func (s Values) choose() error {
 	for i := range Table {
 		row := &Table[i]
@@ -106,7 +106,7 @@ func (s Values) choose() error {
 	return nil
 }
 
-// into checks each value against its row, and puts it into the config.
+// into checks each value against its row, and stores it in the config.
 func (s Values) into(c *Config) error {
 	if err := s.choose(); err != nil {
 		return err
@@ -175,7 +175,7 @@ func shortNumber(text string) string {
 	return ""
 }
 
-// FillIn takes from run.sh what was not given, and returns the flags that were given otherwise.
+// FillIn takes the values that were not given from run.sh. It returns the flags that were given another value than run.sh has.
 func (s Values) FillIn(script Script) (contradicted []string) {
 	given := func(name string) bool { return s.of(name).from > fromScript }
 	for i := range Table {
@@ -198,7 +198,7 @@ func (s Values) FillIn(script Script) (contradicted []string) {
 	return contradicted
 }
 
-// alternatives are the flags in whose place this one can be given, or that can be given in its.
+// alternatives are the flags that can be given in the place of this one, and those in whose place it can be given.
 func alternatives(row *Row) []string {
 	var names []string
 	for i := range Table {
@@ -209,7 +209,7 @@ func alternatives(row *Row) []string {
 	return names
 }
 
-// Arguments are the flags of run.sh that start the service with this config.
+// Arguments returns the flags that start the service with this config, in the order of run.sh.
 func (c *Config) Arguments() []string {
 	var words []string
 	add := func(row *Row) {
@@ -235,7 +235,7 @@ func (c *Config) Arguments() []string {
 	return words
 }
 
-// written is the value of a flag as it is given.
+// written returns the value as it is given on a command line.
 func written(at any) string {
 	switch at := at.(type) {
 	case *string:
