@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,16 +34,20 @@ import (
 // A frontDoor is an nginx with deploy/nginx.conf, of which ports, paths and the certificate are changed and nothing else.
 type frontDoor struct {
 	*nginx
+	second      string // the host and port of the guide's port 8008
 	certificate string
 	pool        *x509.CertPool
 }
+
+// unchosen is the line that asks for the choice between TLS and plain HTTP. The tests choose TLS, where they do not say otherwise.
+const unchosen = "listen 8008 choose_plain_or_ssl;"
 
 // frontDoorChanges are the lines of deploy/nginx.conf that a test cannot use as they are. Each has to be there.
 func frontDoorChanges(d *Deployment, dir string, port, secondPort int) []string {
 	its := func(name string) string { return filepath.Join(dir, name) }
 	return []string{
 		"listen 443 ssl;", fmt.Sprintf("listen 127.0.0.1:%d ssl;", port),
-		"listen 8008 ssl;", fmt.Sprintf("listen 127.0.0.1:%d ssl;", secondPort),
+		unchosen, fmt.Sprintf("listen 127.0.0.1:%d ssl;", secondPort),
 		"server_name transport02.smartmesh.cn;", "server_name " + d.Domain + " localhost;",
 		"/etc/letsencrypt/live/transport02.smartmesh.cn/fullchain.pem", its("cert.pem"),
 		"/etc/letsencrypt/live/transport02.smartmesh.cn/privkey.pem", its("key.pem"),
@@ -60,7 +65,7 @@ func newFrontDoor(t *testing.T, d *Deployment) *frontDoor {
 		t.Fatal(err)
 	}
 	ports := must(freePorts(2))(t)
-	door := &frontDoor{nginx: &nginx{dir: dir, url: "https://localhost:" + strconv.Itoa(ports[0])}}
+	door := &frontDoor{nginx: &nginx{dir: dir, url: "https://localhost:" + strconv.Itoa(ports[0])}, second: "localhost:" + strconv.Itoa(ports[1])}
 	door.certify(t)
 
 	root := must(moduleRoot(t.Context()))(t)
@@ -151,6 +156,7 @@ func TestFrontDoor(t *testing.T) {
 		}
 	})
 	binary := must(findNginx())(t)
+	testFrontDoorChoice(t, door, binary)
 	if out, err := exec.CommandContext(t.Context(), binary, "-t", "-p", door.dir, "-c", "nginx.conf").CombinedOutput(); err != nil || strings.Contains(string(out), "[warn]") {
 		t.Fatalf("nginx -t: %v\n%s", err, out)
 	}
@@ -159,13 +165,7 @@ func TestFrontDoor(t *testing.T) {
 	if err := d.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	door.process = must(startProcess("nginx", door.logFile(), exec.Command(binary, "-p", door.dir, "-c", "nginx.conf")))(t)
-	if err := door.process.ready(t.Context(), func(ctx context.Context) bool {
-		a, _, err := door.ask(ctx, http.MethodGet, versionsPath, nil)
-		return err == nil && a.Status == http.StatusOK
-	}); err != nil {
-		t.Fatal(err)
-	}
+	door.serve(t, binary)
 	for _, scene := range []struct {
 		name string
 		play func(*testing.T, *Deployment, *frontDoor)
@@ -174,12 +174,69 @@ func TestFrontDoor(t *testing.T) {
 		{"the client's address arrives", testFrontDoorClient},
 		{"nothing else is reached", testFrontDoorClosed},
 		{"no TLS, no entry", testFrontDoorPlain},
+		{"a released node enters where plain HTTP is chosen", testFrontDoorReleased},
 		{"bodies are bounded", testFrontDoorBody},
 		{"requests are bounded", testFrontDoorRate},
 		{"no token is logged", testFrontDoorLog},
 		{"the service is down", testFrontDoorDown}, // the last: it stops the gateway
 	} {
 		t.Run(scene.name, func(t *testing.T) { scene.play(t, d, door) })
+	}
+}
+
+// serve starts nginx, and waits until the homeserver answers through it.
+func (door *frontDoor) serve(t *testing.T, binary string) {
+	t.Helper()
+	door.process = must(startProcess("nginx", door.logFile(), exec.Command(binary, "-p", door.dir, "-c", "nginx.conf")))(t)
+	if err := door.process.ready(t.Context(), func(ctx context.Context) bool {
+		a, _, err := door.ask(ctx, http.MethodGet, versionsPath, nil)
+		return err == nil && a.Status == http.StatusOK
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// choose writes another line than TLS at the guide's port.
+func (door *frontDoor) choose(t *testing.T, from, to string) {
+	t.Helper()
+	breakFile(t, door.dir, "site.conf", regexp.QuoteMeta(from), to)
+}
+
+// Nobody leaves released nodes out, or their passwords in the clear, without having chosen so.
+func testFrontDoorChoice(t *testing.T, door *frontDoor, binary string) {
+	t.Helper()
+	_, port, _ := strings.Cut(door.second, ":")
+	chosen := "listen 127.0.0.1:" + port + " ssl;"
+	door.choose(t, chosen, unchosen)
+	out, err := exec.CommandContext(t.Context(), binary, "-t", "-p", door.dir, "-c", "nginx.conf").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), `"choose_plain_or_ssl"`) {
+		t.Errorf("nginx -t of the file as it is shipped: %v\n%s", err, out)
+	}
+	door.choose(t, unchosen, chosen)
+}
+
+// A released Photon node speaks plain HTTP to the guide's port, and check says what becomes of it there.
+func testFrontDoorReleased(t *testing.T, d *Deployment, door *frontDoor) {
+	finding := func(url string) string {
+		r := must(d.Program.Run(t.Context(), d.Gateway.Dir, "check", "--public-url", url))(t)
+		line := regexp.MustCompile(`(?m)^\w+ +public door released nodes: .*$`).FindString(r.Stdout)
+		t.Logf("%s: %s", url, line)
+		return line
+	}
+	if got := finding("http://" + door.second); !strings.HasPrefix(got, "note ") {
+		t.Errorf("check does not see that released nodes are kept out: %q", got)
+	}
+	n := newNode(t, d)
+	plain := "http://" + door.second + registerPath
+	want(t, must(n.RegisterAt(t.Context(), plain))(t), http.StatusBadRequest, "M_UNKNOWN")
+
+	must(door.process.stop())(t)
+	_, port, _ := strings.Cut(door.second, ":")
+	door.choose(t, port+" ssl;", port+";")
+	door.serve(t, must(findNginx())(t))
+	want(t, must(n.RegisterAt(t.Context(), plain))(t), http.StatusOK, "")
+	if got := finding("http://" + door.second); !strings.HasPrefix(got, "ok ") {
+		t.Errorf("check does not see that released nodes get in: %q", got)
 	}
 }
 

@@ -14,6 +14,7 @@ type Status string
 
 const (
 	OK      Status = "ok"
+	Note    Status = "note"    // right for some networks and not for others: the operator knows
 	Warning Status = "warning" // nodes get in all the same
 	Problem Status = "problem" // nodes do not get in, or others do
 )
@@ -30,6 +31,10 @@ func fine(subject, format string, args ...any) Finding {
 	return Finding{OK, subject, fmt.Sprintf(format, args...), ""}
 }
 
+func note(subject, do, format string, args ...any) Finding {
+	return Finding{Note, subject, fmt.Sprintf(format, args...), do}
+}
+
 func warning(subject, do, format string, args ...any) Finding {
 	return Finding{Warning, subject, fmt.Sprintf(format, args...), do}
 }
@@ -42,6 +47,7 @@ func problem(subject, do, format string, args ...any) Finding {
 type Report struct {
 	Findings []Finding `json:"findings"`
 	OK       int       `json:"ok"`
+	Notes    int       `json:"notes"`
 	Warnings int       `json:"warnings"`
 	Problems int       `json:"problems"`
 
@@ -55,6 +61,8 @@ func (r *Report) add(found ...Finding) {
 		switch f.Status {
 		case OK:
 			r.OK++
+		case Note:
+			r.Notes++
 		case Warning:
 			r.Warnings++
 		case Problem:
@@ -82,7 +90,11 @@ func (r *Report) Print(out io.Writer) {
 		}
 		fmt.Fprintln(out)
 	}
-	fmt.Fprintf(out, "%s, %s, %d ok\n", count(r.Problems, "problem"), count(r.Warnings, "warning"), r.OK)
+	notes := ""
+	if r.Notes > 0 {
+		notes = count(r.Notes, "note") + ", "
+	}
+	fmt.Fprintf(out, "%s, %s, %s%d ok\n", count(r.Problems, "problem"), count(r.Warnings, "warning"), notes, r.OK)
 }
 
 func count(number int, what string) string {

@@ -21,6 +21,7 @@ const subjectProxy = "public door"
 func (chk *checking) reverseProxy(ctx context.Context) []Finding {
 	h := homeserver.NewClient(chk.Public, chk.Config.ServerName, chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret)
 	found := []Finding{chk.proxyRegister(ctx, h), chk.proxyMatrix(ctx, h), chk.proxyAppService(ctx, h), chk.proxyAdmin(ctx, h), chk.proxyClientRegister(ctx, h), chk.proxyForwarded(ctx, h)}
+	found = append(found, chk.released(ctx)...)
 	if chk.Config.Way.IsApart {
 		found = append(found, chk.proxyLogin(ctx, h), chk.proxyMASAdmin(ctx, h))
 	}

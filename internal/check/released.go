@@ -1,0 +1,65 @@
+// released.go tells whether released Photon nodes get in where nodes come in: they speak plain HTTP to port 8008, and nothing else.
+
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+const releasedPort = "8008" // it is in the code of every released node
+
+// released judges --public-url. A network with nodes of its own may do without released ones, so that it is no more than a note
+// that they do not get in.
+func (chk *checking) released(ctx context.Context) []Finding {
+	public, err := url.Parse(chk.Public)
+	if err != nil {
+		return nil
+	}
+	return releasedAt(ctx, *public, plainURL(*public))
+}
+
+// plainURL is where released nodes come in: beside TLS at their own port, and else where everybody does.
+func plainURL(public url.URL) url.URL {
+	if public.Scheme == "https" {
+		public.Scheme, public.Host = "http", net.JoinHostPort(public.Hostname(), releasedPort)
+	}
+	return public
+}
+
+// releasedAt says nothing where everybody comes in and neither plain HTTP nor TLS is spoken: others find the cause of that.
+func releasedAt(ctx context.Context, public, plain url.URL) []Finding {
+	const subject = subjectProxy + " released nodes"
+	const do = "for released nodes write in nginx, in the place of listen 8008 ssl: listen 8008; a network with nodes of its own that speak TLS leaves it as it is"
+	at := net.JoinHostPort(plain.Hostname(), strconv.Itoa(names.URLPort(plain.String())))
+	said, _ := sayVersions(ctx, homeserver.NewClient(strings.TrimSuffix(plain.String(), "/"), ""), nil)
+	switch {
+	case said != "":
+		return []Finding{fine(subject, "%s speaks plain HTTP, as they do", at)}
+	case speaksTLS(ctx, at):
+		return []Finding{note(subject, do, "%s speaks TLS: no released Photon node gets in there, since they speak plain HTTP to port %s", at, releasedPort)}
+	case public != plain:
+		return []Finding{note(subject, do, "nothing answers at http://%s, where released Photon nodes come in", at)}
+	}
+	return nil
+}
+
+// speaksTLS tells whether a server takes part in a handshake. Whose certificate it has does not matter: nothing is sent.
+func speaksTLS(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, homeserver.ReadTime)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address)
+	if err == nil {
+		conn.Close()
+	}
+	refused := tls.AlertError(0)
+	return err == nil || errors.As(err, &refused)
+}
