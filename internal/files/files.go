@@ -1,7 +1,7 @@
 // files.go owns the reading of small files: settings, secrets and lists.
 
-// Package files owns files as such: reading small ones, YAML among them, and writing new ones whole or not at all. It does
-// not know what they are for, and no error of it quotes what stands in one.
+// Package files owns files as such: it reads small ones, YAML among them, and writes new ones whole or not at all. It does not
+// know what they are for, and its errors never quote their contents.
 package files
 
 import (
@@ -13,7 +13,7 @@ import (
 	"syscall"
 )
 
-// smallLimit bounds what is read of a file of settings or of a secret, in bytes.
+// smallLimit bounds the size of a file of settings or of a secret, in bytes.
 const smallLimit = 1 << 20
 
 // Read reads a small file whole.
@@ -26,8 +26,7 @@ func Read(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, smallLimit))
 }
 
-// Open opens a file of at most so many bytes. What is not a regular file is refused: it may have no end, or no
-// beginning.
+// Open opens a file of at most limit bytes. It refuses anything but a regular file: reading a device or a pipe may never end.
 func Open(path string, limit int64) (f *os.File, size int64, err error) {
 	f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
 	if err != nil {
@@ -47,8 +46,8 @@ func Open(path string, limit int64) (f *os.File, size int64, err error) {
 	return nil, 0, err
 }
 
-// ReadSecret reads a file that holds one secret, without the space around it, as Synapse does. Its errors say what the
-// file should hold.
+// ReadSecret reads a file that holds one secret, and trims the space around it, as Synapse does. Its errors say what the file
+// should hold.
 func ReadSecret(path, holds string) (string, error) {
 	content, err := Read(path)
 	if err != nil {
@@ -61,7 +60,7 @@ func ReadSecret(path, holds string) (string, error) {
 	return secret, nil
 }
 
-// Copy writes the content of the file, which may have any size.
+// Copy writes the contents of the file, which may have any size, to w.
 func Copy(path string, w io.Writer) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
 	if err != nil {
@@ -75,14 +74,14 @@ func Copy(path string, w io.Writer) error {
 	return err
 }
 
-// IsSame tells whether both names lead to one file, through links too.
+// IsSame reports whether both names lead to the same file, also through links.
 func IsSame(a, b string) bool {
 	statA, errA := os.Stat(a)
 	statB, errB := os.Stat(b)
 	return errA == nil && errB == nil && os.SameFile(statA, statB)
 }
 
-// OwnAs gives an open file to the owner of the model, where root has made it. Else it is left alone.
+// OwnAs gives an open file to the owner of the model, if this process is root's. Otherwise it does nothing.
 func OwnAs(f *os.File, model string) error {
 	stat, err := os.Stat(model)
 	if err != nil {

@@ -20,7 +20,7 @@ type New struct {
 	Content []byte
 }
 
-// A TakenError says that names which must be new are not. It is an os.ErrExist.
+// A TakenError says that files exist whose names must be new. It is an os.ErrExist.
 type TakenError struct{ Names []string }
 
 func (e TakenError) Error() string {
@@ -31,9 +31,9 @@ func (e TakenError) Error() string {
 }
 func (e TakenError) Unwrap() error { return os.ErrExist }
 
-// WriteAll writes all of the files or none. Where one exists already it writes nothing and returns a TakenError, unless
-// forced: then it keeps the old files under other names, which it returns. Nobody sees a file before it is whole. What
-// root writes belongs to the owner of the model, where there is one.
+// WriteAll writes all of the files or none. If one exists already it writes nothing and returns a TakenError. With force it keeps
+// the old files under other names, and returns those. No file is visible before it is whole. If root writes them, they belong
+// to the owner of the model, if there is one.
 func WriteAll(files []New, model string, force bool) (kept []string, err error) {
 	var existing []string
 	for _, file := range files {
@@ -90,7 +90,7 @@ func WriteAll(files []New, model string, force bool) (kept []string, err error) 
 	return kept, SyncDir(".")
 }
 
-// writeDraft writes the content under a temporary name, with the mode and the owner of the file to be.
+// writeDraft writes the content under a temporary name, with the mode and the owner that the file will have.
 func writeDraft(file New, model string) (name string, err error) {
 	name, err = Draft(".", file.Name, func(draft *os.File) error {
 		if err := draft.Chmod(file.Mode); err != nil {
@@ -108,8 +108,8 @@ func writeDraft(file New, model string) (name string, err error) {
 	return name, err
 }
 
-// Draft writes a file under a temporary name beside the one it is to have, readable for its owner alone and safe on
-// the disk. It returns that name.
+// Draft writes a file under a temporary name in the directory where it will be. Only its owner can read it, and it is on disk
+// when Draft returns its name.
 func Draft(dir, name string, write func(*os.File) error) (draft string, err error) {
 	f, err := os.CreateTemp(dir, "."+name+"-") // with mode 0600
 	if err != nil {
@@ -126,8 +126,8 @@ func Draft(dir, name string, write func(*os.File) error) (draft string, err erro
 	return f.Name(), nil
 }
 
-// Publish gives a draft its name, which must be new. A hard link is the one way that is atomic and never replaces another
-// file. Where there are no hard links, an empty file holds the name until the draft takes its place.
+// Publish gives a draft its name, which must be new. Only a hard link is atomic and never replaces another file. On a file system
+// without hard links, an empty file reserves the name until the draft replaces it.
 func Publish(draft, name string) error {
 	err := os.Link(draft, name)
 	if err == nil {
@@ -151,7 +151,7 @@ func Publish(draft, name string) error {
 	return nil
 }
 
-// Keep gives a file a second name, which must be new. Where there are no hard links, a copy gets it.
+// Keep gives a file a second name, which must be new. On a file system without hard links it makes a copy.
 func Keep(file, second string) error {
 	err := os.Link(file, second)
 	if err == nil {
@@ -168,8 +168,8 @@ func Keep(file, second string) error {
 	return Publish(draft, second)
 }
 
-// WriteNew writes a secret to a file that must be new, and leaves none behind when it fails. It is an os.ErrExist
-// when there is one.
+// WriteNew writes a secret to a file that must be new, and removes the file if it fails. The error is an os.ErrExist if there is
+// one already.
 func WriteNew(path string, content []byte) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -17,8 +17,7 @@ type YAML struct {
 	Keys map[any]any
 }
 
-// ReadYAML reads a file of settings. Of the library's errors only the line number is passed on: they quote the file, a
-// token in it too.
+// ReadYAML reads a file of settings. Its error has only the line number of the library's, which quotes the file, tokens too.
 func ReadYAML(path string) (YAML, error) {
 	content, err := Read(path)
 	if err != nil {

@@ -22,13 +22,13 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
-// Paths of the questions that are not about creating accounts.
+// Paths that create no account.
 const (
 	versionPath = "/_matrix/federation/v1/version"
 	keyPath     = "/_matrix/key/v2/server"
 )
 
-// Errcodes that are read.
+// Errcodes that this service reads.
 const (
 	codeUnrecognized    = "M_UNRECOGNIZED"
 	codeUserInUse       = "M_USER_IN_USE"
@@ -52,15 +52,16 @@ type Client struct {
 	Origin     string // scheme, host and port
 	ServerName string
 	ASToken    string      // of this service, for the profiles that nobody sees without a token; "" where it has none
-	secrets    []string    // never to be seen in an error, even when the homeserver repeats them
+	secrets    []string    // removed from every error, since the homeserver may repeat them
 	Header     http.Header // sent with every call
 	http       *http.Client
-	binds      bool                                          // each answer holds what binds it to its request, so that calls may share connections
+	binds      bool                                          // each answer identifies its request, so that calls may share connections
 	Observe    func(name, result string, took time.Duration) // of each call that has a name; nil for nobody
 
 	profileForm *recent.Answer[profileForm] // which told last
 }
 
+// NewClient returns the client to the homeserver at the origin. No error will hold one of the secrets.
 func NewClient(origin, serverName string, secrets ...string) *Client {
 	return &Client{
 		Origin:     origin,
@@ -73,29 +74,29 @@ func NewClient(origin, serverName string, secrets ...string) *Client {
 	}
 }
 
-// Keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
-// call alone.
+// Keep keeps at most so many connections open between calls. With the number of calls at once, no connection is opened for a
+// single call.
 func (h *Client) Keep(most int) {
 	h.http.Transport.(*watchedTransport).Keep(most)
 }
 
-// At is the client to what listens elsewhere and belongs to the homeserver, with the same connections and secrets.
+// At returns the client to another origin of the same homeserver, with the same connections and secrets.
 func (h *Client) At(origin string) *Client {
 	other := *h
 	other.Origin = origin
 	return &other
 }
 
-// Binding is the same client for a call whose answer says what it answers: the user that was created, or a nonce, which the
-// homeserver itself checks when it is used. Every other call gets a connection of its own, since a profile, a version, a
-// 204 or a 404 could be the answer to anything.
+// Binding returns the same client for a call whose answer identifies its request: it names the user that was created, or is a
+// nonce, which the homeserver itself checks later. Every other call gets a connection of its own, since a profile, a version, a
+// 204 or a 404 could be the answer to another request.
 func (h *Client) Binding() *Client {
 	other := *h
 	other.binds = true
 	return &other
 }
 
-// An Answer is what the homeserver said to a call: a status at least.
+// An Answer is the homeserver's answer to a call. It has a status at least.
 type Answer struct {
 	Status     int
 	Body       []byte
@@ -129,7 +130,7 @@ type Request struct {
 	Absent func(Answer) bool
 }
 
-// Call makes one call. Its error is a *callError.
+// Call makes one call. The error is a *callError.
 func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
 	if h.Observe != nil && r.Name != "" {
 		defer func(start time.Time) { h.Observe(r.Name, r.result(a, err), time.Since(start)) }(time.Now())
@@ -185,7 +186,7 @@ func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
 	return readAnswer(res), nil
 }
 
-// result is what came of the call. That there is no such user is an answer like any other.
+// result is the outcome of the call, for metrics. "No such user" is an answer like any other.
 func (r Request) result(a Answer, err error) string {
 	switch {
 	case err != nil:
@@ -202,7 +203,7 @@ func (r Request) result(a Answer, err error) string {
 	return "failed"
 }
 
-// readAnswer reads what the homeserver says, as far as the limit, and what it says of an error.
+// readAnswer reads the body up to the limit, and the fields of an error.
 func readAnswer(res *http.Response) Answer {
 	a := Answer{Status: res.StatusCode}
 	a.Body, a.Cut = io.ReadAll(io.LimitReader(res.Body, AnswerLimit+1))
@@ -213,7 +214,7 @@ func readAnswer(res *http.Response) Answer {
 		return a
 	}
 	var said map[string]json.RawMessage
-	json.Unmarshal(a.Body, &said) // what is not an object says nothing, and a field of another type spoils no other
+	json.Unmarshal(a.Body, &said) // each field by itself: one of another type must not spoil the others
 	var errorText, message string
 	var ms float64
 	var titles []struct{ Title string } // the first is the error, the others what led to it
@@ -236,18 +237,18 @@ func readAnswer(res *http.Response) Answer {
 	return a
 }
 
-// UnknownPath tells whether the homeserver, or a proxy before it, does not know what was asked for.
+// UnknownPath reports whether the homeserver, or a proxy before it, does not know the path.
 func (a Answer) UnknownPath() bool {
 	return a.Status == http.StatusNotFound || a.Errcode == codeUnrecognized || a.Status/100 == 4 && a.Errcode == "" && a.Cut == nil
 }
 
-// TellsNothing is an answer after which a question has to be asked again.
+// TellsNothing reports whether the question has to be asked again.
 func (a Answer) TellsNothing() bool {
 	return a.Status/100 == 5 || a.Status == http.StatusTooManyRequests || a.Status == http.StatusRequestTimeout
 }
 
-// NotReached is the failure of a call that got no answer. net/http's error quotes what it could not read of one,
-// and where from: only the first is of use, and not as it is.
+// NotReached returns the error of a call that got no answer. The error of net/http quotes the URL and the bytes that it could not
+// read. The URL is left out, and the bytes are cleaned.
 func (h *Client) NotReached(err error) *Error {
 	e := &Error{Reason: "the homeserver could not be reached"}
 	if quoting := (*url.Error)(nil); errors.As(err, &quoting) {
@@ -263,8 +264,8 @@ func (h *Client) NotReached(err error) *Error {
 	return e
 }
 
-// Failure reads an answer that is not the one hoped for. For a creating call the fate tells the account's:
-// any 4xx but 408 is a refusal, whatever its body.
+// Failure returns the error of an answer that is no success. For a creating call its Fate is that of the account: any 4xx but 408
+// is a refusal, whatever its body.
 func (h *Client) Failure(a Answer, hint string) *Error {
 	said := strconv.Itoa(a.Status)
 	if isErrcode(a.Errcode) {
@@ -300,7 +301,7 @@ func (h *Client) Failure(a Answer, hint string) *Error {
 	return e
 }
 
-// CreatedUser returns the access token of an answer that confirms that this very user was created.
+// CreatedUser returns the access token of an answer that confirms that this user was created.
 func (h *Client) CreatedUser(a Answer, userID, hint string) (string, error) {
 	var created struct {
 		UserID      string `json:"user_id"`
@@ -317,16 +318,17 @@ func (h *Client) CreatedUser(a Answer, userID, hint string) (string, error) {
 	return "", h.Failure(a, hint)
 }
 
-// Answers asks it which software it is, and tells whether it answers, whatever it says.
+// Answers returns nil if the homeserver answers the question which software it is, whatever the answer says.
 func (h *Client) Answers(ctx context.Context) error {
 	_, err := h.Software(ctx)
 	return err
 }
 
-// scrub makes a homeserver's words fit for a log: printable, and without anything that is or looks like a token, a
-// password or a hash.
+// scrub cleans text of the homeserver for a log: it is printable, and without tokens, passwords and hashes, or words that look
+// like one.
 func (h *Client) scrub(text string) string { return redact.Mask(redact.Line(text, h.secrets...)) }
 
+// IsObject reports whether the body begins as a JSON object does.
 func IsObject(body []byte) bool {
 	return bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{"))
 }
@@ -336,7 +338,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// isErrcode tells a Matrix errcode from whatever else may stand in its place.
+// isErrcode reports whether the text has the form of a Matrix errcode.
 func isErrcode(text string) bool {
 	return len(text) <= 64 && strings.HasPrefix(text, "M_") && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
 }

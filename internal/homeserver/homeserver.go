@@ -1,8 +1,8 @@
-// Package homeserver owns the homeserver as this program sees it: the client that every call goes through, what its answers
-// say of an account, and which ways of creating accounts there are. It knows neither nodes nor records, and no flags.
+// Package homeserver owns the homeserver as this program sees it: the client that makes every call, what answers say about an
+// account, and the ways of creating accounts. It knows neither nodes nor records, and no flags.
 //
-// homeserver.go owns what creating an account is, whichever way it goes: the account, what a way has to do, and what is
-// known of the account when that fails.
+// homeserver.go owns what all ways of creating accounts have in common: the account, the interface of a way, and what is known of
+// the account after a failure.
 package homeserver
 
 import (
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// An account is what a user of the homeserver is made of. How much of the password goes up is up to each way.
+// An Account is what an account is created with. Each way decides how much of the password it sends.
 type Account struct {
 	Localpart   string
 	UserID      string
@@ -22,12 +22,12 @@ type Account struct {
 
 // Accounts is one way of creating accounts, as the homeserver has it.
 type Accounts interface {
-	// create makes the account and returns the access token, if the homeserver issued one. Before it sends what may make an
-	// account it calls recorded, which waits until the attempt is on disk, and ends with its error. Every other error is a
-	// *Error whose fate says what is known of the account.
+	// Create makes the account and returns the access token, if the homeserver issued one. Before it sends a request that may
+	// make an account it calls recorded, which waits until the attempt is on disk. If that fails, Create returns its error. Every
+	// other error is an *Error whose Fate says what is known of the account.
 	Create(ctx context.Context, a Account, recorded func() error) (accessToken string, err error)
 
-	// inSteps tells whether create takes several calls, so that an account that is there need not be whole.
+	// InSteps reports whether Create takes several calls, so that an account that is there may be incomplete.
 	InSteps() bool
 
 	// refusesTaken tells whether create is refused where the account is there, whoever's it is, and changes nothing of it. Then
@@ -44,10 +44,10 @@ type Accounts interface {
 	// user, a *Error where it cannot be told.
 	DisplayName(ctx context.Context, userID string) (string, error)
 
-	// probe asks whether this way is open. Its error says why that is unknown, or how to open it.
+	// Probe asks whether this way is open. Its error says why that is unknown, or how to open it.
 	Probe(ctx context.Context) (State, error)
 
-	// answers asks something that costs little, and tells whether accounts could be created now.
+	// Answers makes a cheap call, and returns nil if accounts could be created now.
 	Answers(ctx context.Context) error
 }
 
@@ -58,7 +58,7 @@ func (OneCall) InSteps() bool                                    { return false 
 func (OneCall) RefusesTaken() bool                               { return false }
 func (OneCall) Finish(context.Context, Account, time.Time) error { return nil }
 
-// An State is what a probe found of one way of creating accounts.
+// A State is what a probe found out about one way of creating accounts.
 type State int
 
 const (
@@ -68,7 +68,7 @@ const (
 	Present
 )
 
-// A fate is what is known of an account after a call that should have created it did not.
+// A fate is what is known of an account after the call that should have created it failed.
 type fate int
 
 const (
@@ -77,17 +77,17 @@ const (
 	Taken                  // the homeserver says that the account is there already
 )
 
-// A Error says why the homeserver did not do what it was asked.
+// An Error says why a call to the homeserver failed.
 type Error struct {
 	Fate       fate
-	Again      bool          // worth one more try at once: a kept connection had been closed, a nonce was stale
+	Again      bool          // one more try at once may succeed: a kept connection was closed, a nonce was stale
 	MayBeOurs  bool          // of a taken account: an earlier send of this attempt got no readable answer
 	Hidden     bool          // of a profile: it is refused to this service, whoever it asks as (401, 403)
 	Limited    bool          // it asked for fewer requests (429)
-	RetryAfter time.Duration // and for how long; 0 when it did not say
+	RetryAfter time.Duration // how long it asked to wait; 0 if it did not say
 	Shows      *string       // the display name that a taken account was seen to have, if somebody looked
-	Reason     string        // in plain words, fit for a node to read
-	Cause      error         // for the log alone: the whole of it and what the operator can do
+	Reason     string        // in plain words; nodes may read it
+	Cause      error         // for the log alone: the details, and what the operator can do
 }
 
 func (e *Error) Error() string {
@@ -99,7 +99,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Cause }
 
-// WithoutCause is what a node may read of the error, and nothing of the rest.
+// WithoutCause returns the parts of the error that a node may read.
 func (e *Error) WithoutCause() *Error {
 	return &Error{Limited: e.Limited, RetryAfter: e.RetryAfter, Reason: e.Reason}
 }
@@ -109,8 +109,7 @@ var (
 	errUnnamed = errors.New("the account has no display name of its own, and may be this node's, half made: if it is, set its display name to the node's, which matrix-regservice register prints for its key, and the node's next try completes it; if it is not, remove it")
 )
 
-// Unnamed is the failure of a node whose account shows what one shows that was never given a name: it may be the node's,
-// half made.
+// Unnamed is the error for an account that was never given a display name: it may be the node's, half made.
 func Unnamed() *Error {
 	return &Error{
 		Reason: "the homeserver does not tell whose the account of this name is",
@@ -118,9 +117,9 @@ func Unnamed() *Error {
 	}
 }
 
-// Retried runs a try to create an account, and once more where that promises another end. A request that went
-// unanswered marks the whole attempt: an account that the second try finds may be its doing, and a refusal of the
-// second proves nothing of the first.
+// Retried runs a try to create an account, and a second one if its error says Again. If the first request was not answered, it
+// may have made the account: an account that the second try finds may be its, and a refusal of the second says nothing about
+// the first.
 func Retried(try func() (accessToken string, err error)) (string, error) {
 	token, err := try()
 	first, ok := errors.AsType[*Error](err)
@@ -138,7 +137,7 @@ func Retried(try func() (accessToken string, err error)) (string, error) {
 	return token, err
 }
 
-// NotSent takes a failed question's error for what it means to the attempt: the creating request never left.
+// NotSent marks the error of a question that failed before the creating request was sent.
 func NotSent(e *Error) *Error {
 	e.Fate, e.Again = NotCreated, false
 	return e

@@ -1,5 +1,4 @@
-// ping.go owns what only the homeserver knows of what is beside it: whether it reaches this service with the right tokens,
-// and who logs its users in.
+// ping.go owns two questions to the homeserver: whether it reaches this service with the right tokens, and who logs its users in.
 
 package homeserver
 
@@ -16,7 +15,7 @@ import (
 )
 
 const (
-	pingTime = 15 * time.Second                 // for the homeserver's own try to reach us
+	pingTime = 15 * time.Second                 // the homeserver tries to reach this service meanwhile
 	pingPath = "/_matrix/client/v1/appservice/" // and the id
 
 	authMetadataPath         = "/_matrix/client/v1/auth_metadata" // where logins are left to an issuer of tokens
@@ -25,8 +24,8 @@ const (
 	registrationName = "registration.yaml" // what the application service's registration is called
 )
 
-// LoginIssuer asks who logs users in: an issuer of tokens, which is Matrix Authentication Service, or the homeserver
-// itself, then "". Told is false where the answer tells neither.
+// LoginIssuer asks who logs users in: an issuer of tokens, which is Matrix Authentication Service, or "" for the homeserver
+// itself. Told is false if the answer tells neither.
 func (h *Client) LoginIssuer(ctx context.Context) (issuer string, told bool) {
 	for _, path := range []string{authMetadataPath, authMetadataUnstablePath} {
 		a, err := h.Call(ctx, Request{Within: ReadTime, Method: http.MethodGet, Path: path})
@@ -42,10 +41,11 @@ func (h *Client) LoginIssuer(ctx context.Context) (issuer string, told bool) {
 	return "", told
 }
 
+// ErrNoPing says that the homeserver cannot be asked to call this service.
 var ErrNoPing = errors.New("the homeserver has no ping")
 
-// Ping asks the homeserver to call this service, and tells how long that took it, or exactly what is wrong. The prefix is
-// the path that its url ends with.
+// Ping asks the homeserver to call this service. It returns how long that took, or exactly what is wrong. The prefix is the path
+// that the url in registration.yaml ends with.
 func (h *Client) Ping(ctx context.Context, id, asToken, prefix string) (time.Duration, error) {
 	a, err := h.Call(ctx, Request{Name: "ping", Within: pingTime, Method: http.MethodPost, Path: pingPath + url.PathEscape(id) + "/ping", Token: asToken, Body: map[string]string{"transaction_id": "start"}})
 	if err != nil {

@@ -87,8 +87,8 @@ func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func
 	return token, api.checkName(ctx, server, n)
 }
 
-// knownSoftware asks now and then which homeserver this is, and whether accounts made there will be whole: with their display
-// names, and under the server name that every signature is over.
+// knownSoftware returns which homeserver this is. It refuses one where accounts would be wrong: without their display names, or
+// under another server name than the one that is signed. It asks once a minute.
 func (api *SharedSecretAPI) knownSoftware(ctx context.Context) (Software, error) {
 	server, err := Recently(ctx, &api.software, func(ctx context.Context) (Software, time.Duration, error) {
 		server, err := api.Software(ctx)
@@ -103,7 +103,7 @@ func (api *SharedSecretAPI) knownSoftware(ctx context.Context) (Software, error)
 	return server, api.name.Check(ctx, api.Client)
 }
 
-// nonce fetches what makes the next request's mac good for one use. Without it nothing that creates is sent.
+// nonce fetches the nonce that the mac of the next request needs. Without it no creating request is sent.
 func (api *SharedSecretAPI) nonce(ctx context.Context) (string, error) {
 	a, err := api.admin.Binding().Call(ctx, Request{Name: "nonce", Within: ReadTime, Method: http.MethodGet, Path: SharedSecretPath})
 	if err != nil {
@@ -125,8 +125,8 @@ func (api *SharedSecretAPI) mac(nonce, username, password string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// checkName looks, where the version is not known, whether a first account has its display name. Where the profile does
-// not tell, the next account is asked for.
+// checkName checks that a first account has its display name, if the version is not known. If the profile does not tell, it
+// checks the next account.
 func (api *SharedSecretAPI) checkName(ctx context.Context, server Software, n Account) error {
 	if server.Name != "" || api.namesShown.Load() {
 		return nil
@@ -139,16 +139,16 @@ func (api *SharedSecretAPI) checkName(ctx context.Context, server Software, n Ac
 	return nil
 }
 
-// isOldSynapse tells a Synapse that ignores the display name of this call: one before 1.23.0.
+// isOldSynapse reports whether it is a Synapse before 1.23.0, which ignores the display name in this call.
 func isOldSynapse(s Software) bool { return s.IsSynapse() && s.Before(1, 23) }
 
-// isStaleNonce knows the answers to a nonce that is no longer good: Synapse's, and Dendrite's 500 without an errcode.
+// isStaleNonce reports whether the nonce was no longer valid: by Synapse's answer, or by Dendrite's 500 without an errcode.
 func isStaleNonce(a Answer) bool {
 	return a.Status == http.StatusBadRequest && strings.Contains(a.Message, "unrecognised nonce") ||
 		a.Status == http.StatusInternalServerError && strings.Contains(a.Message, "incorrect or expired nonce")
 }
 
-// sharedSecretHint is what the operator can do about a refusal.
+// sharedSecretHint returns what the operator can do about a refusal.
 func sharedSecretHint(a Answer) string {
 	switch {
 	case a.Errcode == codeUserInUse:
@@ -185,11 +185,11 @@ func (api *SharedSecretAPI) Probe(ctx context.Context) (State, error) {
 	return Missing, nil
 }
 
-// UnregistrableName is a user name and a password that neither Synapse nor Dendrite takes; both look at the mac first.
+// UnregistrableName is a user name and a password that both Synapse and Dendrite refuse, after they have checked the mac.
 const UnregistrableName = "!"
 
-// ProvesSecret tells, without creating anything, whether the homeserver takes our secret for its own: a request with
-// a good mac for a name that nobody can have is refused for the name, and one with a bad mac for the mac.
+// ProvesSecret reports whether the homeserver has the same secret. It creates nothing: a request for a name that nobody can have
+// is refused for the name if its mac is right, and for the mac otherwise.
 func (api *SharedSecretAPI) ProvesSecret(ctx context.Context) (bool, error) {
 	nonce, err := api.nonce(ctx)
 	if err != nil {

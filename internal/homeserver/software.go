@@ -1,4 +1,4 @@
-// software.go owns which program a homeserver is, and under which name.
+// software.go owns which software a homeserver runs, and under which server name.
 
 package homeserver
 
@@ -26,13 +26,13 @@ const (
 	Dendrite = "Dendrite"
 )
 
-// IsSynapse tells whether it is a Synapse, with a version that can be compared.
+// IsSynapse reports whether it is a Synapse with a version that can be compared.
 func (s Software) IsSynapse() bool {
 	_, _, ok := s.release()
 	return ok && s.Name == Synapse
 }
 
-// Before tells whether the version is older than the given one.
+// Before reports whether the version is older than the given one.
 func (s Software) Before(major, minor int) bool {
 	itsMajor, itsMinor, ok := s.release()
 	return ok && (itsMajor < major || itsMajor == major && itsMinor < minor)
@@ -44,7 +44,7 @@ func (s Software) release() (major, minor int, ok bool) {
 	return major, minor, n == 2
 }
 
-// Software asks which program the homeserver is. The zero value where it does not tell, as a listener without
+// Software asks which software the homeserver runs. It returns the zero value if the homeserver does not tell: a listener without
 // the federation resource does not.
 func (h *Client) Software(ctx context.Context) (Software, error) {
 	a, err := h.Call(ctx, Request{Name: "version", Within: ReadTime, Method: http.MethodGet, Path: versionPath})
@@ -64,11 +64,12 @@ func (h *Client) Software(ctx context.Context) (Software, error) {
 	return Software{Name: h.scrub(said.Server.Name), Version: h.scrub(version)}, nil
 }
 
+// ErrOtherServerName is in the error of CheckServerName if the homeserver has another name.
 var ErrOtherServerName = errors.New("its server_name")
 
-// CheckServerName asks for the homeserver's server_name, and refuses one that is not ours: an account there would
-// have another user ID than the one that was proven. A listener without the federation resource does not have it to tell;
-// one that fails to answer is a failure.
+// CheckServerName asks for the homeserver's server_name, and refuses another than this service was told: an account there would
+// have another user ID than the one that was proven. A listener without the federation resource does not tell it, and is
+// accepted. If the call fails, that is an error.
 func (h *Client) CheckServerName(ctx context.Context) error {
 	a, err := h.Call(ctx, Request{Name: "key", Within: ReadTime, Method: http.MethodGet, Path: keyPath})
 	if err != nil {
@@ -103,10 +104,10 @@ func (k *KnownName) Check(ctx context.Context, h *Client) error {
 	return err
 }
 
-// Forget has it asked for anew.
+// Forget lets the next Check ask again.
 func (k *KnownName) Forget() { k.answer.Forget(func(struct{}) bool { return true }) }
 
-// ifGood is how long an answer counts that must be asked for again after an error.
+// ifGood returns how long an answer counts: 0 if it is an error.
 func ifGood(err error, lasts time.Duration) time.Duration {
 	if err != nil {
 		return 0
@@ -129,10 +130,9 @@ func Recently[T any](ctx context.Context, a *recent.Answer[T], ask recent.Ask[T]
 	return value, &own
 }
 
-// BcryptLength is how many bytes of a password bcrypt reads. A way whose homeserver ends in bcrypt sends as many, since
-// Go's bcrypt and Dendrite refuse more. Every other sends the whole password, since the homeserver may hash with something
-// that reads all of it.
+// BcryptLength is how many bytes of a password bcrypt reads. createUser and Dendrite get no more, since Go's bcrypt and Dendrite
+// refuse a longer one. Every other homeserver gets the whole password, since its hash may read all of it.
 //
-// It is sound because those two log in by the same first 72 bytes, whatever follows them, and because these are 288
-// bits of a signature that only the key's holder can make.
+// That is safe: a login at those two compares the same 72 bytes, and they are 288 bits of a signature that only the holder of the
+// key can make.
 const BcryptLength = 72

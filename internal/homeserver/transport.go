@@ -1,5 +1,5 @@
-// transport.go owns how any server is called: the one constructor of HTTP clients, their time and size limits, and that an
-// answer is taken only for the request that it came after.
+// transport.go owns how every server is called: the one constructor of HTTP clients, their time and size limits, and the check
+// that an answer came after its request.
 
 package homeserver
 
@@ -19,21 +19,21 @@ const (
 	dialTime      = 2 * time.Second
 	tlsTime       = 2 * time.Second
 	HeaderTime    = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
-	keptConns     = 64              // connections kept open between calls, where nobody says how many calls there may be
+	keptConns     = 64              // connections kept open between calls, unless Keep sets another number
 	keptConnsTime = 30 * time.Second
 
 	answerHeaderLimit = 64 << 10 // bytes of an answer's header, those of 1xx answers before it included; Go's default is 10 MiB
 
-	// readAhead is the size of net/http's read buffer. A watchedConn fills it byte by byte, so that net/http reads nothing
-	// behind an answer; a longer read, which a body's is, passes it by. It bounds a chunk's first line and its trailers.
+	// readAhead is the size of net/http's read buffer. A watchedConn fills it byte by byte, so that net/http reads nothing after
+	// an answer. A longer read, such as that of a body, bypasses the buffer. It bounds the first line of a chunk, and trailers.
 	readAhead = 128
 )
 
-// errUnsolicited is the failure of a call on whose connection something had arrived before its request was written. What the
-// peer sends then answers something else.
+// errUnsolicited is the error of a call on whose connection bytes had arrived before its request was written: they answer
+// something else.
 var errUnsolicited = errors.New("the server sent something unasked before the request")
 
-// A ClientOptions is what differs from one client to the next.
+// ClientOptions are what differs between clients.
 type ClientOptions struct {
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // nil for TCP
 	HeaderTime time.Duration                                                        // to the answer's first byte
@@ -41,11 +41,11 @@ type ClientOptions struct {
 	MostConns  int                                                                  // at once on kept connections; 0 for any number
 }
 
-// NewHTTPClient is how every server is called: with HTTP/1.1, a limit on each step, no proxy, since tokens and passwords
-// go to the server they are for, and redirects taken for the answer.
+// NewHTTPClient returns a client for HTTP/1.1 with a time limit on each step. It uses no proxy and follows no redirect, since
+// tokens and passwords must reach only the server that they are for.
 //
-// A request with Close set goes out on a connection of its own: what comes on that can answer nothing else. Others share
-// kept connections, and the caller has to find in the answer what binds it to its request.
+// A request with Close set gets a connection of its own, on which nothing else can be answered. Other requests share kept
+// connections: their answers have to identify the request.
 func NewHTTPClient(o ClientOptions) *http.Client {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: dialTime}).DialContext
@@ -83,7 +83,7 @@ func NewHTTPClient(o ClientOptions) *http.Client {
 	}
 }
 
-// shakeHands begins TLS. net/http would as well, but then what it decrypts could not be watched.
+// shakeHands begins TLS. If net/http did that, a watchedConn could not see what is decrypted.
 func shakeHands(ctx context.Context, conn net.Conn, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, tlsTime)
 	defer cancel()
@@ -98,11 +98,10 @@ func shakeHands(ctx context.Context, conn net.Conn, address string) (net.Conn, e
 	return nil, err
 }
 
-// A watchedTransport refuses answers that began to arrive before their request was sent.
+// A watchedTransport refuses an answer that began to arrive before its request was sent.
 type watchedTransport struct{ kept, own *http.Transport }
 
-// Keep has as many connections kept open between calls as there may be calls at once, so that none is opened for one
-// call alone.
+// Keep sets how many connections are kept open between calls.
 func (t *watchedTransport) Keep(most int) { t.kept.MaxIdleConnsPerHost = most }
 
 func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -135,15 +134,15 @@ func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return nil, errUnsolicited
 }
 
-// A watchedConn tells whether something arrived on it before a request was written.
+// A watchedConn notices bytes that arrive before a request is written.
 //
-// net/http does not: what comes between two requests it takes for the second's answer if it has chosen the connection by
-// then, and otherwise prints as it is (seen with Go 1.26; TestStrayAnswer).
+// net/http does not. If bytes come between two requests, it takes them for the answer to the second, if it has chosen the
+// connection by then; otherwise it prints them unchanged (Go 1.26; TestStrayAnswer).
 type watchedConn struct {
 	net.Conn
-	raw syscall.RawConn // tells what the kernel holds; nil where that says nothing
+	raw syscall.RawConn // shows whether the kernel holds bytes; nil if it cannot be asked
 
-	space  [4 << 10]byte // what was read; its rest is in ahead, and failed is what comes behind it
+	space  [4 << 10]byte // bytes that were read; ahead is the rest of them, and failed the error that follows
 	ahead  []byte
 	failed error
 
@@ -190,8 +189,8 @@ func (c *watchedConn) handedOn(n int) {
 	}
 }
 
-// Write refuses a request's first byte where something waits to be read. Nothing is sent then, and net/http takes another
-// connection if this one was a kept one.
+// Write refuses the first byte of a request if bytes wait to be read. Nothing is sent then, and net/http takes another connection
+// if this was a kept one.
 func (c *watchedConn) Write(p []byte) (int, error) {
 	if !c.requested.Load() {
 		if c.waiting.Load() > 0 || c.raw != nil && holdsBytes(c.raw) {
@@ -202,7 +201,7 @@ func (c *watchedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// rawConn is nil where the kernel cannot be asked.
+// rawConn returns nil if the kernel cannot be asked.
 func rawConn(conn net.Conn) syscall.RawConn {
 	system, ok := conn.(syscall.Conn)
 	if !ok {
@@ -215,8 +214,8 @@ func rawConn(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// holdsBytes tells whether something can be read, without reading it or waiting. A connection that the peer has closed
-// holds nothing.
+// holdsBytes reports whether bytes can be read, without reading them or waiting. A connection that the peer has closed holds
+// none.
 func holdsBytes(conn syscall.RawConn) (holds bool) {
 	conn.Control(func(fd uintptr) { // Go has sockets not wait
 		var one [1]byte

@@ -1,5 +1,4 @@
-// ways.go owns which ways of creating accounts there are: the path that names each, what it needs, and what to do where it
-// is missing. To add one is to add its value here.
+// ways.go owns the ways of creating accounts: the path that names each, what it needs, and what to do if it is missing.
 
 package homeserver
 
@@ -28,7 +27,7 @@ type Way struct {
 	IsApart     bool // it is at a server of its own, where this service is a client with a secret
 
 	Disabled string                   // what the log says where it is switched off
-	Missing  func(is Software) string // what to do where the homeserver, which is that, does not have it
+	Missing  func(is Software) string // what to do if a homeserver of this software does not have it
 }
 
 // The ways of creating accounts.
@@ -54,7 +53,7 @@ var (
 	Ways = []*Way{CreateUser, SharedSecret, MAS}
 )
 
-// WayAt is the way that the path names.
+// WayAt returns the way that the path names.
 func WayAt(path string) (*Way, error) {
 	var known []string
 	for _, w := range Ways {
@@ -67,7 +66,7 @@ func WayAt(path string) (*Way, error) {
 	return nil, fmt.Errorf("give %s or %s", strings.Join(known[:last], ", "), known[last])
 }
 
-// What to do where a way is missing.
+// What to do if a way is missing.
 const (
 	CreateUserMissing = "only Synapse up to 0.34.0 has createUser, and only on Python 2; for Synapse 1.23.0 or later create accounts at http://127.0.0.1:8007" + SharedSecretPath + " (the homeserver's own port, not nginx's) with its registration_shared_secret"
 
@@ -88,5 +87,5 @@ func sharedSecretIsMissing(is Software) string {
 	return sharedSecretMissing
 }
 
-// ErrMASMissing is that Matrix Authentication Service has no admin API where it was asked.
+// ErrMASMissing says that no admin API of Matrix Authentication Service is there.
 var ErrMASMissing = errors.New("no admin API is there: create accounts at a listener of Matrix Authentication Service with the resources adminapi, which is off by default, and oauth")

@@ -1,8 +1,8 @@
 // buckets.go owns the token buckets.
 
-// Package limit owns how much is let in, and from whom: token buckets, slots for attempts that run at once, the address of
-// a client behind proxies, a listener that counts its connections, and a log of bounded growth. It does not know what
-// is asked for, and hands what can be measured to functions.
+// Package limit owns the limits on clients: token buckets, slots for attempts that run at once, the address of a client behind
+// proxies, a listener that counts its connections, and a log of bounded growth. It does not know what clients ask for, and
+// passes what can be measured to functions.
 package limit
 
 import (
@@ -44,8 +44,8 @@ type Buckets struct {
 	full lru.BasicLRU[Key, time.Duration] // after start
 }
 
-// NewBuckets returns buckets for so many keys. It returns nil, which limits nothing, where the rate or the burst is 0. The
-// reason is what an EarlyError says.
+// NewBuckets returns buckets for at most so many keys. It returns nil, which limits nothing, if the rate or the burst is 0. The
+// reason is the text of the EarlyError.
 func NewBuckets(perSecond float64, burst, keys int, reason string) *Buckets {
 	if perSecond == 0 || burst == 0 {
 		return nil
@@ -56,8 +56,8 @@ func NewBuckets(perSecond float64, burst, keys int, reason string) *Buckets {
 	}
 }
 
-// Take takes a token, or returns an *EarlyError that says when there is one. A refused client loses nothing by having
-// asked. Nil buckets always have a token.
+// Take takes a token, or returns an *EarlyError that says when there will be one. A refused request costs its client nothing. Nil
+// buckets always have a token.
 func (b *Buckets) Take(key Key) error {
 	if b == nil {
 		return nil
@@ -74,7 +74,7 @@ func (b *Buckets) Take(key Key) error {
 	return nil
 }
 
-// An EarlyError is a request that comes too early.
+// An EarlyError refuses a request that comes too early.
 type EarlyError struct {
 	Reason string
 	Wait   time.Duration // until it will not

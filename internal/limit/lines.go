@@ -1,4 +1,4 @@
-// lines.go owns how much the log may grow by what others cause: how many lines of each kind, and how long a value is.
+// lines.go owns how fast others can make the log grow: how many lines of each kind are written, and how long a value may be.
 
 package limit
 
@@ -26,14 +26,14 @@ const (
 	unloggedKey = "unlogged" // on a line: how many of its kind were left out before it
 )
 
-// A lineKind tells lines apart: by the place in the code that writes them, and by values that the code itself chose.
+// A lineKind is a kind of lines: those of one place in the code, with the same values of the keys that LineRules sets apart.
 type lineKind struct {
 	place  uintptr
 	values string
 }
 
-// LineRules say which lines are never left out, and which keys have values that make a kind of their own. Such values
-// must be the program's own words: a client's would give each line a bucket.
+// LineRules say which lines are never left out, and for which keys each value is a kind of its own. Such values must be chosen by
+// the program: values of clients would give each line a bucket.
 type LineRules struct {
 	Unlimited []string // messages
 	Apart     []string // keys
@@ -58,8 +58,8 @@ type lineBuckets struct {
 	unlogged map[int]int      // by bucket
 }
 
-// Lines returns a handler that hands lines on to the next one, as many of each kind as its bucket lets through. Lines are
-// limited unless the rules say otherwise, so that a new one, or a library's, needs no rule.
+// Lines returns a handler that passes lines on to the next one, as many of each kind as its bucket allows. All lines are limited
+// unless the rules say otherwise, so that a new line, or one of a library, needs no rule.
 func Lines(next slog.Handler, rules LineRules) slog.Handler {
 	buckets := NewBuckets(1/lineInterval.Seconds(), cmp.Or(rules.AtOnce, linesAtOnce), kindsKept+1, "")
 	if rules.Clock != nil {
@@ -68,7 +68,7 @@ func Lines(next slog.Handler, rules LineRules) slog.Handler {
 	return &lineHandler{next, &lineBuckets{rules: rules, buckets: buckets, number: map[lineKind]int{}, unlogged: map[int]int{}}}
 }
 
-// Enabled leaves the verbosity to the next handler: what is not written takes nothing from a bucket.
+// Enabled leaves the verbosity to the next handler: a line that is not written takes nothing from a bucket.
 func (h *lineHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.next.Enabled(ctx, level)
 }
@@ -127,7 +127,7 @@ func (l *lineBuckets) kindOf(r slog.Record) lineKind {
 	return lineKind{r.PC, values.String()}
 }
 
-// bucket is the kind's. Those for which there is no room share the first.
+// bucket returns the number of the kind's bucket. Kinds for which there is no room share the first.
 func (l *lineBuckets) bucket(kind lineKind) int {
 	number, ok := l.number[kind]
 	if !ok && len(l.number) < kindsKept {
@@ -137,7 +137,7 @@ func (l *lineBuckets) bucket(kind lineKind) int {
 	return number
 }
 
-// shortenedValue leaves numbers and times as they are.
+// shortenedValue shortens texts and errors. Other values stay as they are.
 func shortenedValue(v slog.Value) slog.Value {
 	text := ""
 	switch v.Kind() {

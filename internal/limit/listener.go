@@ -1,4 +1,4 @@
-// listener.go owns how many connections are held and what their unfinished requests may hold, and which one makes
+// listener.go owns how many connections are held, how much memory their unfinished requests may take, and which connection makes
 // room for another.
 
 package limit
@@ -16,18 +16,17 @@ import (
 	"time"
 )
 
-// What an unfinished request holds is counted in bytes, and a line of a header as many more: net/http makes an entry in
-// a map of each, so that 8 KiB of short lines are 300 KiB of memory. Measured: 1,900 such requests took 535 MB.
+// The cost of an unfinished request is its bytes, and lineCost more for each line of its header: net/http makes a map entry of
+// each line, so that 8 KiB of short lines take 300 KiB of memory. Measured: 1,900 such requests took 535 MB.
 const (
 	lineCost        = 128
-	unfinishedOne   = 32 << 10 // of one request: 240 lines, or all that header and body may have in 100
+	unfinishedOne   = 32 << 10 // of one request: 240 lines, or the largest header and body in 100 lines
 	unfinishedAll   = 6 << 20  // of all together
 	unfinishedShare = 3 << 10  // what each of 2,000 has of it: no node's request needs more
 )
 
-// How long a peer may leave a write untaken: takeTime ends its connection, and from promptTime on it may be closed to
-// make room. An answer is one write of some hundred bytes, which the kernel takes at once unless earlier ones fill its
-// buffer.
+// How long a peer may take to read an answer. After promptTime its connection may be closed to make room, and after takeTime it is
+// closed. An answer is one write of some hundred bytes, which the kernel accepts at once unless earlier ones fill its buffer.
 const (
 	promptTime = 50 * time.Millisecond
 	takeTime   = 2 * time.Second
@@ -39,9 +38,8 @@ const (
 	sendBuffer = 4 << 10 // bytes of untaken answers that the kernel keeps for a connection; by default it keeps up to 4 MiB
 )
 
-// Listener is a listener whose connections are counted. At the limit the one is closed that has been longest without
-// a complete request, or without taking its answer. One whose request has been read whole and whose answer is not
-// written yet stays. When all are such, the new one is closed.
+// A Listener counts its connections. At the limit it closes the connection that has been longest without a complete request, or
+// without reading its answer. A connection stays while its request is answered. If all are in that state, the new one is closed.
 type Listener struct {
 	net.Listener
 	Most       int       // 0: no limit
@@ -84,7 +82,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// hold takes the connection in. It returns nil when there is no room.
+// hold adds the connection. It returns nil if there is no room.
 func (l *Listener) hold(conn net.Conn) *heldConn {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetWriteBuffer(sendBuffer)
@@ -118,13 +116,13 @@ func (l *Listener) countCrowded() {
 	}
 }
 
-// evict closes the connection. Its server learns of it from the next read or write.
+// evict closes the connection. The server notices at the next read or write.
 func (l *Listener) evict(c *heldConn) {
 	l.leave(c)
 	c.Conn.Close()
 }
 
-// finished notes that the connection has no unfinished request any more.
+// finished records that the connection has no unfinished request.
 func (l *Listener) finished(c *heldConn) {
 	if c.place != nil {
 		l.unfinished.Remove(c.place)
@@ -142,8 +140,8 @@ func (l *Listener) finished(c *heldConn) {
 	c.cost = 0
 }
 
-// charge adds to what the connection's unfinished request holds. A connection that holds too much is closed. When all of
-// them together hold too much, those with more than their share are closed. The others stay, however many they are.
+// charge adds to the cost of the connection's unfinished request. A connection that costs too much is closed. If all together cost
+// too much, those with more than their share are closed. The others stay, however many they are.
 func (l *Listener) charge(c *heldConn, cost int) {
 	if c.place == nil {
 		return
@@ -163,7 +161,7 @@ func (l *Listener) charge(c *heldConn, cost int) {
 	}
 }
 
-// leave takes the connection out. It does so once.
+// leave removes the connection, once.
 func (l *Listener) leave(c *heldConn) {
 	if c.gone {
 		return
@@ -174,7 +172,7 @@ func (l *Listener) leave(c *heldConn) {
 	l.countHeld()
 }
 
-// Close closes the connection and takes it out.
+// Close closes the connection and removes it.
 func (c *heldConn) Close() error {
 	c.of.mu.Lock()
 	c.of.leave(c)
@@ -184,9 +182,8 @@ func (c *heldConn) Close() error {
 
 var headerEnd = []byte("\r\n\r\n")
 
-// Read counts what it reads of a header. After its end comes the body, which is counted by WatchBody, or already the next
-// header. Which of the two cannot be told, so that a connection may be closed after the answer to a body of very many
-// lines.
+// Read counts the cost of a header. After the header comes the body, which WatchBody counts, or already the next header. Read
+// cannot tell which, so that a connection may be closed after the answer to a body of very many lines.
 func (c *heldConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.of.mu.Lock()
@@ -206,8 +203,8 @@ func (c *heldConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write gives the peer its time to take what is written. While it does not the connection makes room as an unfinished
-// one does: nobody else is kept out by answers that nobody reads.
+// Write gives the peer time to read the answer. Meanwhile the connection may be closed to make room, as one with an unfinished
+// request may: answers that nobody reads keep nobody out.
 func (c *heldConn) Write(p []byte) (int, error) {
 	c.Conn.SetWriteDeadline(time.Now().Add(promptTime))
 	n, err := c.Conn.Write(p)
@@ -220,7 +217,7 @@ func (c *heldConn) Write(p []byte) (int, error) {
 	return n + more, err
 }
 
-// blocks notes that the connection's peer does not take an answer, until the returned function is called.
+// blocks records that the peer does not read its answer, until the returned function is called.
 func (l *Listener) blocks(c *heldConn) (taken func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -249,7 +246,7 @@ func (c *heldConn) CloseWrite() error {
 	return nil
 }
 
-// answered is the server's ConnState: the next request is waited for, and may be here in part.
+// ConnState is for the ConnState of the http.Server. When a connection is idle its next request begins, and may be here in part.
 func (l *Listener) ConnState(conn net.Conn, state http.ConnState) {
 	c, ok := conn.(*heldConn)
 	if !ok || state != http.StateIdle {
@@ -274,8 +271,8 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, conn)
 }
 
-// WatchBody returns the body, which is read in the place of the request's own. It tells the request's connection when the
-// body has been read whole. What is read counts where it is kept until then.
+// WatchBody returns the body with its connection informed when it was read whole. If it is kept until then, what is read adds to
+// the cost of the request.
 func WatchBody(r *http.Request, body io.ReadCloser, kept bool) io.ReadCloser {
 	c, ok := r.Context().Value(connectionKey{}).(*heldConn)
 	if !ok {

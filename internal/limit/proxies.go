@@ -1,4 +1,4 @@
-// proxies.go owns the address that a client is known by.
+// proxies.go owns the address of a client.
 
 package limit
 
@@ -20,10 +20,10 @@ func (p Proxies) trust(a netip.Addr) bool {
 	return false
 }
 
-// Client returns the address of the client. A trusted proxy's X-Forwarded-For is read from the right: each proxy adds
-// the peer that it saw. The first address that is no trusted proxy is the client. What stands left of it is the client's
-// own invention. Where all are trusted the client is the leftmost. It is not known where a trusted proxy names nobody
-// that can be read; then the address is the proxy's.
+// Client returns the address of the client. It reads the X-Forwarded-For of a trusted proxy from the right, since each proxy adds
+// the peer that it saw. The first address that is no trusted proxy is the client's. Addresses left of it may be invented by the
+// client. If all are trusted, the leftmost is the client's. Known is false if a trusted proxy names no readable address; then
+// the address is the proxy's.
 func (p Proxies) Client(r *http.Request) (client netip.Addr, known bool) {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	client = plain(peer.Addr())
@@ -66,5 +66,6 @@ func parseClient(entry string) (netip.Addr, bool) {
 	return plain(a), true
 }
 
-// plain returns the one spelling of an address: IPv4 as such, and without a zone, which has a meaning on this machine only.
+// plain returns the canonical form of an address: IPv4 is not mapped to IPv6, and there is no zone, which means something on this
+// machine only.
 func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }

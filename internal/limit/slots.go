@@ -11,13 +11,13 @@ import (
 // slotTime is how long an attempt waits for a slot, of the time that it has in all.
 const slotTime = 2 * time.Second
 
-// ErrCrowded is what an attempt meets when too many run already.
+// ErrCrowded refuses an attempt if too many run already.
 var ErrCrowded = errors.New("too many registrations at once")
 
-// Slots are for attempts that run at once. As many wait for their turn, in order. The zero value has slots without end.
+// Slots limit the attempts that run at once. As many more wait for their turn, in order. The zero value has no limit.
 type Slots struct{ running, waiting chan struct{} }
 
-// NewSlots returns so many slots, or slots without end for 0.
+// NewSlots returns at most so many slots; 0 is no limit.
 func NewSlots(most int) Slots {
 	if most == 0 {
 		return Slots{}
@@ -25,8 +25,8 @@ func NewSlots(most int) Slots {
 	return Slots{make(chan struct{}, most), make(chan struct{}, most)}
 }
 
-// Take waits for a slot, for a short time, and returns the function that releases it. Where there is none it returns
-// ErrCrowded. Once stopping is done nobody who waits gets one: the error is the cause of that.
+// Take waits for a slot, for a short time, and returns the function that releases it. It returns ErrCrowded if there is none. Once
+// stopping has ended, attempts that wait get no slot but the cause of that.
 func (s Slots) Take(ctx, stopping context.Context) (release func(), err error) {
 	if s.running == nil {
 		return func() {}, nil

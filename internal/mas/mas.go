@@ -1,6 +1,6 @@
-// Package mas creates accounts at Matrix Authentication Service, which has the accounts and their passwords where it is in
-// charge of a homeserver's logins. It takes three calls to make an account, and any of them may be the last. The package
-// knows neither nodes nor records, and no flags.
+// Package mas creates accounts at Matrix Authentication Service, which keeps the accounts and their passwords if it is in charge
+// of a homeserver's logins. An account takes three calls, and the attempt may end after any of them. The package knows neither
+// nodes nor records, and no flags.
 package mas
 
 import (
@@ -32,7 +32,7 @@ const (
 	spare  = 30 * time.Second      // before it expires a token is fetched anew: longer than an attempt
 )
 
-// What the operator can do about a refusal. The first of these that is in a failure's cause is the whole of it.
+// What the operator can do about a refusal.
 var (
 	ErrClient    = errors.New("the client of this service is not known with this secret: write its ID into the clients of Matrix Authentication Service, with client_auth_method: client_secret_basic and the same secret, and restart it")
 	ErrScope     = errors.New("the client of this service may not administer: list its ID in policy.data.admin_clients of Matrix Authentication Service, and restart it")
@@ -41,7 +41,7 @@ var (
 	errName      = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
 )
 
-// A Accounts creates accounts at Matrix Authentication Service.
+// Accounts creates accounts at Matrix Authentication Service.
 type Accounts struct {
 	*homeserver.Client
 	admin   *homeserver.Client // Matrix Authentication Service
@@ -50,11 +50,12 @@ type Accounts struct {
 	name    homeserver.KnownName
 }
 
+// New returns the way that creates accounts at the admin client, and asks h everything else.
 func New(h, admin *homeserver.Client, asToken, clientID, clientSecret string) *Accounts {
 	return &Accounts{Client: h, admin: admin, asToken: asToken, tokens: &tokens{admin: admin, clientID: clientID, clientSecret: clientSecret}}
 }
 
-// inSteps: between two of the calls that make an account it is there and nobody can log in to it.
+// InSteps is true: between two of the calls the account is there, and nobody can log in to it.
 func (api *Accounts) InSteps() bool { return true }
 
 // RefusesTaken: a name that is there is 409, a deactivated user's too, and one that the homeserver alone has.
@@ -79,7 +80,7 @@ func (api *Accounts) Create(ctx context.Context, n homeserver.Account, recorded 
 	return "", api.complete(ctx, n, id)
 }
 
-// Finish does what was left to do of an account. Each step can be done twice.
+// Finish completes an account. Each step can be done twice.
 func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since time.Time) error {
 	id, err := api.AccountID(ctx, n.Localpart)
 	failed, _ := errors.AsType[*homeserver.Error](err)
@@ -98,8 +99,8 @@ func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since tim
 	return failed
 }
 
-// add creates the account and returns its id. Whether a name is taken has two answers that do not say it: a name that
-// is being created elsewhere is refused as the homeserver's, or fails. Then a look-up tells.
+// add creates the account and returns its id. Two answers do not say whether the name is taken: if another request is creating the
+// name, this one is refused as if the name were the homeserver's, or fails. Then add asks for the account.
 func (api *Accounts) add(ctx context.Context, n homeserver.Account) (id string, err error) {
 	const step = "create the account"
 	a, err := api.askAt(ctx, api.admin.Binding(), step, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath, Body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
@@ -130,8 +131,7 @@ func (api *Accounts) add(ctx context.Context, n homeserver.Account) (id string, 
 	return "", failed
 }
 
-// complete sets the password and the display name of the account that has the id. Whatever fails, the account is there
-// and half made.
+// complete sets the password and the display name of the account with the id. If it fails, the account is there and half made.
 func (api *Accounts) complete(ctx context.Context, n homeserver.Account, id string) (err error) {
 	defer func() {
 		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
@@ -145,7 +145,7 @@ func (api *Accounts) complete(ctx context.Context, n homeserver.Account, id stri
 	return err
 }
 
-// setPassword sets all 130 characters. The complexity check is for what people think of, and counts words.
+// setPassword sets the whole password of 130 characters. It skips the complexity check, which is for passwords that people choose.
 func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id string) error {
 	const step = "set the password"
 	a, err := api.ask(ctx, step, homeserver.Request{Name: "password", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath + "/" + id + passwordPath, Body: map[string]any{"password": n.Password, "skip_password_check": true}})
@@ -162,8 +162,8 @@ func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id s
 	return failed
 }
 
-// setName sets the display name at the homeserver, as the user: Matrix Authentication Service before 1.18 leaves out
-// the one it was given.
+// setName sets the display name at the homeserver, as the user: Matrix Authentication Service before 1.18 ignores the one in
+// the call that creates the account.
 func (api *Accounts) setName(ctx context.Context, n homeserver.Account) error {
 	const step = "set the display name"
 	user := url.PathEscape(n.UserID)
@@ -194,7 +194,7 @@ func (api *Accounts) DisplayName(ctx context.Context, userID string) (string, er
 	return "", err
 }
 
-// AccountID returns the id of the account with the name: errNoUser where there is none.
+// AccountID returns the id of the account with the name, and homeserver.ErrNoUser if there is none.
 func (api *Accounts) AccountID(ctx context.Context, localpart string) (id string, err error) {
 	const step = "look the account up"
 	absent := func(a homeserver.Answer) bool { return a.Title != "" }
@@ -215,10 +215,10 @@ func (api *Accounts) AccountID(ctx context.Context, localpart string) (id string
 	return "", failed
 }
 
-// clocksDiffer is how far the clocks of this service and of Matrix Authentication Service may be apart.
+// clocksDiffer is how much the clocks of this service and of Matrix Authentication Service may differ.
 const clocksDiffer = time.Minute
 
-// userNamed is the id of the account that an answer is about, where it is the one with this name.
+// userNamed returns the id of the account in the answer, or "" if the account does not have this name.
 func userNamed(a homeserver.Answer, localpart string) (id string) {
 	var said struct {
 		Data struct {
@@ -232,13 +232,13 @@ func userNamed(a homeserver.Answer, localpart string) (id string) {
 	return said.Data.ID
 }
 
-// ask makes one call with an access token, and one more with a fresh token where the first was refused. Its error is a
+// ask makes one call with an access token, and one more with a fresh token if the first was refused. The error is a
 // *homeserver.Error.
 func (api *Accounts) ask(ctx context.Context, step string, r homeserver.Request) (homeserver.Answer, error) {
 	return api.askAt(ctx, api.admin, step, r)
 }
 
-// askAt does so with that client to it.
+// askAt is ask with a given client.
 func (api *Accounts) askAt(ctx context.Context, admin *homeserver.Client, step string, r homeserver.Request) (homeserver.Answer, error) {
 	refused := ""
 	for {
@@ -258,7 +258,7 @@ func (api *Accounts) askAt(ctx context.Context, admin *homeserver.Client, step s
 	}
 }
 
-// inStep says for the log which step failed.
+// inStep adds the step that failed to the cause, for the log.
 func inStep(step string, e *homeserver.Error) *homeserver.Error {
 	if e.Cause == nil {
 		e.Cause = errors.New(step)
@@ -268,20 +268,20 @@ func inStep(step string, e *homeserver.Error) *homeserver.Error {
 	return e
 }
 
-// Granted asks for an access token where there is none, and tells why it gets none.
+// Granted returns nil if there is an access token, or why Matrix Authentication Service gives none.
 func (api *Accounts) Granted(ctx context.Context) error {
 	_, err := api.tokens.get(ctx, "")
 	return err
 }
 
-// A Site is what Matrix Authentication Service says of its own configuration.
+// A Site is what Matrix Authentication Service tells about its own configuration.
 type Site struct {
 	ServerName           string `json:"server_name"`
 	PasswordLogin        *bool  `json:"password_login_enabled"`
 	PasswordRegistration *bool  `json:"password_registration_enabled"`
 }
 
-// Site asks for it. The zero value where it does not tell, as old versions do not.
+// Site asks for the configuration. It returns the zero value if it is not told: old versions do not tell it.
 func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 	const step = "read its site-config"
 	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: sitePath})
@@ -297,8 +297,8 @@ func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 	return said, nil
 }
 
-// Probe tells whether accounts can be made, without making one: it looks up a name that nobody can have. What is
-// switched off is its error.
+// Probe tells whether accounts can be made, without making one: it asks for a name that nobody can have. Its error says what is
+// switched off.
 func (api *Accounts) Probe(ctx context.Context) (homeserver.State, error) {
 	_, err := api.AccountID(ctx, homeserver.UnregistrableName)
 	for _, known := range []struct {
@@ -318,7 +318,7 @@ func (api *Accounts) Probe(ctx context.Context) (homeserver.State, error) {
 	return homeserver.Present, nil
 }
 
-// Answers asks both, the other for a name that nobody can have.
+// Answers asks the homeserver and Matrix Authentication Service, the latter for a name that nobody can have.
 func (api *Accounts) Answers(ctx context.Context) error {
 	if err := api.Client.Answers(ctx); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// tokens.go owns the access token of the admin API: fetched once for all who wait for it, and kept until shortly before
-// it expires.
+// tokens.go owns the access token of the admin API: it is fetched once for all that wait for it, and kept until shortly before it
+// expires.
 
 package mas
 
@@ -20,7 +20,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
 )
 
-// tokenStep names for the log what failed, and who: to a node both are the homeserver.
+// tokenStep names the step for the log. A node reads only that the homeserver failed.
 const tokenStep = "fetch a token at Matrix Authentication Service"
 
 // tokens keep the access token that the admin API is used with.
@@ -31,8 +31,8 @@ type tokens struct {
 	answer recent.Answer[string]
 }
 
-// get returns the token, fetching one where there is none, where it is about to expire, or where it is the one that
-// was refused. Its error is a *homeserver.Error of a request that was never sent.
+// get returns the token. It fetches one if there is none, if it is about to expire, or if it is the one that was refused. The error
+// is a *homeserver.Error that says that nothing was sent.
 func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	t.answer.Forget(func(token string) bool { return token == refused })
 	token, err := homeserver.Recently(ctx, &t.answer, t.fetch)
@@ -42,7 +42,7 @@ func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	return token, err
 }
 
-// fetch asks for a token, and keeps it until shortly before it expires.
+// fetch asks for a token. It counts until shortly before it expires.
 func (t *tokens) fetch(ctx context.Context) (string, time.Duration, error) {
 	start := time.Now()
 	token, lasts, failed := t.grant(ctx)
@@ -79,7 +79,7 @@ func (t *tokens) grant(ctx context.Context) (token string, lasts time.Duration, 
 	return given.Token, time.Duration(given.Expires * float64(time.Second)), nil
 }
 
-// tokenHint is what the operator can do where there is no token.
+// tokenHint returns what the operator can do if there is no token.
 func tokenHint(a homeserver.Answer) error {
 	var said struct{ Error string }
 	json.Unmarshal(a.Body, &said) // what is of another form says nothing

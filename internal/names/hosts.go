@@ -13,25 +13,26 @@ import (
 
 var hostForm = regexp.MustCompile(`^[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$`)
 
-// IsHost tells whether the text is an address or a host name. An address with a zone is not: URLs spell it otherwise.
+// IsHost reports whether the text is an address or a host name. It is false for an address with a zone, which URLs spell in
+// another way.
 func IsHost(text string) bool {
 	address, err := netip.ParseAddr(text)
 	return err == nil && address.Zone() == "" || hostForm.MatchString(text)
 }
 
-// IsPort tells whether the text is a port from 1 to 65535.
+// IsPort reports whether the text is a port from 1 to 65535.
 func IsPort(text string) bool {
 	port, err := strconv.Atoi(text)
 	return err == nil && port >= 1 && port <= 65535
 }
 
-// IsAnyPort tells whether the text is port 0, in whose place the system chooses a free one.
+// IsAnyPort reports whether the text is port 0, for which the system chooses a free one.
 func IsAnyPort(text string) bool {
 	port, err := strconv.Atoi(text)
 	return err == nil && port == 0
 }
 
-// IsLoopback tells whether the host is this machine, whatever the network.
+// IsLoopback reports whether the host is a loopback name or address.
 func IsLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
@@ -49,7 +50,7 @@ func ReachableHost(host string) string {
 	return host
 }
 
-// ParseNetworks reads addresses and networks, with commas between. An address is the network that has it alone.
+// ParseNetworks reads addresses and networks, with commas between them. An address becomes a network of one address.
 func ParseNetworks(text string) ([]netip.Prefix, error) {
 	var networks []netip.Prefix
 	for entry := range strings.SplitSeq(text, ",") {

@@ -1,7 +1,7 @@
 // names.go owns the names that Matrix and this service know: server names, user IDs, addresses, tokens and ids.
 
-// Package names owns the grammar of what is given in words: Matrix server names and user IDs, Ethereum addresses, tokens,
-// hosts, networks and URLs. It does not know flags: who read one puts its name before an error.
+// Package names owns the grammar of names in texts: Matrix server names and user IDs, Ethereum addresses, tokens, hosts, networks
+// and URLs. It does not know flags: the reader of a flag adds the flag's name to an error.
 package names
 
 import (
@@ -23,8 +23,8 @@ var (
 	hexAddress = regexp.MustCompile(fmt.Sprintf("^0x[0-9a-fA-F]{%d}$", AddressDigits))
 )
 
-// CheckServerName checks the name against the grammar of Matrix server names, and that the user IDs of nodes fit into
-// Matrix's limit. The grammar has IPv6 literals too; they are not supported.
+// CheckServerName checks the name against the grammar of Matrix server names, and checks that the user IDs of nodes are not too
+// long. IPv6 literals, which the grammar has, are not supported.
 func CheckServerName(name string) error {
 	if strings.HasPrefix(name, "[") || strings.Count(name, ":") > 1 {
 		return fmt.Errorf("%q is an IPv6 literal, which is not supported: give the homeserver a name", name)
@@ -44,27 +44,27 @@ func UserID(localpart, serverName string) string {
 	return "@" + localpart + ":" + serverName
 }
 
-// IsLocalpart tells whether the text is an Ethereum address in the one form that a localpart has: lowercase.
+// IsLocalpart reports whether the text is an Ethereum address in lowercase, the form of a node's localpart.
 func IsLocalpart(text string) bool {
 	digits, ok := strings.CutPrefix(text, "0x")
 	return ok && IsLowerHex(digits, AddressDigits)
 }
 
-// IsAddress tells whether the text is an Ethereum address as people paste it: lowercase, or mixed case with a right
-// EIP-55 checksum. The checksum is there to find a mistyped address.
+// IsAddress reports whether the text is an Ethereum address as people paste it: lowercase, or mixed case with a right EIP-55
+// checksum, which finds mistyped addresses.
 func IsAddress(text string) bool {
 	return IsLocalpart(text) || IsHexAddress(text) && common.HexToAddress(text).Hex() == text
 }
 
-// IsHexAddress tells whether the text is an Ethereum address in any case of letters, its checksum aside.
+// IsHexAddress reports whether the text is an Ethereum address in any case, whatever its checksum.
 func IsHexAddress(text string) bool { return hexAddress.MatchString(text) }
 
-// IsLowerHex tells whether the text is so many lowercase hex digits and nothing else.
+// IsLowerHex reports whether the text is exactly so many lowercase hex digits.
 func IsLowerHex(text string, digits int) bool {
 	return len(text) == digits && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// IsToken tells whether the text can go into an HTTP header as a token. The empty text can.
+// IsToken reports whether the text can be a token in an HTTP header. The empty text can.
 func IsToken(text string) bool {
 	return strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
 }

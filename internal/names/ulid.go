@@ -18,7 +18,7 @@ const (
 
 var ulidForm = regexp.MustCompile(`^[0-7][0-9A-Za-z]{25}$`)
 
-// IsULID tells whether the text has the form of a ULID, in any case of letters.
+// IsULID reports whether the text has the form of a ULID, in any case of letters.
 func IsULID(text string) bool { return ulidForm.MatchString(text) }
 
 // NewULID makes a ULID.

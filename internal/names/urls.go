@@ -1,5 +1,5 @@
-// urls.go owns the forms of URLs: HTTP's, an Ethereum node's and PostgreSQL's. Its errors quote none, since each may
-// hold a password or a key.
+// urls.go owns the forms of URLs: of HTTP, of an Ethereum node and of PostgreSQL. Its errors never quote a URL, which may hold a
+// password or a key.
 
 package names
 
@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// IsHTTP tells whether the URL is an absolute http or https URL whose host and port can be.
+// IsHTTP reports whether the URL is an absolute http or https URL with a valid host and port.
 func IsHTTP(u *url.URL) bool {
 	return (u.Scheme == "http" || u.Scheme == "https") && IsHost(u.Hostname()) && (u.Port() == "" || IsPort(u.Port()))
 }
@@ -25,7 +25,7 @@ func URLHost(text string) string {
 	return u.Host
 }
 
-// URLPort is the port of a URL, spelled out or its scheme's; 0 where it has none that can be read.
+// URLPort returns the port of a URL, explicit or by its scheme, or 0 if it cannot be read.
 func URLPort(text string) int {
 	u, err := url.Parse(text)
 	switch {
@@ -40,7 +40,7 @@ func URLPort(text string) int {
 	return port
 }
 
-// IsPlainRemote tells whether what is sent to the URL, and what comes back, would cross a network in the clear.
+// IsPlainRemote reports whether calls to the URL would cross a network in the clear.
 func IsPlainRemote(u *url.URL) bool {
 	return u.Scheme != "https" && !IsLoopback(u.Hostname())
 }
@@ -54,13 +54,13 @@ func ParseEthereumURL(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// MayHoldKey tells whether the URL of an Ethereum node may hold a key: providers have it in the path, in the query or as a
+// MayHoldKey reports whether the URL of an Ethereum node may hold a key: providers put it in the path, in the query or in the
 // password.
 func MayHoldKey(u *url.URL) bool {
 	return strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil
 }
 
-// IsPostgres tells a PostgreSQL URL from a directory.
+// IsPostgres reports whether the path is a PostgreSQL URL and not a directory.
 func IsPostgres(dataPath string) bool {
 	return strings.HasPrefix(dataPath, "postgres://") || strings.HasPrefix(dataPath, "postgresql://")
 }
@@ -71,8 +71,8 @@ var (
 	userPassword    = regexp.MustCompile(`^["'\s]*(//)?[^./\s][^:]*:.*@`) // user:password@host, after a misspelt scheme too
 )
 
-// IsNearlyPostgres tells whether the text means PostgreSQL in another form than a URL. Taken for a directory, it would
-// be created and logged, a password with it.
+// IsNearlyPostgres reports whether the text means PostgreSQL in another form than a URL. As a directory it would be created and
+// logged, with a password in it.
 func IsNearlyPostgres(dataPath string) bool {
 	return postgresScheme.MatchString(dataPath) || userPassword.MatchString(dataPath) || len(postgresKeyword.FindAllString(dataPath, 2)) == 2
 }
@@ -90,7 +90,7 @@ func CheckPostgresURL(u *url.URL) error {
 	return nil
 }
 
-// HasPassword tells whether a PostgreSQL URL holds a password, which belongs in a file. One that cannot be read may.
+// HasPassword reports whether a PostgreSQL URL holds a password, which belongs in a file. It is true for one that cannot be read.
 func HasPassword(dataPath string) bool {
 	if !IsPostgres(dataPath) {
 		return false

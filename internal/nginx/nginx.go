@@ -1,5 +1,5 @@
-// Package nginx owns what is written in nginx for nodes: the locations that genconfig prints and check prescribes. It does
-// not know where anything listens, but for the guide's ports.
+// Package nginx owns the locations that nodes need in nginx, which genconfig prints and check prescribes. It knows only the guide's
+// ports, and not where the servers really listen.
 package nginx
 
 import (
@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Where the guide has what nginx passes on to.
+// Where the servers after nginx listen in the guide.
 const (
 	GuideHomeserver = "http://127.0.0.1:8007"
 	GuideMAS        = "http://127.0.0.1:8080" // the listener for everybody of Matrix Authentication Service
@@ -19,12 +19,12 @@ type Location struct {
 	Body  []string
 }
 
-// OneLine is how check prescribes it.
+// OneLine returns the location on one line, as check prescribes it.
 func (l Location) OneLine() string {
 	return fmt.Sprintf("location %s { %s }", l.Match, strings.Join(l.Body, " "))
 }
 
-// Lines is how it stands in a file.
+// Lines returns the location as in a file of nginx.
 func (l Location) Lines(indent string) string {
 	const step = "    "
 	text := indent + "location " + l.Match + " {\n"
@@ -35,11 +35,11 @@ func (l Location) Lines(indent string) string {
 }
 
 const (
-	// Forwards puts the address of who connected in the place of whatever a client says of itself.
+	// Forwards replaces the X-Forwarded-For of a client by the address of the connection.
 	Forwards = "proxy_set_header X-Forwarded-For $remote_addr;"
 
-	// noDots is needed where the path goes on as the client wrote it. nginx chooses the location by the path that it
-	// has decoded and resolved, so that /_synapse/…/..%2f..%2f_matrix/ is under /_matrix/ to it, and not to the homeserver.
+	// noDots refuses dot segments. It is needed if nginx passes the path on as the client wrote it: nginx chooses the location by
+	// the decoded and resolved path, so that /_synapse/…/..%2f..%2f_matrix/ is below /_matrix/ for nginx, and not for the homeserver.
 	noDots = `if ($request_uri ~* "^[^?]*(/|%2f)(\.|%2e)+(/|%2f|[?#]|$)") { return 404; }`
 )
 
@@ -48,8 +48,8 @@ func Matrix(homeserver string) Location {
 	return Location{"/_matrix/", []string{noDots, "proxy_pass " + homeserver + ";", Forwards}}
 }
 
-// Closed keeps from outside what makes accounts with the shared secret: Synapse up to 0.34.0 has its admin API under
-// admin/, and takes the secret at register too, under each prefix. Nodes use neither.
+// Closed blocks the paths below /_matrix/ that make accounts with the shared secret: Synapse up to 0.34.0 has its admin API at
+// admin/, and accepts the secret at register as well, under each prefix. Nodes use neither.
 func Closed() Location {
 	return Location{`~ ^/_matrix/client/(api/)?[^/]+/(register|admin)(/|$)`, []string{"return 404;"}}
 }
@@ -66,8 +66,8 @@ var bearer = []string{
 	"proxy_set_header Authorization $bearer;",
 }
 
-// Register passes registrations, which come to the path, on. The path stands in proxy_pass, so that it is the only one that arrives: without
-// it nginx sends on what the client wrote, such as /regapp/1/transactions/..%2fregister.
+// Register passes on registrations at the path. proxy_pass has the path as well, so that no other path arrives: without it nginx
+// would pass on the path as the client wrote it, such as /regapp/1/transactions/..%2fregister.
 func Register(service, path string) Location {
 	return Location{"= " + path, []string{"proxy_pass " + service + path + ";", Forwards}}
 }

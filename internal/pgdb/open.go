@@ -21,8 +21,8 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
-// poolSize is how many connections an instance opens at most, unless the URL has pool_max_conns. They share the
-// writes to the database's log out, and more than the database has disks and processors for only wait for each other.
+// poolSize is how many connections an instance opens at most, unless the URL has pool_max_conns. Commits of several connections
+// share a write to the disk. With more connections than the database has processors and disks for, they wait for each other.
 const poolSize = 16
 
 // Open makes a pool of connections to the database at the URL, for the program of this name. Nothing is connected yet.
@@ -30,7 +30,7 @@ func Open(ctx context.Context, rawURL, program string) (*Pool, error) {
 	return open(ctx, rawURL, program, pgconn.ValidateConnectTargetSessionAttrsReadWrite) // of several hosts the one that is the primary now
 }
 
-// OpenReadOnly makes a pool that reads, from a replica too.
+// OpenReadOnly makes a pool for reading. It accepts a replica as well.
 func OpenReadOnly(ctx context.Context, rawURL, program string) (*Pool, error) {
 	return open(ctx, rawURL, program, nil)
 }
@@ -53,7 +53,7 @@ func open(ctx context.Context, rawURL, program string, validate pgconn.ValidateC
 	return &Pool{Conns: conns, program: program}, nil
 }
 
-// CheckURL returns nil where the URL can be opened.
+// CheckURL returns nil if Open would accept the URL.
 func CheckURL(rawURL string) error {
 	_, err := parse(rawURL)
 	return err
@@ -88,7 +88,7 @@ func parse(rawURL string) (*pgxpool.Config, error) {
 	return c, nil
 }
 
-// Name is what a log or an error may say of the URL: neither user nor password.
+// Name returns the URL for a log or an error, without user and password.
 func Name(rawURL string) string {
 	c, err := pgx.ParseConfig(rawURL)
 	if err != nil {
@@ -100,7 +100,7 @@ func Name(rawURL string) string {
 	return "postgres://" + net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database
 }
 
-// IsPlain tells whether what is sent to the URL would cross a network in the clear.
+// IsPlain reports whether calls to the URL would cross a network in the clear.
 func IsPlain(rawURL string) bool {
 	c, err := pgx.ParseConfig(rawURL)
 	if err != nil {

@@ -1,10 +1,9 @@
-// Package pgdb owns a pool of connections to PostgreSQL as such: its URL, what each transaction is set to, the version of a
-// schema and how one is brought up to date, and what a lost connection is. It knows no table but a schema's meta, and
-// nothing of what rows mean.
+// Package pgdb owns a pool of connections to PostgreSQL as such: its URL, the settings of each transaction, the version of a
+// schema and its upgrade, and what a lost connection is. It knows no table but a schema's meta, and not what rows mean.
 //
-// Nothing is left behind on a connection, and nothing is expected there: a pooler such as PgBouncer in transaction mode
-// gives each transaction another one. So each operation is one transaction that brings its own settings, no statement is
-// prepared, and no lock outlasts its transaction.
+// No operation relies on the state of a connection, or changes it: a pooler such as PgBouncer in transaction mode gives each
+// transaction another connection. So each operation is one transaction with its own settings, no statement is prepared, and no
+// lock outlasts its transaction.
 package pgdb
 
 import (
@@ -22,24 +21,23 @@ import (
 )
 
 const (
-	// QueryTime is all that an operation may take, the wait for a connection and for the disk included.
+	// QueryTime is how long an operation may take, with the wait for a connection and for the disk.
 	QueryTime     = 3 * time.Second
-	statementTime = QueryTime - QueryTime/6 // and of that a statement on the server, which then says what it waited for
+	statementTime = QueryTime - QueryTime/6 // for a statement on the server, whose error then says what it waited for
 )
 
 // A Pool is a pool of connections to one database.
 type Pool struct {
-	Conns   *pgxpool.Pool // what is sent there directly has the server's settings, and is not run again
+	Conns   *pgxpool.Pool // statements that are sent to it directly have the server's settings, and are not run again
 	program string
 }
 
 // Close waits until every connection was given back, and ends them.
 func (p *Pool) Close() { p.Conns.Close() }
 
-// Send runs the statements that the function queues as one transaction, with settings of its own: they go out at once, and
-// come back in one round trip. Whether its client is still there makes no difference: breaking a statement off would cost
-// the connection. Where that is lost, as it is after a failover, all is run once more on a new one, the function too: each
-// operation has to be one that can be run twice.
+// Send runs the statements that the function queues as one transaction with ownSettings, in one round trip. It does not end with
+// the context, since breaking a statement off would cost the connection. If the connection is lost, as after a failover, Send
+// calls the function and runs the statements once more on a new one: each operation has to be one that can run twice.
 func (p *Pool) Send(ctx context.Context, queue func(*pgx.Batch)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), QueryTime)
 	defer cancel()
@@ -57,10 +55,10 @@ func (p *Pool) Send(ctx context.Context, queue func(*pgx.Batch)) error {
 	return printable(err)
 }
 
-// ownSettings are the settings of each transaction, whatever the server's, the database's, the role's and the last user's
-// of the connection are. No commit counts that is not on disk: remote_apply waits for a replica too, and is left alone.
-// The last three are how times and bytes are spelled, which arrive as text. Its parameter is the time limit of a
-// statement, in milliseconds; PostgreSQL counts it for each of the statements that follow.
+// ownSettings sets what each transaction needs, whatever the settings of the server, the database, the role and the connection
+// are. A commit returns when it is on disk; remote_apply, which waits for a replica as well, stays. The last three set how times
+// and bytes are written, since they arrive as text. The parameter is the time limit of a statement in milliseconds, which
+// PostgreSQL applies to each of the statements that follow.
 const ownSettings = `SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
 	set_config('idle_in_transaction_session_timeout', $1, true),
 	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
@@ -87,7 +85,7 @@ const (
 	sqlCannotConnectNow      = "57P03"
 )
 
-// sqlState is the SQLSTATE of PostgreSQL's answer, or "" where it gave none.
+// sqlState returns the SQLSTATE of PostgreSQL's answer, or "" if there was none.
 func sqlState(err error) string {
 	if failed := (*pgconn.PgError)(nil); errors.As(err, &failed) {
 		return failed.Code
@@ -95,7 +93,7 @@ func sqlState(err error) string {
 	return ""
 }
 
-// isConnectionLost tells an operation that failed with its connection, or on one that leads to the wrong server by now.
+// isConnectionLost reports whether the connection was lost, or leads to a server that is no longer the right one.
 func isConnectionLost(err error) bool {
 	switch state := sqlState(err); {
 	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, context.DeadlineExceeded):
@@ -108,7 +106,7 @@ func isConnectionLost(err error) bool {
 	return false
 }
 
-// A failure is an error of the library on one line.
+// A failure prints an error of the library on one line.
 type failure struct{ cause error }
 
 func (e *failure) Error() string { return redact.Line(e.cause.Error()) }

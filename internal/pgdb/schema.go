@@ -1,4 +1,4 @@
-// schema.go owns the version of a schema: what a database has, and how it is made and brought up to date.
+// schema.go owns the version of a schema: how it is read, and how a schema is made and brought up to date.
 
 package pgdb
 
@@ -13,11 +13,11 @@ import (
 
 const (
 	migrateTime = 5 * time.Minute              // for a step, which may have to write each row
-	migrateLock = int64(0x7265_6773_6572_7669) // of the database, while one makes the schema: "regservi"
+	migrateLock = int64(0x7265_6773_6572_7669) // held in the database while a schema is made: "regservi"
 )
 
-// A Schema is what a database is to have. Its steps make it, one version after the other. The first makes NAME.meta, with
-// one row, whose column version holds 0.
+// A Schema is the tables that a database must have. Its steps make them, one version after the other. The first step makes
+// NAME.meta with one row, whose column version is 0.
 type Schema struct {
 	Name  string
 	Steps []string
@@ -28,8 +28,8 @@ func (s Schema) meta() string { return pgx.Identifier{s.Name, "meta"}.Sanitize()
 // ErrNotOwner says that the role may not bring the schema up to date.
 var ErrNotOwner = errors.New("this role may not change it")
 
-// Prepare makes the schema or brings it up to date where that is needed, which takes the rights of its owner. A
-// schema that is up to date is only read.
+// Prepare makes the schema, or brings it up to date, which takes the rights of its owner. It only reads a schema that is up to
+// date.
 func (p *Pool) Prepare(ctx context.Context, s Schema) error {
 	version, err := p.Version(ctx, s)
 	if err != nil || version == len(s.Steps) {
@@ -66,7 +66,7 @@ func (p *Pool) Prepare(ctx context.Context, s Schema) error {
 	return printable(err)
 }
 
-// create makes the schema where its owner's administrator has not done so already.
+// create makes the schema, unless an administrator has done so.
 func (s Schema) create(ctx context.Context, tx pgx.Tx) error {
 	var there bool
 	if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", s.Name).Scan(&there); err != nil || there {
@@ -85,8 +85,8 @@ func (p *Pool) Version(ctx context.Context, s Schema) (version int, err error) {
 	return version, printable(err)
 }
 
-// versionIn reads the catalogue as a table: to_regclass remembers within a transaction what was not there before
-// another's ended.
+// versionIn reads the catalogue as a table. to_regclass would not do: within a transaction it may not see a table that another
+// transaction has made meanwhile.
 func (p *Pool) versionIn(ctx context.Context, tx pgx.Tx, s Schema) (version int, err error) {
 	var there bool
 	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace

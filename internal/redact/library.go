@@ -1,5 +1,4 @@
-// library.go owns the lines that libraries log by themselves. They may quote what a peer sent, a token for instance, so that
-// they are masked.
+// library.go owns the lines that libraries log. It masks them: they may quote what a peer sent, such as a token.
 
 package redact
 
@@ -15,8 +14,8 @@ import (
 // libraryMessage is the message of each such line.
 const libraryMessage = "A library of this program says"
 
-// Libraries returns a handler that masks the lines of libraries and hands those of this program on as they are. A line whose
-// writer cannot be told counts as a library's: those of the standard logger do, and with it those of net/http.
+// Libraries returns a handler that masks the lines of libraries, and passes those of this program on unchanged. A line of unknown
+// origin counts as a library's. Those of the standard logger are such lines, and with them those of net/http.
 func Libraries(next slog.Handler) slog.Handler { return libraryHandler{next} }
 
 type libraryHandler struct{ slog.Handler }
@@ -36,14 +35,14 @@ func (h libraryHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, line)
 }
 
-// WithAttrs and WithGroup leave the attributes out: it is not known yet who writes the line, and nothing here uses them.
+// WithAttrs and WithGroup drop the attributes: the writer of the line is not known yet, and this program uses neither.
 func (h libraryHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h libraryHandler) WithGroup(string) slog.Handler      { return h }
 
 // modulePath begins the names of this program's packages. That of the program itself is main.
 const modulePath = "github.com/SmartMeshFoundation/matrix-regservice"
 
-// isOurs tells whether the caller at this place belongs to this program.
+// isOurs reports whether the code at this place belongs to this program.
 func isOurs(pc uintptr) bool {
 	if pc == 0 {
 		return false
@@ -52,13 +51,13 @@ func isOurs(pc uintptr) bool {
 	return strings.HasPrefix(frame.Function, "main.") || strings.HasPrefix(frame.Function, modulePath)
 }
 
-// MaskLine masks a line of a library. It takes quotes and separators as spaces first: a token may stand between them.
+// MaskLine masks a line of a library. It replaces quotes and separators by spaces first, since a token may be between them.
 func MaskLine(text string) string { return Mask(Line(separators.Replace(text))) }
 
 var separators = strings.NewReplacer(`\"`, " ", `"`, " ", `\r`, " ", `\n`, " ", `=`, " = ", `,`, " ", `:`, ": ", `{`, " ", `}`, " ", `&`, " ", `?`, " ")
 
-// LibraryWriter returns the output for a standard logger where there is no log. Its lines are masked, after the name of
-// this program.
+// LibraryWriter returns the output for a standard logger, for commands without a log. It masks the lines, and puts the name of
+// this program before them.
 func LibraryWriter(w io.Writer, program string) io.Writer { return libraryWriter{w, program} }
 
 type libraryWriter struct {

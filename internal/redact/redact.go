@@ -43,9 +43,9 @@ func Whole(text string, secrets ...string) string {
 	return strings.Join(words, " ")
 }
 
-// secretForm matches what tokens and signatures have and words have not: a digit, or a capital after a small letter.
-// One token in two hundred has no digit. Of those, the ones that are all capitals are known by the prefixes of Matrix
-// Authentication Service (m…) and Synapse (sy…).
+// secretForm matches what tokens and signatures have and words do not: a digit, or a capital after a small letter. One token in two
+// hundred has no digit. Some of those are all capitals, and are found by the prefixes of Matrix Authentication Service (m…) and
+// Synapse (sy…).
 var secretForm = regexp.MustCompile(`[0-9]|[a-z][A-Z]|\b(mat|mar|mct|mcr|mpt|syt|syr)_`)
 
 // Mask replaces long words that look like tokens or signatures. Network addresses stay.

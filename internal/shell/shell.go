@@ -11,7 +11,7 @@ import (
 
 var safe = regexp.MustCompile(`^[0-9A-Za-z@%+=:,./_-]+$`)
 
-// Quote returns the word, in quotes where a shell would read it as anything but itself.
+// Quote returns the word, in quotes if a shell would otherwise change it.
 func Quote(word string) string {
 	if safe.MatchString(word) {
 		return word
