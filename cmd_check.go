@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -30,7 +31,7 @@ func checkCommand() *cli.Command {
 		Description: "Reads and asks, changes nothing, creates no user. Run it in the homeserver's directory: flags that are\n" +
 			"not given are those of " + config.RunFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: check.FlagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + config.HomeserverFile + ", " + check.DendriteFile + ")"},
+			&cli.StringSliceFlag{Name: check.FlagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: those of the running Synapse, else " + config.HomeserverFile + " with conf.d, or " + check.DendriteFile + ")"},
 			&cli.StringSliceFlag{Name: check.FlagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + check.MASFile + ", or " + check.MASOwnFile + " if it is one)"},
 			&cli.StringFlag{Name: check.FlagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
@@ -43,6 +44,9 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	script, scriptErr := config.ReadScript(config.RunFile)
 	given := config.ReadValues(cmd)
 	contradicted := given.FillIn(script)
+	if given.Text(config.FlagMatrixDomain) == "" && errors.Is(scriptErr, os.ErrPermission) {
+		return fmt.Errorf("--%s is missing: %s may have it; it is there and cannot be read: %s, or give check the flags of the service", config.FlagMatrixDomain, config.RunFile, check.RunAs(scriptErr))
+	}
 	if given.Text(config.FlagMatrixDomain) == "" {
 		return fmt.Errorf("--%s is missing, and no %s here has it: run check in the homeserver's directory, or give it the flags of the service", config.FlagMatrixDomain, config.RunFile)
 	}

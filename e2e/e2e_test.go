@@ -37,6 +37,7 @@ var scenes = []struct {
 	{"a homeserver lost its database", testLostDatabase, nil},
 	{"a gateway set up wrongly says so", testMisconfigured, nil},
 	{"check finds nothing wrong", testCheckAllRight, nil},
+	{"check reads what the homeserver was started with", testCheckReads, isSeenRunning},
 	{"check says what is broken in a file", testCheckFiles, nil},
 	{"check says what is broken in what runs", testCheckLive, nil},
 	{"a second gateway does not start", testSecondGateway, nil},

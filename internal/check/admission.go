@@ -28,7 +28,7 @@ func judgeAdmitFile(path string) Finding {
 	list, err := admission.ReadList(path)
 	switch {
 	case err != nil:
-		return problem(subject, "repair it; then restart the service, or have it read the file again with SIGHUP", "%v", err)
+		return problem(subject, cureOf(err, "repair it; then restart the service, or have it read the file again with SIGHUP"), "%v", err)
 	case len(list) == 0:
 		return warning(subject, "write the addresses that may register into it, one a line", "%s lists no address: nobody can register", path)
 	}
@@ -42,7 +42,7 @@ func (chk *checking) judgeEthRPC(ctx context.Context) []Finding {
 	var found []Finding
 	if c.EthRPCFile != "" {
 		if err := c.ReadEthRPC(); err != nil {
-			return []Finding{problem(subject, "write its URL into the file of --"+config.FlagEthRPCFile, "%v", err)}
+			return []Finding{problem(subject, cureOf(err, "write its URL into the file of --"+config.FlagEthRPCFile), "%v", err)}
 		}
 		found = append(found, judgeMode(subject+" URL", c.EthRPCFile, 0o600))
 	}

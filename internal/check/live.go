@@ -16,6 +16,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 )
 
 const (
@@ -32,8 +33,13 @@ type checking struct {
 
 	report         *Report
 	registered     config.Registration // registration.yaml
-	ofRegistration []Finding           // what was found when it was read
+	registeredErr  error
+	ofRegistration []Finding // what was found when it was read
 	ofSecret       []Finding
+
+	settings   []settingsFile  // of the homeserver
+	process    synapse.Process // the Synapse that listens where --matrixurl says, as far as it is seen
+	processErr error
 
 	homeserver *homeserver.Client
 	admin      *homeserver.Client // where accounts are created
@@ -57,6 +63,8 @@ func (chk *checking) homeserverItself(ctx context.Context) []Finding {
 	do := "start it; or, if it listens elsewhere, run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " of that port"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: versionsPath})
 	switch {
+	case err != nil && chk.unixSocket() != "":
+		return []Finding{problem(subjectHomeserver, "write "+exampleListener+" among its listeners"+thenRestart, "it listens on the unix socket %s alone, which this service does not speak", chk.unixSocket())}
 	case err != nil:
 		return []Finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", chk.Config.Origin, cmp.Or(h.NotReached(err).Cause, err))}
 	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:

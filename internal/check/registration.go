@@ -14,6 +14,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 )
 
 const (
@@ -28,7 +29,12 @@ func judgeRegistrationFile(path string, file config.Registration, err error) []F
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return []Finding{problem(subjectRegistration, "run this in the homeserver's directory, or name the file with --"+config.FlagRegistration+"; genconfig writes one", "there is no %s", path)}
+	case errors.Is(err, os.ErrPermission):
+		return []Finding{problem(subjectRegistration, RunAs(err), "it is there and cannot be read: %v", err)}
 	case err != nil:
+		if _, fault := synapse.DecodeFile(path); fault != nil { // which says what is wrong there, too
+			err = fault
+		}
 		return []Finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+config.FlagForce, "%v", err)}
 	}
 	return []Finding{judgeMode(subjectRegistration, file.Path, 0o600)}
@@ -140,6 +146,8 @@ func judgeScript(s config.Script, err error, contradicted []string, registered c
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return []Finding{fine(subjectRun, "there is none here, as where systemd starts the service")}
+	case errors.Is(err, os.ErrPermission):
+		return []Finding{problem(subjectRun, RunAs(err), "it is there and cannot be read: %v", err)}
 	case err != nil:
 		return []Finding{problem(subjectRun, anew, "%v", err)}
 	}

@@ -67,6 +67,7 @@ var rules = []rule{
 	{"run.sh", (*checking).runScript},
 	{"the secret that accounts are created with", (*checking).secret},
 	{"the homeserver takes our token and our secret", (*checking).homeserverAccepts},
+	{"the homeserver may read what it is told to", (*checking).homeserverReads},
 	{"Matrix Authentication Service lets us create accounts", (*checking).authenticationService},
 	{"the service runs, and the homeserver reaches it", (*checking).service},
 	{"nginx passes on what nodes need, and nothing else", (*checking).reverseProxy},
@@ -90,17 +91,19 @@ func newChecking(in Input) *checking {
 	flags := in.Script.Flags
 	chk.report.keepSecret(chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret, flags[config.FlagASToken], flags[config.FlagHSToken], flags[config.FlagShareSecret])
 	registered, err := config.ReadRegistration(chk.Config.RegistrationPath)
-	chk.registered = registered
+	chk.registered, chk.registeredErr = registered, err
 	chk.ofRegistration = append(judgeRegistrationFile(chk.Config.RegistrationPath, registered, err), chk.takeRegistration(registered, err)...)
 	chk.ofSecret = chk.takeSecret()
 	chk.report.keepSecret(chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret, chk.Config.MASClientSecret)
 	chk.connect()
+	chk.seeProcess()
 	return chk
 }
 
 func (chk *checking) homeserverSettings(context.Context) []Finding {
 	var found []Finding
-	for _, s := range readAllSettings(chk.HomeserverConfig, chk.server) {
+	chk.settings = chk.readAllSettings()
+	for _, s := range chk.settings {
 		chk.report.keepSecret(s.secrets()...)
 		found = append(found, chk.judging(s).findings()...)
 	}
@@ -117,10 +120,12 @@ func (chk *checking) masSettings(context.Context) []Finding {
 }
 
 func (chk *checking) judging(s settingsFile) judging {
-	return judging{settings: s, config: chk.Config, server: chk.server, registration: chk.Config.RegistrationPath, public: chk.Public}
+	return judging{settings: s, config: chk.Config, server: chk.server, registration: chk.Config.RegistrationPath, started: chk.process.Dir, public: chk.Public}
 }
 
-func (chk *checking) registration(context.Context) []Finding { return chk.ofRegistration }
+func (chk *checking) registration(context.Context) []Finding {
+	return append(chk.ofRegistration, chk.asLoaded()...)
+}
 
 func (chk *checking) runScript(context.Context) []Finding {
 	return judgeScript(chk.Script, chk.ScriptErr, chk.Contradicted, chk.registered)

@@ -32,7 +32,7 @@ func (chk *checking) takeSecret() []Finding {
 	}
 	var err error
 	if c.SharedSecret, err = files.ReadSecret(c.SharedSecretFile, config.SharedSecretInFile); err != nil {
-		return []Finding{problem(subject, "name the file that holds the homeserver's registration_shared_secret with --"+config.FlagShareSecretFile, "%v", err)}
+		return []Finding{problem(subject, cureOf(err, "name the file that holds the homeserver's registration_shared_secret with --"+config.FlagShareSecretFile), "%v", err)}
 	}
 	return []Finding{judgeMode(subject, c.SharedSecretFile, 0o600)}
 }
@@ -47,7 +47,7 @@ func (chk *checking) takeMASSecret() []Finding {
 	}
 	var err error
 	if c.MASClientSecret, err = config.ReadMASSecret(c.MASClientSecretFile); err != nil {
-		return []Finding{problem(subject, "name the file that holds the client's secret with --"+config.FlagMASClientSecretFile, "%v", err)}
+		return []Finding{problem(subject, cureOf(err, "name the file that holds the client's secret with --"+config.FlagMASClientSecretFile), "%v", err)}
 	}
 	return []Finding{judgeMode(subject, c.MASClientSecretFile, 0o600)}
 }
@@ -56,7 +56,7 @@ func (chk *checking) takeMASSecret() []Finding {
 func judgeMode(subject, path string, want os.FileMode) Finding {
 	stat, err := os.Stat(path)
 	if err != nil {
-		return problem(subject, "make it readable to the user that runs this", "%v", err)
+		return problem(subject, cureOf(err, "see that it is there"), "%v", err)
 	}
 	do := fmt.Sprintf("type: chmod %04o %s", want, shell.Quote(path))
 	switch mode := stat.Mode().Perm(); {

@@ -4,6 +4,8 @@
 package check
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,60 +18,6 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
-
-const DendriteFile = "dendrite.yaml" // Dendrite's configuration
-
-// A settingsFile is the homeserver's configuration, of one file or of several.
-type settingsFile struct {
-	path string // the first file, for a key that is in none
-	keys map[any]any
-	from map[any]string // the file whose value of the key counts
-	err  error          // why it cannot be judged
-}
-
-// readAllSettings reads the files that were named as one configuration. If none was named, it reads the ones in this directory,
-// except those of another homeserver software than the one that answers.
-func readAllSettings(paths []string, server homeserver.Software) []settingsFile {
-	if len(paths) > 0 {
-		return []settingsFile{readSettings(paths)}
-	}
-	var all []settingsFile
-	for _, its := range []struct{ file, other string }{{config.HomeserverFile, homeserver.Dendrite}, {DendriteFile, homeserver.Synapse}} {
-		if _, err := os.Stat(its.file); err == nil && server.Name != its.other {
-			all = append(all, readSettings([]string{its.file}))
-		}
-	}
-	if len(all) == 0 {
-		return []settingsFile{{path: config.HomeserverFile, err: fmt.Errorf("there is no %s here", config.HomeserverFile)}}
-	}
-	return all
-}
-
-// readSettings reads the files as Synapse does: those of a directory in the order of their names. A key of a later file replaces
-// the whole key of an earlier one.
-func readSettings(paths []string) settingsFile {
-	s := settingsFile{path: paths[0], keys: map[any]any{}, from: map[any]string{}}
-	var found []string
-	for _, path := range paths {
-		if stat, err := os.Stat(path); err == nil && stat.IsDir() {
-			inside, _ := filepath.Glob(filepath.Join(path, "*.yaml")) // sorted; the pattern is a good one
-			found = append(found, inside...)
-			continue
-		}
-		found = append(found, path)
-	}
-	for _, path := range found {
-		file, err := files.ReadYAML(path)
-		if err != nil {
-			s.err = err
-			return s
-		}
-		for key, value := range file.Keys {
-			s.keys[key], s.from[key] = value, path
-		}
-	}
-	return s
-}
 
 // at returns the value under the path of keys, or nil.
 func (s settingsFile) at(path ...string) any {
@@ -85,6 +33,16 @@ func (s settingsFile) at(path ...string) any {
 func (s settingsFile) isTrue(path ...string) bool { value, _ := s.at(path...).(bool); return value }
 
 func (s settingsFile) Text(path ...string) string { text, _ := s.at(path...).(string); return text }
+
+// isNoText tells whether something else than a text is there: a number, a date, a truth value.
+func (s settingsFile) isNoText(path ...string) bool {
+	value := s.at(path...)
+	_, isText := value.(string)
+	return value != nil && !isText
+}
+
+// noText is what is wrong with a value that the homeserver reads as something else.
+const noText = "the homeserver does not read it as a text: put it in quotes"
 
 // number returns the value, or the default if there is none.
 func (s settingsFile) number(otherwise float64, path ...string) float64 {
@@ -134,6 +92,7 @@ type judging struct {
 	config       config.Config
 	server       homeserver.Software // that answers; the zero value where none does
 	registration string              // the path of registration.yaml
+	started      string              // the directory that the homeserver was started in; "" where that is not seen
 	public       string              // where nodes reach the homeserver
 }
 
@@ -141,11 +100,12 @@ type judging struct {
 func (j judging) findings() []Finding {
 	switch {
 	case j.settings.err != nil:
-		return []Finding{problem(filepath.Base(j.settings.path), "run this in the homeserver's directory, or name the file with --"+FlagHomeserverConfig, "%v", j.settings.err)}
+		return []Finding{j.unreadable()}
 	case j.settings.isDendrite():
 		return j.ofDendrite()
 	}
 	return slices.Concat(
+		j.filesRead(),
 		[]Finding{j.serverName(j.subject("server_name"), "server_name"), j.enableRegistration(), j.userDirectory(), j.expireAccessToken(), j.identityServers()},
 		j.listeners(),
 		[]Finding{j.registrationListed("app_service_config_files")},
@@ -162,12 +122,14 @@ func (j judging) subject(setting string) string {
 	return config.HomeserverFile + " " + setting
 }
 
-// since chooses between two findings by the version of the Synapse that answers. If none answers, it says both.
+// since picks one of two readings of a setting by the Synapse that answers. Where none does, --matrixurl tells which it can be:
+// createUser is of 0.34 and older, all else of 1.23 and newer. Where that does not tell either, it says both.
 func (j judging) since(major, minor int, before, since Finding) Finding {
+	oldest := homeserver.Software{Name: homeserver.Synapse, Version: "1.23.0"}
 	switch {
-	case j.server.IsSynapse() && j.server.Before(major, minor):
+	case j.server.IsSynapse() && j.server.Before(major, minor), j.isOld():
 		return before
-	case j.server.IsSynapse(), before == since:
+	case j.server.IsSynapse(), before == since, !oldest.Before(major, minor):
 		return since
 	}
 	worse := since
@@ -182,6 +144,8 @@ func (j judging) since(major, minor int, before, since Finding) Finding {
 
 func (j judging) serverName(subject string, path ...string) Finding {
 	switch name := j.settings.Text(path...); {
+	case j.settings.isNoText(path...):
+		return problem(subject, j.settings.write(strconv.Quote(j.config.ServerName), path...), "%s", noText)
 	case name == j.config.ServerName:
 		return fine(subject, "%s, as --%s", name, config.FlagMatrixDomain)
 	case name == "":
@@ -249,11 +213,7 @@ func (j judging) identityServers() Finding {
 // registrationListed judges whether registration.yaml is among the application services of the homeserver.
 func (j judging) registrationListed(path ...string) Finding {
 	subject := j.subject(strings.Join(path, "."))
-	whole, err := filepath.Abs(j.registration)
-	if err != nil {
-		whole = j.registration
-	}
-	do := j.settings.write("["+strconv.Quote(whole)+"]", path...)
+	do := j.settings.write("["+strconv.Quote(whole(j.registration))+"]", path...)
 	value := j.settings.at(path...)
 	list, isList := value.([]any)
 	switch {
@@ -262,23 +222,79 @@ func (j judging) registrationListed(path ...string) Finding {
 	case !isList:
 		return problem(subject, do, "it is not a list, and the homeserver does not start")
 	}
-	dir := filepath.Dir(j.settings.path)
+	var byDirectory, unseen string
 	for _, listed := range list {
 		name, isText := listed.(string)
 		if !isText {
-			return problem(subject, do, "something in it is not the name of a file, and the homeserver does not start")
+			return problem(subject, do, "something in it is not the name of a file, and the homeserver does not start; put names in quotes")
 		}
-		if !filepath.IsAbs(name) {
-			name = filepath.Join(dir, name)
-		}
-		if files.IsSame(name, j.registration) {
+		at := j.locate(name)
+		_, err := files.Read(at.path)
+		switch {
+		case isCopy(at.path, j.registration) && at.goesByStart:
+			byDirectory = name
+		case isCopy(at.path, j.registration):
 			return fine(subject, "%s is listed", j.registration)
-		}
-		if _, err := files.Read(name); err != nil {
+		case err != nil && at.isSeen && !errors.Is(err, os.ErrPermission):
 			return problem(subject, do, "%v, and the homeserver does not start", err)
+		case err != nil:
+			unseen = name
 		}
 	}
+	switch {
+	case byDirectory != "":
+		return warning(subject, do, "%s goes by the directory that the homeserver is started in%s", byDirectory, j.startedIn())
+	case unseen != "":
+		return warning(subject, do, "whether %s is this %s is not seen", unseen, config.RegistrationFile)
+	}
 	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", config.RegistrationFile)
+}
+
+// whole is the path from the root on.
+func whole(path string) string {
+	if absolute, err := filepath.Abs(path); err == nil {
+		return absolute
+	}
+	return path
+}
+
+// isCopy tells whether both are one file, or have the same content: a service under systemd has a registration.yaml of its own.
+func isCopy(a, b string) bool {
+	if files.IsSame(a, b) {
+		return true
+	}
+	contentA, errA := files.Read(a)
+	contentB, errB := files.Read(b)
+	return errA == nil && errB == nil && len(contentA) > 0 && bytes.Equal(contentA, contentB)
+}
+
+// A location is where a file is that the settings name.
+type location struct {
+	path        string
+	goesByStart bool // its name is relative, and goes by the directory that the homeserver is started in
+	isSeen      bool // where that is; else the path is a guess
+}
+
+// locate finds the file that the settings name. Dendrite goes by the directory of its settings.
+func (j judging) locate(name string) location {
+	beside := filepath.Join(filepath.Dir(j.settings.path), name)
+	switch {
+	case filepath.IsAbs(name):
+		return location{name, false, true}
+	case j.settings.isDendrite():
+		return location{beside, false, true}
+	case j.started != "":
+		return location{filepath.Join(j.started, name), true, true}
+	}
+	return location{beside, true, false}
+}
+
+// startedIn says where that was, if it is seen.
+func (j judging) startedIn() string {
+	if j.started == "" {
+		return ", which is not seen"
+	}
+	return ", which is " + j.started + " now"
 }
 
 // sharedSecret compares the homeserver's secret with the service's, if accounts are made with it. With createUser the homeserver
@@ -294,24 +310,36 @@ func (j judging) sharedSecret(subject string) []Finding {
 	case !j.config.Way.TakesSecret:
 		return []Finding{fine(subject, "not set, and not needed")}
 	}
+	writeOurs := j.settings.write("the secret of this service's --"+config.FlagShareSecretFile, key)
 	inline, path := j.settings.Text(key), j.settings.Text(key+"_path")
-	if path != "" && inline != "" {
+	switch {
+	case j.settings.isNoText(key):
+		return []Finding{problem(subject, writeOurs, "%s", noText)}
+	case j.settings.isNoText(key + "_path"):
+		return []Finding{problem(subject, "put it in quotes in "+j.settings.fileOf(key+"_path")+thenRestart, "%s_path is not a text", key)}
+	case path != "" && inline != "":
 		return []Finding{problem(subject, "delete "+key+" from "+j.settings.fileOf(key)+thenRestart, "both %s and %s_path are set, and the homeserver does not start", key, key)}
+	case path != "" && j.server.IsSynapse() && j.server.Before(1, 67):
+		return []Finding{problem(subject, j.settings.write("the secret itself", key), "%s_path is not known before Synapse 1.67", key)}
+	case path == "":
+		return []Finding{j.compareSecret(subject, inline, writeOurs)}
 	}
-	secret := inline
-	if path != "" {
-		if j.server.IsSynapse() && j.server.Before(1, 67) {
-			return []Finding{problem(subject, j.settings.write("the secret itself", key), "%s_path is not known before Synapse 1.67", key)}
-		}
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(filepath.Dir(j.settings.path), path)
-		}
-		var err error
-		if secret, err = files.ReadSecret(path, config.SharedSecretInFile); err != nil {
-			return []Finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
-		}
+	at := j.locate(path)
+	writeWhole := j.settings.write(strconv.Quote(whole(at.path)), key+"_path")
+	secret, err := files.ReadSecret(at.path, config.SharedSecretInFile)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return []Finding{warning(subject, RunAs(err), "it cannot be told: %v", err)}
+	case err != nil && !at.isSeen:
+		return []Finding{warning(subject, j.settings.write("the whole path", key+"_path"), "%s goes by the directory that the homeserver is started in%s", path, j.startedIn())}
+	case err != nil:
+		return []Finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
 	}
-	return []Finding{j.compareSecret(subject, secret, j.settings.write("the secret of this service's --"+config.FlagShareSecretFile, key))}
+	found := j.compareSecret(subject, secret, "write the secret of this service's --"+config.FlagShareSecretFile+" into "+at.path+thenRestart)
+	if found.Status == OK && at.goesByStart {
+		found = warning(subject, writeWhole, "%s goes by the directory that the homeserver is started in%s", path, j.startedIn())
+	}
+	return []Finding{found}
 }
 
 func (j judging) compareSecret(subject, secret, do string) Finding {

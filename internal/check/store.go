@@ -49,7 +49,7 @@ func (chk *checking) store(ctx context.Context) []Finding {
 	case names.IsPostgres(chk.Config.DataPath):
 		return []Finding{problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/deployment.md has it", "%v", err)}
 	case !errors.Is(err, ErrStoreLocked):
-		return []Finding{problem(subject, "see what is said of it, and put a backup in its place if it is damaged", "%v", err)}
+		return []Finding{problem(subject, cureOf(err, "see what is said of it, and put a backup in its place if it is damaged"), "%v", err)}
 	}
 	if said, err := chk.AskStatus(ctx); err == nil {
 		return is(said, ", in use by a running service")

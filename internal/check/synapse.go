@@ -16,11 +16,11 @@ import (
 
 // A synapseListener is one of the listeners of Synapse that serve HTTP.
 type synapseListener struct {
-	port       int
-	addresses  []string
-	forwarded  bool
-	resources  []string
-	unixSocket bool
+	port      int
+	addresses []string
+	forwarded bool
+	resources []string
+	socket    string // the path of a unix socket, in the place of a port
 }
 
 // httpListeners returns the listeners that serve HTTP.
@@ -34,8 +34,8 @@ func (s settingsFile) httpListeners() []synapseListener {
 			continue
 		}
 		_, forwardedSet := its.at("x_forwarded").(bool)
-		l := synapseListener{port: int(its.number(0, "port")), addresses: texts(its.at("bind_addresses")), unixSocket: its.Text("path") != ""}
-		l.forwarded = its.isTrue("x_forwarded") || l.unixSocket && !forwardedSet
+		l := synapseListener{port: int(its.number(0, "port")), addresses: texts(its.at("bind_addresses")), socket: its.Text("path")}
+		l.forwarded = its.isTrue("x_forwarded") || l.socket != "" && !forwardedSet
 		if one := its.Text("bind_address"); one != "" {
 			l.addresses = append(l.addresses, one)
 		}
@@ -61,10 +61,30 @@ func texts(value any) []string {
 	return all
 }
 
+// exampleListener is what this service needs of the homeserver.
+const exampleListener = "{port: 8007, type: http, tls: false, x_forwarded: true, bind_addresses: ['127.0.0.1'], resources: [{names: [client, federation], compress: false}]}"
+
+// unixSocket is the one that the homeserver's clients have to use, or "" where there is a port for them.
+func (chk *checking) unixSocket() string {
+	socket := ""
+	for _, s := range chk.readAllSettings() {
+		for _, l := range s.httpListeners() {
+			if !slices.Contains(l.resources, "client") {
+				continue
+			}
+			if l.socket == "" {
+				return ""
+			}
+			socket = l.socket
+		}
+	}
+	return socket
+}
+
 // listeners judges where the homeserver listens: for nginx, and for nobody else.
 func (j judging) listeners() []Finding {
 	subject := func(what string) string { return j.subject("listeners " + what) }
-	example := j.settings.write("[{port: 8007, type: http, tls: false, x_forwarded: true, bind_addresses: ['127.0.0.1'], resources: [{names: [client, federation], compress: false}]}]", "listeners")
+	example := j.settings.write("["+exampleListener+"]", "listeners")
 	var clients []synapseListener
 	hasWebClient := j.settings.isTrue("web_client")
 	for _, l := range j.settings.httpListeners() {
@@ -86,13 +106,17 @@ func (j judging) listeners() []Finding {
 
 func (j judging) listenerPort(subject string, clients []synapseListener) Finding {
 	do := "write port: 8007 for it in " + j.settings.fileOf("listeners") + ", and let nginx listen on %d" + thenRestart
-	var ports []string
+	var ports, sockets []string
 	reached := false
 	for _, l := range clients {
+		if l.socket != "" {
+			reached, sockets = true, append(sockets, l.socket)
+			continue
+		}
 		if l.port == names.URLPort(j.public) && isLocal(j.public) {
 			return problem(subject, fmt.Sprintf(do, l.port), "it listens on %d, where nodes expect nginx (--%s)", l.port, FlagPublicURL)
 		}
-		reached = reached || l.unixSocket || l.port == names.URLPort(j.config.Origin)
+		reached = reached || l.port == names.URLPort(j.config.Origin)
 		ports = append(ports, fmt.Sprint(l.port))
 	}
 	if j.config.Way.IsApart && isLocal(j.config.Origin) && !reached {
@@ -103,12 +127,12 @@ func (j judging) listenerPort(subject string, clients []synapseListener) Finding
 		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", config.FlagForce, config.FlagMatrixURL, ports[0], j.config.Way.Path),
 			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagMatrixURL, names.URLPort(j.config.Origin))
 	}
-	return fine(subject, "%s", strings.Join(ports, ", "))
+	return fine(subject, "%s", strings.Join(append(ports, sockets...), ", "))
 }
 
 func (j judging) listenerAddresses(subject string, clients []synapseListener) Finding {
 	for _, l := range clients {
-		open := len(l.addresses) == 0 && !l.unixSocket
+		open := len(l.addresses) == 0 && l.socket == ""
 		for _, address := range l.addresses {
 			open = open || !names.IsLoopback(address)
 		}

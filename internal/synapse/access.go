@@ -13,14 +13,14 @@ import (
 
 // A ModeError says what keeps a user from a file.
 type ModeError struct {
-	Path  string // the file, or a directory above it
-	what  string
-	mode  os.FileMode
-	owner string
+	Path    string
+	IsAbove bool // it is a directory above the file
+	mode    os.FileMode
+	owner   string
 }
 
 func (e ModeError) Error() string {
-	return fmt.Sprintf("it may not %s %s, which has mode %04o and is %s's", e.what, e.Path, e.mode, e.owner)
+	return fmt.Sprintf("%s has mode %04o and is %s's", e.Path, e.mode, e.owner)
 }
 
 // ErrLists is that the modes do not tell.
@@ -42,7 +42,7 @@ func (u User) MayRead(path string) error {
 	}
 	for _, name := range []string{whole, real} {
 		for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
-			if err := u.may(dir, 1, "enter"); err != nil {
+			if err := u.may(dir, 1); err != nil {
 				return err
 			}
 			if dir == filepath.Dir(dir) {
@@ -50,11 +50,11 @@ func (u User) MayRead(path string) error {
 			}
 		}
 	}
-	return u.may(real, 4, "read")
+	return u.may(real, 4)
 }
 
-// may holds the bit against the mode of the file.
-func (u User) may(path string, bit os.FileMode, what string) error {
+// may holds the bit against the mode of the file: 4 to read it, 1 to enter a directory.
+func (u User) may(path string, bit os.FileMode) error {
 	stat, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -76,5 +76,5 @@ func (u User) may(path string, bit os.FileMode, what string) error {
 	if hasList(path) {
 		return fmt.Errorf("%s: %w", path, ErrLists)
 	}
-	return ModeError{path, what, mode, User{UID: int(owner.Uid)}.Name()}
+	return ModeError{path, stat.IsDir(), mode, User{UID: int(owner.Uid)}.Name()}
 }

@@ -95,6 +95,15 @@ func (s Settings) signingKey(p Process) string {
 	return filepath.Join(dir, name+".signing.key")
 }
 
+// OwnerOf is the user whose file it is.
+func OwnerOf(path string) User {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return User{}
+	}
+	return ownerOf(stat, path+" is its")
+}
+
 func ownerOf(stat os.FileInfo, why string) User {
 	owner, ok := stat.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -1,0 +1,162 @@
+// reading.go owns which of the homeserver's settings are read: those that were named, those that the running Synapse was
+// started with, or those that are here. And what there is to say of the reading itself.
+
+package check
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
+)
+
+const DendriteFile = "dendrite.yaml" // Dendrite's configuration
+
+// A settingsFile is the configuration of a server, of one file or of several.
+type settingsFile struct {
+	path string // the first, for what stands in none
+	keys map[any]any
+	from map[any]string // the file that has the last word on a key
+	err  error          // why it cannot be judged
+
+	ofSynapse synapse.Settings // the same, where Synapse reads it
+	why       string           // these files and no others, where Synapse reads them
+}
+
+var errNoSettings = errors.New("there is no " + config.HomeserverFile + " here")
+
+// readAllSettings reads the settings of the homeserver; where none were named, not those of another program than the one that
+// answers.
+func (chk *checking) readAllSettings() []settingsFile {
+	if named := chk.HomeserverConfig; len(named) > 0 {
+		if chk.server.Name == homeserver.Dendrite || filepath.Base(named[0]) == DendriteFile {
+			return []settingsFile{readSettings(named)}
+		}
+		s := readSynapse(named, "as --"+FlagHomeserverConfig+" names them")
+		if s.isDendrite() {
+			s = readSettings(named)
+		}
+		return []settingsFile{s}
+	}
+	var all []settingsFile
+	if chk.server.Name != homeserver.Dendrite {
+		paths, why := synapse.DefaultPaths("."), "as found here"
+		if len(chk.process.Configs) > 0 && chk.processErr == nil {
+			paths, why = chk.process.Configs, fmt.Sprintf("which the running Synapse, process %d, was started with", chk.process.PID)
+		} else if chk.process.PID > 0 {
+			why += fmt.Sprintf("; which the running Synapse, process %d, was started with is not seen: %v", chk.process.PID, chk.processErr)
+		}
+		if len(paths) > 0 {
+			all = append(all, readSynapse(paths, why))
+		}
+	}
+	if _, err := os.Stat(DendriteFile); err == nil && chk.server.Name != homeserver.Synapse {
+		all = append(all, readSettings([]string{DendriteFile}))
+	}
+	if len(all) == 0 {
+		return []settingsFile{{path: config.HomeserverFile, err: errNoSettings}}
+	}
+	return all
+}
+
+// seeProcess looks for the Synapse that listens where --matrixurl says, if that is on this machine.
+func (chk *checking) seeProcess() {
+	if isLocal(chk.Config.Origin) {
+		chk.process, chk.processErr = synapse.Listening(names.URLPort(chk.Config.Origin))
+	}
+}
+
+// readSynapse reads the files, and those of the directories, as Synapse does.
+func readSynapse(paths []string, why string) settingsFile {
+	read, err := synapse.Read(paths)
+	if err == nil && len(read.Keys) == 0 {
+		err = fmt.Errorf("%s holds no settings", strings.Join(paths, ", "))
+	}
+	return settingsFile{path: paths[0], keys: read.Keys, from: read.From, err: err, ofSynapse: read, why: why}
+}
+
+// readSettings reads the files of another server, and those of directories in the order of their names. A key of a later file
+// takes the place of the whole key of an earlier one.
+func readSettings(paths []string) settingsFile {
+	s := settingsFile{path: paths[0], keys: map[any]any{}, from: map[any]string{}}
+	var found []string
+	for _, path := range paths {
+		inside, err := os.ReadDir(path) // sorted
+		if err != nil {
+			found = append(found, path)
+			continue
+		}
+		for _, entry := range inside {
+			if strings.HasSuffix(entry.Name(), ".yaml") {
+				found = append(found, filepath.Join(path, entry.Name()))
+			}
+		}
+	}
+	for _, path := range found {
+		file, err := files.ReadYAML(path)
+		if err != nil {
+			s.err = err
+			return s
+		}
+		for key, value := range file.Keys {
+			s.keys[key], s.from[key] = value, path
+		}
+	}
+	return s
+}
+
+// unreadable says why settings cannot be judged, and what to do: a file that is not here is another thing than one that has a
+// fault.
+func (j judging) unreadable() Finding {
+	subject, err := filepath.Base(j.settings.path), j.settings.err
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, errNoSettings):
+		return problem(subject, "run this in the homeserver's directory, or name the file with --"+FlagHomeserverConfig, "%v", err)
+	case errors.Is(err, os.ErrPermission):
+		return problem(subject, RunAs(err), "it is there and cannot be read: %v", err)
+	}
+	return problem(subject, "repair it there"+thenRestart, "%v; the homeserver does not start with it", err)
+}
+
+// RunAs says who may read what this user may not.
+func RunAs(err error) string {
+	as := "root"
+	if its := (*os.PathError)(nil); errors.As(err, &its) {
+		if owner := synapse.OwnerOf(its.Path); owner.IsKnown() && owner.UID != 0 {
+			as = owner.Name() + ", whose it is, or as root"
+		}
+	}
+	return "run this as " + as
+}
+
+// filesRead says which files were read, and which of them Synapse passes over although they look as if they were meant.
+func (j judging) filesRead() []Finding {
+	s := j.settings
+	found := []Finding{fine(config.HomeserverFile+" files", "read %s, %s", strings.Join(s.ofSynapse.Files, ", "), s.why)}
+	subject := config.HomeserverFile + " files passed over"
+	var passedOver []string
+	stops := false
+	for _, skipped := range s.ofSynapse.Skipped {
+		if skipped.StopsOld && j.isOld() {
+			stops = true
+		} else if skipped.HoldsNothing || !slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(skipped.Path)) {
+			continue
+		}
+		passedOver = append(passedOver, skipped.Path+", which "+skipped.Why)
+	}
+	switch what := strings.Join(passedOver, "; and over "); {
+	case stops:
+		return append(found, problem(subject, "take it away"+thenRestart, "the homeserver does not start with %s", what))
+	case len(passedOver) > 0:
+		return append(found, warning(subject, "repair it"+thenRestart+"; or take it away", "the homeserver passes over %s", what))
+	}
+	return found
+}
