@@ -88,7 +88,7 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 				t.Errorf("%d lines in the log: %s", lines, d.log)
 			}
 			if inHand(t, d.store) != 0 {
-				t.Error("an address is still in hand")
+				t.Error("an address is still claimed")
 			}
 		})
 	}
@@ -143,7 +143,7 @@ func TestClaimIfPending(t *testing.T) {
 		}
 	}
 	if inHand(t, d.store) != 0 {
-		t.Error("an address is still in hand")
+		t.Error("an address is still claimed")
 	}
 }
 

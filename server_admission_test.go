@@ -19,11 +19,6 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 )
 
-const (
-	listedAddress = "0x6d12d262a2fe4fd9c714ad3521acbea52adb4aaf"
-	mixedAddress  = "0x264690a49829370f1c539F1415870EFb8780fcB2"
-)
-
 func writeTemp(t testing.TB, content string) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "file")

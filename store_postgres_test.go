@@ -32,13 +32,13 @@ func notInHand(t testing.TB, s store, a common.Address) {
 	defer cancel()
 	if held, err := s.Claim(ctx, a); err == nil {
 		held.Release()
-		t.Error("an address in hand was claimed")
+		t.Error("a claimed address was claimed again")
 	} else if !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }
 
-// An address is in hand once across instances, until it is given back or the lease is over; and then its owner, who
+// An address is claimed once across instances, until it is given back or the lease is over; and then its owner, who
 // does not know, cannot write.
 func TestPostgresLease(t *testing.T) {
 	url := newDatabase(t)
@@ -76,7 +76,7 @@ func TestPostgresLease(t *testing.T) {
 	}
 	next.Release()
 	if left := inHand(t, second); left != 0 {
-		t.Errorf("%d addresses are still in hand", left)
+		t.Errorf("%d addresses are still claimed", left)
 	}
 
 	unasked := claimed(t, first, a)

@@ -204,7 +204,7 @@ func testClaim(t *testing.T, fresh func(testing.TB) opener) {
 		t.Errorf("%d holders at once, %d in all", most, total)
 	}
 	if left := inHand(t, s); left != 0 {
-		t.Errorf("%d addresses are still in hand", left)
+		t.Errorf("%d addresses are still claimed", left)
 	}
 }
 
@@ -283,7 +283,7 @@ func testList(t *testing.T, fresh func(testing.TB) opener) {
 	}
 }
 
-// Pending records are given out one after the other, each once, those in hand and the young ones not, and from the
+// Pending records are given out one after the other, each once, claimed and young ones not, and from the
 // beginning again after the last.
 func TestClaimPending(t *testing.T) { eachStore(t, testClaimPending) }
 

@@ -86,12 +86,15 @@ func TestDiskFullNothingHalfWritten(t *testing.T) {
 	dir := disk.Mount(t, 1<<20)
 	backup := filepath.Join(t.TempDir(), storeFile)
 	stored := t.TempDir()
-	makeStore(t, stored, 500)
+	makeStore(t, stored, 100)
 	if out, err := runProgram(t, stored, "--datapath", stored, "backup", backup); err != nil {
 		t.Fatal(out)
 	}
 	store := filepath.Join(dir, "data")
-	makeStore(t, store, 100)
+	if err := os.Mkdir(store, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	copyStore(t, stored, store)
 	for name, args := range map[string][]string{
 		"backup":    {"backup", filepath.Join(dir, "copy.db")},
 		"restore":   {"restore", backup, "--force"},

@@ -267,10 +267,10 @@ func TestProfileForms(t *testing.T) {
 	}
 }
 
-// No client goes by a proxy. Not by the environment in a test: net/http reads it once, and leaves this machine out.
+// No client uses a proxy. Not by the environment in a test: net/http reads it once, and leaves this machine out.
 func TestNoProxy(t *testing.T) {
 	if made := NewHTTPClient(ClientOptions{}).Transport.(*watchedTransport); made.kept.Proxy != nil || made.own.Proxy != nil {
-		t.Error("the client goes by a proxy")
+		t.Error("the client uses a proxy")
 	}
 }
 

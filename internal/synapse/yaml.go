@@ -1,4 +1,4 @@
-// yaml.go owns what Synapse makes of a YAML document. Synapse reads with PyYAML, which goes by YAML 1.1: it reads 1:30 as 90
+// yaml.go owns what Synapse makes of a YAML document. Synapse reads with PyYAML, which follows YAML 1.1: it reads 1:30 as 90
 // and 1e10 as a text, where Go's libraries do the opposite.
 
 package synapse
