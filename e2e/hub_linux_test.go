@@ -110,7 +110,8 @@ func playHub(t *testing.T, d *Deployment) *hub {
 	h := &hub{}
 	nodes := make([]*photon, 1+hubChannels)
 	for i := range nodes {
-		nodes[i] = newPhoton(t, d, i, &h.answers)
+		nodes[i] = newPhoton(t, i, &h.answers)
+		nodes[i].server = d.NodeURL
 	}
 	var starting sync.WaitGroup
 	var started atomic.Int64
@@ -171,7 +172,8 @@ func TestNodeOfAnotherNetwork(t *testing.T) {
 	need.All(t, recipe.Installed(t.Context()), NginxInstalled())
 	d := deployWithLimits(t, recipe, guideLimits(t, "Synapse of today"))
 	var answers counts
-	n := newPhoton(t, d, 0, &answers)
+	n := newPhoton(t, 0, &answers)
+	n.server = d.NodeURL
 	const starts = 3
 	for range starts {
 		if n.start(t.Context(), "elsewhere.invalid") {

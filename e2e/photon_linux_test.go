@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,12 +43,19 @@ func (c *counts) add(what string, status int) {
 	c.by[what][status]++
 }
 
-// of counts the answers with the status, of all that was asked.
-func (c *counts) of(status int) (total int) {
+// of counts the answers with the status, or all where it is 0: of what is named, or of all that was asked.
+func (c *counts) of(status int, named ...string) (total int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, its := range c.by {
-		total += its[status]
+	for what, its := range c.by {
+		if len(named) > 0 && !slices.Contains(named, what) {
+			continue
+		}
+		for its, count := range its {
+			if status == 0 || status == its {
+				total += count
+			}
+		}
 	}
 	return total
 }
@@ -66,24 +74,29 @@ func (c *counts) String() string {
 // A photon is one such node.
 type photon struct {
 	*soakNode
-	server  string // where nodes reach the homeserver and the gateway
-	token   string
-	client  *http.Client
-	answers *counts
-	sent    int
+	loginPassword string // its own, where none says otherwise
+	server        string // where nodes reach the homeserver and the gateway
+	token         string
+	client        *http.Client
+	answers       *counts
+	sent          int
 }
 
-// newPhoton makes a node at the address of the number.
-func newPhoton(t *testing.T, d *Deployment, number int, answers *counts) *photon {
+// newPhoton makes a node at the address of the number. Its server is to be set.
+func newPhoton(t *testing.T, number int, answers *counts) *photon {
 	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, byte(number/250), byte(1+number%250))}}
 	client := &http.Client{Timeout: callTime, Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}}
-	return &photon{soakNode: newSoakNode(t), server: d.NodeURL, client: client, answers: answers}
+	return &photon{soakNode: newSoakNode(t), client: client, answers: answers}
 }
 
 // ask makes a call, and counts its answer under what.
 func (p *photon) ask(ctx context.Context, what, method, path string, body any) (a Answer) {
-	defer func() { p.answers.add(what, a.Status) }()
+	defer func() {
+		if ctx.Err() == nil { // what was cut off at the end of a test says nothing
+			p.answers.add(what, a.Status)
+		}
+	}()
 	var content io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -124,7 +137,7 @@ func (p *photon) login(ctx context.Context) bool {
 		return false
 	}
 	for range photonLogins {
-		a := p.ask(ctx, "login", http.MethodPost, photonClient+"login", map[string]string{"type": "m.login.password", "user": p.Localpart, "password": p.Password})
+		a := p.ask(ctx, "login", http.MethodPost, photonClient+"login", map[string]string{"type": "m.login.password", "user": p.Localpart, "password": cmp.Or(p.loginPassword, p.Password)})
 		if a.Status == http.StatusOK {
 			p.token = a.AccessToken
 			return true
