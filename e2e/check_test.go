@@ -185,7 +185,7 @@ func noRegistration() map[string]string {
 	return map[string]string{
 		"registration.yaml": "problem", "registration.yaml tokens": "", "registration.yaml url": "", "registration.yaml namespace": "",
 		"registration.yaml as Synapse loads it": "",
-		"homeserver as_token": "", "homeserver ping": "", "service hs_token": "",
+		"homeserver as_token":                   "", "homeserver ping": "", "service hs_token": "",
 	}
 }
 
