@@ -3,6 +3,7 @@ module github.com/SmartMeshFoundation/matrix-regservice
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/ant0ine/go-json-rest v3.3.2+incompatible
 	github.com/asdine/storm/v3 v3.2.1
 	github.com/coreos/go-systemd/v22 v22.7.0

@@ -112,6 +112,12 @@ func (g *Gateway) Stop() (code int, err error) { return g.process.stop() }
 // Hangup has the gateway read its admit file again.
 func (g *Gateway) Hangup() error { return g.process.cmd.Process.Signal(syscall.SIGHUP) }
 
+// Freeze stops the gateway where it is: it answers nobody, keeps its connections, and notices nothing.
+func (g *Gateway) Freeze() error { return g.process.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets it go on.
+func (g *Gateway) Thaw() error { return g.process.cmd.Process.Signal(syscall.SIGCONT) }
+
 // Kill ends the gateway as a crash would.
 func (g *Gateway) Kill() error {
 	err := g.process.cmd.Process.Kill()

@@ -65,22 +65,8 @@ func StartPostgres(ctx context.Context, settings ...string) (p *Postgres, err er
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(1)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "regservice-pg-") // its path is short: a socket's name has room for 107 bytes
-	if err != nil {
-		return nil, err
-	}
-	p = &Postgres{Dir: dir, Port: ports[0], LogFile: filepath.Join(dir, "log"), bin: bin}
-	if os.Geteuid() == 0 {
-		if p.owner, err = unprivileged(); err != nil {
-			return p, err
-		}
-		if err := os.Chown(dir, int(p.owner.Uid), int(p.owner.Gid)); err != nil {
-			return p, err
-		}
+	if p, err = newPostgres(bin); err != nil {
+		return p, err
 	}
 	initdb := p.Command(ctx, "initdb", "--pgdata", p.data(), "--username", "postgres", "--encoding", "UTF8", "--locale", "C",
 		"--auth-local", "trust", "--auth-host", "scram-sha-256", "--no-sync", "--no-instructions", "--wal-segsize", "1")
@@ -92,11 +78,31 @@ func StartPostgres(ctx context.Context, settings ...string) (p *Postgres, err er
 		return p, err
 	}
 	_, err = fmt.Fprintf(config, "listen_addresses = '127.0.0.1'\nport = %d\nunix_socket_directories = '%s'\nshared_buffers = 64MB\nmax_wal_size = 1GB\n%s\n",
-		p.Port, dir, strings.Join(settings, "\n"))
+		p.Port, p.Dir, strings.Join(settings, "\n"))
 	if err := errors.Join(err, config.Close()); err != nil {
 		return p, err
 	}
 	return p, p.Start(ctx)
+}
+
+// newPostgres makes the directory of one, and holds its port.
+func newPostgres(bin string) (p *Postgres, err error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "regservice-pg-") // its path is short: a socket's name has room for 107 bytes
+	if err != nil {
+		return nil, err
+	}
+	p = &Postgres{Dir: dir, Port: ports[0], LogFile: filepath.Join(dir, "log"), bin: bin}
+	if os.Geteuid() != 0 {
+		return p, nil
+	}
+	if p.owner, err = unprivileged(); err != nil {
+		return p, err
+	}
+	return p, os.Chown(dir, int(p.owner.Uid), int(p.owner.Gid))
 }
 
 // unprivileged is whom root runs it as.
