@@ -31,13 +31,18 @@ func checkCommand() *cli.Command {
 		Description: "Reads and asks, changes nothing, creates no user. Run it in the homeserver's directory: flags that are\n" +
 			"not given are those of " + config.RunFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: check.FlagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: those of the running Synapse, else " + config.HomeserverFile + " with conf.d, or " + check.DendriteFile + ")"},
+			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d, or " + check.DendriteFile),
 			&cli.StringSliceFlag{Name: check.FlagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + check.MASFile + ", or " + check.MASOwnFile + " if it is one)"},
 			&cli.StringFlag{Name: check.FlagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
 		},
 		Action: checkAction,
 	}
+}
+
+// homeserverConfigFlag is check's and genconfig's.
+func homeserverConfigFlag(otherwise string) cli.Flag {
+	return &cli.StringSliceFlag{Name: check.FlagHomeserverConfig, Usage: "`FILE` of the homeserver's settings, or a directory of them; repeatable, later ones win (default: " + otherwise + ")"}
 }
 
 func checkAction(ctx context.Context, cmd *cli.Command) error {

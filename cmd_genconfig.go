@@ -19,12 +19,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/check"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
 )
@@ -44,10 +46,13 @@ func genconfigCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "genconfig",
 		Usage: "write " + config.RegistrationFile + " and " + config.RunFile + " into the working directory, the homeserver's",
-		Flags: []cli.Flag{&cli.BoolFlag{
-			Name:  config.FlagForce,
-			Usage: "make new tokens where the files exist, and keep the old files as " + files.BackupTail,
-		}},
+		Flags: []cli.Flag{
+			&cli.BoolFlag{
+				Name:  config.FlagForce,
+				Usage: "make new tokens where the files exist, and keep the old files as " + files.BackupTail,
+			},
+			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d"),
+		},
 		Action: genconfigAction,
 	}
 }
@@ -71,7 +76,11 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	written, err := readHomeserverFile(&c)
+	settings, why, process, err := readSynapse(cmd.StringSlice(check.FlagHomeserverConfig), c.Origin)
+	if err != nil {
+		return err
+	}
+	written, err := followSettings(&c, settings, process)
 	if err != nil {
 		return err
 	}
@@ -91,7 +100,11 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		{Name: config.RunFile, Mode: 0o700, Content: renderRun(c, program)},
 	}, written...)
 	force := cmd.Bool(config.FlagForce)
-	kept, err := files.WriteAll(written, config.HomeserverFile, force)
+	reader := settings.ReadBy(process)
+	if !reader.IsKnown() {
+		reader = synapse.OwnerOf(".")
+	}
+	kept, err := files.WriteAll(written, ownerOf(reader), force)
 	if taken := (files.TakenError{}); errors.As(err, &taken) && !force {
 		return fmt.Errorf("nothing was written, since there is already %s: the homeserver may be using the tokens; genconfig --%s makes new ones and keeps the old files as %s", strings.Join(taken.Names, ", "), config.FlagForce, files.BackupTail)
 	}
@@ -104,8 +117,15 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		return err
 	}
 	out := cmd.Root().Writer
+	if len(settings.Files) > 0 {
+		fmt.Fprintf(out, "read %s, %s\n", strings.Join(settings.Files, ", "), why)
+	}
+	whose := ""
+	if reader.UID != 0 && os.Geteuid() == 0 {
+		whose = ", " + reader.Name() + "'s: " + reader.Why
+	}
 	for _, file := range written {
-		fmt.Fprintf(out, "wrote %s (%04o)\n", file.Name, file.Mode)
+		fmt.Fprintf(out, "wrote %s (%04o%s)\n", file.Name, file.Mode, whose)
 	}
 	if _, err := os.Stat(config.HomeserverFile); err != nil {
 		fmt.Fprintf(out, "there is no %s here: these files belong in the homeserver's directory\n", config.HomeserverFile)
@@ -117,48 +137,76 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	return nil
 }
 
-// readHomeserverFile compares homeserver.yaml, if there is one, with the flags, and finds in it where the shared secret is. It
-// returns the file of the secret if one has to be made.
-func readHomeserverFile(c *config.Config) ([]files.New, error) {
-	file, err := files.ReadYAML(config.HomeserverFile)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+// readSynapse reads the settings that were named, those that the running Synapse was started with, or those that are here. Without
+// any it returns none.
+func readSynapse(named []string, origin string) (s synapse.Settings, why string, p synapse.Process, err error) {
+	p, seen := synapse.ListeningAt(origin)
+	paths, why := named, "as --"+check.FlagHomeserverConfig+" names them"
+	if len(named) == 0 {
+		paths, why = synapse.Choose(p, seen)
 	}
-	settings := map[string]string{}
-	for _, key := range []string{"server_name", "registration_shared_secret", "registration_shared_secret_path"} {
-		if settings[key], err = file.Text(key); err != nil {
+	s, err = synapse.Read(paths)
+	return s, why, p, err
+}
+
+// ownerOf is whose the files are to be: the user's that reads them.
+func ownerOf(reader synapse.User) *files.Owner {
+	if !reader.IsKnown() || len(reader.GIDs) == 0 {
+		return nil
+	}
+	return &files.Owner{UID: reader.UID, GID: reader.GIDs[0]}
+}
+
+// followSettings compares Synapse's settings, if there are any, with the flags, and finds in them where the shared secret is. It
+// returns the file of the secret if one has to be made.
+func followSettings(c *config.Config, s synapse.Settings, p synapse.Process) ([]files.New, error) {
+	const secret, path = "registration_shared_secret", "registration_shared_secret_path"
+	texts := map[string]string{}
+	for _, key := range []string{"server_name", secret, path} {
+		var err error
+		if texts[key], err = s.Text(key); err != nil {
 			return nil, err
 		}
 	}
-	if name := settings["server_name"]; name != "" && name != c.ServerName {
-		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", config.FlagMatrixDomain, c.ServerName, config.HomeserverFile, name)
+	if name := texts["server_name"]; name != "" && name != c.ServerName {
+		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", config.FlagMatrixDomain, c.ServerName, s.From["server_name"], name)
+	}
+	if texts[secret] != "" && texts[path] != "" && (c.Way.TakesSecret || c.Way.IsApart) {
+		return nil, fmt.Errorf("%s has %s and %s has %s: Synapse does not start with both, so delete one", s.From[secret], secret, s.From[path], path)
 	}
 	switch {
 	case c.Way.IsApart:
 		return makeMASClient(c)
 	case !c.Way.TakesSecret:
 		return nil, nil
-	}
-
-	if c.SharedSecretFile != "" {
+	case c.SharedSecretFile != "":
 		_, err := files.ReadSecret(c.SharedSecretFile, config.SharedSecretInFile)
 		return nil, err
-	}
-	if c.SharedSecret == "" && settings["registration_shared_secret_path"] != "" {
-		c.SharedSecretFile = settings["registration_shared_secret_path"]
-		return nil, nil
-	}
-	if c.SharedSecret == "" {
-		c.SharedSecret = settings["registration_shared_secret"]
+	case c.SharedSecret == "" && texts[path] != "":
+		c.SharedSecretFile = p.Path(texts[path])
+		return makeSharedSecret(c.SharedSecretFile)
+	case c.SharedSecret == "":
+		c.SharedSecret = texts[secret]
 	}
 	if c.SharedSecret == "" {
-		return nil, fmt.Errorf("there is no shared secret: set registration_shared_secret in %s in this directory, or give --%s", config.HomeserverFile, config.FlagShareSecretFile)
+		return nil, fmt.Errorf("there is no shared secret: set %s in %s in this directory, or give --%s", secret, config.HomeserverFile, config.FlagShareSecretFile)
 	}
 	if c.SharedSecret != strings.TrimSpace(c.SharedSecret) {
 		return nil, errors.New("the shared secret begins or ends with a space, which a file of it cannot keep: choose another")
 	}
 	c.SharedSecretFile = secretFile
 	return []files.New{{Name: secretFile, Mode: 0o600, Content: []byte(c.SharedSecret + "\n")}}, nil
+}
+
+// makeSharedSecret returns the file that Synapse is to read its secret from, if it is not there yet. Synapse would make it for all
+// to read.
+func makeSharedSecret(path string) ([]files.New, error) {
+	switch _, err := files.ReadSecret(path, config.SharedSecretInFile); {
+	case errors.Is(err, os.ErrNotExist):
+		return []files.New{{Name: path, Mode: 0o600, Content: []byte(randomText(tokenLength) + "\n")}}, nil
+	default:
+		return nil, err
+	}
 }
 
 // keepEthRPC returns the file of the Ethereum node's URL if the URL may hold a key. A key must not be in a command line.
@@ -186,6 +234,10 @@ func makeMASClient(c *config.Config) ([]files.New, error) {
 	return []files.New{{Name: masSecretFile, Mode: 0o600, Content: []byte(randomText(tokenLength))}}, nil
 }
 
+// noLocalpart takes away what a server name has and a localpart that is written alike in URLs has not: colons, and the brackets of
+// an IPv6 address.
+var noLocalpart = strings.NewReplacer(":", "-", "[", "", "]", "")
+
 // renderRegistration returns the content of registration.yaml.
 func renderRegistration(c config.Config, id string) ([]byte, error) {
 	return yaml.Marshal(config.Registration{
@@ -193,7 +245,7 @@ func renderRegistration(c config.Config, id string) ([]byte, error) {
 		HSToken:         c.HSToken,
 		ASToken:         c.ASToken,
 		URL:             "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + appServicePath,
-		SenderLocalpart: strings.ReplaceAll(c.ServerName, ":", "-"), // a localpart has no colon
+		SenderLocalpart: noLocalpart.Replace(c.ServerName),
 		Protocols:       []string{protocolID(c.ServerName)},
 		Namespaces: config.Namespaces{
 			Users:   []config.Namespace{{Exclusive: false, Regex: "@.*"}},

@@ -2,13 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/urfave/cli/v3"
 	"gopkg.in/yaml.v2"
 )
@@ -96,5 +101,67 @@ func TestGoRunIsRefused(t *testing.T) {
 		os.Remove(config.RegistrationFile)
 		os.Remove(config.RunFile)
 		t.Error("files were written")
+	}
+}
+
+// Debian's layout: the directory is Synapse's, homeserver.yaml in it root's. What root makes there belongs to who reads it, the
+// secret's file too, wherever that is.
+func TestGenconfigOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		need.Skip(t, need.Missing{What: "root, to give files away", Cure: "run the tests as root"})
+	}
+	const its, key = 54321, 54322
+	secret := filepath.Join(t.TempDir(), "secret")
+	t.Chdir(t.TempDir())
+	write := func(path, content string, uid int) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chown(path, uid, uid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	genconfig := func(flags ...string) string {
+		t.Helper()
+		var out strings.Builder
+		args := append([]string{programName, "--" + config.FlagMatrixDomain, "example.org", "--" + config.FlagMatrixURL, "http://127.0.0.1:8007" + homeserver.SharedSecretPath, "genconfig"}, flags...)
+		if err := newCommand(&out, io.Discard).Run(t.Context(), args); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	owned := func(by string, uid uint32, paths ...string) {
+		t.Helper()
+		for _, path := range paths {
+			stat, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if owner := stat.Sys().(*syscall.Stat_t); owner.Uid != uid || owner.Gid != uid || stat.Mode().Perm()&0o077 != 0 {
+				t.Errorf("by %s: %s belongs to %d:%d with %v, want %d", by, path, owner.Uid, owner.Gid, stat.Mode(), uid)
+			}
+		}
+	}
+	write("homeserver.yaml", "server_name: example.org\nregistration_shared_secret_path: "+secret+"\n", 0)
+	if err := os.Chown(".", its, its); err != nil {
+		t.Fatal(err)
+	}
+	if out := genconfig(); !strings.Contains(out, "wrote "+secret+" (0600, 54321's: the directory . is its)\n") {
+		t.Errorf("got %s", out)
+	}
+	owned("the directory", its, config.RegistrationFile, config.RunFile, secret)
+
+	write("example.org.signing.key", "", key)
+	os.Remove(secret)
+	genconfig("--force")
+	owned("the key", key, config.RegistrationFile, config.RunFile, secret)
+}
+
+// A localpart has neither colons nor brackets: Synapse does not load the registration of a sender that has some.
+func TestRenderSender(t *testing.T) {
+	for name, want := range map[string]string{"example.org": "example.org", "localhost:8480": "localhost-8480", "[2001:db8::1]:8448": "2001-db8--1-8448"} {
+		content, err := renderRegistration(config.Config{ServerName: name, Host: "127.0.0.1", ASToken: "a", HSToken: "b"}, "ID")
+		var back config.Registration
+		if err != nil || yaml.Unmarshal(content, &back) != nil || back.SenderLocalpart != want {
+			t.Errorf("%s: got %q, %v", name, back.SenderLocalpart, err)
+		}
 	}
 }

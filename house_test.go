@@ -38,7 +38,7 @@ var allowedImports = map[string][]string{
 	"nginx":      {},
 	"files":      {"redact"},
 	"boltfile":   {"files"},
-	"synapse":    {"files"},
+	"synapse":    {"files", "names"},
 	"recent":     {},
 	"homeserver": {"names", "recent", "redact"},
 	"pgdb":       {"names", "redact"},

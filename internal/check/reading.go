@@ -14,7 +14,6 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 )
 
@@ -48,13 +47,7 @@ func (chk *checking) readAllSettings() []settingsFile {
 	}
 	var all []settingsFile
 	if chk.server.Name != homeserver.Dendrite {
-		paths, why := synapse.DefaultPaths("."), "as found here"
-		if len(chk.process.Configs) > 0 && chk.processErr == nil {
-			paths, why = chk.process.Configs, fmt.Sprintf("which the running Synapse, process %d, was started with", chk.process.PID)
-		} else if chk.process.PID > 0 {
-			why += fmt.Sprintf("; which the running Synapse, process %d, was started with is not seen: %v", chk.process.PID, chk.processErr)
-		}
-		if len(paths) > 0 {
+		if paths, why := synapse.Choose(chk.process, chk.processErr); len(paths) > 0 {
 			all = append(all, readSynapse(paths, why))
 		}
 	}
@@ -65,13 +58,6 @@ func (chk *checking) readAllSettings() []settingsFile {
 		return []settingsFile{{path: config.HomeserverFile, err: errNoSettings}}
 	}
 	return all
-}
-
-// seeProcess looks for the Synapse that listens where --matrixurl says, if that is on this machine.
-func (chk *checking) seeProcess() {
-	if isLocal(chk.Config.Origin) {
-		chk.process, chk.processErr = synapse.Listening(names.URLPort(chk.Config.Origin))
-	}
 }
 
 // readSynapse reads the files, and those of the directories, as Synapse does.

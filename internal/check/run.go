@@ -10,6 +10,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 )
 
 // Flags of check itself, which its cures name.
@@ -96,7 +97,7 @@ func newChecking(in Input) *checking {
 	chk.ofSecret = chk.takeSecret()
 	chk.report.keepSecret(chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret, chk.Config.MASClientSecret)
 	chk.connect()
-	chk.seeProcess()
+	chk.process, chk.processErr = synapse.ListeningAt(chk.Config.Origin)
 	return chk
 }
 

@@ -13,12 +13,15 @@ import (
 // BackupTail ends the name of an old file that is kept.
 const BackupTail = ".bak"
 
-// A New is a file to be written in the working directory.
+// A New is a file to be written.
 type New struct {
 	Name    string
 	Mode    os.FileMode
 	Content []byte
 }
+
+// An Owner is whose a file is.
+type Owner struct{ UID, GID int }
 
 // A TakenError says that files exist whose names must be new. It is an os.ErrExist.
 type TakenError struct{ Names []string }
@@ -33,8 +36,8 @@ func (e TakenError) Unwrap() error { return os.ErrExist }
 
 // WriteAll writes all of the files or none. If one exists already it writes nothing and returns a TakenError. With force it keeps
 // the old files under other names, and returns those. No file is visible before it is whole. If root writes them, they belong
-// to the owner of the model, if there is one.
-func WriteAll(files []New, model string, force bool) (kept []string, err error) {
+// to the owner, if there is one.
+func WriteAll(files []New, owner *Owner, force bool) (kept []string, err error) {
 	var existing []string
 	for _, file := range files {
 		if _, err := os.Lstat(file.Name); err == nil {
@@ -57,7 +60,7 @@ func WriteAll(files []New, model string, force bool) (kept []string, err error) 
 	}()
 	var drafts []string
 	for _, file := range files {
-		draft, err := writeDraft(file, model)
+		draft, err := writeDraft(file, owner)
 		if err != nil {
 			return nil, err
 		}
@@ -87,17 +90,22 @@ func WriteAll(files []New, model string, force bool) (kept []string, err error) 
 		}
 		undo = append(undo, func() { os.Remove(file.Name) })
 	}
-	return kept, SyncDir(".")
+	for _, file := range files {
+		err = errors.Join(err, SyncDir(filepath.Dir(file.Name)))
+	}
+	return kept, err
 }
 
 // writeDraft writes the content under a temporary name, with the mode and the owner that the file will have.
-func writeDraft(file New, model string) (name string, err error) {
-	name, err = Draft(".", file.Name, func(draft *os.File) error {
+func writeDraft(file New, owner *Owner) (name string, err error) {
+	name, err = Draft(filepath.Dir(file.Name), filepath.Base(file.Name), func(draft *os.File) error {
 		if err := draft.Chmod(file.Mode); err != nil {
 			return err
 		}
-		if err := OwnAs(draft, model); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+		if owner != nil && os.Geteuid() == 0 {
+			if err := draft.Chown(owner.UID, owner.GID); err != nil {
+				return err
+			}
 		}
 		_, err := draft.Write(file.Content)
 		return err

@@ -24,7 +24,7 @@ func TestWriteFilesAllOrNothing(t *testing.T) {
 			} else {
 				files[1].Name = "missing/b"
 			}
-			if _, err := WriteAll(files, "homeserver.yaml", force); err == nil {
+			if _, err := WriteAll(files, nil, force); err == nil {
 				t.Fatal("no error")
 			}
 			content, err := os.ReadFile("a")
@@ -40,25 +40,23 @@ func TestWriteFilesAllOrNothing(t *testing.T) {
 	}
 }
 
-// What root writes belongs to whom homeserver.yaml belongs to.
+// What root writes belongs to whom it is for, in whichever directory.
 func TestWriteFilesOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		need.Skip(t, need.Missing{What: "root, to give files away", Cure: "run the tests as root"})
 	}
 	t.Chdir(t.TempDir())
-	const homeserverFile = "homeserver.yaml"
-	os.WriteFile(homeserverFile, nil, 0o600)
-	if err := os.Chown(homeserverFile, 12345, 23456); err != nil {
+	other := filepath.Join(t.TempDir(), "b")
+	if _, err := WriteAll([]New{{"a", 0o600, nil}, {other, 0o600, nil}}, &Owner{12345, 23456}, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := WriteAll([]New{{"a", 0o600, nil}}, homeserverFile, false); err != nil {
-		t.Fatal(err)
-	}
-	stat, err := os.Stat("a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if owner := stat.Sys().(*syscall.Stat_t); owner.Uid != 12345 || owner.Gid != 23456 {
-		t.Errorf("got %d:%d", owner.Uid, owner.Gid)
+	for _, path := range []string{"a", other} {
+		stat, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := stat.Sys().(*syscall.Stat_t); owner.Uid != 12345 || owner.Gid != 23456 || stat.Mode() != 0o600 {
+			t.Errorf("%s: got %d:%d, %v", path, owner.Uid, owner.Gid, stat.Mode())
+		}
 	}
 }

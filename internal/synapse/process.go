@@ -8,11 +8,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // A Process is a running Synapse.
@@ -30,6 +33,14 @@ var (
 	// ErrHidden is that one may, and this user cannot see which.
 	ErrHidden = errors.New("which process listens there is for its own user and root to see")
 )
+
+// ListeningAt finds the Synapse that listens where the URL says, as Listening does.
+func ListeningAt(origin string) (Process, error) {
+	if u, err := url.Parse(origin); err != nil || !names.IsLoopback(u.Hostname()) {
+		return Process{}, ErrNoProcess
+	}
+	return Listening(names.URLPort(origin))
+}
 
 // Listening finds the Synapse that listens on the port. It may return what it has seen beside an error: the user without the
 // process, and the process without its settings.
@@ -140,11 +151,11 @@ func readProcess(dir string) (Process, error) {
 	var err error
 	p.Configs, p.keyDir = namedSettings(args)
 	for i, path := range p.Configs {
-		p.Configs[i] = p.path(path)
+		p.Configs[i] = p.Path(path)
 		err = errors.Join(err, p.isHere(dir, p.Configs[i]))
 	}
 	if p.keyDir != "" {
-		p.keyDir = p.path(p.keyDir)
+		p.keyDir = p.Path(p.keyDir)
 	}
 	if len(p.Configs) == 0 {
 		err = errors.New("its command line names no settings")
@@ -152,8 +163,8 @@ func readProcess(dir string) (Process, error) {
 	return p, err
 }
 
-// path is what the process means by the path: relative still, where its directory is not seen.
-func (p Process) path(path string) string {
+// Path is what the process means by the path: relative still, where its directory is not seen.
+func (p Process) Path(path string) string {
 	if p.Dir == "" || filepath.IsAbs(path) {
 		return path
 	}

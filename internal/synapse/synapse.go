@@ -68,6 +68,30 @@ func DefaultPaths(dir string) []string {
 	return []string{file, more}
 }
 
+// Choose returns which settings to read where none were named: those that the process was started with, if they are seen, or
+// those that are here. why says which they are. Without either there are none.
+func Choose(p Process, seen error) (paths []string, why string) {
+	if len(p.Configs) > 0 && seen == nil {
+		return p.Configs, fmt.Sprintf("which the running Synapse, process %d, was started with", p.PID)
+	}
+	why = "as found here"
+	if p.PID > 0 {
+		why += fmt.Sprintf("; which the running Synapse, process %d, was started with is not seen: %v", p.PID, seen)
+	}
+	return DefaultPaths("."), why
+}
+
+// Text returns the text under the key, or "" if there is none.
+func (s Settings) Text(key string) (string, error) {
+	switch value := s.Keys[key].(type) {
+	case nil:
+		return "", nil
+	case string:
+		return value, nil
+	}
+	return "", fmt.Errorf("%s: %s is not read as a text: put it in quotes", s.From[key], key)
+}
+
 // Read reads the files, and those of the directories, as one configuration: a key of a later file takes the place of the whole
 // key of an earlier one. An error is a FileError, and what was read before it is returned as well.
 func Read(paths []string) (Settings, error) {

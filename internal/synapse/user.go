@@ -16,7 +16,7 @@ import (
 // A User is the one that Synapse runs as.
 type User struct {
 	UID  int
-	GIDs []int  // of all its groups
+	GIDs []int  // of all its groups, its own first
 	Why  string // what tells that it is this one; "" where nothing does
 }
 
@@ -82,7 +82,7 @@ func (s Settings) ReadBy(p Process) User {
 // signingKey is the file of the key that Synapse signs with, or "" where the settings do not tell.
 func (s Settings) signingKey(p Process) string {
 	if path, ok := s.Keys["signing_key_path"].(string); ok {
-		return p.path(path)
+		return p.Path(path)
 	}
 	name, ok := s.Keys["server_name"].(string)
 	if !ok || s.Keys["signing_key_path"] != nil || s.Keys["signing_key"] != nil {
@@ -116,7 +116,7 @@ func ownerOf(stat os.FileInfo, why string) User {
 		return u
 	}
 	groups, _ := found.GroupIds() // without them it has one
-	for _, group := range append(groups, found.Gid) {
+	for _, group := range append([]string{found.Gid}, groups...) {
 		if number, err := strconv.Atoi(group); err == nil {
 			u.GIDs = append(u.GIDs, number)
 		}
