@@ -19,7 +19,7 @@ PIP     := bin/pip --disable-pip-version-check --quiet --retries 1 install
 export PYTHON
 
 .PHONY: build demo test test-all test-busy test-dendrite test-chain test-deploy cover release check fuzz vuln check-chain cgo venvs dendrite \
-	bench bench-homeservers bench-short bench-postgres clean soak needs-go
+	bench bench-homeservers bench-short bench-postgres clean soak model needs-go
 
 build:
 	go build -buildvcs=auto -o matrix-regservice .
@@ -66,6 +66,12 @@ SOAK_KILLS := 5000
 
 soak: $(VENVS)/synapse-1.163.2/.installed
 	E2E_REQUIRED=1 SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -v -timeout 6h -run '^TestSoak$$' ./e2e
+
+# Random runs of the program against a model of what is true. One that fails prints the line that draws its steps again.
+MODEL_RUNS := 200
+
+model: needs-go
+	E2E_REQUIRED=1 MODEL_RUNS=$(MODEL_RUNS) go test -race -count=1 -v -timeout 6h -run '^TestModel$$' ./proof
 
 # What operators install. It needs systemd-analyze, promtool and groff, and root to try the package.
 test-deploy: build
