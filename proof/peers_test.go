@@ -1,0 +1,596 @@
+// peers_test.go owns the peers that speak bytes: a homeserver, and an Ethereum node, that answer one call with what no HTTP
+// server should, and repeat every secret that they were told in it.
+//
+// What holds is: it costs the program bounded memory and bounded time; the node is answered as the contract has it; no secret
+// is in the log, in the metrics or in an answer; and the next node is served as if nothing had been.
+
+package proof
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
+)
+
+const (
+	peerMemory  = 64 << 20 // bytes of anonymous memory that the program may have, whatever its peer does
+	peerNodes   = 8        // that come at once while the peer speaks bytes
+	peersAtOnce = 12       // programs with a peer each: most of this is waiting for time limits
+	floodMost   = 64 << 20 // bytes after which a peer gives up: the program reads on and on
+)
+
+// A bytePeer is one connection on which the peer is asked for something and may say what it likes.
+type bytePeer struct {
+	net.Conn
+	in      *bufio.Reader
+	asked   string        // the request, byte for byte
+	secrets []string      // that the program has
+	echo    string        // the request and the secrets
+	answer  func() string // does what was asked, and returns the right answer
+}
+
+// say sends text, and tells whether it was taken.
+func (p *bytePeer) say(text string) bool {
+	_, err := io.WriteString(p, text)
+	return err == nil
+}
+
+// flood sends pieces until the program has had enough.
+func (p *bytePeer) flood(piece string) {
+	piece = strings.Repeat(piece, 1+8<<10/len(piece))
+	for sent := 0; sent < floodMost && p.say(piece); sent += len(piece) {
+	}
+}
+
+// drip sends the text a few bytes at a time, and then its end again and again, until the program has had enough.
+func (p *bytePeer) drip(text, again string) {
+	for begun := time.Now(); time.Since(begun) < daemon.Patience; time.Sleep(50 * time.Millisecond) {
+		piece := text[:min(2, len(text))]
+		if text = text[len(piece):]; piece == "" {
+			piece = again
+		}
+		if !p.say(piece) {
+			return
+		}
+	}
+}
+
+// reset ends the connection without the usual goodbye.
+func (p *bytePeer) reset() { p.Conn.(*net.TCPConn).SetLinger(0) }
+
+// rawAnswer is an answer of this status with further lines in its header.
+func rawAnswer(status, header, body string) string {
+	return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s", status, header, len(body), body)
+}
+
+// strayAnswer is the answer to something else, which gives somebody's token away.
+const strayToken = "syt_c29tZWJvZHk_QWNjZXNzVG9rZW5PZg_1a2B3c"
+
+var strayAnswer = rawAnswer("200 OK", "", `{"jsonrpc":"2.0","id":1,"result":"0xffffffffffffffffff","nonce":"00","displayname":"x","user_id":"@0x0000000000000000000000000000000000000001:x","access_token":"`+strayToken+`"}`)
+
+// oneLine is text without what would end a line of a header.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r < ' ' }), " ")
+}
+
+func first(most int, text string) string { return text[:min(most, len(text))] }
+
+func quoted(text string) string {
+	content, _ := json.Marshal(text)
+	return string(content)
+}
+
+// A byteCase is something that a peer does instead of answering. Where right, the answer that was asked for is among it, and
+// may be taken.
+type byteCase struct {
+	name  string
+	right bool
+	speak func(p *bytePeer)
+}
+
+var byteCases = []byteCase{
+	{"extra answers behind the right one", true, func(p *bytePeer) { p.say(p.answer() + strings.Repeat(strayAnswer, 3)); p.waitForMore() }},
+	{"an extra answer a little later", true, func(p *bytePeer) {
+		p.say(p.answer())
+		time.Sleep(20 * time.Millisecond)
+		p.say(strayAnswer)
+		p.waitForMore()
+	}},
+	{"a part of an extra answer", true, func(p *bytePeer) { p.say(p.answer() + strayAnswer[:40]); p.waitForMore() }},
+	{"extra answers before the right one", false, func(p *bytePeer) { p.say(strayAnswer + p.answer()) }},
+	{"header lines without end", false, func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\n"); p.flood("X: " + first(200, oneLine(p.echo)) + "\r\n") }},
+	{"short header lines without end", false, func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\n"); p.flood("a:\r\n") }},
+	{"a header line without end", false, func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\nX: "); p.flood(oneLine(p.echo)) }},
+	{"a status line without end", false, func(p *bytePeer) { p.say("HTTP/1.1 200 "); p.flood(oneLine(p.echo)) }},
+	{"1xx answers without end", false, func(p *bytePeer) {
+		p.flood("HTTP/1.1 103 Early Hints\r\nLink: <" + first(100, oneLine(p.echo)) + ">\r\n\r\n")
+	}},
+	{"100 without end", false, func(p *bytePeer) { p.flood("HTTP/1.1 100 Continue\r\n\r\n") }},
+	{"a few 1xx answers, and then the right one", true, func(p *bytePeer) {
+		p.say(strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n", 3) + p.answer())
+	}},
+	{"102 slowly without end", false, func(p *bytePeer) { p.drip("", "HTTP/1.1 102 Processing\r\n\r\n") }},
+	{"an early close", false, func(*bytePeer) {}},
+	{"an early close, done", false, func(p *bytePeer) { p.answer() }},
+	{"a reset", false, func(p *bytePeer) { p.reset() }},
+	{"a close in the status line", false, func(p *bytePeer) { p.say(first(10, p.answer())) }},
+	{"a close in the header", false, func(p *bytePeer) { p.say(first(30, p.answer())) }},
+	{"a close in the body", false, func(p *bytePeer) {
+		p.answer()
+		p.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{\"x\":" + first(100, quoted(p.echo)))
+	}},
+	{"a reset in the body", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + first(100, p.echo))
+		p.reset()
+	}},
+	{"HTTP/0.9", false, func(p *bytePeer) { p.say(`{"user_id":"x","access_token":"` + strayToken + `"}`) }},
+	{"HTTP/0.9 that repeats everything", false, func(p *bytePeer) { p.say(p.echo) }},
+	{"HTTP/2", false, func(p *bytePeer) { p.say("\x00\x00\x12\x04\x00\x00\x00\x00\x00" + p.echo) }},
+	{"TLS", false, func(p *bytePeer) { p.say("\x15\x03\x01\x00\x02\x02\x46" + p.echo) }},
+	{"another protocol", false, func(p *bytePeer) { p.say("220 " + oneLine(p.echo) + " ESMTP\r\n") }},
+	{"a status that is none", false, func(p *bytePeer) { p.say("HTTP/1.1 2O0 " + oneLine(p.echo) + "\r\n\r\n") }},
+	{"a status of four digits", false, func(p *bytePeer) { p.say("HTTP/1.1 2000 " + oneLine(p.echo) + "\r\n\r\n") }},
+	{"a version that is none", false, func(p *bytePeer) { p.say("HTTP/" + oneLine(p.echo) + " 200 OK\r\n\r\n") }},
+	{"HTTP/1.0 until it is closed", true, func(p *bytePeer) {
+		_, body, _ := strings.Cut(p.answer(), "\r\n\r\n")
+		p.say("HTTP/1.0 200 OK\r\n\r\n" + body)
+	}},
+	{"a header byte by byte", false, func(p *bytePeer) { p.drip("HTTP/1.1 200 OK\r\nX: ", "x") }},
+	{"header lines one by one", false, func(p *bytePeer) { p.drip("HTTP/1.1 200 OK\r\n", "X: x\r\n") }},
+	{"a body byte by byte", false, func(p *bytePeer) { p.drip("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x") }},
+	{"chunks byte by byte", false, func(p *bytePeer) { p.drip("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n") }},
+	{"silence", false, func(p *bytePeer) { io.Copy(io.Discard, p.in) }},
+	{"a body without end", false, func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\n\r\n"); p.flood(p.echo) }},
+	{"a chunked body without end", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+		p.flood("400\r\n" + strings.Repeat("x", 0x400) + "\r\n")
+	}},
+	{"a chunk's extension without end", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=")
+		p.flood(oneLine(p.echo))
+	}},
+	{"trailers without end", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+		p.flood("X: x\r\n")
+	}},
+	{"a chunk's length that is none", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + oneLine(p.echo) + "\r\n")
+	}},
+	{"a length that is none", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\nContent-Length: " + first(300, oneLine(p.echo)) + "\r\n\r\n{}")
+	}},
+	{"an encoding that is none", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: " + first(300, oneLine(p.echo)) + "\r\n\r\n{}")
+	}},
+	{"two lengths", false, func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}}") }},
+	{"a header line without a colon", false, func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\n" + first(300, oneLine(p.echo)) + "\r\n\r\n{}") }},
+	{"a header field that is none", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 200 OK\r\n(" + strings.ReplaceAll(first(300, oneLine(p.echo)), ":", " ") + "): x\r\n\r\n{}")
+	}},
+	{"another protocol that is agreed on", false, func(p *bytePeer) {
+		p.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + first(100, oneLine(p.echo)) + "\r\n\r\n" + p.echo)
+		io.Copy(io.Discard, p.in)
+	}},
+	{"a redirect that repeats everything", false, func(p *bytePeer) {
+		p.say(rawAnswer("307 "+oneLine(p.echo), "Location: http://elsewhere.example/?x="+url.QueryEscape(p.echo)+"\r\n", "{}"))
+	}},
+	{"a redirect to nowhere", false, func(p *bytePeer) {
+		p.say(rawAnswer("302 Found", "Location: http://%zz/"+strings.ReplaceAll(first(300, oneLine(p.echo)), " ", "")+"\r\n", "{}"))
+	}},
+	{"400 that repeats everything", false, echoes("400")},
+	{"401 that repeats everything", false, echoes("401")},
+	{"403 that repeats everything", false, echoes("403")},
+	{"404 that repeats everything", false, echoes("404")},
+	{"409 that repeats everything", false, echoes("409")},
+	{"429 that repeats everything", false, echoes("429")},
+	{"500 that repeats everything", false, echoes("500")},
+	{"502 that repeats everything in HTML", false, func(p *bytePeer) { p.say(rawAnswer("502 "+oneLine(p.echo), "", "<html>"+p.echo+"</html>")) }},
+	{"400 with a part of everything", false, func(p *bytePeer) {
+		for _, word := range strings.Fields(p.echo) {
+			if len(word) > 20 {
+				p.say(rawAnswer("400 Bad Request", "", `{"errcode":"M_UNKNOWN","error":`+quoted("you sent "+word[:20]+" and "+word[len(word)-20:])+`}`))
+				return
+			}
+		}
+	}},
+	{"400 with every secret cut short", false, func(p *bytePeer) {
+		parts := []string{}
+		for _, secret := range p.secrets {
+			parts = append(parts, secret[:20], secret[4:], secret[:len(secret)-1])
+		}
+		p.say(rawAnswer("400 Bad Request", "", `{"errcode":"M_UNKNOWN","error":`+quoted(strings.Join(parts, " "))+`}`))
+	}},
+	{"400 with everything as an errcode", false, func(p *bytePeer) {
+		p.say(rawAnswer("400 Bad Request", "", `{"errcode":`+quoted("M_"+standin.ASToken)+`,"error":`+quoted(p.echo)+`,"errors":[{"title":`+quoted(p.echo)+`}]}`))
+	}},
+	{"400 with everything in base64", false, func(p *bytePeer) {
+		p.say(rawAnswer("400 Bad Request", "", `{"errcode":"M_UNKNOWN","error":`+quoted(base64.StdEncoding.EncodeToString([]byte(p.echo)))+`}`))
+	}},
+	{"a compressed body that is none", false, func(p *bytePeer) { p.say(rawAnswer("200 OK", "Content-Encoding: gzip\r\n", p.echo)) }},
+	{"200 with everything", false, func(p *bytePeer) {
+		p.say(rawAnswer("200 "+oneLine(p.echo), "", `{"user_id":`+quoted(p.echo)+`,"displayname":7,"nonce":`+quoted(p.echo)+`,"result":`+quoted(p.echo)+`}`))
+	}},
+}
+
+// echoes answers with this status and every secret in every place.
+func echoes(status string) func(*bytePeer) {
+	return func(p *bytePeer) {
+		said := oneLine(p.echo)
+		header := "WWW-Authenticate: Bearer realm=\"" + said + "\"\r\nSet-Cookie: x=" + said + "\r\nServer: " + said + "\r\nLocation: /?x=" + url.QueryEscape(p.echo) + "\r\nRetry-After: " + said + "\r\nX-" + standin.ASToken + ": x\r\n"
+		p.say(rawAnswer(status+" "+said, header, `{"errcode":"M_UNKNOWN","error":`+quoted(p.echo)+`,"message":`+quoted(p.echo)+`,"retry_after_ms":1,"errors":[{"title":`+quoted(p.echo)+`}]}`))
+	}
+}
+
+// waitForMore keeps the connection, as a server does between two requests, and answers a further one with what is none of it.
+func (p *bytePeer) waitForMore() {
+	p.SetReadDeadline(time.Now().Add(2 * time.Second))
+	if _, err := http.ReadRequest(p.in); err == nil {
+		p.say(strayAnswer)
+	}
+}
+
+// A byteServer is a peer: it answers rightly, but for one call while it is armed.
+type byteServer struct {
+	net.Listener
+	right   http.Handler
+	which   func(*http.Request) string // the call
+	secrets []string                   // of the program, which it repeats
+	speak   func(*bytePeer)
+	at      string // the call that it speaks bytes at
+
+	armed atomic.Bool
+	spoke atomic.Int64
+	conns sync.WaitGroup
+}
+
+// newByteServer makes one that is armed: the program's start meets its bytes too.
+func newByteServer(t *testing.T, s *byteServer) *byteServer {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Listener = l
+	s.armed.Store(true)
+	s.conns.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.conns.Go(func() { s.serve(conn) })
+		}
+	})
+	return s
+}
+
+func (s *byteServer) url() string { return "http://" + s.Addr().String() }
+
+// serve answers on one connection until somebody closes it.
+func (s *byteServer) serve(conn net.Conn) {
+	defer conn.Close()
+	for sent := new(bytes.Buffer); ; sent.Reset() {
+		in := bufio.NewReader(io.TeeReader(conn, sent))
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		p := &bytePeer{Conn: conn, in: in, asked: sent.String(), secrets: s.secrets, echo: sent.String() + " " + strings.Join(s.secrets, " ") + " " + strayToken, answer: func() string {
+			answer := httptest.NewRecorder()
+			s.right.ServeHTTP(answer, r)
+			return rawAnswer(fmt.Sprintf("%d %s", answer.Code, http.StatusText(answer.Code)), "", answer.Body.String())
+		}}
+		if s.armed.Load() && s.which(r) == s.at {
+			s.spoke.Add(1)
+			conn.SetWriteDeadline(time.Now().Add(daemon.Patience))
+			s.speak(p)
+			return
+		}
+		if !p.say(p.answer()) || r.Close {
+			return
+		}
+	}
+}
+
+// A byteTarget is a call that the program makes, and what a node may be answered where that is spoiled.
+type byteTarget struct {
+	api string
+	at  call
+}
+
+// byteTargets are the calls at which a homeserver speaks bytes. Where a look-up of what the homeserver is says nothing,
+// the program goes on without it.
+var byteTargets = []byteTarget{
+	{createUser, callProfile}, {createUser, callCreate}, {createUser, callKey},
+	{sharedSecret, callNonce}, {sharedSecret, callRegister}, {sharedSecret, callVersion},
+	{masUsers, callToken}, {masUsers, callAdd}, {masUsers, callPassword}, {masUsers, callSetName},
+}
+
+// secretsOf are the secrets that a gateway has.
+var secretsOf = map[string][]string{
+	createUser:   {standin.ASToken, standin.HSToken},
+	sharedSecret: {standin.Secret, standin.HSToken},
+	masUsers:     {standin.ASToken, standin.HSToken, standin.MASSecret},
+}
+
+// In the long test every peer speaks at every call, and in the short one at one of them.
+func TestByteHomeservers(t *testing.T) {
+	t.Parallel()
+	eachByteCase(t, len(byteTargets), func(t *testing.T, c byteCase, i int) {
+		at := byteTargets[i]
+		truth := newTruth(func(string, ...any) {})
+		fake := &fakeHomeserver{truth: truth, software: `{"server":{"name":"Synapse","version":"1.163.2"}}`, plan: map[call][]fault{}, nonces: map[string]bool{}, good: map[string]time.Time{}}
+		peer := newByteServer(t, &byteServer{right: fake, which: func(r *http.Request) string { c, _ := fake.which(r); return string(c) }, at: string(at.at), speak: c.speak, secrets: secretsOf[at.api]})
+		truth.keepSecret(strayToken, "somebody's access token")
+		keepOwnSecrets(truth)
+		v := newByteVictim(t, c.name+string(at.at), peer, at.api, nil)
+		v.truth = truth
+		isFree := at.at == callKey || at.at == callVersion || at.at == callSetName && c.name == byteCases[len(byteCases)-1].name // which is an object, and all that is wanted of that call
+		v.speaks(peer, func(a answer) bool {
+			switch {
+			case a.status == 200:
+				return c.right || isFree
+			case a.status == 429:
+				return a.Errcode == "M_LIMIT_EXCEEDED" && strings.HasPrefix(c.name, "429")
+			}
+			return a.status == 502 && a.Errcode == "M_UNKNOWN"
+		}, 200)
+	})
+}
+
+// rpcKey is the key in the URL of the Ethereum node.
+const rpcKey = "k3y0f4nEthereumProvider9aZ"
+
+// An Ethereum node may say that everybody is rich in the answer to something else. Whoever is poor is not let in by it.
+func TestByteEthereumNodes(t *testing.T) {
+	t.Parallel()
+	eachByteCase(t, 1, func(t *testing.T, c byteCase, _ int) {
+		truth := newTruth(func(string, ...any) {})
+		fake := newFakeHomeserver(truth)
+		t.Cleanup(fake.Close)
+		chain := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var asked struct {
+				ID     int64
+				Method string
+			}
+			json.NewDecoder(r.Body).Decode(&asked)
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%d,"result":"0x1"}`, asked.ID) // of each address, and the chain's number
+		})
+		peer := newByteServer(t, &byteServer{right: chain, which: func(*http.Request) string { return "eth" }, at: "eth", speak: c.speak, secrets: []string{rpcKey}})
+		truth.keepSecret(strayToken, "somebody's access token")
+		truth.keepSecret(rpcKey, "the key in the URL of the Ethereum node")
+		v := newByteVictim(t, c.name+"eth", peer, createUser, fake)
+		v.truth = truth
+		v.speaks(peer, func(a answer) bool {
+			return a.status == 503 && a.Errcode == "M_UNKNOWN" || c.right && a.status == 403 && a.Errcode == "M_FORBIDDEN"
+		}, 403)
+	})
+}
+
+// keepOwnSecrets notes the secrets of the program.
+func keepOwnSecrets(h *truth) {
+	for secret, what := range map[string]string{standin.ASToken: "the as_token", standin.HSToken: "the hs_token", standin.Secret: "the shared secret", standin.MASSecret: "the client secret"} {
+		h.keepSecret(secret, what)
+	}
+}
+
+// eachByteCase runs each case with a program of its own, many at once.
+func eachByteCase(t *testing.T, targets int, run func(t *testing.T, c byteCase, target int)) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("memory is read from /proc")
+	}
+	if _, err := asBuilt(); err != nil {
+		t.Fatal(err)
+	}
+	slots := make(chan struct{}, peersAtOnce)
+	var all sync.WaitGroup
+	for number, c := range byteCases {
+		for target := range targets {
+			if !need.Long() && target != number%targets {
+				continue
+			}
+			slots <- struct{}{}
+			all.Go(func() {
+				defer func() { <-slots }()
+				t.Run(fmt.Sprintf("%s/%d", c.name, target), func(t *testing.T) { run(t, c, target) })
+			})
+		}
+	}
+	all.Wait()
+}
+
+// A byteVictim is the program as it is built, with a peer.
+type byteVictim struct {
+	*testing.T
+	*truth
+	*gateway
+	number  int
+	answers []string // that are none of success
+}
+
+// newByteVictim starts the program with the peer as its homeserver, or where there is one already as its Ethereum node.
+func newByteVictim(t *testing.T, name string, peer *byteServer, api string, homeserver *fakeHomeserver) *byteVictim {
+	t.Helper()
+	program, err := asBuilt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(scratch, "peer-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	origin := peer.url()
+	if homeserver != nil {
+		origin = homeserver.URL
+	}
+	g := newGateway(t, program, dir, origin, api, filepath.Join(dir, "data"))
+	if homeserver != nil {
+		g.args = append(g.args, "--eth-rpc", "http://user:"+rpcKey+"@"+peer.Addr().String()+"/v3/"+rpcKey+"?key="+rpcKey, "--min-balance", "1000")
+	}
+	t.Cleanup(func() {
+		g.kill()
+		peer.Close()
+		os.RemoveAll(dir)
+	})
+	if err := g.start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	number := 0
+	for _, c := range name {
+		number = number*31 + int(c)
+	}
+	return &byteVictim{T: t, gateway: g, number: number}
+}
+
+// comes has a new node register.
+func (v *byteVictim) comes() (*node, answer) {
+	v.truth.mu.Lock()
+	v.number++
+	key := keyOf(v.number)
+	v.truth.mu.Unlock()
+	n := &node{Registration: registrationOf(key), key: key}
+	return n, v.tries(n)
+}
+
+func (v *byteVictim) tries(n *node) answer {
+	v.proves(n.Registration)
+	body, _ := json.Marshal(n.Registration)
+	a := v.post(context.Background(), body)
+	if a.status == 200 {
+		v.checkIn(n.Registration, a.Token)
+	}
+	v.truth.mu.Lock()
+	defer v.truth.mu.Unlock()
+	if a.status != 200 {
+		v.answers = append(v.answers, a.body)
+	}
+	return a
+}
+
+// speaks has nodes come while the peer speaks bytes, and then when it is well again.
+func (v *byteVictim) speaks(peer *byteServer, isRight func(answer) bool, healthy int) {
+	v.Helper()
+	stop := make(chan struct{})
+	peak := make(chan int64)
+	go func() { peak <- v.memory(stop) }()
+
+	nodes := make([]*node, peerNodes)
+	var all sync.WaitGroup
+	for i := range nodes {
+		all.Go(func() {
+			n, a := v.comes()
+			nodes[i] = n
+			if !isRight(a) {
+				v.Errorf("while the peer speaks bytes: got %d %s", a.status, a.body)
+			}
+		})
+	}
+	all.Wait()
+	peer.armed.Store(false)
+	if peer.spoke.Load() == 0 {
+		v.Error("the peer was not asked")
+	}
+
+	if _, a := v.comes(); a.status != healthy {
+		v.Errorf("the next node: got %d %s, want %d", a.status, a.body, healthy)
+	}
+	for _, n := range nodes {
+		if a := v.tries(n); a.status != healthy && a.status != 409 {
+			v.Errorf("the same node again: got %d %s, want %d or 409", a.status, a.body, healthy)
+		}
+	}
+	close(stop)
+	if most := <-peak; most > peerMemory {
+		v.Errorf("the program has %d KiB of anonymous memory, want at most %d", most>>10, peerMemory>>10)
+	}
+	metrics := v.operatorReads()
+	if err := v.stop(); err != nil {
+		v.Error(err)
+	}
+	v.leaksNothing(metrics)
+	if broken := v.takeBroken(); broken != "" {
+		v.Error(broken)
+	}
+}
+
+// leaksNothing looks for secrets in all that was written.
+func (v *byteVictim) leaksNothing(metrics string) {
+	v.Helper()
+	v.truth.mu.Lock()
+	secrets := maps.Clone(v.secrets)
+	v.truth.mu.Unlock()
+	for where, text := range map[string]string{"log": v.log(), "metrics": metrics, "answers": strings.Join(v.answers, "\n")} {
+		for i, found := range findSecrets(secrets, text) {
+			if i < 3 {
+				v.Errorf("in the %s: %s", where, found)
+			}
+		}
+	}
+	for _, fatal := range []string{"panic: ", "request panicked", "fatal error: "} {
+		if log := v.log(); strings.Contains(log, fatal) {
+			v.Errorf("the log says: %.2000s", log)
+		}
+	}
+}
+
+// operatorReads is what the operator is told.
+func (v *byteVictim) operatorReads() string {
+	all := new(strings.Builder)
+	for _, path := range []string{"/metrics", "/readyz", "/livez"} {
+		res, err := http.Get("http://" + v.process().ops + path)
+		if err != nil {
+			v.Error(err)
+			return ""
+		}
+		io.Copy(all, res.Body)
+		res.Body.Close()
+	}
+	return all.String()
+}
+
+var anonLine = regexp.MustCompile(`RssAnon:\s+(\d+) kB`)
+
+// memory is the most anonymous memory that the program had until the channel is closed, in bytes.
+func (v *byteVictim) memory(stop <-chan struct{}) (most int64) {
+	for {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", v.process().os.Pid))
+		if found := anonLine.FindSubmatch(status); err == nil && found != nil {
+			kib, _ := strconv.ParseInt(string(found[1]), 10, 64)
+			most = max(most, kib<<10)
+		}
+		select {
+		case <-stop:
+			return most
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
