@@ -39,9 +39,6 @@ const (
 	flagPrint        = "print"
 	flagJSON         = "json"
 
-	loginPath  = "/_matrix/client/r0/login"
-	logoutPath = "/_matrix/client/r0/logout"
-
 	nodeCallTime = waitTime + attemptTime + 5*time.Second // longer than the service may take over an answer
 )
 
@@ -283,7 +280,7 @@ func (c *nodeClient) enter(ctx context.Context, proof registration) error {
 	fmt.Fprintf(c.out, "%-9s %s\n", "node", userID)
 
 	login := map[string]string{"type": "m.login.password", "user": proof.Localpart, "password": proof.Password}
-	answer, err := c.step(ctx, "login", c.server+loginPath, "", login)
+	answer, err := c.step(ctx, "login", c.server+homeserver.LoginPath, "", login)
 	if err != nil {
 		return err
 	}
@@ -292,12 +289,12 @@ func (c *nodeClient) enter(ctx context.Context, proof registration) error {
 		if err := stepResult("register", answer, err, userID); err != nil {
 			return err
 		}
-		answer, err = c.step(ctx, "login", c.server+loginPath, "", login)
+		answer, err = c.step(ctx, "login", c.server+homeserver.LoginPath, "", login)
 	}
 	if err := stepResult("login", answer, err, userID); err != nil {
 		return err
 	}
-	answer, err = c.step(ctx, "logout", c.server+logoutPath, answer.Token, struct{}{})
+	answer, err = c.step(ctx, "logout", c.server+homeserver.LogoutPath, answer.Token, struct{}{})
 	answer.UserID = userID // the answer does not name it
 	return stepResult("logout", answer, err, userID)
 }

@@ -51,6 +51,8 @@ const (
 	callSetName    = standin.SetName
 	callSite       = standin.Site
 	callDiscovery  = standin.Discovery
+	callLogin      = standin.Login
+	callLogout     = standin.Logout
 )
 
 var (

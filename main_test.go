@@ -181,7 +181,7 @@ func scriptEthNode(ts *testscript.TestScript, _ bool, _ []string) {
 func withLogin(backend *standin.Homeserver, service http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(registerPath, service)
-	mux.HandleFunc(loginPath, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc(homeserver.LoginPath, func(w http.ResponseWriter, r *http.Request) {
 		var given struct{ User, Password string }
 		json.NewDecoder(r.Body).Decode(&given)
 		userID := names.UserID(given.User, testServerName)
@@ -194,7 +194,7 @@ func withLogin(backend *standin.Homeserver, service http.Handler) http.Handler {
 		}
 		says(200, fmt.Sprintf(`{"user_id":%q,"access_token":"syt_x"}`, userID))(w, r)
 	})
-	mux.HandleFunc(logoutPath, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc(homeserver.LogoutPath, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer syt_x" {
 			says(401, `{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}`)(w, r)
 			return

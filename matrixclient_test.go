@@ -395,6 +395,19 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// The start says by name of which homeserver nothing is known.
+func TestProbeOfUntried(t *testing.T) {
+	for server, want := range map[string]bool{tuwunel: true, `{"server":{"name":"Dendrite","version":"0.15.2"}}`: false, `{"server":{"name":"Synapse","version":"1.163.2"}}`: false, "": false} {
+		d := newGateway(t, homeserver.SharedSecretPath)
+		d.homeserver.Version = server
+		probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, SharedSecret: testSecret})
+		lines := d.log.String()
+		if got := strings.Contains(lines, "not one that this service was tried with") && strings.Contains(lines, "Tuwunel 1.7.0"); got != want || !strings.Contains(lines, "has the API") {
+			t.Errorf("%s: the log says that it was not tried: %v: %s", server, got, lines)
+		}
+	}
+}
+
 // The probe asks again until it is answered, and says once that it is not.
 func TestProbeAsksAgain(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)

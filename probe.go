@@ -67,6 +67,9 @@ func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, serv
 		}
 	}
 	log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.MatrixURL, "homeserver", server)
+	if server.IsUntried() {
+		log.Warn("The homeserver is not one that this service was tried with", "homeserver", server, "note", homeserver.Untried)
+	}
 }
 
 // fixMissing returns what to type if the homeserver does not have the way of --matrixurl: the flags of another way that it has,

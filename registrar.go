@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -195,7 +196,11 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 	// A registered node's record stays what it is while its lost account is created again. Where that takes several steps the
 	// account may be left half made, and the node's next try has to find the record pending.
 	recorded := func() error { return nil }
-	writes := before.State != stateRegistered || r.accounts.InSteps()
+	steps, err := r.accounts.Steps(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	writes := before.State != stateRegistered || steps != homeserver.OneStep
 	if writes {
 		recorded = beside(func() error { return save(claimed, before, n, statePending) })
 		defer recorded() // before the address is released, even if the rest panics
@@ -206,7 +211,7 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 		since = before.Created
 	}
 	accessToken, err = r.accounts.Create(ctx, n.Account, recorded)
-	found, begun, whole, err := r.found(ctx, before, n, since, err)
+	found, begun, whole, err := r.found(ctx, before, n, steps, since, err)
 	if err := recorded(); err != nil {
 		return "", "", err
 	}
@@ -255,8 +260,8 @@ func beside(write func() error) (wait func() error) {
 
 // found returns what the end of create says about the account. If the account was there already, it asks whose it is, and
 // completes it if it is the node's. Since is when the first of the attempts began whose end is not known, this one included.
-func (r *registrar) found(ctx context.Context, before record, n node, since time.Time, err error) (found account, begun, whole bool, failure error) {
-	begun, whole = before.State == statePending, !r.accounts.InSteps()
+func (r *registrar) found(ctx context.Context, before record, n node, steps homeserver.Steps, since time.Time, err error) (found account, begun, whole bool, failure error) {
+	begun, whole = before.State == statePending, steps == homeserver.OneStep
 	if err == nil {
 		return accountMade, begun, true, nil
 	}
@@ -278,17 +283,15 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 	if before.State == stateRegistered && !begun {
 		return accountThere, begun, whole, err
 	}
-	name, err := r.shownName(ctx, n, failed, begun)
+	shown, err := r.shownName(ctx, n, failed, begun && steps != homeserver.NameApart)
 	if err != nil {
 		return unclear, begun, whole, err
 	}
-	isOwn := name == n.DisplayName || before.State == statePending && name == before.DisplayName
-	isUnnamed := r.accounts.InSteps() && (name == n.Localpart || name == "" && begun)
-	switch {
-	case isOwn:
+	switch whose(shown, n, before, begun, steps) {
+	case ownerNode:
 		since = time.Time{}
-	case isUnnamed && begun:
-	case isUnnamed:
+	case ownerProven:
+	case ownerUntold:
 		return unclear, begun, whole, homeserver.Unnamed()
 	default:
 		return accountForeign, begun, whole, errForeign
@@ -298,6 +301,32 @@ func (r *registrar) found(ctx context.Context, before record, n node, since time
 		return unclear, begun, whole, err
 	}
 	return accountOwn, begun, err == nil, err
+}
+
+// An owner is who owns an account, as far as its display name tells.
+type owner int
+
+const (
+	ownerNode   owner = iota // the node
+	ownerProven              // the node, if Finish can prove it: the account was never given a name
+	ownerUntold              // nobody knows: the account was never given a name
+	ownerOther               // somebody else
+)
+
+// whose returns who owns an account with this display name. The node's display name is a signature: a name that begins with it
+// is the node's, whatever a homeserver that was never tried adds to it.
+func whose(shown string, n node, before record, begun bool, steps homeserver.Steps) owner {
+	isOwn := shown == n.DisplayName || before.State == statePending && shown == before.DisplayName && shown != ""
+	isUnnamed := shown == "" || shown == n.Localpart
+	switch {
+	case isOwn, steps == homeserver.NameApart && strings.HasPrefix(shown, n.DisplayName):
+		return ownerNode
+	case isUnnamed && steps == homeserver.NameApart, isUnnamed && steps == homeserver.PasswordApart && begun:
+		return ownerProven
+	case steps == homeserver.PasswordApart && shown == n.Localpart:
+		return ownerUntold
+	}
+	return ownerOther
 }
 
 // shownName returns the display name of an account that the homeserver says is there, "" if it has none. If an attempt of this
@@ -479,6 +508,27 @@ func (r *registrar) reconcileRound(ctx context.Context) error {
 	return hidden
 }
 
+// seen returns what the homeserver says about the account of a pending record, without the node.
+func (r *registrar) seen(ctx context.Context, pending record) (found account, whole bool, failure error) {
+	steps, err := r.accounts.Steps(ctx)
+	if err != nil {
+		return accountUnclear, false, err
+	}
+	name, err := r.accounts.DisplayName(ctx, pending.UserID)
+	isGone, isOwn := errors.Is(err, homeserver.ErrNoUser), err == nil && name == pending.DisplayName
+	switch {
+	case steps == homeserver.NameApart && (isGone || err == nil && !isOwn): // it may be there, its name not yet set
+		return accountUnclear, false, homeserver.LeftToNode()
+	case isGone:
+		return accountGone, true, nil
+	case isOwn, err == nil && steps == homeserver.PasswordApart: // only the node has what may be left to do
+		return accountOwn, steps != homeserver.PasswordApart, nil
+	case err == nil:
+		return accountForeign, true, nil
+	}
+	return accountUnclear, false, err
+}
+
 // reconcile asks the homeserver for the account of a pending record. It keeps the record if the homeserver does not tell.
 func (r *registrar) reconcile(ctx context.Context, claimed claim, pending record) error {
 	defer claimed.Release()
@@ -489,18 +539,8 @@ func (r *registrar) reconcile(ctx context.Context, claimed claim, pending record
 			"user_id", pending.UserID, "written", written, "now", now)
 	}
 
-	name, failure := r.accounts.DisplayName(ctx, pending.UserID)
-	found := accountUnclear
-	switch {
-	case errors.Is(failure, homeserver.ErrNoUser):
-		found = accountGone
-	case failure == nil && (name == pending.DisplayName || r.accounts.InSteps()): // only the node has what may be left to do
-		found = accountOwn
-	case failure == nil:
-		found = accountForeign
-	}
-
-	decided := decide(statePending, found, true, !r.accounts.InSteps())
+	found, whole, failure := r.seen(ctx, pending)
+	decided := decide(statePending, found, true, whole)
 	end, err := "", error(nil)
 	switch decided.record {
 	case stateRegistered:

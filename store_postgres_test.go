@@ -140,7 +140,9 @@ func (c *askedAccounts) DisplayName(_ context.Context, userID string) (string, e
 	return "", nil
 }
 
-func (c *askedAccounts) InSteps() bool      { return false }
+func (c *askedAccounts) Steps(context.Context) (homeserver.Steps, error) {
+	return homeserver.OneStep, nil
+}
 func (c *askedAccounts) RefusesTaken() bool { return false }
 
 // Instances share the pending records out: each is settled once, those too that a dead instance held, and none is left.

@@ -51,9 +51,12 @@ type Homeserver struct {
 
 	Mu     sync.Mutex        // guards what follows, while it is asked
 	Shows  Showing           // to whom it shows profiles
+	Odd    Odd               // what it does as no Synapse does
 	Users  map[string]string // display names by user ID
 	Hashed map[string]string // what createUser was given as password_hash, by user ID
 	Whole  map[string]string // what the shared-secret API was given as password, by user ID
+
+	Sessions map[string]bool // access tokens that a login opened and no logout ended
 
 	nonces map[string]bool
 	calls  []string                    // what was asked, in order
@@ -65,6 +68,13 @@ type Showing struct {
 	WithToken bool // require_auth_for_profile_requests
 	ToSharing bool // limit_profile_requests_to_users_who_share_rooms, with which Synapse starts only beside the other
 	NoService bool // it has not loaded registration.yaml
+}
+
+// An Odd is what was read of Tuwunel 1.7.0: none was run. Others may do so too.
+type Odd struct {
+	Suffix     string // behind each display name that an account is made with
+	HidesEmpty bool   // a user without a display name is not found
+	NameLost   bool   // it makes the account with its password, and dies before its name
 }
 
 // The calls that it tells apart.
@@ -84,6 +94,8 @@ const (
 	Password   = "password"
 	SetName    = "setName"
 	Site       = "site"
+	Login      = "login"
+	Logout     = "logout"
 	Discovery  = "discovery"
 )
 
@@ -99,7 +111,7 @@ func Start() *Homeserver {
 	s := &Homeserver{
 		Version: `{"server":{"name":"Synapse","version":"1.163.2"}}`, Name: ServerName,
 		Users: map[string]string{}, Hashed: map[string]string{}, Whole: map[string]string{},
-		nonces: map[string]bool{}, faults: map[string]http.HandlerFunc{},
+		Sessions: map[string]bool{}, nonces: map[string]bool{}, faults: map[string]http.HandlerFunc{},
 	}
 	s.MAS = mas.New(ServerName, MASClientID, MASSecret, masHalf{s})
 	s.Server = httptest.NewServer(s)
@@ -166,7 +178,7 @@ func (s *Homeserver) Right(call string) http.HandlerFunc {
 	case Versions:
 		return Says(200, `{"versions":["r0.6.1","v1.12"]}`)
 	case Whoami:
-		return whoami
+		return s.whoami
 	case Profile:
 		return s.profile
 	case CreateUser:
@@ -179,6 +191,10 @@ func (s *Homeserver) Right(call string) http.HandlerFunc {
 		return s.authMetadata
 	case SetName:
 		return s.setName
+	case Login:
+		return s.login
+	case Logout:
+		return s.logout
 	case Discovery, Token, MASCreate, LookUp, Password, Site:
 		return s.MAS.ServeHTTP
 	}
@@ -210,6 +226,10 @@ func callOf(r *http.Request) string {
 		return Issuer
 	case strings.HasPrefix(path, "/_matrix/client/v3/profile/") && r.Method == http.MethodPut:
 		return SetName
+	case path == "/_matrix/client/r0/login":
+		return Login
+	case path == "/_matrix/client/r0/logout":
+		return Logout
 	case path == mas.DiscoveryPath:
 		return Discovery
 	case path == mas.TokenPath:
@@ -246,8 +266,8 @@ func (s *Homeserver) version(w http.ResponseWriter, r *http.Request) {
 	Says(200, s.Version)(w, r)
 }
 
-func whoami(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Authorization") != "Bearer "+ASToken {
+func (s *Homeserver) whoami(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "Bearer "+ASToken || s.Shows.NoService {
 		Says(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed."}`)(w, r)
 		return
 	}
@@ -286,6 +306,7 @@ func (s *Homeserver) profile(w http.ResponseWriter, r *http.Request) {
 	s.Mu.Lock()
 	id := strings.Split(r.URL.Path, "/")[5]
 	name, ok := s.Users[id]
+	ok = ok && (name != "" || !s.Odd.HidesEmpty)
 	shows := s.Shows
 	s.Mu.Unlock()
 	token, as := r.Header.Get("Authorization"), r.FormValue("user_id")
@@ -358,8 +379,36 @@ func (s *Homeserver) register(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	delete(s.nonces, body.Nonce)
-	s.Users[id], s.Whole[id] = body.DisplayName, body.Password
+	if s.Odd.NameLost {
+		s.Users[id], s.Whole[id] = "", body.Password
+		Says(500, "{}")(w, r)
+		return
+	}
+	s.Users[id], s.Whole[id] = body.DisplayName+s.Odd.Suffix, body.Password
 	fmt.Fprintf(w, `{"user_id":%q,"home_server":%q}`, id, ServerName)
+}
+
+// login takes the password that the shared-secret API was given.
+func (s *Homeserver) login(w http.ResponseWriter, r *http.Request) {
+	var body struct{ User, Password string }
+	json.NewDecoder(r.Body).Decode(&body)
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	id := userID(body.User)
+	if body.Password == "" || s.Whole[id] != body.Password {
+		Says(403, `{"errcode":"M_FORBIDDEN","error":"Invalid username or password"}`)(w, r)
+		return
+	}
+	token := fmt.Sprintf("syt_%064d_%06d", len(s.calls), len(s.Sessions))
+	s.Sessions[token] = true
+	Says(200, fmt.Sprintf(`{"user_id":%q,"access_token":%q,"device_id":"X"}`, id, token))(w, r)
+}
+
+func (s *Homeserver) logout(w http.ResponseWriter, r *http.Request) {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	delete(s.Sessions, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	Says(200, "{}")(w, r)
 }
 
 // Says is an answer with this status and body.

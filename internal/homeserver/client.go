@@ -35,6 +35,7 @@ const (
 	codeNotFound        = "M_NOT_FOUND"
 	codeInvalidUsername = "M_INVALID_USERNAME"
 	codeMissingToken    = "M_MISSING_TOKEN"
+	codeForbidden       = "M_FORBIDDEN"
 )
 
 // Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.

@@ -27,11 +27,11 @@ type Accounts interface {
 	// other error is an *Error whose Fate says what is known of the account.
 	Create(ctx context.Context, a Account, recorded func() error) (accessToken string, err error)
 
-	// InSteps reports whether Create takes several calls, so that an account that is there may be incomplete.
-	InSteps() bool
+	// Steps returns in which steps Create makes an account. Its error is an *Error.
+	Steps(ctx context.Context) (Steps, error)
 
-	// refusesTaken tells whether create is refused where the account is there, whoever's it is, and changes nothing of it. Then
-	// it may be asked where the homeserver does not tell whether the account is there.
+	// RefusesTaken reports whether Create is refused if the account is there, whoever owns it, and changes nothing of it. Create
+	// may then be called when the homeserver does not tell whether the account is there.
 	RefusesTaken() bool
 
 	// finish makes an account whole that is there and is the node's: create was cut off, or its record was lost. Since is
@@ -51,10 +51,19 @@ type Accounts interface {
 	Answers(ctx context.Context) error
 }
 
+// Steps is in which steps an account is made: if that was interrupted, what the account may lack.
+type Steps int
+
+const (
+	OneStep       Steps = iota // nothing
+	NameApart                  // its display name, or it has another one than Create sent
+	PasswordApart              // its password, and perhaps its display name
+)
+
 // OneCall is of the ways of creating accounts that do it in one call, and may do it to an account that is there.
 type OneCall struct{}
 
-func (OneCall) InSteps() bool                                    { return false }
+func (OneCall) Steps(context.Context) (Steps, error)             { return OneStep, nil }
 func (OneCall) RefusesTaken() bool                               { return false }
 func (OneCall) Finish(context.Context, Account, time.Time) error { return nil }
 
@@ -114,6 +123,16 @@ func Unnamed() *Error {
 	return &Error{
 		Reason: "the homeserver does not tell whose the account of this name is",
 		Cause:  errUnnamed,
+	}
+}
+
+// LeftToNode is the failure of a profile that does not tell whether the account is there, its name not yet set. The node's next
+// try tells.
+func LeftToNode() *Error {
+	return &Error{
+		Hidden: true,
+		Reason: "the homeserver does not tell whether it has the account",
+		Cause:  errors.New("its profile may be that of an account without a display name; the node's next try tells"),
 	}
 }
 

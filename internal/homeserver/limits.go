@@ -87,6 +87,14 @@ var OldMessageLimit = RateLimit{
 	Set: Rate{20, 200}, Default: Rate{0.2, 10}, Needed: Rate{5, 5 * HubChannels},
 }
 
+// ProfileLimit is on look-ups of profiles, of which this service makes one for each account that was there already, and one a
+// minute for a registered node that asks again. Synapse's default has room for them; it paces the adoption of many nodes whose
+// record was lost. Reconciling keeps below half of it.
+var ProfileLimit = RateLimit{
+	Path: []string{"rc_profile"}, Of: "look-ups of profiles by this service",
+	Set: Rate{10, 500}, Default: Rate{1, 500}, Needed: Rate{1, 500},
+}
+
 const (
 	OldMessageRate  = "rc_messages_per_second"
 	OldMessageBurst = "rc_message_burst_count"

@@ -1,5 +1,5 @@
-// profile.go owns the profile of a user: the question that every way of creating accounts needs, which is whether there is
-// such a user and with which display name, and how a display name is set.
+// profile.go owns the profile of a user: whether the user exists, the display name, and how to set that. Every way of creating
+// accounts needs to know.
 
 package homeserver
 
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -19,7 +20,7 @@ const (
 	SetProfilePath = "/_matrix/client/v3/profile/" // where a display name is set
 )
 
-// A profileForm is how a profile is asked for.
+// A profileForm is a form of the request for a profile.
 type profileForm int
 
 const (
@@ -28,22 +29,22 @@ const (
 	asUser                       // with the as_token, as the user whose profile it is
 )
 
-// profileFormTime is for how long the form that told is tried first.
+// profileFormTime is how long the form that worked is tried first.
 const profileFormTime = time.Minute
 
-// Why a profile is not shown, and what the operator can do.
+// The reasons why a profile is hidden. Each says what the operator can do.
 var (
 	errNoASToken      = errors.New("the homeserver shows no profile without a token, and this service has no as_token: start it with the registration.yaml that genconfig writes, and list that in app_service_config_files; or write require_auth_for_profile_requests: false into homeserver.yaml; then restart the homeserver")
 	errUnknownASToken = errors.New("the homeserver shows no profile without a token, and does not know the as_token: list this registration.yaml in app_service_config_files, or write require_auth_for_profile_requests: false into homeserver.yaml; then restart the homeserver")
 	errOnlyToOwner    = errors.New("the homeserver shows a profile to those alone who share a room with the user, and to the user, which it does not find in the namespaces of registration.yaml or among its users: write limit_profile_requests_to_users_who_share_rooms: false into homeserver.yaml, and restart it")
 )
 
-// DisplayName asks for the display name of a user, which tells whether there is one. The whole profile would
-// not do: for a user without a name today's Synapse answers 404 to it.
+// DisplayName returns the display name of a user, or ErrNoUser. It does not ask for the whole profile, since today's Synapse
+// answers 404 to that for a user without a name.
 //
-// It asks without a token first, so that a token that the homeserver does not know hides nothing that is public. Where that
-// is refused for want of a token it asks with the as_token, and where the service sees no profile but that of who it acts
-// for, as the user. What told is tried first for a while, and never alone.
+// The first request has no token, so that a token which the homeserver does not know hides no public profile. If the answer is
+// that a token is missing, the second has the as_token. If that is refused, the third acts as the user. The form that worked is
+// tried first for a minute; if it is refused, all are tried.
 func (h *Client) DisplayName(ctx context.Context, userID string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, ReadTime) // for all forms, so that an attempt has time for the rest
 	defer cancel()
@@ -58,7 +59,7 @@ func (h *Client) DisplayName(ctx context.Context, userID string) (string, error)
 	}
 	for form := asNobody; ; form++ {
 		answer := profileAnswer{}
-		if first != nil && form == last { // which has been asked
+		if first != nil && form == last { // it was tried already
 			answer = *first
 		} else {
 			answer = h.askProfile(ctx, userID, form)
@@ -75,7 +76,27 @@ func (h *Client) DisplayName(ctx context.Context, userID string) (string, error)
 	}
 }
 
-// A profileAnswer is what came of one question.
+// errMayNotSet is the reason why the as_token cannot set a display name.
+var errMayNotSet = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
+
+// SetDisplayName sets the display name of an account, with the as_token and as the user. Its error is an *Error.
+func (h *Client) SetDisplayName(ctx context.Context, n Account) error {
+	user := url.PathEscape(n.UserID)
+	a, err := h.Call(ctx, Request{Name: "name", Within: ReadTime, Method: http.MethodPut, Path: SetProfilePath + user + "/displayname?user_id=" + user, Token: h.ASToken, Body: map[string]string{"displayname": n.DisplayName}})
+	switch {
+	case err != nil:
+		return h.NotReached(err)
+	case a.Status == http.StatusOK && a.Cut == nil && IsObject(a.Body):
+		return nil
+	}
+	failed := h.Failure(a, "")
+	if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
+		failed.Cause = fmt.Errorf("%w: %w", errMayNotSet, failed.Cause)
+	}
+	return failed
+}
+
+// A profileAnswer is the answer to one request for a profile.
 type profileAnswer struct {
 	status  int // 0 where there was no answer
 	errcode string
@@ -83,15 +104,15 @@ type profileAnswer struct {
 	err     error // ErrNoUser, or an *Error
 }
 
-// told is that the answer says whether there is such a user.
+// told reports whether the answer says if the user exists.
 func (a profileAnswer) told() bool { return a.err == nil || errors.Is(a.err, ErrNoUser) }
 
-// refused is that another form may be answered otherwise.
+// refused reports whether another form may get another answer.
 func (a profileAnswer) refused() bool {
 	return !a.told() && a.status/100 == 4 && !Answer{Status: a.status}.TellsNothing()
 }
 
-// askProfile asks in one form.
+// askProfile makes one request.
 func (h *Client) askProfile(ctx context.Context, userID string, form profileForm) profileAnswer {
 	absent := func(a Answer) bool { return a.Errcode == codeNotFound }
 	user := url.PathEscape(userID)
@@ -119,8 +140,8 @@ func (h *Client) askProfile(ctx context.Context, userID string, form profileForm
 	return answer
 }
 
-// hiddenProfile is the failure of an answer that tells nothing of the user. What hides it is told by the status and by who
-// asked: the words of a homeserver decide nothing.
+// hiddenProfile is the failure of an answer that says nothing about the user. The reason follows from the status and the form,
+// never from the words of the homeserver.
 func (h *Client) hiddenProfile(a Answer, form profileForm) *Error {
 	failed := NotSent(h.Failure(a, "the profile of the user cannot be read"))
 	failed.Hidden = a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden
@@ -132,6 +153,17 @@ func (h *Client) hiddenProfile(a Answer, form profileForm) *Error {
 		failed.Cause = fmt.Errorf("%w: %w", why, failed.Cause)
 	}
 	return failed
+}
+
+// WhyHidden returns why a profile is hidden, and what to do.
+func WhyHidden(err error) (why, do string) {
+	for _, known := range []error{errNoASToken, errUnknownASToken, errOnlyToOwner} {
+		if errors.Is(err, known) {
+			why, do, _ = strings.Cut(known.Error(), ": ")
+			return why, do
+		}
+	}
+	return err.Error(), "see the homeserver's log, and what is between it and this service"
 }
 
 // profileName reads the display name of a profile, which may have none. What holds anything else is the answer to another

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -28,13 +27,12 @@ const (
 // A SharedSecretAPI creates accounts with the shared secret.
 type SharedSecretAPI struct {
 	*Client
-	OneCall
 	admin  *Client // where accounts are created
 	secret string
 
 	name       KnownName
 	software   recent.Answer[Software]
-	namesShown atomic.Bool // an account of this run has its display name, so all will
+	namesShown recent.Answer[bool] // a homeserver that does not say what it is gave an account exactly its display name
 }
 
 // NewSharedSecretAPI returns the way that creates accounts at the admin client, and asks h everything else.
@@ -42,7 +40,7 @@ func NewSharedSecretAPI(h, admin *Client, secret string) *SharedSecretAPI {
 	return &SharedSecretAPI{Client: h, admin: admin, secret: secret}
 }
 
-// RefusesTaken: an account that is there is M_USER_IN_USE, a deactivated one too.
+// RefusesTaken is true: the answer for an account that is there is M_USER_IN_USE, also for a deactivated one.
 func (api *SharedSecretAPI) RefusesTaken() bool { return true }
 
 // Create asks for a nonce and registers the node with it.
@@ -84,7 +82,7 @@ func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func
 	if err != nil {
 		return "", err
 	}
-	return token, api.checkName(ctx, server, n)
+	return token, api.ensureName(ctx, server, n)
 }
 
 // knownSoftware returns which homeserver this is. It refuses one where accounts would be wrong: without their display names, or
@@ -123,20 +121,6 @@ func (api *SharedSecretAPI) mac(nonce, username, password string) string {
 	mac := hmac.New(sha1.New, []byte(api.secret))
 	mac.Write([]byte(strings.Join([]string{nonce, username, password, "notadmin"}, "\x00")))
 	return hex.EncodeToString(mac.Sum(nil))
-}
-
-// checkName checks that a first account has its display name, if the version is not known. If the profile does not tell, it
-// checks the next account.
-func (api *SharedSecretAPI) checkName(ctx context.Context, server Software, n Account) error {
-	if server.Name != "" || api.namesShown.Load() {
-		return nil
-	}
-	name, err := api.DisplayName(ctx, n.UserID)
-	if err == nil && name == "" || errors.Is(err, ErrNoUser) {
-		return &Error{Fate: Unanswered, Reason: "the homeserver is too old", Cause: fmt.Errorf("%s: %s", n.UserID, sharedSecretTooOld)}
-	}
-	api.namesShown.Store(err == nil)
-	return nil
 }
 
 // isOldSynapse reports whether it is a Synapse before 1.23.0, which ignores the display name in this call.

@@ -32,6 +32,9 @@ func (s Software) IsSynapse() bool {
 	return ok && s.Name == Synapse
 }
 
+// IsUntried reports whether it says which homeserver it is, and this service was never run with that one.
+func (s Software) IsUntried() bool { return s.Name != "" && s.Name != Synapse && s.Name != Dendrite }
+
 // Before reports whether the version is older than the given one.
 func (s Software) Before(major, minor int) bool {
 	itsMajor, itsMinor, ok := s.release()

@@ -39,6 +39,8 @@ func (s *changingHomeserver) RoundTrip(r *http.Request) (*http.Response, error) 
 		answer = map[string]any{"server": map[string]string{"name": name, "version": version}}
 	case r.URL.Path == keyPath:
 		answer = map[string]string{"server_name": s.name}
+	case strings.HasPrefix(r.URL.Path, profilePath):
+		answer = map[string]string{"displayname": "shown"}
 	case r.Method == http.MethodPost:
 		var sent struct{ Username, Password string }
 		if err := json.NewDecoder(r.Body).Decode(&sent); err != nil {
@@ -59,7 +61,7 @@ func TestSoftwareChanges(t *testing.T) {
 		h := NewClient("http://homeserver", "example.org")
 		h.http.Transport = server
 		api := NewSharedSecretAPI(h, h, "secret")
-		n := Account{Localpart: "node", UserID: "@node:example.org", Password: strings.Repeat("0123456789", 13)}
+		n := Account{Localpart: "node", UserID: "@node:example.org", DisplayName: "shown", Password: strings.Repeat("0123456789", 13)}
 		create := func() (asked string, err error) {
 			server.asked = nil
 			_, err = api.Create(t.Context(), n, func() error { return nil })
@@ -78,7 +80,7 @@ func TestSoftwareChanges(t *testing.T) {
 			t.Errorf("at once: got %v, asked %q", err, asked)
 		}
 		time.Sleep(knownTime)
-		if asked, err := create(); err != nil || asked != "version server register register" || server.password != n.Password {
+		if asked, err := create(); err != nil || asked != "version server register register displayname" || server.password != n.Password {
 			t.Errorf("after a while: got %v, asked %q, %d characters of the password", err, asked, len(server.password))
 		}
 		server.name = "example.com"

@@ -55,10 +55,13 @@ func New(h, admin *homeserver.Client, asToken, clientID, clientSecret string) *A
 	return &Accounts{Client: h, admin: admin, asToken: asToken, tokens: &tokens{admin: admin, clientID: clientID, clientSecret: clientSecret}}
 }
 
-// InSteps is true: between two of the calls the account is there, and nobody can log in to it.
-func (api *Accounts) InSteps() bool { return true }
+// Steps returns that the password is set apart: between two of the calls the account is there, and nobody can log in to it.
+func (api *Accounts) Steps(context.Context) (homeserver.Steps, error) {
+	return homeserver.PasswordApart, nil
+}
 
-// RefusesTaken: a name that is there is 409, a deactivated user's too, and one that the homeserver alone has.
+// RefusesTaken is true: the answer for a name that is there is 409, also for that of a deactivated user, and for one that only
+// the homeserver has.
 func (api *Accounts) RefusesTaken() bool { return true }
 
 // Create makes the account, sets its password and then its display name.
