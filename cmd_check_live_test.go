@@ -142,6 +142,57 @@ func TestReverseProxy(t *testing.T) {
 	}
 }
 
+// Whether profiles are shown to this service is asked, whatever the settings say, and the cure is the setting that hides them.
+func TestCheckProfiles(t *testing.T) {
+	for _, api := range apis {
+		for _, of := range showings {
+			for _, hasToken := range []bool{true, false} {
+				h := newStandIn(t)
+				h.Shows = of.shows
+				c := masConfig(h.URL)
+				c.Way, c.SharedSecret = wayOf(api.path), testSecret
+				c.RegistrationPath = "nowhere.yaml"
+				if !hasToken {
+					c.ASToken = ""
+				}
+				want, cure := check.OK, ""
+				switch {
+				case !of.shows.WithToken:
+				case !hasToken:
+					want, cure = check.Warning, "list that in app_service_config_files"
+				case of.shows.NoService: // which is the as_token's finding
+					want = ""
+				case of.shows.ToSharing:
+					want, cure = check.Warning, "write limit_profile_requests_to_users_who_share_rooms: false"
+				}
+				if want == check.Warning && api.path == homeserver.CreateUserPath {
+					want = check.Problem
+				}
+				found := checked(t, c, "http://127.0.0.1:1")
+				if got := found["homeserver profiles"]; got.Status != want || !strings.Contains(got.Do, cure) {
+					t.Errorf("%s, %s, a token %v: got %+v, want %q and %q", api.name, of.name, hasToken, got, want, cure)
+				}
+				if got := found["homeserver as_token"].Status; want == "" && got != check.Problem {
+					t.Errorf("%s, %s: nothing says that the token is unknown", api.name, of.name)
+				}
+			}
+		}
+	}
+	h := newStandIn(t)
+	for _, fault := range []http.HandlerFunc{says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`), says(500, "{}"), says(403, "<html>")} {
+		h.Fail(callProfile, fault)
+		c := config.Config{ServerName: testServerName, Origin: h.URL, Way: homeserver.SharedSecret}
+		if got := checked(t, c, "http://127.0.0.1:1")["homeserver profiles"]; got.Status != check.Warning {
+			t.Errorf("got %+v", got)
+		}
+	}
+	c := config.Config{ServerName: "elsewhere.example", Origin: h.URL, Way: homeserver.SharedSecret}
+	h.Asked()
+	if _, asked := checked(t, c, "http://127.0.0.1:1")["homeserver profiles"]; asked || strings.Contains(h.Asked(), callProfile) {
+		t.Error("a homeserver of another name is asked for a profile of ours, which it would ask ours for")
+	}
+}
+
 // Whose a register path is, is told by what it answers.
 func TestAskRegister(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)

@@ -212,7 +212,7 @@ var commonBreaks = []checkBreak{
 		edits("run.sh", `--hstoken \S+`, "--hstoken another-hs-token"), edits("registration.yaml", `hs_token: \S+`, "hs_token: another-hs-token"),
 	), map[string]string{"service hs_token": "problem", "homeserver ping": ""}},
 	{"another --matrixdomain", edits("run.sh", `--matrixdomain \S+`, "--matrixdomain elsewhere.example"), map[string]string{
-		"homeserver server_name": "problem", "service": "problem", "service hs_token": "", "homeserver ping": "",
+		"homeserver server_name": "problem", "homeserver profiles": "", "service": "problem", "service hs_token": "", "homeserver ping": "",
 	}},
 }
 
@@ -473,7 +473,7 @@ func testCheckNoService(t *testing.T, d *Deployment, dir string, before checkRun
 
 func testCheckNoHomeserver(t *testing.T, d *Deployment, dir string, before checkRun) {
 	want := map[string]string{"homeserver": "problem", "public door /_matrix": "problem", "public door client register": "warning"}
-	for _, gone := range []string{"server_name", "registration", "as_token", "shared secret", "ping"} {
+	for _, gone := range []string{"server_name", "registration", "as_token", "profiles", "shared secret", "ping"} {
 		if _, ok := before.findings["homeserver "+gone]; ok {
 			want["homeserver "+gone] = ""
 		}

@@ -29,7 +29,17 @@ func (j judging) rateLimits() []Finding {
 			found = append(found, j.rateLimit(l))
 		}
 	}
-	return found
+	return append(found, j.profileLimit(), j.monthlyUsers())
+}
+
+// monthlyUsers judges the limit on all users together, which is not one of rates.
+func (j judging) monthlyUsers() Finding {
+	const key = "limit_usage_by_mau"
+	if j.settings.isTrue(key) {
+		return warning(j.subject(key), j.settings.write("false", key)+"; or raise max_mau_value to more than there will be nodes",
+			"true: beyond %s users in a month a node registers, and its login is refused (403 M_RESOURCE_LIMIT_EXCEEDED)", number(j.settings.number(0, "max_mau_value")))
+	}
+	return fine(j.subject(key), "off")
 }
 
 func (j judging) rateLimit(l homeserver.RateLimit) Finding {
@@ -47,6 +57,17 @@ func (j judging) rateAt(otherwise homeserver.Rate, path ...string) homeserver.Ra
 		PerSecond: j.settings.number(otherwise.PerSecond, its("per_second")...),
 		Burst:     j.settings.number(otherwise.Burst, its("burst_count")...),
 	}
+}
+
+// profileLimit judges the limit that this service itself meets.
+func (j judging) profileLimit() Finding {
+	l := homeserver.ProfileLimit
+	is := j.rateAt(l.Default, l.Path...)
+	found := fmt.Sprintf("%s: %s at once, and then %s a second; nodes whose record was lost get in at that pace", l.Of, number(is.Burst), number(is.PerSecond))
+	if is.IsBelow(l.Needed) {
+		return warning(j.subject(l.Name()), j.settings.write(l.Set.String(), l.Path...), "%s", found)
+	}
+	return fine(j.subject(l.Name()), "%s", found)
 }
 
 func (j judging) oldMessageRate() homeserver.Rate {

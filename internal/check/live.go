@@ -27,6 +27,9 @@ const (
 	whoamiPath   = "/_matrix/client/r0/account/whoami" // which every version serves
 )
 
+// nobody is the localpart of a node that there cannot be: nobody has the key of this address.
+var nobody = "0x" + strings.Repeat("0", names.AddressDigits)
+
 // A checking is one check: what there is to judge, and what is known so far.
 type checking struct {
 	Input // its config with the tokens and the secret
@@ -45,6 +48,7 @@ type checking struct {
 	admin      *homeserver.Client // where accounts are created
 	server     homeserver.Software
 	answers    bool // the homeserver answers
+	isNamed    bool // the homeserver says no other server_name than ours
 	accepts    bool // the homeserver accepts the as_token
 	runs       bool // a service runs
 }
@@ -79,6 +83,7 @@ func (chk *checking) homeserverItself(ctx context.Context) []Finding {
 	if err := h.CheckServerName(ctx); err != nil {
 		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+config.FlagForce+" with that --"+config.FlagMatrixDomain, "%v", err))
 	} else {
+		chk.isNamed = true
 		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", chk.Config.ServerName))
 	}
 	return append(found, chk.endpoints(ctx))
@@ -93,6 +98,9 @@ func judgeSoftware(s homeserver.Software, at string) Finding {
 		return problem(subjectHomeserver, "install Synapse 1.141.0 or later", "%v at %s is unfit: its registration and login answer 500 to passwords of more than 72 bytes, and nodes have 130 (element-hq/synapse#19063)", s, at)
 	case s.IsSynapse() && s.Before(1, 23) && (!s.Before(0, 35) || strings.HasPrefix(patch, "34.1")):
 		return problem(subjectHomeserver, "install Synapse 1.23.0 or later", "%v at %s is unfit: it has neither createUser nor display names in shared-secret registration", s, at)
+	}
+	if s.IsUntried() {
+		return warning(subjectHomeserver, "register a node with the command register, and see that it gets in and shows its display name", "%v answers at %s: %s", s, at, homeserver.Untried)
 	}
 	return fine(subjectHomeserver, "%v answers at %s", s, at)
 }
@@ -155,6 +163,9 @@ func (chk *checking) homeserverAccepts(ctx context.Context) []Finding {
 	if chk.Config.ASToken != "" {
 		found = append(found, chk.asToken(ctx))
 	}
+	if chk.isNamed { // or it would ask another homeserver
+		found = append(found, chk.profiles(ctx)...)
+	}
 	if chk.Config.Way.TakesSecret && chk.Config.SharedSecret != "" {
 		found = append(found, chk.sharedSecret(ctx))
 	}
@@ -175,6 +186,28 @@ func (chk *checking) asToken(ctx context.Context) Finding {
 		return problem(subject, "list this "+config.RegistrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status)
 	}
 	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.Failure(a, ""))
+}
+
+// profiles asks for that of a user who cannot be there, as the service asks.
+func (chk *checking) profiles(ctx context.Context) []Finding {
+	const subject = subjectHomeserver + " profiles"
+	_, err := chk.homeserver.DisplayName(ctx, names.UserID(nobody, chk.Config.ServerName))
+	failed, isFailed := errors.AsType[*homeserver.Error](err)
+	switch {
+	case !isFailed:
+		return []Finding{fine(subject, "it tells this service which users there are")}
+	case failed.Limited:
+		return []Finding{warning(subject, askLater, "it asks for fewer look-ups, and so does not tell")}
+	case !failed.Hidden:
+		return []Finding{warning(subject, "see the homeserver's log", "%v", failed)}
+	case chk.Config.ASToken != "" && !chk.accepts: // which is said, with what to do
+		return nil
+	}
+	found, do := homeserver.WhyHidden(err)
+	if chk.Config.Way.TakesSecret || chk.Config.Way.IsApart {
+		return []Finding{warning(subject, do, "%s; nodes get in, and what was interrupted may wait for them", found)}
+	}
+	return []Finding{problem(subject, do, "%s; and without being told createUser is never asked", found)}
 }
 
 func (chk *checking) sharedSecret(ctx context.Context) Finding {
@@ -268,7 +301,7 @@ type registerFound struct {
 func (chk *checking) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
 	client := *h
 	client.Header = headers
-	localpart := "0x" + strings.Repeat("0", names.AddressDigits)
+	localpart := nobody
 	a, err := client.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: chk.Daemon.Register, Body: chk.Daemon.Forged(localpart)})
 	switch {
 	case err != nil:

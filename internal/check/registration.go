@@ -115,7 +115,7 @@ func (chk *checking) judgeURL(file config.Registration) Finding {
 func (chk *checking) judgeNamespace(file config.Registration) Finding {
 	c := chk.Config
 	const subject = subjectRegistration + " namespace"
-	node := names.UserID("0x"+strings.Repeat("0", names.AddressDigits), c.ServerName)
+	node := names.UserID(nobody, c.ServerName)
 	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.ServerName))
 	do := "write in " + file.Path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
 
