@@ -40,12 +40,12 @@ func releasedAt(ctx context.Context, public, plain url.URL) []Finding {
 	const subject = subjectProxy + " released nodes"
 	const do = "for released nodes write in nginx, in the place of listen 8008 ssl: listen 8008; a network with nodes of its own that speak TLS leaves it as it is"
 	at := net.JoinHostPort(plain.Hostname(), strconv.Itoa(names.URLPort(plain.String())))
-	said, _ := sayVersions(ctx, homeserver.NewClient(strings.TrimSuffix(plain.String(), "/"), ""), nil)
+	_, status := sayVersions(ctx, homeserver.NewClient(strings.TrimSuffix(plain.String(), "/"), ""), nil)
 	switch {
-	case said != "":
-		return []Finding{fine(subject, "%s speaks plain HTTP, as they do", at)}
 	case speaksTLS(ctx, at):
 		return []Finding{note(subject, do, "%s speaks TLS: no released Photon node gets in there, since they speak plain HTTP to port %s", at, releasedPort)}
+	case status != 0: // whatever it is: others judge that
+		return []Finding{fine(subject, "%s speaks plain HTTP, as they do", at)}
 	case public != plain:
 		return []Finding{note(subject, do, "nothing answers at http://%s, where released Photon nodes come in", at)}
 	}

@@ -12,6 +12,8 @@ import (
 func TestReleasedNodes(t *testing.T) {
 	versions := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"versions":["r0.0.1"]}`)) })
 	plain, secure := httptest.NewServer(versions), httptest.NewTLSServer(versions)
+	without := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(without.Close)
 	t.Cleanup(plain.Close)
 	t.Cleanup(secure.Close)
 	dumb, err := net.Listen("tcp", "127.0.0.1:0")
@@ -32,6 +34,7 @@ func TestReleasedNodes(t *testing.T) {
 	}{
 		{"plain HTTP", "http://" + host(plain), "http://" + host(plain), OK, "speaks plain HTTP"},
 		{"plain HTTP beside TLS", "https://" + host(secure), "http://" + host(plain), OK, "speaks plain HTTP"},
+		{"plain HTTP without a homeserver", "http://" + host(without), "http://" + host(without), OK, "speaks plain HTTP"},
 		{"TLS beside TLS", "https://example.org", "http://" + host(secure), Note, "speaks TLS"},
 		{"TLS where plain HTTP was meant", "http://" + host(secure), "http://" + host(secure), Note, "speaks TLS"},
 		{"nothing beside TLS", "https://example.org", "http://" + dumb.Addr().String(), Note, "nothing answers"},
