@@ -18,7 +18,10 @@ const (
 	mark       = "…" // stands where something was left out
 )
 
-// Line returns the text on one line of bounded length. Each of the secrets is replaced.
+// partLength is how many bytes of a secret in a row are never printed: who repeats it may cut it short.
+const partLength = 10
+
+// Line returns the text on one line of bounded length. Each of the secrets is replaced, and each part of one.
 func Line(text string, secrets ...string) string {
 	words := strings.Fields(Whole(text, secrets...))
 	length := 0
@@ -40,7 +43,34 @@ func Whole(text string, secrets ...string) string {
 		}
 	}
 	words := strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
-	return strings.Join(words, " ")
+	return withoutParts(strings.Join(words, " "), secrets)
+}
+
+// withoutParts replaces every run of bytes that one of the secrets has too.
+func withoutParts(line string, secrets []string) string {
+	isPart := func(text string) bool {
+		for _, secret := range secrets {
+			if strings.Contains(secret, text) {
+				return true
+			}
+		}
+		return false
+	}
+	var kept strings.Builder
+	for i := 0; i < len(line); {
+		end := i + partLength
+		if end > len(line) || !isPart(line[i:end]) {
+			kept.WriteByte(line[i])
+			i++
+			continue
+		}
+		for end < len(line) && isPart(line[i:end+1]) {
+			end++
+		}
+		kept.WriteString(mark)
+		i = end
+	}
+	return kept.String()
 }
 
 // secretForm matches what tokens and signatures have and words do not: a digit, or a capital after a small letter. One token in two

@@ -9,6 +9,11 @@ func TestScrub(t *testing.T) {
 	tests := []struct{ text, want string }{
 		{"Invalid application service token.", "Invalid application service token."},
 		{"it is open sesame", "it is …"},
+		{"it is rather_secret~with^symbols", "it is …"},
+		{"it is rather_secret~wi, and ends in et~with^symbols.", "it is …, and ends in …."},
+		{"it is er_secret~with^symbo", "it is …"},
+		{"it is rather_sec or rather_se", "it is … or rather_se"},
+		{"it is rather secret with symbols", "it is rather secret with symbols"},
 		{"token LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD is bad", "token … is bad"},
 		{"token mat_AbcdEfghIjklMnopQrst is bad", "token … is bad"},
 		{"token mat_BJZLUCOPPFBHDTANJFNUARTQUR is bad", "token … is bad"},
@@ -20,7 +25,7 @@ func TestScrub(t *testing.T) {
 		{strings.Repeat("word ", 100), strings.TrimSpace(strings.Repeat("word ", 80))},
 	}
 	for _, test := range tests {
-		if got := Mask(Line(test.text, "open sesame")); got != test.want {
+		if got := Mask(Line(test.text, "open sesame", "rather_secret~with^symbols")); got != test.want {
 			t.Errorf("%q: got %q, want %q", test.text, got, test.want)
 		}
 	}
