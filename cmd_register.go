@@ -39,7 +39,7 @@ const (
 	flagPrint        = "print"
 	flagJSON         = "json"
 
-	nodeCallTime = waitTime + attemptTime + 5*time.Second // longer than the service may take over an answer
+	nodeCallTime = answerTime + 5*time.Second
 )
 
 func registerCommand() *cli.Command {

@@ -50,6 +50,7 @@ const (
 	callPassword   = standin.Password
 	callSetName    = standin.SetName
 	callSite       = standin.Site
+	callMASVersion = standin.MASVersion
 	callDiscovery  = standin.Discovery
 	callLogin      = standin.Login
 	callLogout     = standin.Logout

@@ -63,7 +63,7 @@ type createUserAPI struct {
 
 // Create asks for the profile before each call: createUser answers 200 for a user that is there already as well, and then ends
 // the user's sessions, or reactivates a user that was deactivated.
-func (api *createUserAPI) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
+func (api *createUserAPI) Create(ctx context.Context, n homeserver.Account, _ bool, recorded func() error) (string, error) {
 	if err := api.name.Check(ctx, api.Client); err != nil {
 		return "", err
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
@@ -426,6 +427,7 @@ func TestCallNames(t *testing.T) {
 		homeserver.MASUsersPath:     "key ok, token ok, create ok, password ok, name ok, profile ok, lookup ok, version ok, lookup ok, ping refused",
 	} {
 		d := newGateway(t, path)
+		d.homeserver.MAS.Set(masplay.Settings{Version: masplay.Old}) // with which each of the calls is made
 		c := masConfig(d.homeserver.URL)
 		c.Way, c.SharedSecret = wayOf(path), testSecret
 		h := newHomeserverClient(c, nil)
@@ -436,7 +438,7 @@ func TestCallNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, n := newProof(t)
-		_, created := a.Create(t.Context(), n.Account, func() error { return nil })
+		_, created := a.Create(t.Context(), n.Account, false, func() error { return nil })
 		_, shown := a.DisplayName(t.Context(), "@0x0000000000000000000000000000000000000000:"+testServerName)
 		if created != nil || !errors.Is(shown, homeserver.ErrNoUser) || a.Answers(t.Context()) != nil {
 			t.Errorf("%s: got %v, %v", path, created, shown)
@@ -469,6 +471,7 @@ func TestTwoOrigins(t *testing.T) {
 		d := newGateway(t, api.path)
 		creates := newStandIn(t)
 		creates.Users, creates.MAS = d.homeserver.Users, d.homeserver.MAS
+		creates.MAS.Set(masplay.Settings{Version: masplay.Old}) // which leaves a call for the homeserver
 		c := masConfig(d.homeserver.URL)
 		c.APIOrigin, c.Way, c.SharedSecret = creates.URL, wayOf(api.path), testSecret
 		proof, _ := newProof(t)
@@ -479,7 +482,7 @@ func TestTwoOrigins(t *testing.T) {
 		want := map[string][2]string{
 			homeserver.CreateUserPath:   {"createUser", "key profile"},
 			homeserver.SharedSecretPath: {"nonce register", "version key"},
-			homeserver.MASUsersPath:     {"token masCreate password", "key setName"},
+			homeserver.MASUsersPath:     {"token masCreate masVersion password", "key setName"},
 		}[api.path]
 		if got := [2]string{creates.Asked(), d.homeserver.Asked()}; got != want {
 			t.Errorf("%s: asked %q, want %q", api.name, got, want)

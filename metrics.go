@@ -28,7 +28,7 @@ const (
 // verification from 50 µs for a bad form up to a busy machine without cgo, the store from a read in memory to the fsync of a
 // slow disk.
 var (
-	callBuckets         = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	callBuckets         = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15}
 	verificationBuckets = []float64{.00005, .0001, .00015, .0002, .0003, .0005, .001, .0025, .005, .01, .05}
 	storeBuckets        = []float64{.00001, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 1, 5}
 )

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
@@ -137,6 +138,7 @@ func TestMetricsOfOthers(t *testing.T) {
 	d := newGatewayOn(t, homeserver.MASUsersPath, openedPostgres(t, newDatabase(t)))
 	c := masConfig(d.homeserver.URL)
 	m := d.measured(c)
+	d.homeserver.MAS.Set(masplay.Settings{Version: masplay.Old}) // with which each of the calls is made
 	proof, _ := newProof(t)
 	d.send(proof)
 	other, _ := newProof(t)

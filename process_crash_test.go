@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
+	masplay "github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
@@ -133,8 +134,8 @@ func (c crashingClaim) Drop() error {
 	return err
 }
 
-func (a crashingAccounts) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
-	token, err := a.Accounts.Create(ctx, n, func() error {
+func (a crashingAccounts) Create(ctx context.Context, n homeserver.Account, begun bool, recorded func() error) (string, error) {
+	token, err := a.Accounts.Create(ctx, n, begun, func() error {
 		err := recorded()
 		beforeCall.reach()
 		return err
@@ -191,6 +192,9 @@ func TestCrash(t *testing.T) {
 				t.Parallel()
 				dir, backend := t.TempDir(), newCountingStandIn(t, api.creates)
 				d := daemon.Start(t, crashingName, dir, backend.URL+api.path, crashAtEnv+"="+string(test.at))
+				if test.at == duringName {
+					backend.MAS.Set(masplay.Settings{Version: "v1.17.0"}) // no later one needs the call
+				}
 				during := map[crashStep]string{duringCall: api.creates, duringPassword: callPassword, duringName: callSetName}[test.at]
 				if !test.made && (during == "" || during == api.creates) {
 					backend.Fail(api.creates, says(403, `{"errcode":"M_UNKNOWN","error":"no"}`))

@@ -14,15 +14,22 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 )
 
+// Times that hang on how long a homeserver may take. TestTimes holds deploy/ and the documents against them.
 const (
-	attemptTime         = 12 * time.Second // all that one attempt may take once it holds the address
-	waitTime            = 13 * time.Second // how long another request for the same address waits: longer than an attempt
-	profileLookUpPeriod = time.Minute      // a registered address costs the homeserver at most one look-up in this time
-	profileLookUpsKept  = 1 << 15          // look-ups remembered, in 8 MiB: beyond 500 a second there are none for a while
+	attemptTime = homeserver.AttemptTime                     // all that one attempt may take once it holds the address
+	waitTime    = attemptTime + time.Second                  // how long another request for the same address waits
+	answerTime  = waitTime + attemptTime + pgdb.QueryTime    // until the latest answer, with the record's last write
+	drainTime   = attemptTime + pgdb.QueryTime + time.Second // what attempts in flight get at shutdown, when nobody waits any more
+)
+
+const (
+	profileLookUpPeriod = time.Minute // a registered address costs the homeserver at most one look-up in this time
+	profileLookUpsKept  = 1 << 15     // look-ups remembered, in 8 MiB: beyond 500 a second there are none for a while
 
 	reconcilePeriod = 30 * time.Second
 	reconcileAfter  = time.Minute // an attempt that began so long ago has ended; clocks may differ by less
@@ -210,7 +217,7 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 	if before.State == statePending {
 		since = before.Created
 	}
-	accessToken, err = r.accounts.Create(ctx, n.Account, recorded)
+	accessToken, err = r.accounts.Create(ctx, n.Account, before.State == statePending, recorded)
 	found, begun, whole, err := r.found(ctx, before, n, steps, since, err)
 	if err := recorded(); err != nil {
 		return "", "", err

@@ -1,14 +1,19 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,7 +39,8 @@ func titled(c masplay.Case) http.HandlerFunc {
 func TestMASLife(t *testing.T) {
 	const (
 		same, other, gone = "same", "other", "gone" // what the homeserver's profile shows
-		steps             = "key token masCreate password setName"
+		steps             = "key token masCreate masVersion password"
+		oldSteps          = steps + " setName" // before 1.18
 		finishing         = "key token masCreate profile lookUp password setName"
 		bare              = "bare" // the profile shows the localpart, as of an account that was never given a name
 	)
@@ -56,7 +62,11 @@ func TestMASLife(t *testing.T) {
 		wantLog   string
 	}{
 		{name: "created", want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
-		{name: "created by 1.3", settings: masplay.Settings{Version: masplay.Old}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
+		{name: "created by 1.3", settings: masplay.Settings{Version: masplay.Old}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: oldSteps},
+		{name: "created by 1.17", settings: masplay.Settings{Version: "v1.17.2"}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: oldSteps},
+		{name: "created by 1.18", settings: masplay.Settings{Version: "v1.18.0"}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: steps},
+		{name: "created by a version that is none", settings: masplay.Settings{Version: "abcdef"}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: oldSteps},
+		{name: "created, and the version cannot be told", faults: faults{callMASVersion: says(500, "{}")}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: oldSteps},
 		{name: "somebody's, pending", before: statePending, atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "without a name, no record", atMAS: true, profile: bare, want: 502, wantAsked: "key token masCreate profile", wantLog: "set its display name to the node's"},
 		{name: "without a name, and older than the record", before: statePending, atMAS: true, old: true, profile: bare, want: 502, wantAfter: statePending, wantAsked: "key token masCreate profile lookUp", wantLog: "set its display name to the node's"},
@@ -72,7 +82,9 @@ func TestMASLife(t *testing.T) {
 		{name: "gone between", before: statePending, faults: faults{callMASCreate: titled(masplay.Exists)}, want: 502, wantAfter: statePending},
 
 		{name: "at the homeserver alone", profile: same, want: 502, wantAsked: "key token masCreate lookUp", wantLog: "exclusive namespace"},
-		{name: "at the homeserver alone, pending", before: statePending, profile: other, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp"},
+		{name: "at the homeserver alone, pending", before: statePending, profile: other, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp profile"},
+		{name: "another secret at the homeserver", faults: faults{callMASCreate: titled(masplay.Refused)}, want: 502, wantAfter: statePending, wantLog: "matrix.secret"},
+		{name: "another endpoint", faults: faults{callMASCreate: titled(masplay.Unreached)}, want: 502, wantAfter: statePending, wantLog: "matrix.endpoint"},
 		{name: "reserved, and there, pending", before: statePending, atMAS: true, profile: bare, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
 		{name: "reserved, and somebody's", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 409, wantAfter: stateRegistered},
 		{name: "reserved, and it cannot be told", faults: faults{callMASCreate: titled(masplay.Reserved), callLookUp: says(500, "{}")}, want: 502},
@@ -168,7 +180,14 @@ func oddID(w http.ResponseWriter, r *http.Request) {
 // isWhole tells whether the node's account has its password and its display name.
 func (d *gateway) isWhole(n node) bool {
 	password, there := d.homeserver.MAS.Password(n.Localpart)
-	return there && password == n.Password && d.homeserver.Users[n.UserID] == n.DisplayName
+	return there && password == n.Password && d.shows(n) == n.DisplayName
+}
+
+// shows is the display name that the homeserver has of the node's account.
+func (d *gateway) shows(n node) string {
+	d.homeserver.Mu.Lock()
+	defer d.homeserver.Mu.Unlock()
+	return d.homeserver.Users[n.UserID]
 }
 
 // Whatever is interrupted, before or after it was done, the node's next try completes it: with one account, and the
@@ -188,6 +207,7 @@ func TestMASCompletes(t *testing.T) {
 					do := http.HandlerFunc(d.homeserver.MAS.ServeHTTP)
 					if call == callSetName {
 						do = d.homeserver.Right(callSetName)
+						d.homeserver.MAS.Set(masplay.Settings{Version: "v1.17.0"}) // no later one needs the call
 					}
 					d.homeserver.Fail(call, fault(do))
 					first, then, next := 502, statePending, 200
@@ -213,7 +233,7 @@ func TestMASCompletes(t *testing.T) {
 	}
 }
 
-// The service never has the check of the homeserver skipped, and asks for no more than it needs.
+// The service asks for no more than it needs, and has no check of the homeserver skipped.
 func TestMASSendsNoMore(t *testing.T) {
 	d := newGateway(t, homeserver.MASUsersPath)
 	proof, n := newProof(t)
@@ -232,6 +252,152 @@ func TestMASSendsNoMore(t *testing.T) {
 	want := `{"displayname":"` + n.DisplayName + `","username":"` + n.Localpart + `"} {"password":"` + n.Password + `","skip_password_check":true}`
 	if got := strings.Join(sent, " "); got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// watchSkips counts the creations that have the check of the homeserver skipped, and passes each on to do.
+func (d *gateway) watchSkips(do http.HandlerFunc) (skips *atomic.Int32) {
+	skips = new(atomic.Int32)
+	d.homeserver.Fail(callMASCreate, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), "skip_homeserver_check") {
+			skips.Add(1)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		do(w, r)
+	})
+	return skips
+}
+
+// A creation that is cut off leaves the account at the homeserver alone: the service died before it kept its part, or dropped
+// the call when its caller went away. The node's next try completes the account all the same.
+func TestMASCutOff(t *testing.T) {
+	dies := masplay.Settings{Keep: func(context.Context) error { return errors.New("killed") }}
+	for _, before := range []state{"", stateRegistered} {
+		for way, cut := range map[string]func(d *gateway) http.HandlerFunc{
+			"the service dies": func(d *gateway) http.HandlerFunc {
+				d.homeserver.MAS.Set(dies)
+				return d.homeserver.MAS.ServeHTTP
+			},
+			"its caller goes away": func(d *gateway) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					ctx, leave := context.WithCancel(r.Context())
+					leave()
+					d.homeserver.MAS.ServeHTTP(w, r.WithContext(ctx))
+				}
+			},
+		} {
+			t.Run(way+"/"+string(before), func(t *testing.T) {
+				d := newGateway(t, homeserver.MASUsersPath)
+				proof, n := newProof(t)
+				d.setState(n, before)
+				d.homeserver.Fail(callMASCreate, cut(d))
+				if got := d.send(proof); got.status != 502 || d.state(n) != statePending {
+					t.Fatalf("cut off: got %d %s, record %q", got.status, got.body, d.state(n))
+				}
+				if _, there := d.homeserver.MAS.Password(n.Localpart); there || d.shows(n) != n.DisplayName {
+					t.Fatal("the account is not at the homeserver alone")
+				}
+				d.homeserver.MAS.Set(masplay.Settings{})
+				skips := d.watchSkips(d.homeserver.MAS.ServeHTTP)
+				if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered || !d.isWhole(n) || skips.Load() != 1 {
+					t.Errorf("next try: got %d %s, record %q, whole %t, %d skips", got.status, got.body, d.state(n), d.isWhole(n), skips.Load())
+				}
+				if !strings.Contains(d.log.String(), `"outcome":"`+string(outcomeCompleted)) {
+					t.Errorf("log: %s", d.log)
+				}
+			})
+		}
+	}
+}
+
+// The homeserver's word is overridden only where an earlier attempt had begun, the profile has exactly this display name,
+// and Matrix Authentication Service knows no such user.
+func TestMASOverrides(t *testing.T) {
+	reserved := titled(masplay.Reserved)
+	for _, test := range []struct {
+		name   string
+		before state
+		shows  func(n node) string // "" for no profile
+		atMAS  bool
+		faults map[string]http.HandlerFunc
+		want   int
+		skips  int32
+		log    string
+	}{
+		{name: "all three", before: statePending, shows: func(n node) string { return n.DisplayName }, want: 200, skips: 1},
+		{name: "no earlier attempt", shows: func(n node) string { return n.DisplayName }, want: 502, log: "either the account is at the homeserver alone"},
+		{name: "registered, no earlier attempt", before: stateRegistered, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 502, log: "either the account is at the homeserver alone"},
+		{name: "another display name", before: statePending, shows: func(node) string { return "somebody" }, want: 502, log: "either the account is at the homeserver alone"},
+		{name: "a longer display name", before: statePending, shows: func(n node) string { return n.DisplayName + " " }, want: 502},
+		{name: "no display name", before: statePending, shows: func(n node) string { return n.Localpart }, want: 502, log: "skip_homeserver_check"},
+		{name: "no account", before: statePending, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 502, log: "keeps its name"},
+		{name: "profile unreadable", before: statePending, shows: func(n node) string { return n.DisplayName }, faults: map[string]http.HandlerFunc{callProfile: says(401, `{"errcode":"M_MISSING_TOKEN"}`)}, want: 502},
+		{name: "profile limited", before: statePending, shows: func(n node) string { return n.DisplayName }, faults: map[string]http.HandlerFunc{callProfile: says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`)}, want: 429},
+		{name: "it knows the user", before: statePending, shows: func(n node) string { return n.DisplayName }, atMAS: true, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 200},
+		{name: "it cannot tell", before: statePending, shows: func(n node) string { return n.DisplayName }, faults: map[string]http.HandlerFunc{callLookUp: says(500, "{}")}, want: 502},
+		{name: "the look-up is a proxy's", before: statePending, shows: func(n node) string { return n.DisplayName }, faults: map[string]http.HandlerFunc{callLookUp: says(404, "<html>")}, want: 502},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newGateway(t, homeserver.MASUsersPath)
+			proof, n := newProof(t)
+			d.setState(n, test.before)
+			if test.shows != nil {
+				d.homeserver.Users[n.UserID] = test.shows(n)
+			}
+			if test.atMAS {
+				d.homeserver.MAS.Add(n.Localpart)
+			}
+			create := http.HandlerFunc(d.homeserver.MAS.ServeHTTP)
+			for call, fault := range test.faults {
+				d.homeserver.Fail(call, fault)
+				if call == callMASCreate {
+					create = fault
+				}
+			}
+			skips := d.watchSkips(create)
+			got := d.send(proof)
+			if got.status != test.want || skips.Load() != test.skips {
+				t.Errorf("got %d %s and %d skips, want %d and %d", got.status, got.body, skips.Load(), test.want, test.skips)
+			}
+			if after := d.state(n); test.want != 200 && after != test.before {
+				t.Errorf("record: got %q, want %q", after, test.before)
+			}
+			if !strings.Contains(d.log.String(), test.log) {
+				t.Errorf("log: got %s, want %q in it", d.log, test.log)
+			}
+		})
+	}
+}
+
+// Before 1.18 the account that a cut-off creation leaves has no display name, so that nothing tells whose it is. The log has
+// the one command after which the node's next try completes it.
+func TestMASCutOffOld(t *testing.T) {
+	d := newGateway(t, homeserver.MASUsersPath)
+	proof, n := newProof(t)
+	d.homeserver.MAS.Set(masplay.Settings{Version: "v1.17.0", Keep: func(context.Context) error { return errors.New("killed") }})
+	for range 3 {
+		if got := d.send(proof); got.status != 502 || d.state(n) != statePending {
+			t.Fatalf("got %d %s, record %q", got.status, got.body, d.state(n))
+		}
+		d.homeserver.MAS.Set(masplay.Settings{Version: "v1.17.0"})
+	}
+	typed := regexp.MustCompile(`curl -H @token -H Content-Type:application/json -d \$'(\{.*?\})' (\S+)`).FindStringSubmatch(d.log.String())
+	if typed == nil {
+		t.Fatalf("log: %s", d.log)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, typed[2], strings.NewReader(strings.ReplaceAll(typed[1], `\"`, `"`))) // as $'…' reads it
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+d.homeserver.MAS.Token())
+	res, err := http.DefaultClient.Do(req)
+	if err != nil || res.StatusCode != 201 {
+		t.Fatalf("typed %q: got %v, %v", typed[0], res, err)
+	}
+	res.Body.Close()
+	if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered || !d.isWhole(n) {
+		t.Errorf("next try: got %d %s, record %q, whole %t", got.status, got.body, d.state(n), d.isWhole(n))
 	}
 }
 
@@ -319,6 +485,7 @@ func TestMASNothingSecretIsTold(t *testing.T) {
 	for _, call := range []string{callToken, callMASCreate, callLookUp, callPassword, callSetName} {
 		for _, status := range []int{200, 400, 403, 404, 409, 500} {
 			d := newGateway(t, homeserver.MASUsersPath)
+			d.homeserver.MAS.Set(masplay.Settings{Version: masplay.Old}) // with which each of the calls is made
 			d.homeserver.Fail(call, echo(status))
 			if call == callToken {
 				d.homeserver.Fail(call, says(status, `{"error":"`+testMASSecret+` `+credential+`"}`))
@@ -359,7 +526,7 @@ func TestMASProbe(t *testing.T) {
 		{name: "passwords off", api: homeserver.MASUsersPath, settings: masplay.Settings{PasswordsOff: true}, want: "passwords: {enabled: true}"},
 		{name: "another server name", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callKey: says(200, `{"server_name":"example.org"}`)}, want: "another server_name"},
 		{name: "no MAS, but the homeserver's own", api: homeserver.MASUsersPath, faults: map[string]http.HandlerFunc{callToken: says(404, ""), callCreateUser: unrecognized}, want: "use --matrixurl ORIGIN/_synapse/admin/v1/register"},
-		{name: "MAS instead of the shared secret", api: homeserver.SharedSecretPath, issuer: "https://auth/", faults: neither, want: "Matrix Authentication Service is in charge (https://auth/): use --matrixurl http://127.0.0.1:8081/api/admin/v1/users"},
+		{name: "MAS instead of the shared secret", api: homeserver.SharedSecretPath, issuer: "https://auth/", faults: neither, want: "Matrix Authentication Service is in charge (https://auth/): use --matrixurl http://127.0.0.1:8082/api/admin/v1/users"},
 		{name: "MAS instead of createUser", api: homeserver.CreateUserPath, issuer: "https://auth/", faults: neither, want: "--homeserver-url ORIGIN, --mas-client-id"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

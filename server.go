@@ -38,7 +38,6 @@ const (
 	bodyLimit   = 8 << 10          // bytes; a registration has 340
 	headerLimit = 8 << 10          // bytes of the request line and the header
 	retryLater  = 10 * time.Second // what a client is told to wait where nobody named a time
-	drainTime   = 15 * time.Second // for requests in flight at shutdown: longer than an attempt
 
 	transactionTime = time.Minute // for a whole transaction's body to arrive
 

@@ -87,7 +87,7 @@ func TestNginxPlaces(t *testing.T) {
 	for apiPath, want := range map[string][]nginx.Location{
 		homeserver.CreateUserPath: {matrix, closed, register}, homeserver.SharedSecretPath: {matrix, closed, register}, homeserver.MASUsersPath: {matrix, closed, register, logins},
 	} {
-		c.Way, c.APIOrigin = wayOf(apiPath), "http://127.0.0.1:8081"
+		c.Way, c.APIOrigin = wayOf(apiPath), "http://127.0.0.1:8082"
 		var out bytes.Buffer
 		printSteps(&out, c, "/x")
 		wantLocations(t, "genconfig for "+apiPath, out.String(), want)

@@ -16,7 +16,7 @@ import (
 )
 
 // callTime bounds one call: longer than the gateway may take over an answer.
-const callTime = 40 * time.Second
+const callTime = time.Minute
 
 // A Node is one Photon node.
 type Node struct {

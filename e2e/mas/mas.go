@@ -183,10 +183,23 @@ func (s *Service) token(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, TokenNotAdmin, "")
 	default:
 		lasts := cmp.Or(s.settled.TokenLasts, 300*time.Second)
-		token := "mat_" + rand.Text()
-		s.tokens[token] = time.Now().Add(lasts)
+		token := s.newToken(lasts)
 		writeJSON(w, Answers[TokenGranted].Status, map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": int(lasts.Seconds()), "scope": AdminScope})
 	}
+}
+
+// newToken makes a token of the admin API. The caller has the lock.
+func (s *Service) newToken(lasts time.Duration) string {
+	token := "mat_" + rand.Text()
+	s.tokens[token] = time.Now().Add(lasts)
+	return token
+}
+
+// Token makes a token of the admin API, as an operator has one.
+func (s *Service) Token() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.newToken(300 * time.Second)
 }
 
 // refuse answers a case that is an error.

@@ -96,6 +96,7 @@ const (
 	Site       = "site"
 	Login      = "login"
 	Logout     = "logout"
+	MASVersion = "masVersion"
 	Discovery  = "discovery"
 )
 
@@ -195,7 +196,7 @@ func (s *Homeserver) Right(call string) http.HandlerFunc {
 		return s.login
 	case Logout:
 		return s.logout
-	case Discovery, Token, MASCreate, LookUp, Password, Site:
+	case Discovery, Token, MASCreate, LookUp, Password, Site, MASVersion:
 		return s.MAS.ServeHTTP
 	}
 	return unrecognized
@@ -242,6 +243,8 @@ func callOf(r *http.Request) string {
 		return Password
 	case path == mas.SitePath:
 		return Site
+	case path == mas.VersionPath:
+		return MASVersion
 	}
 	return ""
 }

@@ -186,7 +186,7 @@ func (j judging) authenticationService() Finding {
 	case j.config.Way.IsApart:
 		return fine(subject, "in charge")
 	case inCharge:
-		do := fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:8081%s and --%s %s; or delete it from %s"+thenRestart, config.FlagForce, config.FlagMatrixURL, homeserver.MASUsersPath, config.FlagHomeserverURL, j.config.Origin, j.settings.fileOf("matrix_authentication_service"))
+		do := fmt.Sprintf("run genconfig --%s with --%s %s%s and --%s %s; or delete it from %s"+thenRestart, config.FlagForce, config.FlagMatrixURL, homeserver.GuideMAS, homeserver.MASUsersPath, config.FlagHomeserverURL, j.config.Origin, j.settings.fileOf("matrix_authentication_service"))
 		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off")
 	}
 	return fine(subject, "not in charge")

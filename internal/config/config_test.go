@@ -65,10 +65,10 @@ func TestReadHomeserverURL(t *testing.T) {
 		want                string // in the error
 		wantPlain           bool
 	}{
-		{homeserver.SharedSecretPath, "", "http://127.0.0.1:8081", "", "", false},
-		{homeserver.SharedSecretPath, "http://127.0.0.1:8007", "http://127.0.0.1:8007", "http://127.0.0.1:8081", "", false},
-		{homeserver.MASUsersPath, "https://matrix.example.org/", "https://matrix.example.org", "http://127.0.0.1:8081", "", false},
-		{homeserver.MASUsersPath, "http://192.0.2.1:8007", "http://192.0.2.1:8007", "http://127.0.0.1:8081", "", true},
+		{homeserver.SharedSecretPath, "", "http://127.0.0.1:8082", "", "", false},
+		{homeserver.SharedSecretPath, "http://127.0.0.1:8007", "http://127.0.0.1:8007", "http://127.0.0.1:8082", "", false},
+		{homeserver.MASUsersPath, "https://matrix.example.org/", "https://matrix.example.org", "http://127.0.0.1:8082", "", false},
+		{homeserver.MASUsersPath, "http://192.0.2.1:8007", "http://192.0.2.1:8007", "http://127.0.0.1:8082", "", true},
 		{homeserver.MASUsersPath, "", "", "", "is of Matrix Authentication Service, so give the homeserver's own URL as well", false},
 		{homeserver.MASUsersPath, "127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
 		{homeserver.MASUsersPath, "http://user:hunter2@127.0.0.1:8007", "", "", "give scheme, host and port alone", false},
@@ -76,7 +76,7 @@ func TestReadHomeserverURL(t *testing.T) {
 		{homeserver.MASUsersPath, "http://127.0.0.1:8007/_matrix", "", "", "give scheme, host and port alone", false},
 		{homeserver.MASUsersPath, "http://127.0.0.1:99999", "", "", "give scheme, host and port alone", false},
 	} {
-		c := Config{MatrixURL: "http://127.0.0.1:8081" + test.path}
+		c := Config{MatrixURL: "http://127.0.0.1:8082" + test.path}
 		err := c.readMatrixURL()
 		if err == nil {
 			err = c.readHomeserverURL(test.given)
@@ -87,7 +87,7 @@ func TestReadHomeserverURL(t *testing.T) {
 			}
 			continue
 		}
-		if remote := (Config{Origin: test.wantOrigin, APIOrigin: "http://192.0.2.1:8081"}); !remote.IsPlainRemote() {
+		if remote := (Config{Origin: test.wantOrigin, APIOrigin: "http://192.0.2.1:8082"}); !remote.IsPlainRemote() {
 			t.Errorf("%q: what creates accounts is elsewhere, and is not minded", test.given)
 		}
 		if err != nil || c.Origin != test.wantOrigin || c.APIOrigin != test.wantAPI || c.IsPlainRemote() != test.wantPlain {

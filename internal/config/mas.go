@@ -34,7 +34,7 @@ func (c *Config) readHomeserverURL(given string) error {
 func (c Config) checkMASFlags() error {
 	switch {
 	case !c.Way.IsApart && c.MASClientID+c.MASClientSecretFile != "":
-		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s http://127.0.0.1:8081%s", FlagMASClientID, FlagMASClientSecretFile, FlagMatrixURL, c.Way.Name, FlagMatrixURL, homeserver.MASUsersPath)
+		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s %s%s", FlagMASClientID, FlagMASClientSecretFile, FlagMatrixURL, c.Way.Name, FlagMatrixURL, homeserver.GuideMAS, homeserver.MASUsersPath)
 	case c.MASClientID != "" && !names.IsULID(c.MASClientID):
 		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", FlagMASClientID)
 	}
@@ -52,5 +52,5 @@ func ReadMASSecret(path string) (string, error) {
 
 // UseMAS returns what to type if Matrix Authentication Service is in charge of the homeserver's accounts.
 func (c Config) UseMAS(issuer string) string {
-	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl http://127.0.0.1:8081" + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.Origin + ", --mas-client-id and --mas-client-secret-file"
+	return "Matrix Authentication Service is in charge (" + issuer + "): use --matrixurl " + homeserver.GuideMAS + homeserver.MASUsersPath + ", with the port of its own listener for adminapi and oauth, --homeserver-url " + c.Origin + ", --mas-client-id and --mas-client-secret-file"
 }

@@ -38,10 +38,15 @@ const (
 	codeForbidden       = "M_FORBIDDEN"
 )
 
-// Time limits of a call. A look-up, a creation and another look-up fit into one attempt's 12 s.
+// Time limits of a call, and of all calls of one attempt to create an account. Everything that waits for an attempt is
+// longer, and is made from AttemptTime: TestTimes holds that it fits.
 const (
-	ReadTime   = 3 * time.Second // a whole call that reads
-	CreateTime = 6 * time.Second // a whole call that creates
+	ReadTime      = 3 * time.Second  // a whole call that reads
+	CreateTime    = 6 * time.Second  // a whole call that creates
+	ProvisionTime = 12 * time.Second // a whole call that creates, of a server that has the homeserver make its part meanwhile
+
+	// AttemptTime is the longest way: the homeserver's name, an access token, the account and its password.
+	AttemptTime = ReadTime + ReadTime + ProvisionTime + CreateTime
 
 	AnswerLimit = 1 << 20 // bytes of an answer that are read
 
@@ -71,7 +76,7 @@ func NewClient(origin, serverName string, secrets ...string) *Client {
 
 		profileForm: new(recent.Answer[profileForm]),
 
-		http: NewHTTPClient(ClientOptions{HeaderTime: HeaderTime, wholeTime: CreateTime}),
+		http: NewHTTPClient(ClientOptions{HeaderTime: ProvisionTime, wholeTime: ProvisionTime}),
 	}
 }
 
@@ -227,7 +232,12 @@ func readAnswer(res *http.Response) Answer {
 	a.Message = errorText + message
 	if len(titles) > 0 {
 		a.Title = titles[0].Title
-		a.Message += a.Title
+	}
+	for i, each := range titles {
+		if i > 0 {
+			a.Message += ": "
+		}
+		a.Message += each.Title
 	}
 	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && seconds > 0 {
 		a.retryAfter = time.Duration(min(seconds, 24*3600)) * time.Second

@@ -24,8 +24,9 @@ type Account struct {
 type Accounts interface {
 	// Create makes the account and returns the access token, if the homeserver issued one. Before it sends a request that may
 	// make an account it calls recorded, which waits until the attempt is on disk. If that fails, Create returns its error. Every
-	// other error is an *Error whose Fate says what is known of the account.
-	Create(ctx context.Context, a Account, recorded func() error) (accessToken string, err error)
+	// other error is an *Error whose Fate says what is known of the account. Begun says that an earlier attempt of this service
+	// began to make the account, and nobody learned how it ended.
+	Create(ctx context.Context, a Account, begun bool, recorded func() error) (accessToken string, err error)
 
 	// Steps returns in which steps Create makes an account. Its error is an *Error.
 	Steps(ctx context.Context) (Steps, error)

@@ -44,7 +44,7 @@ func NewSharedSecretAPI(h, admin *Client, secret string) *SharedSecretAPI {
 func (api *SharedSecretAPI) RefusesTaken() bool { return true }
 
 // Create asks for a nonce and registers the node with it.
-func (api *SharedSecretAPI) Create(ctx context.Context, n Account, recorded func() error) (string, error) {
+func (api *SharedSecretAPI) Create(ctx context.Context, n Account, _ bool, recorded func() error) (string, error) {
 	server, err := api.knownSoftware(ctx)
 	if err != nil {
 		return "", err

@@ -28,8 +28,7 @@ const (
 
 // IsSynapse reports whether it is a Synapse with a version that can be compared.
 func (s Software) IsSynapse() bool {
-	_, _, ok := s.release()
-	return ok && s.Name == Synapse
+	return s.IsRelease() && s.Name == Synapse
 }
 
 // IsUntried reports whether it says which homeserver it is, and this service was never run with that one.
@@ -39,6 +38,12 @@ func (s Software) IsUntried() bool { return s.Name != "" && s.Name != Synapse &&
 func (s Software) Before(major, minor int) bool {
 	itsMajor, itsMinor, ok := s.release()
 	return ok && (itsMajor < major || itsMajor == major && itsMinor < minor)
+}
+
+// IsRelease tells whether the version can be compared.
+func (s Software) IsRelease() bool {
+	_, _, ok := s.release()
+	return ok
 }
 
 // release is the first two numbers of the version.

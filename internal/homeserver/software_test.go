@@ -64,7 +64,7 @@ func TestSoftwareChanges(t *testing.T) {
 		n := Account{Localpart: "node", UserID: "@node:example.org", DisplayName: "shown", Password: strings.Repeat("0123456789", 13)}
 		create := func() (asked string, err error) {
 			server.asked = nil
-			_, err = api.Create(t.Context(), n, func() error { return nil })
+			_, err = api.Create(t.Context(), n, false, func() error { return nil })
 			return strings.Join(server.asked, " "), err
 		}
 

@@ -18,7 +18,7 @@ import (
 const (
 	dialTime      = 2 * time.Second
 	tlsTime       = 2 * time.Second
-	HeaderTime    = 5 * time.Second // to the answer's first byte: bcrypt runs at the homeserver before it
+	HeaderTime    = 5 * time.Second // to the answer's first byte, of a server that does no work before it
 	keptConns     = 64              // connections kept open between calls, unless Keep sets another number
 	keptConnsTime = 30 * time.Second
 

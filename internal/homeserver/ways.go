@@ -15,6 +15,10 @@ const (
 	MASUsersPath     = "/api/admin/v1/users"
 )
 
+// GuideMAS is where the guide has the admin API of Matrix Authentication Service: on a listener of its own, since that has one
+// for its own use at port 8081 already, and does not start with two.
+const GuideMAS = "http://127.0.0.1:8082"
+
 // A Way is one way of creating accounts.
 type Way struct {
 	Path  string

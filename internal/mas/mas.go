@@ -16,6 +16,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
 )
 
 // Paths of Matrix Authentication Service.
@@ -23,22 +24,20 @@ const (
 	ByNamePath   = homeserver.MASUsersPath + "/by-username/"
 	passwordPath = "/set-password" // after homeserver.MASUsersPath and the account's id
 	sitePath     = "/api/admin/v1/site-config"
+	versionPath  = "/api/admin/v1/version"
 	tokenPath    = "/oauth2/token"
 )
 
 const (
-	Scope  = "urn:mas:admin"
-	exists = "User already exists" // the title of a 409; the other title is of a name that only the homeserver has
-	spare  = 30 * time.Second      // before it expires a token is fetched anew: longer than an attempt
+	Scope = "urn:mas:admin"
+	spare = homeserver.AttemptTime + 6*time.Second // before it expires a token is fetched anew
 )
 
-// What the operator can do about a refusal.
+// What the operator can do about a refusal of this service.
 var (
 	ErrClient    = errors.New("the client of this service is not known with this secret: write its ID into the clients of Matrix Authentication Service, with client_auth_method: client_secret_basic and the same secret, and restart it")
 	ErrScope     = errors.New("the client of this service may not administer: list its ID in policy.data.admin_clients of Matrix Authentication Service, and restart it")
 	ErrPasswords = errors.New("passwords are switched off, and nodes log in with one: write passwords: {enabled: true} into the configuration of Matrix Authentication Service, and restart it")
-	errReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: either the account is at the homeserver alone, and has to be brought over, or the name is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
-	errName      = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
 )
 
 // Accounts creates accounts at Matrix Authentication Service.
@@ -48,140 +47,12 @@ type Accounts struct {
 	asToken string
 	tokens  *tokens
 	name    homeserver.KnownName
+	version recent.Answer[homeserver.Software]
 }
 
 // New returns the way that creates accounts at the admin client, and asks h everything else.
 func New(h, admin *homeserver.Client, asToken, clientID, clientSecret string) *Accounts {
 	return &Accounts{Client: h, admin: admin, asToken: asToken, tokens: &tokens{admin: admin, clientID: clientID, clientSecret: clientSecret}}
-}
-
-// Steps returns that the password is set apart: between two of the calls the account is there, and nobody can log in to it.
-func (api *Accounts) Steps(context.Context) (homeserver.Steps, error) {
-	return homeserver.PasswordApart, nil
-}
-
-// RefusesTaken is true: the answer for a name that is there is 409, also for that of a deactivated user, and for one that only
-// the homeserver has.
-func (api *Accounts) RefusesTaken() bool { return true }
-
-// Create makes the account, sets its password and then its display name.
-func (api *Accounts) Create(ctx context.Context, n homeserver.Account, recorded func() error) (string, error) {
-	if err := api.name.Check(ctx, api.Client); err != nil {
-		return "", err
-	}
-	if err := recorded(); err != nil {
-		return "", err
-	}
-	id := ""
-	_, err := homeserver.Retried(func() (_ string, err error) {
-		id, err = api.add(ctx, n)
-		return "", err
-	})
-	if err != nil {
-		return "", err
-	}
-	return "", api.complete(ctx, n, id)
-}
-
-// Finish completes an account. Each step can be done twice.
-func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since time.Time) error {
-	id, err := api.AccountID(ctx, n.Localpart)
-	failed, _ := errors.AsType[*homeserver.Error](err)
-	switch {
-	case errors.Is(err, homeserver.ErrNoUser):
-		failed = &homeserver.Error{Reason: "the homeserver has no account that it said it has", Cause: errors.New("look the account up at Matrix Authentication Service")}
-	case err == nil && !since.IsZero() && names.ULIDTime(id).Before(since.Add(-clocksDiffer)):
-		failed = homeserver.Unnamed()
-	case err == nil:
-		return api.complete(ctx, n, id)
-	}
-	failed.Fate, failed.Again = homeserver.Unanswered, false
-	if !since.IsZero() { // whose it is has not been told
-		failed.Fate = homeserver.Taken
-	}
-	return failed
-}
-
-// add creates the account and returns its id. Two answers do not say whether the name is taken: if another request is creating the
-// name, this one is refused as if the name were the homeserver's, or fails. Then add asks for the account.
-func (api *Accounts) add(ctx context.Context, n homeserver.Account) (id string, err error) {
-	const step = "create the account"
-	a, err := api.askAt(ctx, api.admin.Binding(), step, homeserver.Request{Name: "create", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath, Body: map[string]string{"username": n.Localpart, "displayname": n.DisplayName}})
-	if err != nil {
-		return "", err
-	}
-	if id := userNamed(a, n.Localpart); id != "" && a.Status/100 == 2 {
-		return id, nil
-	}
-	failed := inStep(step, api.admin.Failure(a, ""))
-	conflict := a.Status == http.StatusConflict && a.Title != ""
-	switch {
-	case conflict && a.Title == exists:
-		failed.Fate = homeserver.Taken
-	case conflict:
-		_, err := api.AccountID(ctx, n.Localpart)
-		if err == nil {
-			failed.Fate = homeserver.Taken
-		}
-		if errors.Is(err, homeserver.ErrNoUser) {
-			failed.Cause = fmt.Errorf("%w: %w", errReserved, failed.Cause)
-		}
-	case a.Status == http.StatusInternalServerError:
-		if _, err := api.AccountID(ctx, n.Localpart); err == nil {
-			failed.Fate, failed.MayBeOurs = homeserver.Taken, true // by this request or by another
-		}
-	}
-	return "", failed
-}
-
-// complete sets the password and the display name of the account with the id. If it fails, the account is there and half made.
-func (api *Accounts) complete(ctx context.Context, n homeserver.Account, id string) (err error) {
-	defer func() {
-		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
-			failed.Fate, failed.Again = homeserver.Unanswered, false
-		}
-	}()
-	if _, err := homeserver.Retried(func() (string, error) { return "", api.setPassword(ctx, n, id) }); err != nil {
-		return err
-	}
-	_, err = homeserver.Retried(func() (string, error) { return "", api.setName(ctx, n) })
-	return err
-}
-
-// setPassword sets the whole password of 130 characters. It skips the complexity check, which is for passwords that people choose.
-func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id string) error {
-	const step = "set the password"
-	a, err := api.ask(ctx, step, homeserver.Request{Name: "password", Within: homeserver.CreateTime, Method: http.MethodPost, Path: homeserver.MASUsersPath + "/" + id + passwordPath, Body: map[string]any{"password": n.Password, "skip_password_check": true}})
-	switch {
-	case err != nil:
-		return err
-	case a.Status == http.StatusNoContent:
-		return nil
-	}
-	failed := inStep(step, api.admin.Failure(a, ""))
-	if a.Status == http.StatusForbidden && a.Title != "" {
-		failed.Cause = fmt.Errorf("%w: %w", ErrPasswords, failed.Cause)
-	}
-	return failed
-}
-
-// setName sets the display name at the homeserver, as the user: Matrix Authentication Service before 1.18 ignores the one in
-// the call that creates the account.
-func (api *Accounts) setName(ctx context.Context, n homeserver.Account) error {
-	const step = "set the display name"
-	user := url.PathEscape(n.UserID)
-	a, err := api.Call(ctx, homeserver.Request{Name: "name", Within: homeserver.ReadTime, Method: http.MethodPut, Path: homeserver.SetProfilePath + user + "/displayname?user_id=" + user, Token: api.asToken, Body: map[string]string{"displayname": n.DisplayName}})
-	switch {
-	case err != nil:
-		return inStep(step, api.NotReached(err))
-	case a.Status == http.StatusOK && a.Cut == nil && homeserver.IsObject(a.Body):
-		return nil
-	}
-	failed := inStep(step, api.Failure(a, ""))
-	if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
-		failed.Cause = fmt.Errorf("%w: %w", errName, failed.Cause)
-	}
-	return failed
 }
 
 // DisplayName asks the homeserver, and where that has no such user Matrix Authentication Service as well. An account
@@ -298,6 +169,27 @@ func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 	}
 	json.Unmarshal(a.Body, &said) // what is of another form says nothing
 	return said, nil
+}
+
+// askVersion asks which version it is. The zero value where it does not tell, as old versions do not.
+func (api *Accounts) askVersion(ctx context.Context) (homeserver.Software, error) {
+	const step = "read its version"
+	a, err := api.ask(ctx, step, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: versionPath})
+	switch {
+	case err != nil:
+		return homeserver.Software{}, err
+	case a.TellsNothing() || a.Cut != nil:
+		return homeserver.Software{}, homeserver.NotSent(inStep(step, api.admin.Failure(a, "")))
+	}
+	var said struct{ Version string } // v1.22.0
+	if a.Status != http.StatusOK || json.Unmarshal(a.Body, &said) != nil {
+		return homeserver.Software{}, nil
+	}
+	is := homeserver.Software{Version: strings.TrimPrefix(said.Version, "v")}
+	if !is.IsRelease() {
+		return homeserver.Software{}, nil
+	}
+	return is, nil
 }
 
 // Probe tells whether accounts can be made, without making one: it asks for a name that nobody can have. Its error says what is

@@ -15,7 +15,8 @@ import (
 // The program and the table of what is expected of the service speak of the same.
 func TestKnowsTheAnswers(t *testing.T) {
 	for _, same := range [][2]string{
-		{exists, masplay.Answers[masplay.Exists].Title}, {Scope, masplay.AdminScope}, {homeserver.MASUsersPath, masplay.UsersPath}, {ByNamePath, masplay.ByNamePath},
+		{exists, masplay.Answers[masplay.Exists].Title}, {refused, masplay.Answers[masplay.Refused].Title}, {unreached, masplay.Answers[masplay.Unreached].Title},
+		{versionPath, masplay.VersionPath}, {Scope, masplay.AdminScope}, {homeserver.MASUsersPath, masplay.UsersPath}, {ByNamePath, masplay.ByNamePath},
 		{passwordPath, masplay.PasswordPath}, {tokenPath, masplay.TokenPath}, {sitePath, masplay.SitePath},
 	} {
 		if same[0] != same[1] {
