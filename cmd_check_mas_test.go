@@ -119,9 +119,11 @@ func TestCheckMASReverseProxy(t *testing.T) {
 		settings masplay.Settings
 		login    http.HandlerFunc // nil for Matrix Authentication Service's
 		admin    bool
+		inQuery  bool // a token in the query stays there
 		want     map[string]check.Status
 	}{
 		{name: "all right", want: map[string]check.Status{}},
+		{name: "a token in the query stays there", inQuery: true, want: map[string]check.Status{"logout": check.Warning}},
 		{name: "the homeserver's own login", login: own, want: map[string]check.Status{"login": check.Problem}},
 		{name: "none, as Synapse has it then", login: says(404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`), want: map[string]check.Status{"login": check.Problem}},
 		{name: "nginx cannot reach it", login: says(502, "<html>"), want: map[string]check.Status{"login": check.Problem}},
@@ -135,6 +137,11 @@ func TestCheckMASReverseProxy(t *testing.T) {
 				switch {
 				case strings.HasSuffix(r.URL.Path, "/login") && test.login != nil:
 					test.login(w, r)
+				case strings.HasSuffix(r.URL.Path, "/logout") && test.login == nil:
+					if token := r.FormValue("access_token"); token != "" && !test.inQuery {
+						r.Header.Set("Authorization", "Bearer "+token)
+					}
+					h.MAS.ServeHTTP(w, r)
 				case strings.HasSuffix(r.URL.Path, "/login"), test.admin:
 					h.MAS.ServeHTTP(w, r)
 				default:
@@ -143,7 +150,11 @@ func TestCheckMASReverseProxy(t *testing.T) {
 			}))
 			t.Cleanup(front.Close)
 			found := checked(t, masConfig(h.URL), front.URL)
-			if got := notOKOf(map[string]check.Finding{"login": found["public door login"], "/api/admin": found["public door /api/admin"]}, "", ""); !maps.Equal(got, test.want) {
+			asked := map[string]check.Finding{"login": found["public door login"], "/api/admin": found["public door /api/admin"]}
+			if f, ok := found["public door logout"]; ok { // where logins reach it
+				asked["logout"] = f
+			}
+			if got := notOKOf(asked, "", ""); !maps.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})

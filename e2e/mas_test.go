@@ -42,6 +42,7 @@ var masScenes = []struct {
 	{"half an account is finished", testMASHalfMade},
 	{"a node logs out with its token in the query", testMASLogout},
 	{"an account at the homeserver alone", testMASReserved},
+	{"an account that a cut-off creation left at the homeserver alone", testMASCutOff},
 	{"an exclusive namespace", testMASExclusive},
 	{"a deactivated account stays out", testMASDeactivated},
 	{"the homeserver lost its database", testMASLostHomeserver},
@@ -424,6 +425,71 @@ func testMASLogout(t *testing.T, d *Deployment) {
 	}
 }
 
+// The real Synapse has made its half of an account when the creation is cut off, in each of the ways that there are. The
+// node's next try completes it.
+func testMASCutOff(t *testing.T, d *Deployment) {
+	reached := make(chan bool, 1) // the service is about to keep its half
+	for _, way := range []struct {
+		name string
+		long bool
+		keep func(context.Context) error
+	}{
+		{"the service dies", false, func(context.Context) error { return errors.New("killed") }},
+		{"the gateway dies", false, func(ctx context.Context) error {
+			reached <- true
+			<-ctx.Done()
+			return nil
+		}},
+		{"the gateway has no more patience", true, func(ctx context.Context) error {
+			begun := time.Now()
+			<-ctx.Done()
+			if patience := time.Since(begun); patience < 7*time.Second { // a busy machine only makes it longer
+				t.Errorf("it went away after %v", patience)
+			}
+			return nil
+		}},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			if way.long && !need.Long() {
+				t.Skip("only with TEST_LONG=1: it waits until the gateway does no more")
+			}
+			n := newNode(t, d)
+			d.MAS.Set(mas.Settings{Keep: way.keep})
+			defer d.MAS.Set(mas.Settings{})
+			answered := make(chan bool)
+			go func() {
+				n.Register(t.Context()) // whatever nginx makes of it
+				close(answered)
+			}()
+			if way.name == "the gateway dies" {
+				<-reached
+				if err := d.Gateway.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-answered
+			d.MAS.Set(mas.Settings{})
+			if _, there := d.MAS.Password(n.Localpart); there {
+				t.Fatal("the service has the account")
+			}
+			if accounts := must(d.Homeserver.Accounts(t.Context(), n.UserID))(t); accounts != 1 {
+				t.Fatalf("the homeserver has %d accounts, want 1", accounts)
+			}
+			if way.name == "the gateway dies" {
+				if err := d.Gateway.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want(t, must(n.Register(t.Context()))(t), http.StatusOK, "")
+			must(d.Gateway.WaitForLog(t.Context(), "Registered node", n.UserID, "completed"))(t)
+			loggedIn(t, n)
+			if a := displayNameOf(t, d, n); a.DisplayName != n.DisplayName {
+				t.Errorf("its display name is %q, want %q", a.DisplayName, n.DisplayName)
+			}
+		})
+	}
+}
+
 func testMASReserved(t *testing.T, d *Deployment) {
 	n := newNode(t, d)
 	if err := (mas.Synapse{URL: d.Homeserver.URL, Secret: d.Homeserver.MASSecret}).Provision(n.Localpart, "somebody"); err != nil {
@@ -531,7 +597,7 @@ func testMASCheck(t *testing.T, d *Deployment) {
 		settings mas.Settings
 		want     map[string]string
 	}{
-		{"passwords off", mas.Settings{PasswordsOff: true}, map[string]string{"Matrix Authentication Service passwords": "problem", "public door login": "problem"}},
+		{"passwords off", mas.Settings{PasswordsOff: true}, map[string]string{"Matrix Authentication Service passwords": "problem", "public door login": "problem", "public door logout": ""}},
 		{"not admin", mas.Settings{NotAdmin: true}, map[string]string{
 			"Matrix Authentication Service scope": "problem", "Matrix Authentication Service admin API": "", "Matrix Authentication Service passwords": "",
 			"Matrix Authentication Service registration": "", "Matrix Authentication Service server name": "",
@@ -543,6 +609,7 @@ func testMASCheck(t *testing.T, d *Deployment) {
 			wantChange(t, allRight, runCheck(t, d, dir), wrong.want)
 		})
 	}
+	t.Run("how it knows the homeserver", func(t *testing.T) { testMASCheckFile(t, d, dir) })
 	t.Run("login at the homeserver", func(t *testing.T) {
 		target := must(url.Parse(d.Homeserver.URL))(t)
 		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -554,4 +621,25 @@ func testMASCheck(t *testing.T, d *Deployment) {
 			t.Errorf("got %+v", f)
 		}
 	})
+}
+
+// testMASCheckFile has the configuration of the service judged by what the real Synapse says to it.
+func testMASCheckFile(t *testing.T, d *Deployment, dir string) {
+	const endpoint, secret = "mas.yaml matrix.endpoint", "mas.yaml matrix.secret"
+	file := filepath.Join(d.Dir, "mas.yaml")
+	for _, test := range []struct{ name, endpoint, secret, wantEndpoint, wantSecret string }{
+		{"all right", d.Homeserver.URL, d.Homeserver.MASSecret, "ok", "ok"},
+		{"another secret", d.Homeserver.URL, "another-secret", "ok", "problem"},
+		{"nginx", d.NodeURL, d.Homeserver.MASSecret, "problem", "ok"},
+		{"nothing there, another secret", "http://127.0.0.1:1", "another-secret", "problem", "problem"},
+	} {
+		content := fmt.Sprintf("matrix: {homeserver: %s, endpoint: %q, secret: %q}\n", d.Domain, test.endpoint, test.secret)
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got := runCheck(t, d, dir, "--mas-config", file)
+		if e, s := got.findings[endpoint], got.findings[secret]; e.Status != test.wantEndpoint || s.Status != test.wantSecret {
+			t.Errorf("%s: got %+v and %+v", test.name, e, s)
+		}
+	}
 }

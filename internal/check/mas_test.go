@@ -1,6 +1,9 @@
 package check
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +16,7 @@ import (
 
 // behindMAS is the config of a service that creates accounts at Matrix Authentication Service.
 var behindMAS = config.Config{
-	ServerName: ourServerName, Origin: "http://127.0.0.1:8081", APIOrigin: "http://127.0.0.1:8081", Way: homeserver.MAS,
+	ServerName: ourServerName, Origin: "http://127.0.0.1:8082", APIOrigin: "http://127.0.0.1:8082", Way: homeserver.MAS,
 	ASToken: ourASToken, HSToken: ourHSToken, MASClientID: ourClientID, MASClientSecret: ourClientSecret,
 }
 
@@ -49,7 +52,7 @@ http:
       binds: [{address: "[::]:8080"}]
     - name: admin
       resources: [{name: adminapi}, {name: oauth}]
-      binds: [{address: "127.0.0.1:8081"}]
+      binds: [{address: "127.0.0.1:8082"}]
 matrix: {homeserver: transport02.smartmesh.cn, endpoint: "http://127.0.0.1:8007", secret: mas-and-synapse}
 clients:
   - client_id: 01J44RKQYM4G3TNVANTMTDYTX6
@@ -60,6 +63,85 @@ passwords: {enabled: true}
 rate_limiting: {login: {per_ip: {burst: 50, per_second: 5}}}
 `
 
+// knowsMAS plays what Synapse answers to Matrix Authentication Service, with the secret that it knows.
+func knowsMAS(t *testing.T, secret string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status, body := http.StatusNotFound, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`
+		switch {
+		case r.URL.Path != "/_synapse/mas/is_localpart_available":
+		case r.Header.Get("Authorization") != "Bearer "+secret:
+			status, body = http.StatusForbidden, `{"errcode":"M_UNKNOWN","error":"This endpoint must only be called by MAS"}`
+		default:
+			status, body = http.StatusBadRequest, `{"errcode":"M_INVALID_USERNAME","error":"User ID can only contain characters a-z, 0-9, or '=_-./+'"}`
+		}
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// Whether Matrix Authentication Service and the homeserver know each other is asked, and compared where that does not tell.
+func TestCheckMASKnowsHomeserver(t *testing.T) {
+	const file, logs = "homeserver.yaml", "server_name: transport02.smartmesh.cn\n"
+	another := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(another.Close)
+	failing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }))
+	t.Cleanup(failing.Close)
+	ours := logs + "matrix_authentication_service: {enabled: true, secret: mas-and-synapse}\n"
+	other := logs + "matrix_authentication_service: {enabled: true, secret: that-of-the-homeserver}\n"
+	inFile := logs + "matrix_authentication_service: {enabled: true, secret_path: its_secret}\n"
+	for _, test := range []struct {
+		name, matrix, homeserver string
+		want                     map[string]Status
+	}{
+		{"it takes the secret", "endpoint: " + knowsMAS(t, "mas-and-synapse") + "/, secret: mas-and-synapse", ours, map[string]Status{}},
+		{"it takes it, whatever is written", "endpoint: " + knowsMAS(t, "mas-and-synapse") + ", secret: mas-and-synapse", other, map[string]Status{}},
+		{"the secret in a file", "endpoint: " + knowsMAS(t, "that-of-a-file") + ", secret_file: its_secret", logs, map[string]Status{}},
+		{"it refuses the secret", "endpoint: " + knowsMAS(t, "that-of-the-homeserver") + ", secret: mas-and-synapse", ours, map[string]Status{"matrix.secret": Problem}},
+		{"nothing answers", "endpoint: http://127.0.0.1:1, secret: mas-and-synapse", ours, map[string]Status{"matrix.endpoint": Problem}},
+		{"nothing answers, and another secret", "endpoint: http://127.0.0.1:1, secret: mas-and-synapse", other, map[string]Status{"matrix.endpoint": Problem, "matrix.secret": Problem}},
+		{"nothing answers, the same in a file", "endpoint: http://127.0.0.1:1, secret: that-of-a-file", inFile, map[string]Status{"matrix.endpoint": Problem}},
+		{"nothing answers, and none in homeserver.yaml", "endpoint: http://127.0.0.1:1, secret: mas-and-synapse", logs, map[string]Status{"matrix.endpoint": Problem, "matrix.secret": Problem}},
+		{"no homeserver.yaml", "endpoint: http://127.0.0.1:1, secret: mas-and-synapse", "", map[string]Status{"matrix.endpoint": Problem, "matrix.secret": Warning}},
+		{"an nginx", "endpoint: " + another.URL + ", secret: mas-and-synapse", ours, map[string]Status{"matrix.endpoint": Problem}},
+		{"it fails", "endpoint: " + failing.URL + ", secret: mas-and-synapse", ours, map[string]Status{"matrix.endpoint": Warning}},
+		{"a secret that cannot be read", "endpoint: http://127.0.0.1:1, secret_file: nowhere", ours, map[string]Status{"matrix.secret": Warning}},
+		{"the old way", "kind: synapse_legacy, endpoint: http://127.0.0.1:1, secret: mas-and-synapse", ours, map[string]Status{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			for name, content := range map[string]string{MASFile: "matrix: {homeserver: transport02.smartmesh.cn, " + test.matrix + "}\n", "its_secret": "that-of-a-file\n", file: test.homeserver} {
+				if content == "" {
+					continue
+				}
+				if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			chk := &checking{Input: Input{Config: behindMAS}, report: &Report{}}
+			chk.homeserverSettings(t.Context())
+			chk.report.add(chk.masKnowsHomeserver(t.Context(), *readMASSettings(nil))...)
+			if got := notOK(chk.report.Findings); !sameStatuses(got, test.want) {
+				t.Errorf("got %v, want %v: %+v", got, test.want, chk.report.Findings)
+			}
+			var printed strings.Builder
+			chk.report.Print(&printed)
+			for _, secret := range []string{"mas-and-synapse", "that-of-a-file", "that-of-the-homeserver"} {
+				if strings.Contains(printed.String(), secret) {
+					t.Errorf("%s is told: %s", secret, &printed)
+				}
+			}
+			for _, f := range chk.report.Findings {
+				if f.Status != OK && f.Do == "" {
+					t.Errorf("no cure: %+v", f)
+				}
+			}
+		})
+	}
+}
+
 // What its configuration says, each thing broken once.
 func TestCheckMASFile(t *testing.T) {
 	for _, test := range []struct {
@@ -67,10 +149,10 @@ func TestCheckMASFile(t *testing.T) {
 		want           map[string]Status
 	}{
 		{name: "all right", want: map[string]Status{}},
-		{name: "admin API everywhere", from: "127.0.0.1:8081", to: "[::]:8081", want: map[string]Status{"http.listeners": Problem}},
+		{name: "admin API everywhere", from: "127.0.0.1:8082", to: "[::]:8082", want: map[string]Status{"http.listeners": Problem}},
 		{name: "admin API in the public listener", from: "{name: compat}", to: "{name: compat}, {name: adminapi}", want: map[string]Status{"http.listeners": Problem}},
-		{name: "host without loopback", from: `{address: "127.0.0.1:8081"}`, to: `{host: 0.0.0.0, port: 8081}`, want: map[string]Status{"http.listeners": Problem}},
-		{name: "localhost", from: `{address: "127.0.0.1:8081"}`, to: `{host: localhost, port: 8081}`, want: map[string]Status{}},
+		{name: "host without loopback", from: `{address: "127.0.0.1:8082"}`, to: `{host: 0.0.0.0, port: 8082}`, want: map[string]Status{"http.listeners": Problem}},
+		{name: "localhost", from: `{address: "127.0.0.1:8082"}`, to: `{host: localhost, port: 8082}`, want: map[string]Status{}},
 		{name: "no adminapi", from: "{name: adminapi}, ", to: "", want: map[string]Status{"http.listeners": Problem}},
 		{name: "no oauth beside it", from: "{name: adminapi}, {name: oauth}", to: "{name: adminapi}", want: map[string]Status{"http.listeners": Problem}},
 		{name: "another client", from: "client_id: 01J44RKQYM4G3TNVANTMTDYTX6", to: "client_id: 01J44RKQYM4G3TNVANTMTDYTX7", want: map[string]Status{"clients": Problem}},

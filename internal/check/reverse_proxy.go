@@ -23,7 +23,12 @@ func (chk *checking) reverseProxy(ctx context.Context) []Finding {
 	found := []Finding{chk.proxyRegister(ctx, h), chk.proxyMatrix(ctx, h), chk.proxyAppService(ctx, h), chk.proxyAdmin(ctx, h), chk.proxyClientRegister(ctx, h), chk.proxyForwarded(ctx, h)}
 	found = append(found, chk.released(ctx)...)
 	if chk.Config.Way.IsApart {
-		found = append(found, chk.proxyLogin(ctx, h), chk.proxyMASAdmin(ctx, h))
+		login := chk.proxyLogin(ctx, h)
+		found = append(found, login)
+		if login.Status == OK {
+			found = append(found, chk.proxyLogout(ctx, h))
+		}
+		found = append(found, chk.proxyMASAdmin(ctx, h))
 	}
 	return found
 }

@@ -111,13 +111,13 @@ func (chk *checking) homeserverSettings(context.Context) []Finding {
 	return found
 }
 
-func (chk *checking) masSettings(context.Context) []Finding {
+func (chk *checking) masSettings(ctx context.Context) []Finding {
 	s := readMASSettings(chk.MASConfig)
 	if s == nil || !chk.Config.Way.IsApart {
 		return nil
 	}
 	chk.report.keepSecret(s.masSecrets()...)
-	return chk.judging(*s).masFindings()
+	return append(chk.judging(*s).masFindings(), chk.masKnowsHomeserver(ctx, *s)...)
 }
 
 func (chk *checking) judging(s settingsFile) judging {

@@ -83,7 +83,7 @@ func (s settingsFile) isDendrite() bool {
 
 // secrets are the secrets in the settings, which no finding may hold.
 func (s settingsFile) secrets() []string {
-	return []string{s.Text("registration_shared_secret"), s.Text("client_api", "registration_shared_secret"), s.Text("macaroon_secret_key"), s.Text("form_secret")}
+	return []string{s.Text("registration_shared_secret"), s.Text("client_api", "registration_shared_secret"), s.Text("macaroon_secret_key"), s.Text("form_secret"), s.Text("matrix_authentication_service", "secret")}
 }
 
 // A judging is the settings, with everything that is needed to judge them.

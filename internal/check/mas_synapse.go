@@ -1,0 +1,118 @@
+// mas_synapse.go judges whether Matrix Authentication Service and the homeserver know each other: what is written in
+// both, and what the homeserver says to the one's secret. Neither shows in anything that the service itself answers.
+
+package check
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
+)
+
+const (
+	masEndpointByDefault = "http://localhost:8008/"
+
+	// masAvailablePath asks as Matrix Authentication Service does whether a name is free, of one that nobody can have.
+	masAvailablePath = "/_synapse/mas/is_localpart_available?localpart=%21"
+
+	notLookedAt = "not looked at, because "
+)
+
+// masKnowsHomeserver asks the homeserver where matrix.endpoint is with matrix.secret. Where its answer does not tell, the secret
+// is compared with the one in homeserver.yaml.
+func (chk *checking) masKnowsHomeserver(ctx context.Context, s settingsFile) []Finding {
+	const endpoint, secret = MASFile + " matrix.endpoint", MASFile + " matrix.secret"
+	if s.err != nil {
+		return nil
+	}
+	if kind := s.Text("matrix", "kind"); strings.HasPrefix(kind, "synapse_legacy") {
+		return []Finding{fine(endpoint, notLookedAt+"matrix.kind is %s", kind)}
+	}
+	its, err := s.secretOr("secret_file", "", "matrix", "secret")
+	chk.report.keepSecret(its)
+	if err != nil {
+		return []Finding{warning(secret, "run this as a user that can read it", notLookedAt+"%v", err)}
+	}
+	at := strings.TrimRight(cmp.Or(s.Text("matrix", "endpoint"), masEndpointByDefault), "/")
+	client := homeserver.NewClient(at, chk.Config.ServerName, its)
+	doEndpoint := strings.Replace(s.write(strconv.Quote(chk.Config.Origin), "matrix", "endpoint"), thenRestart, restartMAS, 1)
+	a, err := client.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: masAvailablePath, Token: its})
+	reached := fine(endpoint, "a homeserver answers at %s", at)
+	switch {
+	case err != nil && isLocal(at):
+		return []Finding{problem(endpoint, doEndpoint, "nothing answers at %s, where it looks for the homeserver: %v", at, cmp.Or(client.NotReached(err).Cause, err)), chk.compareMASSecrets(secret, s, its)}
+	case err != nil:
+		return []Finding{warning(endpoint, "see from its machine that the homeserver answers at "+at, "nothing answers at %s from here", at), chk.compareMASSecrets(secret, s, its)}
+	case a.Status == http.StatusOK, slices.Contains([]string{"M_INVALID_USERNAME", "M_USER_IN_USE", "M_EXCLUSIVE"}, a.Errcode):
+		return []Finding{reached, fine(secret, "the homeserver takes it")}
+	case a.Status == http.StatusForbidden, a.Status == http.StatusUnauthorized:
+		return []Finding{reached, problem(secret, mas.ErrSecret.Error(), "the homeserver refuses it (%d)", a.Status)}
+	case a.TellsNothing():
+		return []Finding{warning(endpoint, "see the homeserver's log", "what is at %s fails (%d)", at, a.Status), chk.compareMASSecrets(secret, s, its)}
+	}
+	return []Finding{problem(endpoint, doEndpoint+"; it is the homeserver's own port, not nginx's, and needs matrix_authentication_service in homeserver.yaml", "what is at %s does not know what Matrix Authentication Service asks (%d)", at, a.Status), chk.compareMASSecrets(secret, s, its)}
+}
+
+// compareMASSecrets holds the secret of its configuration against the one in homeserver.yaml.
+func (chk *checking) compareMASSecrets(subject string, s settingsFile, its string) Finding {
+	theirs, where := "", ""
+	for _, h := range chk.settings {
+		where = filepath.Base(h.path)
+		if h.err != nil {
+			return warning(subject, "name it with --"+FlagHomeserverConfig, notLookedAt+"%v", h.err)
+		}
+		var err error
+		if theirs, err = h.secretOr("secret_path", chk.process.Dir, "matrix_authentication_service", "secret"); err != nil {
+			return warning(subject, "run this as a user that can read it", notLookedAt+"%v", err)
+		}
+		chk.report.keepSecret(theirs)
+	}
+	switch {
+	case theirs == "":
+		return problem(subject, homeserver.MASNotInCharge, "%s has none to it", where)
+	case theirs != its:
+		return problem(subject, mas.ErrSecret.Error(), "%s has another", where)
+	}
+	return fine(subject, "the one of %s", where)
+}
+
+// secretOr is the secret under the path of keys, or what is in the file that the other key beside it names: from the directory
+// that the program was started in, where that is seen.
+func (s settingsFile) secretOr(fileKey, started string, path ...string) (string, error) {
+	if inline := s.Text(path...); inline != "" {
+		return inline, nil
+	}
+	key := slices.Concat(path[:len(path)-1], []string{fileKey})
+	name := s.Text(key...)
+	if name == "" {
+		return "", nil
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(cmp.Or(started, filepath.Dir(s.fileOf(path[0]))), name)
+	}
+	return files.ReadSecret(name, strings.Join(path, "."))
+}
+
+// proxyLogout asks to end a session that nobody has, with the token where Photon writes it. Matrix Authentication Service says
+// that there is none where nginx does not move it into the header.
+func (chk *checking) proxyLogout(ctx context.Context, h *homeserver.Client) Finding {
+	const subject = subjectProxy + " logout"
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: "/_matrix/client/r0/logout?access_token=check", Body: struct{}{}})
+	switch {
+	case err == nil && a.Errcode == "M_UNKNOWN_TOKEN":
+		return fine(subject, "a token in the query arrives")
+	case err == nil && a.Errcode == "M_MISSING_TOKEN":
+		return warning(subject, chk.write(nginx.Logins(nginx.GuideMAS))+", with the port of its listener that serves compat",
+			"a token in the query, where Photon has it, does not arrive: no node's logout ends its session")
+	}
+	return warning(subject, askLater, "it does not tell whether a node's logout ends its session")
+}
