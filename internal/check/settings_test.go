@@ -240,6 +240,19 @@ func TestRateLimitsOfAWay(t *testing.T) {
 	}
 }
 
+// Of what is there and is read as no text, that is said, and not that it is missing.
+func TestNoText(t *testing.T) {
+	for subject, edit := range map[string][2]string{
+		"server_name":                {"server_name: transport02.smartmesh.cn", "server_name: 1:30"},
+		"registration_shared_secret": {`"rather_secret~with^symbols"`, "2024-01-01"},
+	} {
+		found := judge(t, config.HomeserverFile, strings.Replace(goodSettings, edit[0], edit[1], 1), todayServer)
+		if !slices.ContainsFunc(found, func(f Finding) bool { return strings.HasSuffix(f.Subject, " "+subject) && f.Found == noText }) {
+			t.Errorf("%s: got %+v", subject, found)
+		}
+	}
+}
+
 func TestExpireAccessToken(t *testing.T) {
 	for _, test := range []struct {
 		line   string

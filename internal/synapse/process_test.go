@@ -159,3 +159,43 @@ func TestListeningOfAnother(t *testing.T) {
 		}
 	})
 }
+
+// What is connected to the port, or listens at another, does not listen there.
+func TestListeners(t *testing.T) {
+	proc := t.TempDir()
+	table := "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n" +
+		"   0: 0100007F:1F47 00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 1001 1 0 100 0 0 10 0\n" +
+		"   1: 0100007F:1F47 0100007F:8B22 01 00000000:00000000 00:00000000 00000000   102        0 1002 1 0 20 4 30 10 -1\n" +
+		"   2: 0100007F:1F48 00000000:0000 0A 00000000:00000000 00:00000000 00000000   103        0 1003 1 0 100 0 0 10 0\n"
+	plant(t, filepath.Join(proc, "net/tcp"), &table)
+	six := "  sl  local_address remote_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n" +
+		"   0: 00000000000000000000000001000000:1F47 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000   104        0 1004 1 0 100 0 0 10 0\n"
+	plant(t, filepath.Join(proc, "net/tcp6"), &six)
+	if got, want := listeners(proc, 8007), []socket{{"socket:[1001]", 101}, {"socket:[1004]", 104}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// In a container a file of the same name is another.
+func TestInContainer(t *testing.T) {
+	dir, path := t.TempDir(), filepath.Join(t.TempDir(), "homeserver.yaml")
+	text := ""
+	plant(t, path, &text)
+	p := Process{Dir: "/somewhere"}
+	if err := p.isHere(dir, path); err != nil { // what the process sees may not be looked at
+		t.Errorf("not seen: got %v", err)
+	}
+	plant(t, filepath.Join(dir, "root", path), &text)
+	if err := p.isHere(dir, path); err == nil || !strings.Contains(err.Error(), "in a container") {
+		t.Errorf("another file: got %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "root", path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(path, filepath.Join(dir, "root", path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.isHere(dir, path); err != nil {
+		t.Errorf("the same file: got %v", err)
+	}
+}
