@@ -479,6 +479,21 @@ func TestMASTokenOnce(t *testing.T) {
 	}
 }
 
+// Which version it is costs one call for all who are registered within a minute.
+func TestMASVersionOnce(t *testing.T) {
+	d := newGateway(t, homeserver.MASUsersPath)
+	for range 8 {
+		proof, _ := newProof(t)
+		if got := d.send(proof); got.status != 200 {
+			t.Fatalf("got %d %s", got.status, got.body)
+		}
+	}
+	asked := d.homeserver.Asked()
+	if versions, names := strings.Count(asked, callMASVersion), strings.Count(asked, callSetName); versions != 1 || names != 0 {
+		t.Errorf("%d versions and %d display names were asked for: %s", versions, names, asked)
+	}
+}
+
 // Whatever call of it repeats all that it was sent, nothing of that is told.
 func TestMASNothingSecretIsTold(t *testing.T) {
 	credential := base64.StdEncoding.EncodeToString([]byte(testMASClientID + ":" + testMASSecret))

@@ -52,8 +52,9 @@ type fakeHomeserver struct {
 	*truth
 	*httptest.Server
 
-	software string // the body of its version
-	oldMAS   bool   // before 1.18, deaf to a display name
+	software      string // the body of its version
+	oldMAS        bool   // before 1.18, deaf to a display name
+	versionHidden bool   // Matrix Authentication Service does not tell its version, so that the display name is set once more
 
 	active atomic.Int64 // calls under way
 	plan   map[call][]fault
@@ -119,7 +120,7 @@ func (s *fakeHomeserver) which(r *http.Request) (call, http.HandlerFunc) {
 		return callSetName, s.setName
 	case path == mas.TokenPath:
 		return callToken, s.token
-	case path == mas.VersionPath && !s.oldMAS:
+	case path == mas.VersionPath && !s.oldMAS && !s.versionHidden:
 		return callOther, s.asAdmin(saying(200, `{"version":"v1.22.0"}`))
 	case path == masUsers:
 		return callAdd, s.asAdmin(s.add)
