@@ -4,6 +4,7 @@
 package main
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -75,23 +76,26 @@ func TestUntried(t *testing.T) {
 		odd        standin.Odd
 		shows      standin.Showing
 		mayNotSet  bool
-		wantFirst  int // and the record is pending where that is 502
+		sets       http.HandlerFunc // in the place of setting the name
+		wantFirst  int              // and the record is pending where that is 502
 		wantSecond int
 	}{
-		"as it should be":                      {standin.Odd{}, standin.Showing{}, false, 200, 409},
-		"a suffix":                             {suffixes, standin.Showing{}, false, 200, 409},
-		"a suffix, and hidden":                 {suffixes, hidden, false, 200, 409},
-		"a suffix, and no right to set it":     {suffixes, standin.Showing{}, true, 502, 502},
-		"a suffix, and all hidden":             {suffixes, standin.Showing{WithToken: true, NoService: true}, true, 502, 502},
-		"the name is lost":                     {losesNames, standin.Showing{}, false, 502, 200},
-		"the name is lost, and hidden":         {losesNames, standin.Showing{WithToken: true}, false, 502, 200},
-		"the name is lost, and no right to it": {losesNames, standin.Showing{}, true, 502, 502},
+		"as it should be":                       {standin.Odd{}, standin.Showing{}, false, nil, 200, 409},
+		"a suffix":                              {suffixes, standin.Showing{}, false, nil, 200, 409},
+		"a suffix, and hidden":                  {suffixes, hidden, false, nil, 200, 409},
+		"a suffix, and no right to set it":      {suffixes, standin.Showing{}, true, nil, 502, 502},
+		"a suffix, and all hidden":              {suffixes, standin.Showing{WithToken: true, NoService: true}, true, nil, 502, 502},
+		"the name is lost":                      {losesNames, standin.Showing{}, false, nil, 502, 200},
+		"the name is lost, and hidden":          {losesNames, standin.Showing{WithToken: true}, false, nil, 502, 200},
+		"a suffix, and setting it does nothing": {suffixes, standin.Showing{}, true, says(200, "{}"), 502, 502},
+		"the name is lost, and no right to it":  {losesNames, standin.Showing{}, true, nil, 502, 502},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newUntried(t, test.odd, test.shows)
-			if test.mayNotSet {
-				d.homeserver.Fail(callSetName, says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`))
+			if test.mayNotSet && test.sets == nil {
+				test.sets = says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`)
 			}
+			d.homeserver.Fail(callSetName, test.sets)
 			proof, n := newProof(t)
 			for i, want := range []int{test.wantFirst, test.wantSecond} {
 				got := d.send(proof)
