@@ -469,7 +469,8 @@ func (r *registrar) reconcileAll() {
 	defer rounds.Stop()
 	said := ""
 	for {
-		said = r.logRound(r.reconcileRound(r.stopping), said)
+		looked, err := r.reconcileRound(r.stopping)
+		said = r.logRound(looked, err, said)
 		select {
 		case <-r.stopping.Done():
 			return
@@ -478,13 +479,15 @@ func (r *registrar) reconcileAll() {
 	}
 }
 
-// logRound says why a round did not reconcile everything, where that is another reason than was said last, and returns what
-// was said.
-func (r *registrar) logRound(err error, said string) string {
+// logRound logs why a round did not reconcile every record that it looked at, unless it has said so, and returns what it said. A
+// round that found no record says nothing new: the one before it may have ended at the last.
+func (r *registrar) logRound(looked int, err error, said string) string {
 	failed, isFailed := errors.AsType[*homeserver.Error](err)
 	switch {
-	case err == nil || r.stopping.Err() != nil:
+	case r.stopping.Err() != nil, err == nil && looked > 0:
 		return ""
+	case err == nil:
+		return said
 	case isFailed && failed.Limited:
 		log.Info("The homeserver limits look-ups of profiles (rc_profile of Synapse); pending registrations are settled later", "in", reconcilePeriod)
 	case err.Error() != said:
@@ -493,26 +496,27 @@ func (r *registrar) logRound(err error, said string) string {
 	return err.Error()
 }
 
-// reconcileRound reconciles records until there is none left, reconcileAtMost are done, or the homeserver does not tell. Where
-// it does not tell of one account, it goes on to the next.
-func (r *registrar) reconcileRound(ctx context.Context) error {
+// reconcileRound reconciles records until there is none left, reconcileAtMost are done, or the homeserver does not tell, and
+// returns how many it looked at. If the homeserver hides one account, it goes on to the next.
+func (r *registrar) reconcileRound(ctx context.Context) (looked int, err error) {
 	var hidden error
-	for range reconcileAtMost {
+	for looked < reconcileAtMost {
 		now := time.Now()
 		claimed, pending, err := r.store.ClaimPending(ctx, span{now.Add(-reconcileAfter), now.Add(reconcileAfter)})
 		if errors.Is(err, errNoRecord) {
-			return hidden
+			return looked, hidden
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", errStore, err)
+			return looked, fmt.Errorf("%w: %w", errStore, err)
 		}
+		looked++
 		err = r.reconcile(ctx, claimed, pending)
 		if err != nil && !isHidden(err) {
-			return err
+			return looked, err
 		}
 		hidden = cmp.Or(hidden, err)
 	}
-	return hidden
+	return looked, hidden
 }
 
 // seen returns what the homeserver says about the account of a pending record, without the node.

@@ -429,7 +429,7 @@ func TestMASReconcile(t *testing.T) {
 			for call, fault := range test.faults {
 				d.homeserver.Fail(call, fault)
 			}
-			if err := d.server.registrar.reconcileRound(t.Context()); (err != nil) != test.wantErr {
+			if _, err := d.server.registrar.reconcileRound(t.Context()); (err != nil) != test.wantErr {
 				t.Errorf("got %v", err)
 			}
 			if got := d.state(n); got != test.want {

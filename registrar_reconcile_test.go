@@ -66,7 +66,7 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 				d.homeserver.Users[n.UserID] = "any name"
 			}
 			d.homeserver.Fail(callProfile, test.fault)
-			err := d.server.registrar.reconcileRound(t.Context())
+			_, err := d.server.registrar.reconcileRound(t.Context())
 			if (err != nil) != (test.fault != nil) {
 				t.Errorf("got %v", err)
 			}
@@ -104,14 +104,14 @@ func testReconcileLeavesHeld(t *testing.T, fresh func(testing.TB) opener) {
 	d.setOld(held, statePending, time.Hour)
 	d.setOld(free, statePending, time.Hour)
 	inHand := d.claim(held)
-	if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
+	if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if d.state(held) != statePending || d.state(free) != "" {
 		t.Errorf("held: %q, free: %q", d.state(held), d.state(free))
 	}
 	inHand.Release()
-	if err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(held) != "" {
+	if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(held) != "" {
 		t.Errorf("released: %q, %v", d.state(held), err)
 	}
 }
@@ -226,7 +226,7 @@ func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
 	for i := range reconcileAtMost + 20 {
 		d.setOld(node{Address: common.Address{byte(i), byte(i >> 8)}, Account: homeserver.Account{UserID: "@x:" + testServerName}}, statePending, time.Hour)
 	}
-	if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
+	if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if counts, err := d.store.counts(); err != nil || counts[statePending] != 20 {
@@ -249,7 +249,7 @@ func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 	var all sync.WaitGroup
 	for range 2 {
 		all.Go(func() {
-			if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
+			if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})

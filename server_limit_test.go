@@ -278,7 +278,7 @@ func TestCrowded(t *testing.T) {
 	if got := d.send(proof); got.status != 429 || got.Errcode != "M_LIMIT_EXCEEDED" || got.RetryMS == 0 || got.header.Get("Retry-After") == "" || d.state(n) != "" {
 		t.Errorf("got %d %s, state %q", got.status, got.body, d.state(n))
 	}
-	if err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(old) != "" {
+	if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(old) != "" {
 		t.Errorf("settling: %v, %q", err, d.state(old))
 	}
 }

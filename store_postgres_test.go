@@ -165,7 +165,7 @@ func TestPostgresSettlesOnce(t *testing.T) {
 	for range 3 {
 		r := newRegistrar(backend, openedPostgres(t, url))
 		all.Go(func() {
-			if err := r.reconcileRound(t.Context()); err != nil {
+			if _, err := r.reconcileRound(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
@@ -204,6 +205,48 @@ func deployHardened(t *testing.T, settings string, knows bool) (*Deployment, *lo
 		t.Fatal(err)
 	}
 	return d, between
+}
+
+// rc_profile paces nodes that come back after the record was lost: a node that is told 429 comes again, as nodes do, and gets in.
+func TestPacedAdoption(t *testing.T) {
+	need.OnlyLong(t)
+	t.Parallel()
+	const nodes = 6
+	d, _ := deployHardened(t, "rc_profile: {per_second: 0.5, burst_count: 2}\n", true)
+	var lost [nodes]*Node
+	for i := range lost {
+		lost[i], _ = newMember(t, d)
+	}
+	if err := d.Gateway.Restart(t.Context(), d.Gateway.WipeStore); err != nil {
+		t.Fatal(err)
+	}
+	limited, in := 0, map[*Node]bool{}
+	for deadline := time.Now().Add(startTime); len(in) < nodes; time.Sleep(time.Second) {
+		for _, n := range lost {
+			if in[n] {
+				continue
+			}
+			switch a := must(n.Register(t.Context()))(t); {
+			case a.Status == http.StatusTooManyRequests && a.Errcode == "M_LIMIT_EXCEEDED":
+				limited++
+			case a.Status == http.StatusOK:
+				in[n] = true
+			default:
+				t.Fatalf("got %d %s, want 200, or 429 and later 200", a.Status, a.Body)
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d nodes are in", len(in), nodes)
+		}
+	}
+	if limited == 0 {
+		t.Error("no node was limited: this tries nothing")
+	}
+	for _, n := range lost {
+		must(d.Gateway.WaitForLog(t.Context(), "Registered node", n.UserID, "adopted"))(t)
+		loggedIn(t, n)
+	}
+	t.Logf("%d answers of 429", limited)
 }
 
 // The second setting alone is none that an operator can have: this Synapse does not start with it.
