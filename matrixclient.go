@@ -43,7 +43,7 @@ func newAccounts(c config.Config, h *homeserver.Client) (homeserver.Accounts, er
 	case homeserver.SharedSecret:
 		return homeserver.NewSharedSecretAPI(h, admin, c.SharedSecret), nil
 	case homeserver.MAS:
-		return mas.New(h, admin, c.ASToken, c.MASClientID, c.MASClientSecret), nil
+		return mas.New(h, admin, c.MASClientID, c.MASClientSecret), nil
 	}
 	return nil, fmt.Errorf("--%s names no way of creating accounts that this service has", config.FlagMatrixURL)
 }

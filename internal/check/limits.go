@@ -21,7 +21,7 @@ func (j judging) isOld() bool {
 // rateLimits judges each limit that the homeserver has. Behind Matrix Authentication Service logins are limited there.
 func (j judging) rateLimits() []Finding {
 	if j.isOld() {
-		return []Finding{j.oldMessageLimit()}
+		return []Finding{j.oldMessageLimit(), j.monthlyUsers()}
 	}
 	var found []Finding
 	for _, l := range homeserver.RateLimits {

@@ -37,7 +37,7 @@ func (chk *checking) authenticationService(ctx context.Context) []Finding {
 	if !chk.Config.Way.IsApart {
 		return nil
 	}
-	api := mas.New(chk.homeserver, chk.admin, chk.Config.ASToken, chk.Config.MASClientID, chk.Config.MASClientSecret)
+	api := mas.New(chk.homeserver, chk.admin, chk.Config.MASClientID, chk.Config.MASClientSecret)
 	found := chk.masClient(ctx, api)
 	if found[len(found)-1].Status == OK {
 		found = append(found, chk.masSite(ctx, api)...)

@@ -171,7 +171,7 @@ func TestBrokenSettings(t *testing.T) {
 		{"few look-ups of profiles", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nrc_profile: {per_second: 0.1, burst_count: 500}", "rc_profile", none, Warning, Warning},
 		{"few of them at once", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nrc_profile: {burst_count: 10}", "rc_profile", none, Warning, Warning},
 		{"many of them", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nrc_profile: {per_second: 10, burst_count: 500}", "", none, none, none},
-		{"a limit on users", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nlimit_usage_by_mau: true\nmax_mau_value: 50", "limit_usage_by_mau", none, Warning, Warning},
+		{"a limit on users", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nlimit_usage_by_mau: true\nmax_mau_value: 50", "limit_usage_by_mau", Warning, Warning, Warning},
 		{"no limit on users", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nlimit_usage_by_mau: false\nmax_mau_value: 50", "", none, none, none},
 		{"another login", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nmatrix_authentication_service: {enabled: true}", "matrix_authentication_service", none, Problem, Problem},
 		{"another login by its older name", "bcrypt_rounds: 4", "bcrypt_rounds: 4\nexperimental_features: {msc3861: {enabled: true}}", "matrix_authentication_service", none, Problem, Problem},

@@ -162,3 +162,13 @@ func NotSent(e *Error) *Error {
 	e.Fate, e.Again = NotCreated, false
 	return e
 }
+
+// InStep adds the step that failed to the cause, for the log.
+func InStep(step string, e *Error) *Error {
+	if e.Cause == nil {
+		e.Cause = errors.New(step)
+		return e
+	}
+	e.Cause = fmt.Errorf("%s: %w", step, e.Cause)
+	return e
+}

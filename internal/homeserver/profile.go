@@ -17,7 +17,7 @@ import (
 // Paths of the profile.
 const (
 	profilePath    = "/_matrix/client/r0/profile/"
-	SetProfilePath = "/_matrix/client/v3/profile/" // where a display name is set
+	setProfilePath = "/_matrix/client/v3/profile/" // where a display name is set
 )
 
 // A profileForm is a form of the request for a profile.
@@ -81,15 +81,16 @@ var errMayNotSet = errors.New("the as_token may not set the display name: list t
 
 // SetDisplayName sets the display name of an account, with the as_token and as the user. Its error is an *Error.
 func (h *Client) SetDisplayName(ctx context.Context, n Account) error {
+	const step = "set the display name"
 	user := url.PathEscape(n.UserID)
-	a, err := h.Call(ctx, Request{Name: "name", Within: ReadTime, Method: http.MethodPut, Path: SetProfilePath + user + "/displayname?user_id=" + user, Token: h.ASToken, Body: map[string]string{"displayname": n.DisplayName}})
+	a, err := h.Call(ctx, Request{Name: "name", Within: ReadTime, Method: http.MethodPut, Path: setProfilePath + user + "/displayname?user_id=" + user, Token: h.ASToken, Body: map[string]string{"displayname": n.DisplayName}})
 	switch {
 	case err != nil:
-		return h.NotReached(err)
+		return InStep(step, h.NotReached(err))
 	case a.Status == http.StatusOK && a.Cut == nil && IsObject(a.Body):
 		return nil
 	}
-	failed := h.Failure(a, "")
+	failed := InStep(step, h.Failure(a, ""))
 	if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
 		failed.Cause = fmt.Errorf("%w: %w", errMayNotSet, failed.Cause)
 	}

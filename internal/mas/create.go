@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -26,7 +25,6 @@ const (
 var (
 	errReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: either the account is at the homeserver alone, and has to be brought over, or the name is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
 	errExclusive = errors.New("the homeserver has no such account and keeps its name: it is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
-	errName      = errors.New("the as_token may not set the display name: list this registration.yaml in app_service_config_files, with the nodes in its namespaces, and restart the homeserver")
 	ErrSecret    = errors.New("the homeserver does not know Matrix Authentication Service: write the same secret into matrix.secret there and into matrix_authentication_service.secret of homeserver.yaml, and restart both")
 	ErrEndpoint  = errors.New("Matrix Authentication Service does not reach the homeserver: start the homeserver, or write its own URL, such as http://127.0.0.1:8007, into matrix.endpoint of Matrix Authentication Service, and restart that")
 )
@@ -139,7 +137,7 @@ func (api *Accounts) add(ctx context.Context, n homeserver.Account, unchecked bo
 	if id := userNamed(a, n.Localpart); id != "" && a.Status/100 == 2 {
 		return id, nil
 	}
-	failed := inStep(step, api.admin.Failure(a, ""))
+	failed := homeserver.InStep(step, api.admin.Failure(a, ""))
 	conflict := a.Status == http.StatusConflict && a.Title != ""
 	switch {
 	case conflict && a.Title == exists:
@@ -178,7 +176,7 @@ func (api *Accounts) complete(ctx context.Context, n homeserver.Account, id stri
 	if _, err := homeserver.Retried(func() (string, error) { return "", api.setPassword(ctx, n, id) }); err != nil || isNamed {
 		return err
 	}
-	_, err = homeserver.Retried(func() (string, error) { return "", api.setName(ctx, n) })
+	_, err = homeserver.Retried(func() (string, error) { return "", api.SetDisplayName(ctx, n) })
 	return err
 }
 
@@ -192,27 +190,9 @@ func (api *Accounts) setPassword(ctx context.Context, n homeserver.Account, id s
 	case a.Status == http.StatusNoContent:
 		return nil
 	}
-	failed := inStep(step, api.admin.Failure(a, ""))
+	failed := homeserver.InStep(step, api.admin.Failure(a, ""))
 	if a.Status == http.StatusForbidden && a.Title != "" {
 		failed.Cause = fmt.Errorf("%w: %w", ErrPasswords, failed.Cause)
-	}
-	return failed
-}
-
-// setName sets the display name at the homeserver, as the user.
-func (api *Accounts) setName(ctx context.Context, n homeserver.Account) error {
-	const step = "set the display name"
-	user := url.PathEscape(n.UserID)
-	a, err := api.Call(ctx, homeserver.Request{Name: "name", Within: homeserver.ReadTime, Method: http.MethodPut, Path: homeserver.SetProfilePath + user + "/displayname?user_id=" + user, Token: api.asToken, Body: map[string]string{"displayname": n.DisplayName}})
-	switch {
-	case err != nil:
-		return inStep(step, api.NotReached(err))
-	case a.Status == http.StatusOK && a.Cut == nil && homeserver.IsObject(a.Body):
-		return nil
-	}
-	failed := inStep(step, api.Failure(a, ""))
-	if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
-		failed.Cause = fmt.Errorf("%w: %w", errName, failed.Cause)
 	}
 	return failed
 }

@@ -44,15 +44,14 @@ var (
 type Accounts struct {
 	*homeserver.Client
 	admin   *homeserver.Client // Matrix Authentication Service
-	asToken string
 	tokens  *tokens
 	name    homeserver.KnownName
 	version recent.Answer[homeserver.Software]
 }
 
 // New returns the way that creates accounts at the admin client, and asks h everything else.
-func New(h, admin *homeserver.Client, asToken, clientID, clientSecret string) *Accounts {
-	return &Accounts{Client: h, admin: admin, asToken: asToken, tokens: &tokens{admin: admin, clientID: clientID, clientSecret: clientSecret}}
+func New(h, admin *homeserver.Client, clientID, clientSecret string) *Accounts {
+	return &Accounts{Client: h, admin: admin, tokens: &tokens{admin: admin, clientID: clientID, clientSecret: clientSecret}}
 }
 
 // DisplayName asks the homeserver, and where that has no such user Matrix Authentication Service as well. An account
@@ -82,7 +81,7 @@ func (api *Accounts) AccountID(ctx context.Context, localpart string) (id string
 	if a.Status == http.StatusNotFound && absent(a) {
 		return "", homeserver.ErrNoUser
 	}
-	failed := homeserver.NotSent(inStep(step, api.admin.Failure(a, "")))
+	failed := homeserver.NotSent(homeserver.InStep(step, api.admin.Failure(a, "")))
 	if a.UnknownPath() && a.Title == "" {
 		failed.Cause = fmt.Errorf("%w: %w", homeserver.ErrMASMissing, failed.Cause)
 	}
@@ -123,23 +122,13 @@ func (api *Accounts) askAt(ctx context.Context, admin *homeserver.Client, step s
 		r.Token = token
 		a, err := admin.Call(ctx, r)
 		if err != nil {
-			return homeserver.Answer{}, inStep(step, admin.NotReached(err))
+			return homeserver.Answer{}, homeserver.InStep(step, admin.NotReached(err))
 		}
 		if a.Status != http.StatusUnauthorized || refused != "" {
 			return a, nil
 		}
 		refused = token
 	}
-}
-
-// inStep adds the step that failed to the cause, for the log.
-func inStep(step string, e *homeserver.Error) *homeserver.Error {
-	if e.Cause == nil {
-		e.Cause = errors.New(step)
-		return e
-	}
-	e.Cause = fmt.Errorf("%s: %w", step, e.Cause)
-	return e
 }
 
 // Granted returns nil if there is an access token, or why Matrix Authentication Service gives none.
@@ -163,7 +152,7 @@ func (api *Accounts) Site(ctx context.Context) (said Site, err error) {
 	case err != nil:
 		return Site{}, err
 	case a.TellsNothing() || a.Cut != nil:
-		return Site{}, homeserver.NotSent(inStep(step, api.admin.Failure(a, "")))
+		return Site{}, homeserver.NotSent(homeserver.InStep(step, api.admin.Failure(a, "")))
 	case a.Status != http.StatusOK:
 		return Site{}, nil
 	}
@@ -179,7 +168,7 @@ func (api *Accounts) askVersion(ctx context.Context) (homeserver.Software, error
 	case err != nil:
 		return homeserver.Software{}, err
 	case a.TellsNothing() || a.Cut != nil:
-		return homeserver.Software{}, homeserver.NotSent(inStep(step, api.admin.Failure(a, "")))
+		return homeserver.Software{}, homeserver.NotSent(homeserver.InStep(step, api.admin.Failure(a, "")))
 	}
 	var said struct{ Version string } // v1.22.0
 	if a.Status != http.StatusOK || json.Unmarshal(a.Body, &said) != nil {

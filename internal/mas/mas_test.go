@@ -47,7 +47,7 @@ func TestCallsAreCounted(t *testing.T) {
 			var calls []string
 			h := homeserver.NewClient(play.URL, standin.ServerName)
 			h.Observe = func(name, result string, _ time.Duration) { calls = append(calls, name+" "+result) }
-			err := test.ask(New(h, h, standin.ASToken, standin.MASClientID, standin.MASSecret))
+			err := test.ask(New(h, h, standin.MASClientID, standin.MASSecret))
 			if errors.Is(err, homeserver.ErrNoUser) != test.none {
 				t.Errorf("got %v", err)
 			}

@@ -37,7 +37,7 @@ func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	t.answer.Forget(func(token string) bool { return token == refused })
 	token, err := homeserver.Recently(ctx, &t.answer, t.fetch)
 	if failed, ok := errors.AsType[*homeserver.Error](err); ok && failed.Cause == nil {
-		err = inStep(tokenStep, failed)
+		err = homeserver.InStep(tokenStep, failed)
 	}
 	return token, err
 }
@@ -59,7 +59,7 @@ func (t *tokens) grant(ctx context.Context) (token string, lasts time.Duration, 
 	client.Header = http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(t.clientID+":"+t.clientSecret))}}
 	a, err := client.Call(ctx, homeserver.Request{Name: "token", Within: homeserver.ReadTime, Method: http.MethodPost, Path: tokenPath, Body: url.Values{"grant_type": {"client_credentials"}, "scope": {Scope}}})
 	if err != nil {
-		return "", 0, homeserver.NotSent(inStep(tokenStep, t.admin.NotReached(err)))
+		return "", 0, homeserver.NotSent(homeserver.InStep(tokenStep, t.admin.NotReached(err)))
 	}
 	var given struct {
 		Token   string  `json:"access_token"`
@@ -67,7 +67,7 @@ func (t *tokens) grant(ctx context.Context) (token string, lasts time.Duration, 
 		Scope   string  `json:"scope"`
 	}
 	if a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &given) != nil || given.Token == "" || !names.IsToken(given.Token) {
-		failed = homeserver.NotSent(inStep(tokenStep, t.admin.Failure(a, "")))
+		failed = homeserver.NotSent(homeserver.InStep(tokenStep, t.admin.Failure(a, "")))
 		if hint := tokenHint(a); hint != nil {
 			failed.Cause = fmt.Errorf("%w: %w", hint, failed.Cause)
 		}
