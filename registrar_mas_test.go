@@ -42,6 +42,7 @@ func TestMASLife(t *testing.T) {
 		steps             = "key token masCreate masVersion password"
 		oldSteps          = steps + " setName" // before 1.18
 		finishing         = "key token masCreate profile lookUp password setName"
+		finishingOld      = "key token masCreate profile lookUp masVersion password setName"
 		bare              = "bare" // the profile shows the localpart, as of an account that was never given a name
 	)
 	html404 := says(404, "<html>nginx</html>")
@@ -70,12 +71,14 @@ func TestMASLife(t *testing.T) {
 		{name: "somebody's, pending", before: statePending, atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "without a name, no record", atMAS: true, profile: bare, want: 502, wantAsked: "key token masCreate profile", wantLog: "set its display name to the node's"},
 		{name: "without a name, and older than the record", before: statePending, atMAS: true, old: true, profile: bare, want: 502, wantAfter: statePending, wantAsked: "key token masCreate profile lookUp", wantLog: "set its display name to the node's"},
+		{name: "without a name, and younger than the record", before: statePending, atMAS: true, profile: bare, want: 502, wantAfter: statePending, wantAsked: "key token masCreate profile lookUp masVersion", wantLog: "set its display name to the node's"},
+		{name: "without a name, and the version cannot be told", before: statePending, atMAS: true, profile: bare, faults: faults{callMASVersion: says(500, "{}")}, want: 502, wantAfter: statePending},
 		{name: "without a name, and how old cannot be told", before: statePending, atMAS: true, profile: bare, faults: faults{callLookUp: says(500, "{}")}, want: 502, wantAfter: statePending},
 		{name: "without a profile, and older than the record", before: statePending, atMAS: true, old: true, want: 502, wantAfter: statePending},
 		{name: "half made, this name, pending", before: statePending, atMAS: true, old: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
 		{name: "somebody's, 500", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.Unreached)}, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate lookUp profile"},
 		{name: "somebody's, 500, profile unreadable", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.Unreached), callProfile: html404}, want: 502, wantAfter: statePending},
-		{name: "half made, pending", before: statePending, atMAS: true, profile: bare, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
+		{name: "half made before 1.18, pending", before: statePending, settings: masplay.Settings{Version: masplay.Old}, atMAS: true, profile: bare, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishingOld},
 		{name: "half made, this name, no record", atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
 		{name: "somebody's, no record", atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "erased, no record", atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile lookUp"},
@@ -85,7 +88,7 @@ func TestMASLife(t *testing.T) {
 		{name: "at the homeserver alone, pending", before: statePending, profile: other, want: 502, wantAfter: statePending, wantAsked: "key token masCreate lookUp profile"},
 		{name: "another secret at the homeserver", faults: faults{callMASCreate: titled(masplay.Refused)}, want: 502, wantAfter: statePending, wantLog: "matrix.secret"},
 		{name: "another endpoint", faults: faults{callMASCreate: titled(masplay.Unreached)}, want: 502, wantAfter: statePending, wantLog: "matrix.endpoint"},
-		{name: "reserved, and there, pending", before: statePending, atMAS: true, profile: bare, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
+		{name: "reserved, and there, pending", before: statePending, settings: masplay.Settings{Version: masplay.Old}, atMAS: true, profile: bare, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 200, wantAfter: stateRegistered, wantWhole: true},
 		{name: "reserved, and somebody's", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.Reserved)}, want: 409, wantAfter: stateRegistered},
 		{name: "reserved, and it cannot be told", faults: faults{callMASCreate: titled(masplay.Reserved), callLookUp: says(500, "{}")}, want: 502},
 		{name: "bad name", faults: faults{callMASCreate: titled(masplay.BadName)}, want: 502},

@@ -63,7 +63,8 @@ func (api *Accounts) Create(ctx context.Context, n homeserver.Account, begun boo
 	if err != nil {
 		return "", err
 	}
-	return "", api.complete(ctx, n, id, api.setsNames(ctx))
+	isNamed, _ := api.setsNames(ctx) // if that cannot be told, the name is set once more
+	return "", api.complete(ctx, n, id, isNamed)
 }
 
 // bringOver makes the other half of an account that an earlier attempt left at the homeserver alone: the homeserver makes its
@@ -99,16 +100,36 @@ func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since tim
 	switch {
 	case errors.Is(err, homeserver.ErrNoUser):
 		failed = &homeserver.Error{Reason: "the homeserver has no account that it said it has", Cause: errors.New("look the account up at Matrix Authentication Service")}
-	case err == nil && !since.IsZero() && names.ULIDTime(id).Before(since.Add(-clocksDiffer)):
-		failed = homeserver.Unnamed()
 	case err == nil:
-		return api.complete(ctx, n, id, false)
+		if failed = api.checkUnnamed(ctx, id, since); failed == nil {
+			return api.complete(ctx, n, id, false)
+		}
 	}
 	failed.Fate, failed.Again = homeserver.Unanswered, false
 	if !since.IsZero() { // whose it is has not been told
 		failed.Fate = homeserver.Taken
 	}
 	return failed
+}
+
+// checkUnnamed returns nil where an account that shows no name may be one that an attempt since that time left half made, and
+// for an account that shows the node's name, whose time is zero. From 1.18 on no account is left without a name: one that shows
+// none is somebody else's. Before that its age tells, by the clock there and the clock here.
+func (api *Accounts) checkUnnamed(ctx context.Context, id string, since time.Time) *homeserver.Error {
+	switch {
+	case since.IsZero():
+		return nil
+	case names.ULIDTime(id).Before(since.Add(-clocksDiffer)):
+		return homeserver.Unnamed()
+	}
+	setsNames, err := api.setsNames(ctx)
+	if failed, ok := errors.AsType[*homeserver.Error](err); ok {
+		return failed
+	}
+	if setsNames {
+		return homeserver.Unnamed()
+	}
+	return nil
 }
 
 // added creates the account, with one more try where a kept connection had been closed, and returns its id.
@@ -202,7 +223,7 @@ const versionTime = time.Minute
 
 // setsNames tells whether it sets the display name of a new user, as it does from 1.18 on: its answer does not say so. It is
 // asked once a minute, and where it does not tell, it does not.
-func (api *Accounts) setsNames(ctx context.Context) bool {
+func (api *Accounts) setsNames(ctx context.Context) (bool, error) {
 	version, err := homeserver.Recently(ctx, &api.version, func(ctx context.Context) (homeserver.Software, time.Duration, error) {
 		version, err := api.askVersion(ctx)
 		if err != nil {
@@ -210,5 +231,5 @@ func (api *Accounts) setsNames(ctx context.Context) bool {
 		}
 		return version, versionTime, nil
 	})
-	return err == nil && version.Version != "" && !version.Before(1, 18)
+	return err == nil && version.Version != "" && !version.Before(1, 18), err
 }
