@@ -242,6 +242,11 @@ type meteredClaim struct {
 	metrics *metrics
 }
 
+func (c *meteredClaim) Load(ctx context.Context) (record, error) {
+	defer c.metrics.storeTook(storeLoad, time.Now())
+	return c.claim.Load(ctx)
+}
+
 func (c *meteredClaim) Save(r record) error {
 	defer c.metrics.storeTook(storeSave, time.Now())
 	return c.claim.Save(r)

@@ -171,7 +171,7 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTime)
 	defer cancel()
 
-	before, err := r.store.Load(ctx, n.Address)
+	before, err := claimed.Load(ctx)
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return "", "", fmt.Errorf("%w: %w", errStore, err)
 	}

@@ -60,9 +60,27 @@ type badStore struct {
 }
 
 func (s *badStore) Load(ctx context.Context, a common.Address) (record, error) {
+	return s.load(func() (record, error) { return s.store.Load(ctx, a) })
+}
+
+func (s *badStore) Claim(ctx context.Context, a common.Address) (claim, error) {
+	claimed, err := s.store.Claim(ctx, a)
+	return badClaim{claimed, s}, err
+}
+
+type badClaim struct {
+	claim
+	store *badStore
+}
+
+func (c badClaim) Load(ctx context.Context) (record, error) {
+	return c.store.load(func() (record, error) { return c.claim.Load(ctx) })
+}
+
+func (s *badStore) load(well func() (record, error)) (record, error) {
 	switch how, _ := s.how.Load().(string); how {
 	case "":
-		return s.store.Load(ctx, a)
+		return well()
 	case "panics":
 		panic(how)
 	default:

@@ -82,6 +82,8 @@ type store interface {
 
 // A claim is an address that one attempt has alone. When Save or Drop returns, the change is on disk.
 type claim interface {
+	// Load reads the record where the address is claimed. A store's Load may read elsewhere, and what was before.
+	Load(ctx context.Context) (record, error)
 	Save(record) error
 	Drop() error
 	Release() // once, whatever happened
@@ -321,6 +323,10 @@ func load(node storm.Node, key []byte) (record, error) {
 }
 
 func (c *boltClaim) Release() { c.release() }
+
+func (c *boltClaim) Load(ctx context.Context) (record, error) {
+	return c.store.Load(ctx, common.Address(c.key))
+}
 
 // Save writes the record into the bucket of its state, and removes the address's earlier one.
 func (c *boltClaim) Save(r record) error {

@@ -32,12 +32,16 @@ const (
 	// leaseTime is how long a claim lasts: the claiming itself, the attempt, the last write, and 2 s for clocks that differ.
 	leaseTime = pgdb.QueryTime + attemptTime + pgdb.QueryTime + 2*time.Second
 
+	// leaseAtMost is how far ahead a lease may end. One that ends later was taken by a clock that was wrong, of this database
+	// or of the primary before it. It is not over, since its owner may be at work: it is cut down to leaseTime.
+	leaseAtMost = 2 * leaseTime
+
 	pollFirst = 10 * time.Millisecond // until it asks again whether another instance has released an address
 	pollLast  = 500 * time.Millisecond
 )
 
 var (
-	errLeaseOver = errors.New("it took longer than its lease, and another instance may have the address by now")
+	errLeaseOver = errors.New("the address is not claimed any more: it took longer than its lease, or PostgreSQL failed over, and another instance may have it by now")
 	errUsePgDump = errors.New("the store is in PostgreSQL, whose own tools copy it: pg_dump --format=custom --schema=matrix_regservice --file=FILE, and pg_restore; see docs/deployment.md")
 )
 
@@ -66,16 +70,23 @@ func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
 }
 
 func (s *postgresStore) Load(ctx context.Context, a common.Address) (r record, err error) {
-	err = s.pool.Send(ctx, func(b *pgx.Batch) {
-		b.Queue("SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", a.Bytes()).QueryRow(func(row pgx.Row) (err error) {
-			r, _, err = scanRecord(row)
-			return err
-		})
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
+	found := false
+	err = s.pool.Send(ctx, func(b *pgx.Batch) { queueLoad(b, a.Bytes(), &r, &found) })
+	if err == nil && !found {
 		err = errNoRecord
 	}
 	return r, err
+}
+
+// queueLoad queues the statement that reads a record.
+func queueLoad(b *pgx.Batch, key []byte, r *record, found *bool) {
+	b.Queue("SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", key).QueryRow(func(row pgx.Row) (err error) {
+		*r, _, err = scanRecord(row)
+		if *found = err == nil; errors.Is(err, pgx.ErrNoRows) {
+			*r, err = record{}, nil
+		}
+		return err
+	})
 }
 
 // Claim waits for its turn in this process first, and then for other instances.
@@ -105,17 +116,34 @@ func (s *postgresStore) Claim(ctx context.Context, a common.Address) (claim, err
 
 // take claims the address if nobody has claimed it, or if this claim has it already and the answer was lost.
 func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
+	cut := false
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
 			VALUES ($1, $2, clock_timestamp() + $3)
-			ON CONFLICT (address) DO UPDATE SET owner = EXCLUDED.owner, expires = clock_timestamp() + $3
-			WHERE c.expires <= clock_timestamp() OR c.owner = EXCLUDED.owner`, c.key, c.owner, c.store.lease).Exec(func(tag pgconn.CommandTag) error {
-			taken = tag.RowsAffected() == 1
-			return nil
+			`+onClaimed("$3", "$4")+`
+			RETURNING c.owner = $2`, c.key, c.owner, c.store.lease, leaseAtMost).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&taken)
+			cut = err == nil && !taken
+			if errors.Is(err, pgx.ErrNoRows) {
+				return nil
+			}
+			return err
 		})
 	})
+	if cut {
+		log.Warn("An address was claimed for longer than is possible: the clock of PostgreSQL's host is wrong, or was; see that it is set (NTP)",
+			"address", common.BytesToAddress(c.key), "claimed", c.store.lease)
+	}
 	return taken, err
+}
+
+// onClaimed is what becomes of a claim that is there: it is taken over where its lease is over or it is this owner's, and cut
+// down where it ends too far ahead. The parameters are the lease, and how far ahead it may end.
+func onClaimed(lease, atMost string) string {
+	return `ON CONFLICT (address) DO UPDATE SET expires = clock_timestamp() + ` + lease + `,
+		owner = CASE WHEN c.expires > clock_timestamp() THEN c.owner ELSE EXCLUDED.owner END
+	WHERE c.expires <= clock_timestamp() OR c.owner = EXCLUDED.owner OR c.expires > clock_timestamp() + ` + atMost
 }
 
 // ClaimPending walks the pending records in the order of their addresses, on from the last one that it returned. It leaves out
@@ -146,16 +174,16 @@ func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span)
 			WITH next AS MATERIALIZED (
 				SELECT `+recordColumns+` FROM matrix_regservice.records AS r
 				WHERE state = 'pending' AND address > $1 AND (updated < $2 OR updated > $3) AND NOT EXISTS (
-					SELECT FROM matrix_regservice.claims AS c WHERE c.address = r.address AND c.expires > clock_timestamp())
+					SELECT FROM matrix_regservice.claims AS c WHERE c.address = r.address
+						AND c.expires BETWEEN clock_timestamp() AND clock_timestamp() + $6)
 				ORDER BY address LIMIT 1 FOR UPDATE OF r SKIP LOCKED
 			), taken AS (
 				INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
 				SELECT address, $4, clock_timestamp() + $5 FROM next
-				ON CONFLICT (address) DO UPDATE SET owner = EXCLUDED.owner, expires = clock_timestamp() + $5
-				WHERE c.expires <= clock_timestamp()
-				RETURNING 1
+				`+onClaimed("$5", "$6")+`
+				RETURNING c.owner = $4 AS mine
 			)
-			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken) FROM next`, after, not.from, not.to, c.owner, c.store.lease).QueryRow(func(row pgx.Row) (err error) {
+			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken WHERE mine) FROM next`, after, not.from, not.to, c.owner, c.store.lease, leaseAtMost).QueryRow(func(row pgx.Row) (err error) {
 			r, c.key, err = scanRecord(row, &taken)
 			return err
 		})
@@ -181,6 +209,26 @@ func (c *postgresClaim) Release() {
 	if err != nil {
 		log.Warn("An address was not given back; it is free when its lease is over", "lease", c.store.lease, "err", err)
 	}
+}
+
+// Load reads the record where the claim is, and nothing where it is not: a connection may lead to a former primary, which hung
+// and does not know that another has its place. What that has of the record is long past.
+func (c *postgresClaim) Load(ctx context.Context) (r record, err error) {
+	claimed, found := false, false
+	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
+		b.Queue("SELECT EXISTS (SELECT FROM matrix_regservice.claims WHERE address = $1 AND owner = $2 AND expires > clock_timestamp())",
+			c.key, c.owner).QueryRow(func(row pgx.Row) error { return row.Scan(&claimed) })
+		queueLoad(b, c.key, &r, &found)
+	})
+	switch {
+	case err != nil:
+		return record{}, err
+	case !claimed:
+		return record{}, errLeaseOver
+	case !found:
+		return record{}, errNoRecord
+	}
+	return r, nil
 }
 
 func (c *postgresClaim) Save(r record) error {
