@@ -18,7 +18,7 @@ PIP     := bin/pip --disable-pip-version-check --quiet --retries 1 install
 
 export PYTHON
 
-.PHONY: build demo test test-all test-busy test-dendrite test-chain test-deploy cover release check fuzz vuln check-chain cgo venvs dendrite \
+.PHONY: build demo test test-all test-busy test-dendrite test-chain test-failover test-deploy cover release check fuzz vuln check-chain cgo venvs dendrite \
 	bench bench-homeservers bench-short bench-postgres clean soak model needs-go
 
 build:
@@ -56,6 +56,11 @@ test-dendrite: dendrite
 # Admission by balance, on a real Ethereum chain, which takes a minute to build the first time.
 test-chain: check-chain $(VENVS)/synapse-1.163.2/.installed
 	TEST_LONG=1 go test -race -count=1 -timeout 15m -run TestAdmission ./e2e
+
+# Three gateways on PostgreSQL while it fails over: by hand, through PgBouncer, and under Patroni.
+test-failover:
+	E2E_REQUIRED=1 TEST_LONG=1 go test -race -count=1 -v -timeout 30m \
+		-run '^(TestLinearizable|TestLinearizablePooled|TestAsynchronousFailover|TestPatroni)$$' ./e2e
 
 check-chain:
 	cd e2e/chain && go vet . && go mod tidy -diff && go run $(STATICCHECK) .

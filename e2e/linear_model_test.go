@@ -20,6 +20,8 @@
 //     counted: one account was made, of this node's.
 //   - The question for a user while the standby does not follow: a commit that gave up waiting for it can be read already, and
 //     is lost if the standby is promoted then. Nor is it while a former primary still answers that does not know of its end.
+//   - A node whose profile the homeserver hides. Its account is asked for anew, and if the answer to that is lost the node is told
+//     200 once more. The stand-in hides none.
 //   - Anything after a failover to an asynchronous standby. Then a register may go back: that is a step of its own, lost.
 
 package e2e

@@ -34,7 +34,6 @@ const (
 	linearDatabase = "regservice"
 	standbyName    = "follower"
 	leaseLine      = "it took longer than its lease" // in a gateway's log
-	leaseLasts     = 20 * time.Second                // and no gateway may think so beyond it
 )
 
 // A linearCluster is several gateways with one record before one homeserver, and those who register there.
@@ -221,7 +220,9 @@ func (c *linearCluster) freeze(t *testing.T, gateway int, primary *Postgres, lon
 	}
 	pause := 150 * time.Millisecond
 	if longer {
-		pause = leaseLasts + 2*time.Second
+		left := must(primary.SQL(t.Context(), linearDatabase, "SELECT coalesce(ceil(extract(epoch FROM max(expires) - clock_timestamp())), 0) FROM matrix_regservice.claims"))(t)
+		pause += time.Duration(must(strconv.Atoi(left))(t)) * time.Second
+		t.Logf("gateway %d is frozen until its leases are over, in %v", gateway, pause)
 	} else if _, err := primary.SQL(t.Context(), linearDatabase, "UPDATE matrix_regservice.claims SET expires = clock_timestamp() - interval '1 ms'"); err != nil {
 		t.Fatal(err)
 	}
@@ -289,27 +290,33 @@ func (c *linearCluster) reachable(t *testing.T, since int64) {
 		}
 	}
 	for i := range c.all {
-		first, last, failed := c.history.outage(i, since)
-		t.Logf("gateway %d answered again after %v; its last 503 began after %v, of %d", i, first.Round(time.Millisecond), last.Round(time.Millisecond), failed)
+		last, first, failed := c.history.outage(i, since)
+		t.Logf("gateway %d answered 503 %d times, the last time after %v, and otherwise after %v", i, failed, last.Round(time.Millisecond), first.Round(time.Millisecond))
 	}
 }
 
-// outage is how long after the time the gateway gave its first answer that is not 503, to a registration that began after
-// it, when the last one began that was 503, and how many were.
-func (h *linearHistory) outage(gateway int, since int64) (first, last time.Duration, failed int) {
+// outage is how long after the time the gateway's last 503 to a registration began, when after that its first other answer came,
+// and how many were 503.
+func (h *linearHistory) outage(gateway int, since int64) (last, first time.Duration, failed int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	first = time.Duration(1<<63 - 1)
+	var others []linearOp
 	for _, op := range h.ops {
 		switch {
 		case op.gateway != gateway || op.Call < since || op.Input.(linearInput).Call != callRegister || op.status == 0:
 		case op.status == http.StatusServiceUnavailable:
 			last, failed = max(last, time.Duration(op.Call-since)), failed+1
 		default:
+			others = append(others, op)
+		}
+	}
+	first = time.Duration(1<<63 - 1)
+	for _, op := range others {
+		if at := time.Duration(op.Call - since); at >= last {
 			first = min(first, time.Duration(op.Return-since))
 		}
 	}
-	return first, last, failed
+	return last, first, failed
 }
 
 // read notes what the record has of each node. No attempt may run.
@@ -440,6 +447,20 @@ func (c *linearCluster) judge(t *testing.T) (illegal []string) {
 	return illegal
 }
 
+// logged is what the gateways logged of the address.
+func (c *linearCluster) logged(t *testing.T, address string) string {
+	t.Helper()
+	var lines strings.Builder
+	for i, g := range c.all {
+		for line := range strings.Lines(must(g.Log())(t)) {
+			if strings.Contains(line, address) {
+				fmt.Fprintf(&lines, "  gateway %d: %s", i, line)
+			}
+		}
+	}
+	return lines.String()
+}
+
 // mustBeLinear fails the test where it is not.
 func (c *linearCluster) mustBeLinear(t *testing.T) {
 	t.Helper()
@@ -449,7 +470,7 @@ func (c *linearCluster) mustBeLinear(t *testing.T) {
 			t.Errorf("and %d more", len(illegal)-i)
 			break
 		}
-		t.Errorf("no order of these calls explains their answers:\n%s", c.history.describe(address))
+		t.Errorf("no order of these calls explains their answers:\n%s\n%s", c.history.describe(address), c.logged(t, address))
 	}
 }
 
@@ -521,17 +542,21 @@ func (p *postgresPair) cutOff(t *testing.T) {
 	}
 }
 
-// failOver kills the primary and promotes the standby. It returns who is gone.
-func (p *postgresPair) failOver(t *testing.T) (gone *Postgres) {
+// failOver kills the primary, or has it hang, and promotes the standby. It returns the former primary.
+func (p *postgresPair) failOver(t *testing.T, hangs bool) (former *Postgres) {
 	t.Helper()
-	if err := p.primary.Kill(); err != nil {
+	end := p.primary.Kill
+	if hangs {
+		end = p.primary.Freeze
+	}
+	if err := end(); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.standby.Promote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	gone, p.primary, p.standby = p.primary, p.standby, nil
-	return gone
+	former, p.primary, p.standby = p.primary, p.standby, nil
+	return former
 }
 
 // Whatever happens to gateways and to the primary, with a synchronous standby the gateways are one register for each address.
@@ -581,7 +606,7 @@ func TestAsynchronousFailover(t *testing.T) {
 		c.acknowledged(t, 10) // of which the standby knows nothing
 		c.homeserver.setFaulty(false)
 		killed := c.history.now()
-		pair.failOver(t)
+		pair.failOver(t, false)
 		c.reachable(t, killed)
 		c.history.lose(killed)
 		c.acknowledged(t, 5)
@@ -633,9 +658,23 @@ func (c *linearCluster) acknowledged(t *testing.T, more int) {
 	}
 }
 
+// goOn lets a former primary go on that hung, and does not know that another has its place. Gateways have connections to it,
+// and it takes the writes of whoever comes, without a standby that would keep them. Then it ends.
+func (c *linearCluster) goOn(t *testing.T, former *Postgres) {
+	t.Helper()
+	if err := former.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Second)
+	if err := former.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // testFailovers has gateways and primaries fail while clients make calls.
 func testFailovers(t *testing.T, pair *postgresPair, url string) {
-	c := newLinearCluster(t, url)
+	// New connections all the time, so that a gateway has some to either of two that take writes.
+	c := newLinearCluster(t, url+"&pool_max_conn_lifetime=1s&pool_health_check_period=500ms")
 	c.start(t)
 	c.homeserver.setFaulty(true)
 	rounds, cut := 1, time.Second
@@ -656,13 +695,16 @@ func testFailovers(t *testing.T, pair *postgresPair, url string) {
 			c.quiet.Add(1)
 			pair.cutOff(t)
 			time.Sleep(cut) // what is acknowledged now has to be at the standby all the same
-			killed := c.history.now()
-			gone := pair.failOver(t)
+			hangs, since := round%2 == 1, c.history.now()
+			former := pair.failOver(t, hangs)
+			c.reachable(t, since)
+			if hangs {
+				c.goOn(t, former)
+			}
 			c.quiet.Add(1)
-			c.reachable(t, killed)
 			time.Sleep(time.Second)
 			if round+1 < rounds {
-				pair.follow(t, gone, true)
+				pair.follow(t, former, true)
 			}
 		}
 	})

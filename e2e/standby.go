@@ -94,6 +94,12 @@ func (p *Postgres) Kill() error {
 	return nil
 }
 
+// Freeze stops it with all its processes where they are, as a machine stops that hangs; they keep their connections.
+func (p *Postgres) Freeze() error { return signalTree(p.process.cmd.Process.Pid, syscall.SIGSTOP) }
+
+// Thaw lets them go on.
+func (p *Postgres) Thaw() error { return signalTree(p.process.cmd.Process.Pid, syscall.SIGCONT) }
+
 // killTree ends the process and those that it started. It is stopped first, so that it starts nobody anew.
 func killTree(pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
