@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -34,9 +35,6 @@ func TestHiddenProfiles(t *testing.T) {
 	for _, api := range apis {
 		creates := api.path != homeserver.CreateUserPath // whatever it sees: it is refused what is there
 		for _, of := range showings {
-			if of.shows.NoService && api.path == homeserver.MASUsersPath { // which needs the as_token anyway
-				continue
-			}
 			tests := []struct {
 				name       string
 				before     state
@@ -101,6 +99,34 @@ func TestHiddenProfiles(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// A service without an as_token sends none, and goes as far as it sees.
+func TestNoASToken(t *testing.T) {
+	for hidden, wantAdopted := range map[bool]int{false: 200, true: 502} {
+		d := newGateway(t, homeserver.SharedSecretPath)
+		d.homeserver.Shows.WithToken = hidden
+		d.server = newServer(serviceOf(config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, SharedSecret: testSecret, HSToken: testHSToken}), d.store)
+		d.handler = d.server.handler()
+		profile := d.homeserver.Right(callProfile)
+		d.homeserver.Fail(callProfile, func(w http.ResponseWriter, r *http.Request) {
+			if _, sent := r.Header["Authorization"]; sent || r.URL.RawQuery != "" {
+				t.Errorf("a profile is asked for with %q and %q", r.Header["Authorization"], r.URL.RawQuery)
+			}
+			profile(w, r)
+		})
+		fresh, _ := newProof(t)
+		for _, want := range []int{200, 409, 409} {
+			if got := d.send(fresh); got.status != want {
+				t.Errorf("hidden %v: got %d %s, want %d", hidden, got.status, got.body, want)
+			}
+		}
+		lost, n := newProof(t)
+		d.homeserver.Users[n.UserID] = n.DisplayName
+		if got := d.send(lost); got.status != wantAdopted || hidden && !strings.Contains(d.log.String(), "has no as_token") {
+			t.Errorf("hidden %v, a lost record: got %d %s, want %d: %s", hidden, got.status, got.body, wantAdopted, d.log)
 		}
 	}
 }
