@@ -153,6 +153,9 @@ func TestCheckMASReverseProxy(t *testing.T) {
 			asked := map[string]check.Finding{"login": found["public door login"], "/api/admin": found["public door /api/admin"]}
 			if f, ok := found["public door logout"]; ok { // where logins reach it
 				asked["logout"] = f
+				if test.inQuery && !strings.Contains(f.Do, "proxy_set_header Authorization $bearer;") {
+					t.Errorf("got %+v", f)
+				}
 			}
 			if got := notOKOf(asked, "", ""); !maps.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
