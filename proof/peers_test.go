@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -86,10 +87,20 @@ func rawAnswer(status, header, body string) string {
 	return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s", status, header, len(body), body)
 }
 
-// strayAnswer is the answer to something else, which gives somebody's token away.
+// strayToken is somebody's access token, which answers to something else give away.
 const strayToken = "syt_c29tZWJvZHk_QWNjZXNzVG9rZW5PZg_1a2B3c"
 
+// strayAnswer is the answer to something else, whatever that was.
 var strayAnswer = rawAnswer("200 OK", "", `{"jsonrpc":"2.0","id":1,"result":"0xffffffffffffffffff","nonce":"00","displayname":"x","user_id":"@0x0000000000000000000000000000000000000001:x","access_token":"`+strayToken+`"}`)
+
+// plausibleAnswers are answers to other calls of this program, each of which would do for some call of it.
+var plausibleAnswers = []string{
+	"HTTP/1.1 204 No Content\r\n\r\n", // the password is set
+	rawAnswer("404 Not Found", "", `{"errcode":"M_NOT_FOUND","error":"Profile was not found"}`),
+	rawAnswer("200 OK", "", `{"displayname":"somebody"}`),
+	rawAnswer("409 Conflict", "", `{"errors":[{"title":"User already exists"}]}`),
+	strayAnswer,
+}
 
 // oneLine is text without what would end a line of a header.
 func oneLine(text string) string {
@@ -112,7 +123,17 @@ type byteCase struct {
 }
 
 var byteCases = []byteCase{
-	{name: "extra answers behind the right one", right: true, speak: func(p *bytePeer) { p.say(p.answer() + strings.Repeat(strayAnswer, 3)); p.waitForMore() }},
+	{name: "extra answers behind the right one", right: true, speak: func(p *bytePeer) { p.say(p.answer() + strayAnswer); p.waitForMore() }},
+	{name: "answers to other calls behind the right one", right: true, speak: func(p *bytePeer) {
+		p.say(p.answer() + plausibleAnswers[rand.IntN(len(plausibleAnswers))])
+		p.waitForMore()
+	}},
+	{name: "an answer to another call a little later", right: true, speak: func(p *bytePeer) {
+		p.say(p.answer())
+		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
+		p.say(plausibleAnswers[rand.IntN(len(plausibleAnswers))])
+		p.waitForMore()
+	}},
 	{name: "an extra answer a little later", right: true, speak: func(p *bytePeer) {
 		p.say(p.answer())
 		time.Sleep(20 * time.Millisecond)
@@ -244,12 +265,10 @@ func echoes(status string) func(*bytePeer) {
 	}
 }
 
-// waitForMore keeps the connection, as a server does between two requests, and answers a further one with what is none of it.
+// waitForMore keeps the connection, as a server does between two requests, and does not answer a further one.
 func (p *bytePeer) waitForMore() {
 	p.SetReadDeadline(time.Now().Add(2 * time.Second))
-	if _, err := http.ReadRequest(p.in); err == nil {
-		p.say(strayAnswer)
-	}
+	http.ReadRequest(p.in)
 }
 
 // A byteServer is a peer: it answers rightly, but for one call while it is armed.
