@@ -271,7 +271,7 @@ type absentError struct{ message string }
 func (e *absentError) Error() string { return e.message }
 func (e *absentError) Unwrap() error { return errNoRecord }
 
-// registered returns the record of a registered node. For anybody else the error is an absentError.
+// registered returns the record of a registered node that is not banned. For anybody else the error is an absentError.
 func (a *appServiceAPI) registered(r appServiceRequest, userID string) (record, error) {
 	localpart, ok := strings.CutSuffix(userID, ":"+a.serverName)
 	localpart, isUser := strings.CutPrefix(localpart, "@")
@@ -280,7 +280,7 @@ func (a *appServiceAPI) registered(r appServiceRequest, userID string) (record, 
 	}
 	n, err := a.store.Load(r.Context(), common.HexToAddress(localpart))
 	switch {
-	case errors.Is(err, errNoRecord), err == nil && n.State != stateRegistered:
+	case errors.Is(err, errNoRecord), err == nil && (n.State != stateRegistered || !n.Banned.IsZero()):
 		return record{}, &absentError{"there is no such node"}
 	case err != nil:
 		return record{}, fmt.Errorf("%w: %w", errStore, err)

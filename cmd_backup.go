@@ -124,7 +124,11 @@ func verifyCopy(ctx context.Context, path string) (storeCounts, error) {
 }
 
 func inWords(counts storeCounts) string {
-	return fmt.Sprintf("%d registered, %d pending", counts[stateRegistered], counts[statePending])
+	said := fmt.Sprintf("%d registered, %d pending", counts[stateRegistered], counts[statePending])
+	if banned := counts[stateBanned]; banned > 0 {
+		said += fmt.Sprintf(", %d banned", banned)
+	}
+	return said
 }
 
 func restoreAction(ctx context.Context, cmd *cli.Command) error {
@@ -218,7 +222,7 @@ func checkEmpty(path string) error {
 	}
 	defer s.Close()
 	counts, err := s.counts()
-	if err == nil && counts[stateRegistered]+counts[statePending] > 0 {
+	if err == nil && counts[stateRegistered]+counts[statePending]+counts[stateBanned] > 0 {
 		err = fmt.Errorf("%s has records, %s: use --%s, which keeps it as %s", path, inWords(counts), config.FlagForce, storeFile+files.BackupTail)
 	}
 	return err

@@ -20,7 +20,7 @@ import (
 func makeCopy(t testing.TB, count int) (path string) {
 	t.Helper()
 	dir := t.TempDir()
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func makeCopy(t testing.TB, count int) (path string) {
 // countsIn opens the store in the directory as the daemon does.
 func countsIn(t testing.TB, dir string) storeCounts {
 	t.Helper()
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -234,7 +234,7 @@ func TestCheckStore(t *testing.T) {
 	if got := checkStore(dir+"/nowhere", true); got.Status != check.OK || !strings.Contains(got.Found, "not there yet") {
 		t.Errorf("none: got %+v", got)
 	}
-	store, err := openBoltStore(dir)
+	store, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,8 +94,11 @@ func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	serverName := ""
-	if len(first) > 0 {
+	serverName, err := from.serverName()
+	if err != nil {
+		return err
+	}
+	if serverName == "" && len(first) > 0 { // as before format 3
 		_, serverName, _ = strings.Cut(first[0].UserID, ":")
 	}
 	to, err := openPostgresStore(ctx, url, serverName)
@@ -106,7 +109,7 @@ func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 
 	total := counts[stateRegistered] + counts[statePending]
 	fmt.Fprintf(out, "copying %s to %s: %s\n", path, storeName(url), inWords(counts))
-	copied, err := copyRecords(ctx, from, to, newProgress(out, "copied", total))
+	copied, bans, err := copyRecords(ctx, from, to, newProgress(out, "copied", total))
 	if err != nil {
 		return fmt.Errorf("it was interrupted, run it again to go on: %w", err)
 	}
@@ -115,6 +118,9 @@ func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "copied %d, and %d were there already\n", copied, total-copied)
+	if all := counts[stateBanned]; all > 0 {
+		fmt.Fprintf(out, "copied %d bans, and %d were there already\n", bans, all-bans)
+	}
 	if found.newer+found.more > 0 {
 		fmt.Fprintf(out, "in PostgreSQL %d have changed since and %d are new: a daemon has been at work there\n", found.newer, found.more)
 	}
@@ -125,22 +131,22 @@ func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 	return nil
 }
 
-// copyRecords adds the missing records a page at a time, and returns how many they were. It does not change records that are
-// there already: they may be newer.
-func copyRecords(ctx context.Context, from *boltStore, to *postgresStore, p *progress) (copied int, err error) {
+// copyRecords adds the missing records and bans a page at a time, and returns how many they were. It does not change those that
+// are there already: they may be newer.
+func copyRecords(ctx context.Context, from *boltStore, to *postgresStore, p *progress) (copied, bans int, err error) {
 	for after := ""; ; {
 		page, last, err := from.List(ctx, "", after)
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err != nil || len(page) == 0 {
-			return copied, err
+			return copied, bans, err
 		}
-		added, err := to.add(ctx, page)
+		added, banned, err := to.add(ctx, page)
 		if err != nil {
-			return copied, err
+			return copied, bans, err
 		}
-		copied, after = copied+added, last
+		copied, bans, after = copied+added, bans+banned, last
 		p.add(len(page))
 	}
 }
@@ -191,7 +197,7 @@ func (c *comparison) differs(r record) {
 
 // isSameRecord compares times as PostgreSQL keeps them, to the microsecond.
 func isSameRecord(a, b record) bool {
-	for _, t := range []*time.Time{&a.Created, &a.Updated, &b.Created, &b.Updated} {
+	for _, t := range []*time.Time{&a.Created, &a.Updated, &a.Banned, &b.Created, &b.Updated, &b.Banned} {
 		*t = t.UTC().Truncate(time.Microsecond)
 	}
 	return a == b

@@ -41,7 +41,7 @@ func TestMigrate(t *testing.T) {
 		if i == 9 {
 			r.State = statePending
 		}
-		if added, err := s.add(t.Context(), []record{r}); err != nil || added != 1 {
+		if added, _, err := s.add(t.Context(), []record{r}); err != nil || added != 1 {
 			t.Fatal(added, err)
 		}
 	}

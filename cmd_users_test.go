@@ -27,7 +27,7 @@ func TestUsersInPager(t *testing.T) {
 	if _, err := lines.ReadString('\n'); err != nil { // and the pipe takes no more than a part
 		t.Fatal(err)
 	}
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatalf("a daemon cannot start: %v", err)
 	}

@@ -118,14 +118,14 @@ func scriptListen(ts *testscript.TestScript, _ bool, args []string) {
 
 // lockstore DIR: another instance has the store until the script ends.
 func scriptLockStore(ts *testscript.TestScript, _ bool, args []string) {
-	s, err := openBoltStore(ts.MkAbs(args[0]))
+	s, err := openBoltStore(ts.MkAbs(args[0]), testServerName)
 	ts.Check(err)
 	ts.Defer(func() { s.Close() })
 }
 
 // fill DIR N: a store with so many records.
 func scriptFill(ts *testscript.TestScript, _ bool, args []string) {
-	s, err := openBoltStore(ts.MkAbs(args[0]))
+	s, err := openBoltStore(ts.MkAbs(args[0]), testServerName)
 	ts.Check(err)
 	count, err := strconv.Atoi(args[1])
 	ts.Check(err)
@@ -147,7 +147,7 @@ type scriptedDaemon struct{ stop func() }
 // daemon DIR: this store is served to its operator, until stopdaemon or the script's end.
 func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	ts.Check(err)
 	stop, err := startOps(context.Background(), service{Config: config.Config{DataPath: dir, ServerName: testServerName}}, s, nil)
 	ts.Check(err)
@@ -160,7 +160,7 @@ func scriptDaemon(ts *testscript.TestScript, _ bool, args []string) {
 func scriptStandIn(ts *testscript.TestScript, _ bool, args []string) {
 	backend := standin.Start()
 	ts.Defer(backend.Close)
-	store, err := openBoltStore(ts.MkAbs("store"))
+	store, err := openBoltStore(ts.MkAbs("store"), testServerName)
 	ts.Check(err)
 	ts.Defer(func() { store.Close() })
 	c := config.Config{ServerName: testServerName, Origin: backend.URL, Way: homeserver.SharedSecret, SharedSecret: testSecret}

@@ -112,9 +112,14 @@ type storeCollector struct{ store store }
 var (
 	storeBytes   = prometheus.NewDesc(metricsPrefix+"store_bytes", "Size of the store on disk.", nil, nil)
 	storeRecords = prometheus.NewDesc(metricsPrefix+"records", "Nodes that the store knows, by state.", []string{"state"}, nil)
+	storeBans    = prometheus.NewDesc(metricsPrefix+"banned", "Addresses that are banned, with a record or without.", nil, nil)
 )
 
-func (c *storeCollector) Describe(to chan<- *prometheus.Desc) { to <- storeBytes; to <- storeRecords }
+func (c *storeCollector) Describe(to chan<- *prometheus.Desc) {
+	to <- storeBytes
+	to <- storeRecords
+	to <- storeBans
+}
 
 func (c *storeCollector) Collect(to chan<- prometheus.Metric) {
 	size, err := c.store.size()
@@ -131,6 +136,7 @@ func (c *storeCollector) Collect(to chan<- prometheus.Metric) {
 	for _, s := range []state{statePending, stateRegistered} {
 		to <- prometheus.MustNewConstMetric(storeRecords, prometheus.GaugeValue, float64(counts[s]), string(s))
 	}
+	to <- prometheus.MustNewConstMetric(storeBans, prometheus.GaugeValue, float64(counts[stateBanned]))
 }
 
 // registering counts a request to register from here to the call of the function it returns.

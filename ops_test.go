@@ -37,7 +37,7 @@ func testRecord(i int, s state) record {
 	}
 	localpart := "0x" + common.Bytes2Hex(a.Bytes())
 	when := time.Date(2018, 9, 1, 12, 0, 0, 0, time.UTC).Add(time.Duration(i) * time.Second)
-	return record{localpart, names.UserID(localpart, testServerName), localpart[2:6] + "-" + strings.Repeat("ab", signatureDigits/2), s, when, when}
+	return record{Localpart: localpart, UserID: names.UserID(localpart, testServerName), DisplayName: localpart[2:6] + "-" + strings.Repeat("ab", signatureDigits/2), State: s, Created: when, Updated: when}
 }
 
 // fillStore puts so many records into the store as fast as that goes, one in ten pending.
@@ -59,7 +59,7 @@ func fillStore(t testing.TB, s *boltStore, count int) {
 				if err := bucket.Put(common.HexToAddress(r.Localpart).Bytes(), value); err != nil {
 					return err
 				}
-				if err := addToCount(tx, r.State, 1); err != nil {
+				if err := addToCount(tx, buckets[r.State], 1); err != nil {
 					return err
 				}
 			}
@@ -85,7 +85,7 @@ func startTestOps(t testing.TB) (dir string, s *boltStore) {
 	t.Helper()
 	captureLog(t)
 	dir = t.TempDir()
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func crashingAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	store, err := openBoltStore(c.DataPath)
+	store, err := openBoltStore(c.DataPath, testServerName)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ const (
 var (
 	errRegistered = errors.New("this address is registered already")
 	errForeign    = fmt.Errorf("%w: the homeserver has an account of this name that does not show this node's display name", errRegistered)
+	errBanned     = errors.New("this address is banned: ask the operator of this homeserver")
 	errBusy       = errors.New("an earlier attempt for this address is still running")
 	errStopping   = errors.New("the service is shutting down")
 	errStore      = errors.New("the record cannot be read or written")
@@ -174,6 +175,9 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	before, err := claimed.Load(ctx)
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return "", "", fmt.Errorf("%w: %w", errStore, err)
+	}
+	if !before.Banned.IsZero() {
+		return "", "", errBanned
 	}
 	if before.State == stateRegistered {
 		if err := r.remembered(n.Address); err != nil {

@@ -316,7 +316,7 @@ func (s *slowAccounts) Answers(context.Context) error { return nil }
 
 func openTestStore(t testing.TB) *boltStore {
 	t.Helper()
-	store, err := openBoltStore(t.TempDir())
+	store, err := openBoltStore(t.TempDir(), testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,9 @@
 // store.go owns the record: what is kept of a node, its states, what a store is, and the store in BoltDB: one file, one
 // process. Which file or database may be the store is store_open.go's, and the same record in SQL store_postgres.go's.
 //
-// The file holds three buckets: registered and pending, each with one JSON record a node under its 20 address
-// bytes, and meta with the format's version. The numbers of records are the sequence numbers of the two.
+// The file holds four buckets: registered and pending, each with one JSON record a node under its 20 address bytes, banned, with
+// one JSON ban an address in the same way, and meta with the format's version and the server name. The numbers of records and
+// bans are the sequence numbers of the three.
 //
 // storm's Save and its queries are not used: with an id field they keep a unique index that walks the whole
 // bucket for every write. Its transactions and key-value calls cost the same at any size.
@@ -12,6 +13,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,9 +34,12 @@ type state string
 const (
 	statePending    state = "pending"    // an attempt was begun and its end is not known: the account may be there
 	stateRegistered state = "registered" // the account is there
+
+	// stateBanned is of listings and counts alone: a ban is beside the record, whose state it leaves as it is.
+	stateBanned state = "banned"
 )
 
-// storeCounts is the number of records in each state.
+// storeCounts is the number of records in each state, and of bans.
 type storeCounts map[state]int
 
 // A record is what is kept of a node: never its password, a hash or a token.
@@ -45,6 +50,16 @@ type record struct {
 	State       state     `json:"state"`
 	Created     time.Time `json:"created"` // when the first attempt began
 	Updated     time.Time `json:"updated"` // when the record was last written
+
+	// Banned is when the address was banned, and zero if it is not. The ban is an entry of its own: Save and Drop leave it. A
+	// banned address without a record has the state "".
+	Banned time.Time `json:"-"`
+}
+
+// A ban is the entry of a banned address.
+type ban struct {
+	UserID string    `json:"user_id"`
+	Banned time.Time `json:"banned"`
 }
 
 // A span is from one time to another, both in it.
@@ -54,18 +69,20 @@ func (s span) holds(t time.Time) bool { return !t.Before(s.from) && !t.After(s.t
 
 // A store keeps the records of all nodes.
 type store interface {
-	// Load reads a record, claimed or not. It returns errNoRecord if there is none.
+	// Load reads a record and the ban of its address in one step, claimed or not. It returns errNoRecord if there is neither.
 	Load(ctx context.Context, a common.Address) (record, error)
 
 	// Claim gives the address to one attempt alone. It waits until the context ends, and returns errBusy if too many wait.
 	Claim(ctx context.Context, a common.Address) (claim, error)
 
-	// ClaimPending claims the next pending record that nobody has claimed and whose last write is outside the span. The next
-	// call goes on after that record. It returns errNoRecord when there is none left, and the call after that begins anew.
+	// ClaimPending claims the next pending record that nobody has claimed, whose last write is outside the span, and whose address
+	// is not banned. The next call goes on after that record. It returns errNoRecord when there is none left, and the call after
+	// that begins anew.
 	ClaimPending(ctx context.Context, not span) (claim, record, error)
 
-	// List returns the next records of the state, or of every state for "", in the order of their addresses. They follow the
-	// one that an earlier call returned as last. A page is read at once, and blocks nobody after that. An empty page is the end.
+	// List returns the next records of the state, in the order of their addresses; for stateBanned those that are banned; for ""
+	// all. For the last two it returns a banned address without a record as well. They follow the one that an earlier call
+	// returned as last. A page is read at once, and blocks nobody after that. An empty page is the end.
 	List(ctx context.Context, of state, after string) (page []record, last string, err error)
 
 	// Backup writes a copy of the whole store as it is at one moment. If the writer is slow, registrations may have to wait.
@@ -77,15 +94,20 @@ type store interface {
 	counts() (storeCounts, error)
 	size() (int64, error) // in bytes
 
+	// serverName returns the name of the homeserver whose nodes these are, "" if no daemon has written it down yet.
+	serverName() (string, error)
+
 	Close() error
 }
 
 // A claim is an address that one attempt has alone. When Save or Drop returns, the change is on disk.
 type claim interface {
-	// Load reads the record where the address is claimed. A store's Load may read elsewhere, and what was before.
+	// Load reads the record and the ban where the address is claimed. A store's Load may read elsewhere, and what was before.
 	Load(ctx context.Context) (record, error)
 	Save(record) error
 	Drop() error
+	Ban(ban) error // an earlier ban stays as it is
+	Unban() error
 	Release() // once, whatever happened
 }
 
@@ -110,9 +132,11 @@ func eachRecord(ctx context.Context, list func(ctx context.Context, of state, af
 
 // What the file holds.
 const (
-	metaBucket = "meta"
-	formatKey  = "format" // in meta: storeFormat, in decimal
-	countsKey  = "counts" // in meta, in format 1: storeCounts, as JSON
+	metaBucket    = "meta"
+	formatKey     = "format"      // in meta: storeFormat, in decimal
+	serverNameKey = "server_name" // in meta, from format 3 on, once a daemon has started
+	countsKey     = "counts"      // in meta, in format 1: storeCounts, as JSON
+	banBucket     = "banned"      // from format 3 on
 )
 
 // buckets are the names of the buckets, by the state of the records in them.
@@ -157,32 +181,47 @@ func keptCounts(tx *bolt.Tx) (storeCounts, error) {
 			counts[state] = int(bucket.Sequence())
 		}
 	}
+	if bucket := tx.Bucket([]byte(banBucket)); bucket != nil {
+		counts[stateBanned] = int(bucket.Sequence())
+	}
 	return counts, nil
 }
 
-// addToCount changes the number of records in the state. The state's bucket has to exist.
-func addToCount(tx *bolt.Tx, of state, more int) error {
-	bucket := tx.Bucket([]byte(buckets[of]))
+// addToCount changes the number of entries in the bucket, which has to exist.
+func addToCount(tx *bolt.Tx, name string, more int) error {
+	bucket := tx.Bucket([]byte(name))
 	return bucket.SetSequence(bucket.Sequence() + uint64(more))
 }
 
 func (s *boltStore) Load(_ context.Context, a common.Address) (r record, err error) {
 	err = s.file.View(func(tx *bolt.Tx) error {
-		r, err = load(s.db.WithTransaction(tx), a.Bytes())
+		r, err = loadIn(tx, a.Bytes())
 		return err
 	})
 	return r, err
+}
+
+func (s *boltStore) serverName() (name string, err error) {
+	err = s.file.View(func(tx *bolt.Tx) error {
+		name = serverNameIn(tx)
+		return nil
+	})
+	return name, err
 }
 
 // List merges the buckets by their keys, so that a record is listed once even if its state changes meanwhile.
 func (s *boltStore) List(_ context.Context, of state, after string) (page []record, last string, err error) {
 	err = s.file.View(func(tx *bolt.Tx) error {
 		var walks []*bucketWalk
-		for state, name := range buckets {
+		walk := func(state state, name string) {
 			if bucket := tx.Bucket([]byte(name)); bucket != nil && (of == "" || of == state) {
 				walks = append(walks, walkFrom(bucket, []byte(after)))
 			}
 		}
+		for state, name := range buckets {
+			walk(state, name)
+		}
+		walk(stateBanned, banBucket)
 		for len(page) < listPage {
 			var next *bucketWalk
 			for _, w := range walks {
@@ -193,12 +232,17 @@ func (s *boltStore) List(_ context.Context, of state, after string) (page []reco
 			if next == nil {
 				return nil
 			}
-			r, err := decodeRecord(next.value)
+			key := next.key
+			r, err := loadIn(tx, key)
 			if err != nil {
 				return err
 			}
-			page, last = append(page, r), string(next.key)
-			next.step(next.cursor.Next())
+			page, last = append(page, r), string(key)
+			for _, w := range walks {
+				if bytes.Equal(w.key, key) { // a record and its ban
+					w.step(w.cursor.Next())
+				}
+			}
 		}
 		return nil
 	})
@@ -264,7 +308,7 @@ func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, not sp
 		return nil, record{}, errNoRecord
 	}
 	r, err := s.Load(ctx, a)
-	if err == nil && (r.State != statePending || not.holds(r.Updated)) {
+	if err == nil && (r.State != statePending || not.holds(r.Updated) || !r.Banned.IsZero()) {
 		err = errNoRecord
 	}
 	if err != nil {
@@ -281,9 +325,10 @@ func (s *boltStore) nextPending(after []byte, not span) (next []byte, err error)
 		if bucket == nil { // storm makes it with the first record
 			return errNoRecord
 		}
+		bans := tx.Bucket([]byte(banBucket))
 		cursor := bucket.Cursor()
 		for key, value := cursor.Seek(after); key != nil; key, value = cursor.Next() {
-			if value == nil || bytes.Equal(key, after) { // storm's own bucket inside has no value
+			if value == nil || bytes.Equal(key, after) || bans != nil && bans.Get(key) != nil { // storm's own bucket inside has no value
 				continue
 			}
 			r, err := decodeRecord(value)
@@ -307,19 +352,44 @@ type boltClaim struct {
 	release func()
 }
 
-// load reads the record under the key.
-func load(node storm.Node, key []byte) (record, error) {
-	for _, bucket := range buckets {
-		value, err := node.GetBytes(bucket, key)
-		if errors.Is(err, storm.ErrNotFound) {
-			continue
+// loadIn reads the record and the ban under the key.
+func loadIn(tx *bolt.Tx, key []byte) (r record, err error) {
+	err = errNoRecord
+	for _, name := range buckets {
+		if value := valueIn(tx, name, key); value != nil {
+			r, err = decodeRecord(value)
+			break
 		}
-		if err != nil {
-			return record{}, err
-		}
-		return decodeRecord(value)
 	}
-	return record{}, errNoRecord
+	if value := valueIn(tx, banBucket, key); value != nil && (err == nil || errors.Is(err, errNoRecord)) {
+		r, err = withBan(r, key, value)
+	}
+	return r, err
+}
+
+// valueIn returns the value under the key in the bucket, nil if there is none. The bucket need not be there.
+func valueIn(tx *bolt.Tx, name string, key []byte) []byte {
+	bucket := tx.Bucket([]byte(name))
+	if bucket == nil {
+		return nil
+	}
+	return bucket.Get(key)
+}
+
+// withBan adds the ban to the record, which may be empty.
+func withBan(r record, key, value []byte) (record, error) {
+	var b ban
+	if err := json.Unmarshal(value, &b); err != nil {
+		return record{}, fmt.Errorf("decode the ban: %w", err)
+	}
+	if b.Banned.IsZero() {
+		return record{}, errors.New("decode the ban: it has no time")
+	}
+	if r.State == "" {
+		r.Localpart, r.UserID = "0x"+hex.EncodeToString(key), b.UserID
+	}
+	r.Banned = b.Banned
+	return r, nil
 }
 
 func (c *boltClaim) Release() { c.release() }
@@ -356,7 +426,7 @@ func (c *boltClaim) write(after state, value []byte) error {
 					return err
 				}
 			}
-			if err := addToCount(tx, before, -1); err != nil {
+			if err := addToCount(tx, bucket, -1); err != nil {
 				return err
 			}
 		}
@@ -366,7 +436,35 @@ func (c *boltClaim) write(after state, value []byte) error {
 		if err := node.SetBytes(buckets[after], c.key, value); err != nil {
 			return err
 		}
-		return addToCount(tx, after, +1)
+		return addToCount(tx, buckets[after], +1)
+	})
+}
+
+func (c *boltClaim) Ban(b ban) error {
+	value, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return c.store.file.Update(func(tx *bolt.Tx) error {
+		if valueIn(tx, banBucket, c.key) != nil {
+			return nil
+		}
+		if err := c.store.db.WithTransaction(tx).SetBytes(banBucket, c.key, value); err != nil {
+			return err
+		}
+		return addToCount(tx, banBucket, +1)
+	})
+}
+
+func (c *boltClaim) Unban() error {
+	return c.store.file.Update(func(tx *bolt.Tx) error {
+		if valueIn(tx, banBucket, c.key) == nil {
+			return nil
+		}
+		if err := c.store.db.WithTransaction(tx).Delete(banBucket, c.key); err != nil {
+			return err
+		}
+		return addToCount(tx, banBucket, -1)
 	})
 }
 

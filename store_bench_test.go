@@ -23,7 +23,7 @@ import (
 func BenchmarkReserve(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
-			s, err := openBoltStore(b.TempDir())
+			s, err := openBoltStore(b.TempDir(), testServerName)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -97,7 +97,7 @@ func BenchmarkSize(b *testing.B) {
 			b.Run("open", func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					s, err := openBoltStore(dir)
+					s, err := openBoltStore(dir, testServerName)
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -105,7 +105,7 @@ func BenchmarkSize(b *testing.B) {
 				}
 			})
 			b.Run("reserve", func(b *testing.B) {
-				s, err := openBoltStore(dir)
+				s, err := openBoltStore(dir, testServerName)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -136,7 +136,7 @@ func BenchmarkSize(b *testing.B) {
 // fillSorted puts so many registered nodes into a new store, in the order of their addresses: a million in seconds.
 func fillSorted(b *testing.B, dir string, size int) {
 	b.Helper()
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func fillSorted(b *testing.B, dir string, size int) {
 					return err
 				}
 			}
-			return addToCount(tx, stateRegistered, len(some))
+			return addToCount(tx, buckets[stateRegistered], len(some))
 		}); err != nil {
 			b.Fatal(err)
 		}

@@ -21,7 +21,7 @@ func TestDiskFullAnywhere(t *testing.T) {
 	dir := disk.Mount(t, 2<<20)
 	for free := range 24 {
 		sub := filepath.Join(dir, fmt.Sprint(free))
-		s, err := openBoltStore(sub)
+		s, err := openBoltStore(sub, testServerName)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestDiskFullNewStore(t *testing.T) {
 		sub := filepath.Join(dir, "store")
 		os.Mkdir(sub, 0o700)
 		empty := disk.Fill(t, dir, int64(free)*4096)
-		s, err := openBoltStore(sub)
+		s, err := openBoltStore(sub, testServerName)
 		if err == nil {
 			s.Close()
 		} else {
@@ -95,7 +95,7 @@ func TestDiskFullNewStore(t *testing.T) {
 			t.Error("a store was made where there is no room")
 		}
 		empty()
-		if s, err = openBoltStore(sub); err != nil {
+		if s, err = openBoltStore(sub, testServerName); err != nil {
 			t.Fatalf("%d pages free, room again: %v", free, err)
 		}
 		s.Close()

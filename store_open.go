@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/asdine/storm/v3"
 	"github.com/ethereum/go-ethereum/common"
@@ -19,14 +21,16 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
 const (
 	storeFile   = "register.db"
-	storeFormat = 2                 // of the file; a later one is refused, an earlier one brought up to date
+	storeFormat = 3                 // of the file; a later one is refused, an earlier one brought up to date
 	stormBucket = "__storm_db"      // storm's own version
 	bucket2018  = "User"            // of the 2018 program's records, which hold passwords
 	sqliteMagic = "SQLite format 3" // begins the store of that program from November 2018 on
@@ -49,7 +53,7 @@ func openStore(ctx context.Context, dataPath, serverName string) (store, error) 
 	if names.IsPostgres(dataPath) {
 		return openPostgresStore(ctx, dataPath, serverName)
 	}
-	return openBoltStore(dataPath)
+	return openBoltStore(dataPath, serverName)
 }
 
 // readStore opens the store at the path for reading, and never writes to it. It returns errNoStore if there is none, and
@@ -70,8 +74,8 @@ func storeName(dataPath string) string {
 }
 
 // openBoltStore opens the store in the directory, and makes both if need be. It refuses a file that is no store before it
-// writes anything to it.
-func openBoltStore(dir string) (_ *boltStore, err error) {
+// writes anything to it. It refuses a store with the nodes of another server name, unless serverName is empty.
+func openBoltStore(dir, serverName string) (_ *boltStore, err error) {
 	path := filepath.Join(dir, storeFile)
 	defer func() {
 		if err != nil {
@@ -81,10 +85,10 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := makeBoltStore(path); err != nil {
+	if err := makeBoltStore(path, serverName); err != nil {
 		return nil, err
 	}
-	s, err := openToWrite(path)
+	s, err := openToWrite(path, serverName)
 	if err != nil {
 		return nil, err
 	}
@@ -93,12 +97,12 @@ func openBoltStore(dir string) (_ *boltStore, err error) {
 
 // makeBoltStore makes a store if there is none. The file gets its name when it is whole: a part of a store, as a full disk
 // leaves it, would be refused from then on.
-func makeBoltStore(path string) error {
+func makeBoltStore(path, serverName string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	draft, err := files.Draft(filepath.Dir(path), storeFile, func(f *os.File) error {
-		s, err := openToWrite(f.Name())
+		s, err := openToWrite(f.Name(), serverName)
 		if err != nil {
 			return err
 		}
@@ -119,14 +123,14 @@ func makeBoltStore(path string) error {
 
 // openToWrite opens the file, and writes the first contents of a store if they are missing. An existing store can be opened on
 // a full disk.
-func openToWrite(path string) (*boltStore, error) {
+func openToWrite(path, serverName string) (*boltStore, error) {
 	file, err := boltfile.Open(path, fits)
 	if err != nil {
 		return nil, openError(path, err)
 	}
 	s, err := newBoltStore(file)
 	if err == nil {
-		err = s.initialize()
+		err = s.initialize(serverName)
 	}
 	if err != nil {
 		file.Close()
@@ -245,29 +249,86 @@ func (s *boltStore) format() (format int, err error) {
 	return format, err
 }
 
-// initialize writes the first contents of a store, and brings one of an earlier format up to date.
-func (s *boltStore) initialize() error {
-	if format, err := s.format(); err != nil || format == storeFormat {
+// initialize writes the first contents of a store, and brings one of an earlier format up to date. The first daemon that starts
+// writes the server name down: two homeservers in one store would each count the other's nodes as registered.
+func (s *boltStore) initialize(serverName string) error {
+	format, kept, owner := 0, "", ""
+	err := s.file.View(func(tx *bolt.Tx) (err error) {
+		if format, err = formatIn(tx); err != nil {
+			return err
+		}
+		if kept = serverNameIn(tx); kept == "" && serverName != "" {
+			owner, err = ownerOfRecords(tx, serverName)
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
+	if owner = cmp.Or(kept, owner, serverName); serverName != "" && owner != serverName {
+		return fmt.Errorf("it has the nodes of %s, and --%s is %s: give each homeserver a --%s of its own", redact.Line(owner), config.FlagMatrixDomain, serverName, config.FlagDataPath)
+	}
+	if format == storeFormat && kept == owner {
+		return nil
+	}
 	return s.file.Update(func(tx *bolt.Tx) error {
-		if err := s.db.WithTransaction(tx).SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
-			return err
-		}
-		counts, err := keptCounts(tx)
-		if err != nil {
-			return err
-		}
-		for state, count := range counts {
-			if count <= 0 {
-				continue // its bucket need not be there
-			}
-			if err := addToCount(tx, state, count); err != nil {
+		meta := s.db.WithTransaction(tx)
+		if owner != "" {
+			if err := meta.SetBytes(metaBucket, serverNameKey, []byte(owner)); err != nil {
 				return err
 			}
 		}
-		return tx.Bucket([]byte(metaBucket)).Delete([]byte(countsKey))
+		if err := meta.SetBytes(metaBucket, formatKey, []byte(strconv.Itoa(storeFormat))); err != nil {
+			return err
+		}
+		if tx.Bucket([]byte(metaBucket)).Get([]byte(countsKey)) == nil {
+			return nil
+		}
+		return takeOverCounts(tx)
 	})
+}
+
+// takeOverCounts moves the counts of format 1 to the buckets' sequence numbers.
+func takeOverCounts(tx *bolt.Tx) error {
+	counts, err := keptCounts(tx)
+	if err != nil {
+		return err
+	}
+	for state, count := range counts {
+		if count <= 0 {
+			continue // its bucket need not be there
+		}
+		if err := addToCount(tx, buckets[state], count); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket([]byte(metaBucket)).Delete([]byte(countsKey))
+}
+
+// serverNameIn reads the server name that a daemon wrote down: "" if none has.
+func serverNameIn(tx *bolt.Tx) string { return string(valueIn(tx, metaBucket, []byte(serverNameKey))) }
+
+// ownerOfRecords returns whose nodes are in a store that does not say it: the given name if there is no record or one of that
+// name, else the name in the first record.
+func ownerOfRecords(tx *bolt.Tx, serverName string) (owner string, err error) {
+	for _, name := range buckets {
+		bucket := tx.Bucket([]byte(name))
+		if bucket == nil {
+			continue
+		}
+		for w := walkFrom(bucket, nil); w.key != nil; w.step(w.cursor.Next()) {
+			r, err := decodeRecord(w.value)
+			if err != nil {
+				return "", err
+			}
+			_, of, _ := strings.Cut(r.UserID, ":")
+			if of == serverName {
+				return serverName, nil
+			}
+			owner = cmp.Or(owner, of)
+		}
+	}
+	return cmp.Or(owner, serverName), nil
 }
 
 // verify reads the whole file. Every record must be valid, in the place where Load reads it, and counted. Every page of the file
@@ -281,7 +342,7 @@ func (s *boltStore) verify(ctx context.Context) (storeCounts, error) {
 	if err := s.file.Verify(func(tx *bolt.Tx) error { return countRecords(ctx, tx, found) }); err != nil {
 		return nil, err
 	}
-	for state := range buckets {
+	for _, state := range []state{statePending, stateRegistered, stateBanned} {
 		if found[state] != kept[state] {
 			return nil, fmt.Errorf("it has %d %s records and says that it has %d", found[state], state, kept[state])
 		}
@@ -309,6 +370,28 @@ func countRecords(ctx context.Context, tx *bolt.Tx, found storeCounts) error {
 			}
 			found[state]++
 		}
+	}
+	return countBans(ctx, tx, found)
+}
+
+// countBans counts the bans. It fails if one is not in its place.
+func countBans(ctx context.Context, tx *bolt.Tx, found storeCounts) error {
+	bucket := tx.Bucket([]byte(banBucket))
+	if bucket == nil {
+		return nil
+	}
+	for w := walkFrom(bucket, nil); w.key != nil; w.step(w.cursor.Next()) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r, err := withBan(record{}, w.key, w.value)
+		if err != nil {
+			return err
+		}
+		if of, _, _ := strings.Cut(r.UserID, ":"); len(w.key) != common.AddressLength || of != "@"+r.Localpart || !bytes.Equal(bucket.Get(w.key), w.value) {
+			return fmt.Errorf("the ban of %x is not in its place", w.key)
+		}
+		found[stateBanned]++
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func TestStoreRefuses(t *testing.T) {
 			withBolt(t, path, func(tx *bolt.Tx) error {
 				return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte(fmt.Sprint(storeFormat+1)))
 			})
-		}, "it has format 3 and this version knows up to 2"},
+		}, "it has format 4 and this version knows up to 3"},
 		{"cut short", func(t *testing.T, path string) {
 			makeStore(t, path)
 			if err := os.Truncate(path, 3*int64(os.Getpagesize())); err != nil {
@@ -77,7 +77,7 @@ func TestStoreRefuses(t *testing.T) {
 			if stat, err := os.Stat(path); err == nil && stat.Mode().IsRegular() {
 				before, _ = os.ReadFile(path)
 			}
-			s, err := openBoltStore(dir)
+			s, err := openBoltStore(dir, testServerName)
 			if err == nil {
 				s.Close()
 				t.Fatal("opened")
@@ -114,7 +114,7 @@ func TestStoreDamaged(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, storeFile), broken, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := openBoltStore(dir)
+		s, err := openBoltStore(dir, testServerName)
 		if err != nil {
 			refused++
 			if errors.Is(err, errStoreLocked) {
@@ -164,7 +164,7 @@ func TestStoreLeadsAstray(t *testing.T) {
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestStoreInterrupted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			make(filepath.Join(dir, storeFile))
-			s, err := openBoltStore(dir)
+			s, err := openBoltStore(dir, testServerName)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -217,7 +217,7 @@ func asFormat1(t *testing.T, path string, counts storeCounts) {
 		}
 		meta := tx.Bucket([]byte(metaBucket))
 		value, _ := json.Marshal(counts)
-		return errors.Join(meta.Put([]byte(formatKey), []byte("1")), meta.Put([]byte(countsKey), value))
+		return errors.Join(meta.Put([]byte(formatKey), []byte("1")), meta.Put([]byte(countsKey), value), meta.Delete([]byte(serverNameKey)))
 	})
 }
 
@@ -239,7 +239,7 @@ func TestStoreOfFormat1(t *testing.T) {
 					t.Errorf("got %v, %v, want %v", counts, err, want)
 				}
 			}
-			s, err := openBoltStore(dir)
+			s, err := openBoltStore(dir, testServerName)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -249,14 +249,14 @@ func TestStoreOfFormat1(t *testing.T) {
 
 			s, err = readBoltStore(path)
 			check(s, err, want)
-			s, err = openBoltStore(dir)
+			s, err = openBoltStore(dir, testServerName)
 			if err == nil {
 				keepRecord(t, s, testRecord(1000, statePending))
 				keepRecord(t, s, testRecord(1000, stateRegistered))
 			}
 			after := storeCounts{statePending: want[statePending], stateRegistered: want[stateRegistered] + 1}
 			check(s, err, after)
-			s, err = openBoltStore(dir)
+			s, err = openBoltStore(dir, testServerName)
 			check(s, err, after)
 			withBolt(t, path, func(tx *bolt.Tx) error {
 				meta := tx.Bucket([]byte(metaBucket))
@@ -272,13 +272,13 @@ func TestStoreOfFormat1(t *testing.T) {
 // A second instance is told so, soon.
 func TestStoreLocked(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
 	start := time.Now()
-	if _, err := openBoltStore(dir); !errors.Is(err, errStoreLocked) {
+	if _, err := openBoltStore(dir, testServerName); !errors.Is(err, errStoreLocked) {
 		t.Errorf("got %v", err)
 	}
 	t.Logf("refused after %v", time.Since(start)) // 0.5 s; the contract allows 2
@@ -292,7 +292,7 @@ func TestStoreReadOnlyDirectory(t *testing.T) {
 	if err := os.Mkdir(dir, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openBoltStore(dir); !errors.Is(err, os.ErrPermission) {
+	if _, err := openBoltStore(dir, testServerName); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -300,7 +300,7 @@ func TestStoreReadOnlyDirectory(t *testing.T) {
 // makeStore makes a store of several pages.
 func makeStore(t *testing.T, path string) {
 	t.Helper()
-	s, err := openBoltStore(filepath.Dir(path))
+	s, err := openBoltStore(filepath.Dir(path), testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +368,7 @@ func edited(file, edits []byte, size uint32, sealed bool) []byte {
 // It has the same bytes each time, since bbolt writes one bucket a transaction.
 func smallStore(f *testing.F) []byte {
 	dir := f.TempDir()
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -381,7 +381,7 @@ func smallStore(f *testing.F) []byte {
 				value, _ := json.Marshal(r)
 				err = bucket.Put(common.HexToAddress(r.Localpart).Bytes(), value)
 			}
-			return errors.Join(err, addToCount(tx, of, counts[of]))
+			return errors.Join(err, addToCount(tx, buckets[of], counts[of]))
 		}); err != nil {
 			f.Fatal(err)
 		}

@@ -61,11 +61,24 @@ func (s *postgresStore) Close() error {
 
 const recordColumns = "address, user_id, display_name, state, created, updated"
 
-// scanRecord reads the record's columns.
+// What is kept of addresses: the records, each with its ban, and the bans without a record.
+const (
+	recordsWithBans = "SELECT " + recordColumns + `, (SELECT banned FROM matrix_regservice.bans AS b WHERE b.address = r.address) AS banned
+		FROM matrix_regservice.records AS r WHERE `
+	bareBans = `SELECT address, user_id, '' AS display_name, '' AS state, NULL::timestamptz AS created, NULL::timestamptz AS updated, banned
+		FROM matrix_regservice.bans AS b WHERE NOT EXISTS (SELECT FROM matrix_regservice.records AS r WHERE r.address = b.address) AND `
+)
+
+// scanRecord reads the columns of a record and its ban.
 func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
-	err = row.Scan(append([]any{&key, &r.UserID, &r.DisplayName, &r.State, &r.Created, &r.Updated}, more...)...)
+	var created, updated, banned *time.Time
+	err = row.Scan(append([]any{&key, &r.UserID, &r.DisplayName, &r.State, &created, &updated, &banned}, more...)...)
 	r.Localpart = "0x" + hex.EncodeToString(key)
-	r.Created, r.Updated = r.Created.UTC(), r.Updated.UTC()
+	for to, read := range map[*time.Time]*time.Time{&r.Created: created, &r.Updated: updated, &r.Banned: banned} {
+		if read != nil {
+			*to = read.UTC()
+		}
+	}
 	return r, key, err
 }
 
@@ -78,9 +91,9 @@ func (s *postgresStore) Load(ctx context.Context, a common.Address) (r record, e
 	return r, err
 }
 
-// queueLoad queues the statement that reads a record.
+// queueLoad queues the statement that reads a record and the ban of its address.
 func queueLoad(b *pgx.Batch, key []byte, r *record, found *bool) {
-	b.Queue("SELECT "+recordColumns+" FROM matrix_regservice.records WHERE address = $1", key).QueryRow(func(row pgx.Row) (err error) {
+	b.Queue(recordsWithBans+"address = $1 UNION ALL "+bareBans+"address = $1", key).QueryRow(func(row pgx.Row) (err error) {
 		*r, _, err = scanRecord(row)
 		if *found = err == nil; errors.Is(err, pgx.ErrNoRows) {
 			*r, err = record{}, nil
@@ -172,10 +185,11 @@ func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span)
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			WITH next AS MATERIALIZED (
-				SELECT `+recordColumns+` FROM matrix_regservice.records AS r
+				SELECT `+recordColumns+`, NULL::timestamptz AS banned FROM matrix_regservice.records AS r
 				WHERE state = 'pending' AND address > $1 AND (updated < $2 OR updated > $3) AND NOT EXISTS (
 					SELECT FROM matrix_regservice.claims AS c WHERE c.address = r.address
 						AND c.expires BETWEEN clock_timestamp() AND clock_timestamp() + $6)
+					AND NOT EXISTS (SELECT FROM matrix_regservice.bans AS b WHERE b.address = r.address)
 				ORDER BY address LIMIT 1 FOR UPDATE OF r SKIP LOCKED
 			), taken AS (
 				INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
@@ -183,7 +197,7 @@ func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span)
 				`+onClaimed("$5", "$6")+`
 				RETURNING c.owner = $4 AS mine
 			)
-			SELECT `+recordColumns+`, EXISTS (SELECT FROM taken WHERE mine) FROM next`, after, not.from, not.to, c.owner, c.store.lease, leaseAtMost).QueryRow(func(row pgx.Row) (err error) {
+			SELECT `+recordColumns+`, banned, EXISTS (SELECT FROM taken WHERE mine) FROM next`, after, not.from, not.to, c.owner, c.store.lease, leaseAtMost).QueryRow(func(row pgx.Row) (err error) {
 			r, c.key, err = scanRecord(row, &taken)
 			return err
 		})
@@ -242,7 +256,16 @@ func (c *postgresClaim) Drop() error {
 	return c.write("DELETE FROM matrix_regservice.records AS r USING claimed WHERE r.address = claimed.address")
 }
 
-// write changes the record of the claimed address. It changes nothing if the lease is over. Until the change is on disk nobody
+func (c *postgresClaim) Ban(b ban) error {
+	return c.write(`INSERT INTO matrix_regservice.bans (address, user_id, banned) SELECT address, $3, $4 FROM claimed ON CONFLICT (address) DO NOTHING`,
+		b.UserID, b.Banned)
+}
+
+func (c *postgresClaim) Unban() error {
+	return c.write("DELETE FROM matrix_regservice.bans AS b USING claimed WHERE b.address = claimed.address")
+}
+
+// write changes the record or the ban of the claimed address. It changes nothing if the lease is over. Until the change is on disk nobody
 // else can claim the address.
 func (c *postgresClaim) write(change string, args ...any) error {
 	var claimed int
@@ -260,16 +283,25 @@ func (c *postgresClaim) write(change string, args ...any) error {
 	return err
 }
 
-// listings are the conditions of List by state. Each state has a statement of its own, so that PostgreSQL plans it on its own:
-// the pending records have an index, without which reading a page of them means reading all the others.
-var listings = map[state]string{"": "", statePending: "AND state = 'pending'", stateRegistered: "AND state = 'registered'"}
+// listings are the statements of List by state. Each state has a statement of its own, so that PostgreSQL plans it on its own:
+// the pending records have an index, without which reading a page of them means reading all the others. The number of rows is a
+// constant for the same reason.
+var listings = func() map[state]string {
+	page := func(of string) string { return "(" + of + fmt.Sprintf(" ORDER BY address LIMIT %d)", listPage) }
+	return map[state]string{
+		"":              page(page(recordsWithBans+"address > $1") + " UNION ALL " + page(bareBans+"address > $1")),
+		statePending:    page(recordsWithBans + "address > $1 AND state = 'pending'"),
+		stateRegistered: page(recordsWithBans + "address > $1 AND state = 'registered'"),
+		stateBanned: page(`SELECT b.address, coalesce(r.user_id, b.user_id), coalesce(r.display_name, ''), coalesce(r.state, ''), r.created, r.updated, b.banned
+			FROM matrix_regservice.bans AS b LEFT JOIN matrix_regservice.records AS r ON r.address = b.address WHERE b.address > $1`),
+	}
+}()
 
 // List reads a page in the order of an index.
 func (s *postgresStore) List(ctx context.Context, of state, after string) (page []record, last string, err error) {
 	err = s.pool.Send(ctx, func(b *pgx.Batch) {
 		page, last = nil, ""
-		b.Queue("SELECT "+recordColumns+` FROM matrix_regservice.records
-			WHERE address > $1 `+listings[of]+" ORDER BY address LIMIT $2", []byte(after), listPage).Query(func(rows pgx.Rows) error {
+		b.Queue(listings[of], []byte(after)).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
 				r, key, err := scanRecord(rows)
 				if err != nil {
@@ -283,13 +315,21 @@ func (s *postgresStore) List(ctx context.Context, of state, after string) (page 
 	return page, last, err
 }
 
-// add adds the records whose addresses have none, and returns how many they were. It claims no address: it is for migrate.
-func (s *postgresStore) add(ctx context.Context, page []record) (added int, err error) {
-	var keys [][]byte
-	var userIDs, names, states []string
-	var created, updated []time.Time
+// add adds the records and the bans whose addresses have none, and returns how many of each they were. It claims no address: it is
+// for migrate.
+func (s *postgresStore) add(ctx context.Context, page []record) (records, bans int, err error) {
+	var keys, banned [][]byte
+	var userIDs, names, states, bannedIDs []string
+	var created, updated, since []time.Time
 	for _, r := range page {
-		keys = append(keys, common.HexToAddress(r.Localpart).Bytes())
+		key := common.HexToAddress(r.Localpart).Bytes()
+		if !r.Banned.IsZero() {
+			banned, bannedIDs, since = append(banned, key), append(bannedIDs, r.UserID), append(since, r.Banned)
+		}
+		if r.State == "" {
+			continue
+		}
+		keys = append(keys, key)
 		userIDs, names, states = append(userIDs, r.UserID), append(names, r.DisplayName), append(states, string(r.State))
 		created, updated = append(created, r.Created), append(updated, r.Updated)
 	}
@@ -297,29 +337,45 @@ func (s *postgresStore) add(ctx context.Context, page []record) (added int, err 
 		b.Queue("INSERT INTO matrix_regservice.records ("+recordColumns+`)
 			SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
 			ON CONFLICT (address) DO NOTHING`, keys, userIDs, names, states, created, updated).Exec(func(tag pgconn.CommandTag) error {
-			added = int(tag.RowsAffected())
+			records = int(tag.RowsAffected())
+			return nil
+		})
+		b.Queue(`INSERT INTO matrix_regservice.bans (address, user_id, banned)
+			SELECT * FROM unnest($1::bytea[], $2::text[], $3::timestamptz[]) ON CONFLICT (address) DO NOTHING`, banned, bannedIDs, since).Exec(func(tag pgconn.CommandTag) error {
+			bans = int(tag.RowsAffected())
 			return nil
 		})
 	})
-	return added, err
+	return records, bans, err
 }
 
 // counts adds up the counters, which a trigger keeps in the transaction that changes a record: counting millions of
 // rows takes seconds.
 func (s *postgresStore) counts() (storeCounts, error) {
-	var pending, registered int
+	var pending, registered, banned int
 	err := s.pool.Send(context.Background(), func(b *pgx.Batch) {
-		b.Queue("SELECT sum(pending)::bigint, sum(registered)::bigint FROM matrix_regservice.counts").QueryRow(func(row pgx.Row) error {
-			return row.Scan(&pending, &registered)
+		b.Queue("SELECT sum(pending)::bigint, sum(registered)::bigint, (SELECT count(*) FROM matrix_regservice.bans) FROM matrix_regservice.counts").QueryRow(func(row pgx.Row) error {
+			return row.Scan(&pending, &registered, &banned)
 		})
 	})
 	counts := storeCounts{}
-	for state, count := range map[state]int{statePending: pending, stateRegistered: registered} {
+	for state, count := range map[state]int{statePending: pending, stateRegistered: registered, stateBanned: banned} {
 		if count != 0 {
 			counts[state] = count
 		}
 	}
 	return counts, err
+}
+
+func (s *postgresStore) serverName() (string, error) {
+	var name *string
+	err := s.pool.Send(context.Background(), func(b *pgx.Batch) {
+		b.Queue("SELECT server_name FROM matrix_regservice.meta").QueryRow(func(row pgx.Row) error { return row.Scan(&name) })
+	})
+	if name == nil {
+		return "", err
+	}
+	return *name, err
 }
 
 func (s *postgresStore) size() (bytes int64, err error) {

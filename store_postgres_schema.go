@@ -74,6 +74,25 @@ CREATE TRIGGER count_changed AFTER UPDATE ON matrix_regservice.records
 	REFERENCING OLD TABLE AS gone NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION matrix_regservice.count_records();
 CREATE TRIGGER count_gone AFTER DELETE ON matrix_regservice.records
 	REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION matrix_regservice.count_records();
+`, `
+-- The banned addresses, with a record or without.
+CREATE TABLE matrix_regservice.bans (
+	address bytea PRIMARY KEY CHECK (octet_length(address) = 20),
+	user_id text NOT NULL,
+	banned timestamptz NOT NULL
+);
+
+-- Whoever may read and write records may do so with bans: every registration reads both.
+DO $$
+DECLARE
+	given record;
+BEGIN
+	FOR given IN SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS grantee
+		FROM pg_class, aclexplode(relacl) WHERE oid = 'matrix_regservice.records'::regclass
+	LOOP
+		EXECUTE format('GRANT %s ON matrix_regservice.bans TO %s', given.privilege_type, given.grantee);
+	END LOOP;
+END $$;
 `}}
 
 // openPostgresStore opens the store at the URL, and makes it if need be. It refuses a store with the nodes of another server

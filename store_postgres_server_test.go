@@ -110,7 +110,7 @@ func clearDatabase(t testing.TB, url string) {
 	t.Helper()
 	s := openedPostgres(t, url)
 	defer s.Close()
-	if _, err := s.pool.Conns.Exec(t.Context(), "DELETE FROM matrix_regservice.records; DELETE FROM matrix_regservice.claims"); err != nil {
+	if _, err := s.pool.Conns.Exec(t.Context(), "DELETE FROM matrix_regservice.records; DELETE FROM matrix_regservice.claims; DELETE FROM matrix_regservice.bans"); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -283,14 +283,14 @@ func testList(t *testing.T, fresh func(testing.TB) opener) {
 	}
 }
 
-// Pending records are given out one after the other, each once, claimed and young ones not, and from the
+// Pending records are given out one after the other, each once, claimed, young and banned ones not, and from the
 // beginning again after the last.
 func TestClaimPending(t *testing.T) { eachStore(t, testClaimPending) }
 
 func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 	s := fresh(t)(t)
 	long := time.Now().Add(-time.Hour)
-	for i := range 6 {
+	for i := range 7 {
 		r := testRecord(i, statePending)
 		switch r.Updated = long; i {
 		case 1:
@@ -301,6 +301,7 @@ func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 		keepRecord(t, s, r)
 	}
 	inHand := claimed(t, s, common.HexToAddress(testRecord(3, "").Localpart))
+	banned(t, s, testRecord(6, ""))
 	for round := range 2 {
 		got := map[string]bool{}
 		for before := ""; ; {
@@ -317,7 +318,7 @@ func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 			got[r.Localpart], before = true, r.Localpart
 			held.Release()
 		}
-		if len(got) != 3 || got[testRecord(3, "").Localpart] {
+		if len(got) != 3 || got[testRecord(3, "").Localpart] || got[testRecord(6, "").Localpart] {
 			t.Errorf("round %d: got %v", round, got)
 		}
 	}
@@ -328,7 +329,7 @@ func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 func TestStoreFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	_, n := newProof(t)
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,7 +374,7 @@ func checkCounted(t *testing.T, s *boltStore, want storeCounts) {
 // Writers in no order, some of them with changes that cannot be made, leave the store as a model has it.
 func TestCommitsCount(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openBoltStore(dir)
+	s, err := openBoltStore(dir, testServerName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +412,7 @@ func TestCommitsCount(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = openBoltStore(dir); err != nil {
+	if s, err = openBoltStore(dir, testServerName); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()

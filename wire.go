@@ -65,6 +65,7 @@ var ownWords = []struct {
 }{
 	{errMissingToken, http.StatusUnauthorized, errcodeMissingToken},
 	{errWrongToken, http.StatusForbidden, errcodeForbidden},
+	{errBanned, http.StatusForbidden, errcodeForbidden},
 	{admission.ErrNotListed, http.StatusForbidden, errcodeForbidden},
 	{errUncleanPath, http.StatusNotFound, errcodeUnrecognized},
 	{errRegistered, http.StatusConflict, errcodeUserInUse},
