@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/urfave/cli/v3"
 )
@@ -111,6 +112,18 @@ func eachUserInStore(ctx context.Context, dataPath string, of state, visit func(
 	}
 	return eachRecord(ctx, list, of, func(r record) error { return visit(listed(r)) })
 }
+
+// accountsFor returns the homeserver's accounts for a command that runs without a daemon, or why they cannot be asked.
+func accountsFor(cmd *cli.Command) (homeserver.Accounts, error) {
+	c, err := config.ReadServing(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("the homeserver was not asked, since no daemon answers and this command lacks a setting of its: %w", err)
+	}
+	return newAccounts(c, newHomeserverClient(c, nil))
+}
+
+// inSeconds is a time for people.
+func inSeconds(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // withoutSocket adds to the error what it means that a store is in use while no daemon answers.
 func withoutSocket(err error) error {

@@ -52,6 +52,8 @@ const (
 	callSite       = standin.Site
 	callMASVersion = standin.MASVersion
 	callDiscovery  = standin.Discovery
+	callDeactivate = standin.Deactivate
+	callLock       = standin.Lock
 	callLogin      = standin.Login
 	callLogout     = standin.Logout
 )

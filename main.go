@@ -80,7 +80,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Version:   version(),
 		Flags:     config.Flags(),
 		Action:    serveAction,
-		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), backupCommand(), restoreCommand(), migrateCommand()},
+		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), banCommand(), unbanCommand(), backupCommand(), restoreCommand(), migrateCommand()},
 		Writer:    stdout,
 		ErrWriter: stderr,
 

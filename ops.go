@@ -25,6 +25,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -33,8 +34,13 @@ const (
 	socketDial = 2 * time.Second
 
 	usersPath  = "/users"
+	banPath    = "/ban" // POST, as the next
+	unbanPath  = "/unban"
 	backupPath = "/backup"
 	statusPath = "/status"
+
+	nodeParameter       = "node"        // an address
+	serverNameParameter = "server_name" // of a user ID that the operator gave
 
 	opsAnswerTime = 10 * time.Second // for an answer that is not a stream
 	opsPatience   = 10 * time.Minute // for a reader to take the next byte of a stream: a person may page through it
@@ -67,7 +73,7 @@ func startOps(ctx context.Context, c service, s store, listener net.Listener) (s
 	}
 	var servers []*http.Server
 	if socket != nil {
-		servers = append(servers, serveOps(socket, o.socketHandler()))
+		servers = append(servers, serveOps(limit.PeerListener{Listener: socket}, o.socketHandler()))
 	}
 	if listener != nil {
 		c.metrics.watch(s)
@@ -117,6 +123,8 @@ func (o *ops) socketHandler() http.Handler {
 	mux.HandleFunc("GET "+usersPath, o.users)
 	mux.HandleFunc("GET "+backupPath, o.backup)
 	mux.HandleFunc("GET "+statusPath, o.status)
+	mux.HandleFunc("POST "+banPath, o.setBan)
+	mux.HandleFunc("POST "+unbanPath, o.setBan)
 	return mux
 }
 
@@ -219,6 +227,37 @@ func (o *ops) status(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	records := storeCounts{statePending: counts[statePending], stateRegistered: counts[stateRegistered]}
 	json.NewEncoder(w).Encode(daemonStatus{version(), o.ServerName, records, size})
+}
+
+// setBan bans the node that is named, or ends its ban.
+func (o *ops) setBan(w http.ResponseWriter, r *http.Request) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(banTime + opsAnswerTime))
+	a, err := o.nodeIn(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	b := &banner{store: o.store, serverName: o.ServerName, accounts: o.accounts}
+	set := b.ban
+	if r.URL.Path == unbanPath {
+		set = b.unban
+	}
+	result, err := set(r.Context(), a)
+	if err != nil {
+		(&patientWriter{ResponseWriter: w}).fail(r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(result)
+}
+
+// nodeIn reads which node the operator asks for.
+func (o *ops) nodeIn(r *http.Request) (common.Address, error) {
+	a, _, err := parseNode(r.URL.Query().Get(nodeParameter))
+	if err != nil {
+		return a, err
+	}
+	return a, checkNode(r.URL.Query().Get(serverNameParameter), o.ServerName)
 }
 
 // timedList is the store's List, timed.
@@ -335,9 +374,17 @@ var errNoDaemon = errors.New("no daemon answers")
 // askDaemon asks the daemon that serves the store in the directory. It returns errNoDaemon if none does, and for a store in
 // PostgreSQL, which can be read without a daemon.
 func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.Response, error) {
+	return askDaemonTo(ctx, http.MethodGet, dir, path, query)
+}
+
+// askDaemonTo is askDaemon with a method.
+func askDaemonTo(ctx context.Context, method, dir, path string, query url.Values) (*http.Response, error) {
 	headerTime := opsAnswerTime // a daemon that hangs accepts the connection and does not answer
-	if path == backupPath {
+	switch path {
+	case backupPath:
 		headerTime = opsPatience // its answer begins when the copy is made
+	case banPath, unbanPath:
+		headerTime = banTime
 	}
 	if names.IsPostgres(dir) {
 		return nil, errNoDaemon
@@ -351,7 +398,7 @@ func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.R
 		return conn, err
 	}})
 	u := url.URL{Scheme: "http", Host: socketFile, Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -80,6 +81,11 @@ func keepRecord(t testing.TB, s store, r record) {
 	}
 }
 
+// awayService is a service whose homeserver does not answer.
+func awayService(dir string) service {
+	return serviceOf(config.Config{DataPath: dir, ServerName: testServerName, Origin: "http://127.0.0.1:1", Way: homeserver.CreateUser, ASToken: testASToken})
+}
+
 // startTestOps serves the operator of a store in a directory of its own.
 func startTestOps(t testing.TB) (dir string, s *boltStore) {
 	t.Helper()
@@ -89,7 +95,7 @@ func startTestOps(t testing.TB) (dir string, s *boltStore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := startOps(t.Context(), service{Config: config.Config{DataPath: dir, ServerName: testServerName}}, s, nil)
+	stop, err := startOps(t.Context(), awayService(dir), s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -480,5 +486,36 @@ func TestBackupEndsWithContext(t *testing.T) {
 	cancel()
 	if err := s.Backup(ctx, io.Discard); err == nil || !strings.Contains(err.Error(), "context canceled") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The socket answers its owner and root alone, even where its mode was changed.
+func TestSocketPeers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		need.Skip(t, need.Missing{What: "root, to connect as another user", Cure: "run the tests as root"})
+	}
+	if _, err := exec.LookPath("curl"); err != nil {
+		need.Skip(t, need.Missing{What: "curl", Cure: "apt-get install curl"})
+	}
+	dir, _ := startTestOps(t)
+	for path := dir; path != "/"; path = filepath.Dir(path) {
+		if stat, err := os.Stat(path); err == nil && stat.Mode().Perm()&0o001 == 0 {
+			if err := os.Chmod(path, stat.Mode().Perm()|0o055); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	socket := filepath.Join(dir, socketFile)
+	if err := os.Chmod(socket, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for uid, want := range map[uint32]bool{0: true, 65534: false} {
+		cmd := exec.CommandContext(t.Context(), "curl", "--silent", "--show-error", "--unix-socket", socket, "http://daemon/status")
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		said, err := cmd.CombinedOutput()
+		if answered := err == nil && strings.Contains(string(said), testServerName); answered != want {
+			t.Errorf("user %d: answered %v, want %v: %s, %v", uid, answered, want, said, err)
+		}
 	}
 }

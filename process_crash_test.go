@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -45,6 +46,10 @@ const (
 	beforeFinal crashStep = "before the final write"
 	afterFinal  crashStep = "after the final write"
 	atAnswer    crashStep = "when the answer is written"
+
+	beforeBan    crashStep = "before the ban is written"
+	afterBan     crashStep = "between the ban and the homeserver"
+	afterBanCall crashStep = "after the homeserver put the account out"
 )
 
 const (
@@ -84,7 +89,9 @@ func crashingAction(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if _, err := startOps(ctx, made, store, opsListener); err != nil {
+	operated := made
+	operated.accounts = crashingAccounts{made.accounts}
+	if _, err := startOps(ctx, operated, crashingStore{store}, opsListener); err != nil {
 		return err
 	}
 	s := newServer(made, store)
@@ -124,6 +131,18 @@ func (c crashingClaim) Save(r record) error {
 	before.reach()
 	err := c.claim.Save(r)
 	after.reach()
+	return err
+}
+
+func (c crashingClaim) Ban(b ban) error {
+	beforeBan.reach()
+	return c.claim.Ban(b)
+}
+
+func (a crashingAccounts) Ban(ctx context.Context, userID string) error {
+	afterBan.reach()
+	err := a.Accounts.Ban(ctx, userID)
+	afterBanCall.reach()
 	return err
 }
 
@@ -252,6 +271,58 @@ func TestCrash(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Wherever the daemon is killed while an address is banned, the command fails and can be typed again: once the ban is on disk it
+// stands.
+func TestBanCrash(t *testing.T) {
+	t.Parallel()
+	for _, at := range []crashStep{beforeBan, afterBan, afterBanCall} {
+		t.Run(string(at), func(t *testing.T) {
+			t.Parallel()
+			dir, backend := t.TempDir(), newStandIn(t)
+			d := daemon.Start(t, crashingName, dir, backend.URL+homeserver.SharedSecretPath, crashAtEnv+"="+string(at), "MATRIX_REGSERVICE_ASTOKEN="+testASToken)
+			proof, n := newProof(t)
+			if got := d.MustSend(proof); got.Status != 200 {
+				t.Fatalf("got %d %s", got.Status, got.Body)
+			}
+			var out, errs strings.Builder
+			if code := run([]string{programName, "--datapath", dir, "ban", n.Localpart}, &out, &errs); code != 1 {
+				t.Errorf("killed: exit %d\n%s%s", code, &out, &errs)
+			}
+			select {
+			case <-d.Done:
+			case <-time.After(daemon.Patience):
+				t.Fatal("it did not die")
+			}
+			backend.Mu.Lock()
+			if got, want := backend.Deactivated[n.UserID], at == afterBanCall; got != want {
+				t.Errorf("deactivated: got %v, want %v", got, want)
+			}
+			backend.Mu.Unlock()
+
+			d = daemon.Start(t, programName, dir, backend.URL+homeserver.SharedSecretPath, "MATRIX_REGSERVICE_ASTOKEN="+testASToken)
+			wantStatus, wantSaid := 403, n.UserID+" is banned since "
+			if at == beforeBan {
+				wantStatus, wantSaid = 409, n.UserID+" is banned\n"
+			}
+			if got := d.MustSend(proof); got.Status != wantStatus {
+				t.Errorf("after the crash: got %d %s, want %d", got.Status, got.Body, wantStatus)
+			}
+			out.Reset()
+			if code := run([]string{programName, "--datapath", dir, "ban", n.Localpart}, &out, &errs); code != 0 || !strings.Contains(out.String(), wantSaid) {
+				t.Errorf("again: exit %d, want %q\n%s%s", code, wantSaid, &out, &errs)
+			}
+			if got := d.MustSend(proof); got.Status != 403 {
+				t.Errorf("banned: got %d %s", got.Status, got.Body)
+			}
+			backend.Mu.Lock()
+			defer backend.Mu.Unlock()
+			if !backend.Deactivated[n.UserID] {
+				t.Error("the account is not deactivated")
+			}
+		})
 	}
 }
 

@@ -47,7 +47,7 @@ func testBannedIsRefused(t *testing.T, fresh func(testing.TB) opener) {
 				if got := d.send(unproven); got.status != http.StatusBadRequest {
 					t.Errorf("without a proof: got %d %s", got.status, got.body)
 				}
-				if err := d.server.registrar.reconcileRound(t.Context()); err != nil {
+				if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil {
 					t.Error(err)
 				}
 				for _, path := range []string{"/users/", "/_matrix/app/v1/users/"} {

@@ -848,3 +848,10 @@ func TestRememberedKeepsItsKind(t *testing.T) {
 		}
 	}
 }
+
+// Nobody is banned at a slow homeserver.
+func (*slowAccounts) Ban(context.Context, string) error   { return nil }
+func (*slowAccounts) Unban(context.Context, string) error { return nil }
+func (*slowAccounts) Standing(context.Context, string) (homeserver.Standing, error) {
+	return homeserver.Standing{}, nil
+}

@@ -58,6 +58,8 @@ type Homeserver struct {
 
 	Sessions map[string]bool // access tokens that a login opened and no logout ended
 
+	Deactivated map[string]bool // by user ID
+
 	nonces map[string]bool
 	calls  []string                    // what was asked, in order
 	faults map[string]http.HandlerFunc // answers in place of its own, by call
@@ -98,6 +100,8 @@ const (
 	Logout     = "logout"
 	MASVersion = "masVersion"
 	Discovery  = "discovery"
+	Deactivate = "deactivate"
+	Lock       = "lock"
 )
 
 // New starts one, which ends with the test.
@@ -112,7 +116,7 @@ func Start() *Homeserver {
 	s := &Homeserver{
 		Version: `{"server":{"name":"Synapse","version":"1.163.2"}}`, Name: ServerName,
 		Users: map[string]string{}, Hashed: map[string]string{}, Whole: map[string]string{},
-		Sessions: map[string]bool{}, nonces: map[string]bool{}, faults: map[string]http.HandlerFunc{},
+		Sessions: map[string]bool{}, Deactivated: map[string]bool{}, nonces: map[string]bool{}, faults: map[string]http.HandlerFunc{},
 	}
 	s.MAS = mas.New(ServerName, MASClientID, MASSecret, masHalf{s})
 	s.Server = httptest.NewServer(s)
@@ -196,7 +200,9 @@ func (s *Homeserver) Right(call string) http.HandlerFunc {
 		return s.login
 	case Logout:
 		return s.logout
-	case Discovery, Token, MASCreate, LookUp, Password, Site, MASVersion:
+	case Deactivate:
+		return s.deactivate
+	case Discovery, Token, MASCreate, LookUp, Password, Lock, Site, MASVersion:
 		return s.MAS.ServeHTTP
 	}
 	return unrecognized
@@ -241,10 +247,14 @@ func callOf(r *http.Request) string {
 		return LookUp
 	case strings.HasSuffix(path, mas.PasswordPath):
 		return Password
+	case strings.HasSuffix(path, mas.LockPath), strings.HasSuffix(path, mas.UnlockPath):
+		return Lock
 	case path == mas.SitePath:
 		return Site
 	case path == mas.VersionPath:
 		return MASVersion
+	case path == "/_matrix/client/r0/account/deactivate":
+		return Deactivate
 	}
 	return ""
 }
@@ -302,6 +312,23 @@ func (s *Homeserver) setName(w http.ResponseWriter, r *http.Request) {
 	}
 	s.Users[id] = body.DisplayName
 	Says(200, "{}")(w, r)
+}
+
+// deactivate ends the account of the user that the application service acts for, as both Synapses were seen to: twice, too.
+func (s *Homeserver) deactivate(w http.ResponseWriter, r *http.Request) {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	id := r.FormValue("user_id")
+	_, there := s.Users[id]
+	switch {
+	case r.Header.Get("Authorization") != "Bearer "+ASToken:
+		Says(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed."}`)(w, r)
+	case !there:
+		Says(403, `{"errcode":"M_FORBIDDEN","error":"Application service has not registered this user (`+id+`)"}`)(w, r)
+	default:
+		s.Deactivated[id] = true
+		Says(200, `{"id_server_unbind_result":"success"}`)(w, r)
+	}
 }
 
 // profile answers whoever asks as Synapse 1.163.2 was seen to.

@@ -196,9 +196,9 @@ func RefuseAnyPort(port int, opsListen string) error {
 	return nil
 }
 
-// ReadServing returns the Config of the daemon, with the secrets.
+// ReadServing returns the Config of the daemon, with the secrets, also to a command that does in a daemon's place what it would do.
 func ReadServing(cmd *cli.Command) (Config, error) {
-	s := ReadValues(cmd)
+	s := readValuesOf(cmd, Program)
 	c, err := Read(s)
 	if err != nil {
 		return Config{}, err

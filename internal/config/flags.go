@@ -100,8 +100,8 @@ type Row struct {
 
 var (
 	byConfigured = []string{Program, "genconfig", "check"}
-	byAll        = append([]string{"register"}, byConfigured...)
-	byStore      = append([]string{"users", "backup", "restore"}, byConfigured...)
+	byAll        = append([]string{"register", "ban", "unban"}, byConfigured...)
+	byStore      = append([]string{"users", "ban", "unban", "refused", "backup", "restore"}, byConfigured...)
 	byRunning    = []string{Program, "check"}
 	byLogging    = []string{Program, "genconfig"}
 )

@@ -38,8 +38,11 @@ type Values struct {
 }
 
 // ReadValues takes what the command line and the environment have for the flags that the command reads.
-func ReadValues(cmd *cli.Command) Values {
-	s := Values{command: cmd.Name, values: map[string]setting{}}
+func ReadValues(cmd *cli.Command) Values { return readValuesOf(cmd, cmd.Name) }
+
+// readValuesOf is ReadValues for what another command reads.
+func readValuesOf(cmd *cli.Command, command string) Values {
+	s := Values{command: command, values: map[string]setting{}}
 	for i := range Table {
 		row := &Table[i]
 		if !row.IsReadBy(s.command) {

@@ -45,6 +45,16 @@ type Accounts interface {
 	// user, a *Error where it cannot be told.
 	DisplayName(ctx context.Context, userID string) (string, error)
 
+	// Ban keeps the account out: its sessions end, and it cannot log in. It returns ErrNoUser if there is none, a *ByHandError if
+	// only an administrator can do it, and an *Error if it failed. It can be done twice.
+	Ban(ctx context.Context, userID string) error
+
+	// Unban lets it in again. Its errors are those of Ban.
+	Unban(ctx context.Context, userID string) error
+
+	// Standing tells whether something keeps the account out, where that is told.
+	Standing(ctx context.Context, userID string) (Standing, error)
+
 	// Probe asks whether this way is open. Its error says why that is unknown, or how to open it.
 	Probe(ctx context.Context) (State, error)
 

@@ -1,0 +1,116 @@
+// bans.go owns banning an address: the ban is on disk before the homeserver is asked to put the account out, and stands whatever
+// comes of that.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/log"
+)
+
+// banTime is how long a ban may take: the wait for the address, the entry and the homeserver.
+const banTime = waitTime + attemptTime + 2*time.Second
+
+var errUnasked = errors.New("the homeserver was not asked")
+
+// A banner bans addresses, and ends bans.
+type banner struct {
+	store      store
+	serverName string
+	accounts   homeserver.Accounts // nil if the homeserver cannot be asked
+	unasked    error               // why it cannot
+}
+
+// A banResult is what came of a ban or of its end. The entry is as it was asked for.
+type banResult struct {
+	UserID string    `json:"user_id"`
+	Since  time.Time `json:"since,omitzero"` // of the ban; zero if there is none any more
+	Before bool      `json:"before"`         // the address was banned before
+	State  state     `json:"state"`          // of the record
+
+	NoAccount bool   `json:"no_account,omitempty"` // the homeserver has none of this name
+	Left      string `json:"left,omitempty"`       // what an administrator of the homeserver has to do
+	Failed    string `json:"failed,omitempty"`     // why nothing was done there
+}
+
+// ban bans the address. The error says that there is no ban.
+func (b *banner) ban(ctx context.Context, a common.Address) (banResult, error) {
+	return b.set(ctx, a, true)
+}
+
+// unban ends the ban. The error says that it stands.
+func (b *banner) unban(ctx context.Context, a common.Address) (banResult, error) {
+	return b.set(ctx, a, false)
+}
+
+// set claims the address, so that an attempt in flight ends first and no other begins before the homeserver has answered.
+func (b *banner) set(ctx context.Context, a common.Address, banned bool) (result banResult, err error) {
+	waiting, cancel := context.WithTimeout(ctx, waitTime)
+	defer cancel()
+	claimed, err := b.store.Claim(waiting, a)
+	switch {
+	case errors.Is(err, errBusy), err != nil && waiting.Err() != nil:
+		return banResult{}, errBusy
+	case err != nil:
+		return banResult{}, err
+	}
+	defer claimed.Release()
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), attemptTime) // whoever typed it may go away
+	defer cancel()
+
+	before, err := b.store.Load(ctx, a)
+	if err != nil && !errors.Is(err, errNoRecord) {
+		return banResult{}, err
+	}
+	result = banResult{UserID: userIDOf(a, b.serverName), Before: !before.Banned.IsZero(), State: before.State}
+	if banned {
+		if result.Since = before.Banned; !result.Before {
+			result.Since = time.Now().UTC().Truncate(time.Microsecond)
+			err = claimed.Ban(ban{result.UserID, result.Since})
+		}
+	} else {
+		err = claimed.Unban()
+	}
+	if err != nil {
+		return banResult{}, err
+	}
+	b.act(ctx, &result, banned)
+	log.Info("The operator set a ban", "user_id", result.UserID, "banned", banned, "before", result.Before, "left", result.Left != "" || result.Failed != "")
+	return result, nil
+}
+
+// act does at the homeserver what it lets this service do.
+func (b *banner) act(ctx context.Context, result *banResult, banned bool) {
+	var err error
+	switch {
+	case b.accounts == nil:
+		err = cmp.Or(b.unasked, errUnasked)
+	case banned:
+		err = b.accounts.Ban(ctx, result.UserID)
+	default:
+		err = b.accounts.Unban(ctx, result.UserID)
+	}
+	byHand, isByHand := errors.AsType[*homeserver.ByHandError](err)
+	switch {
+	case err == nil:
+	case errors.Is(err, homeserver.ErrNoUser):
+		result.NoAccount = true
+	case isByHand:
+		result.Left = byHand.Error()
+	default:
+		result.Failed = err.Error()
+	}
+}
+
+// userIDOf is the user ID of the node with the address.
+func userIDOf(a common.Address, serverName string) string {
+	return names.UserID(fmt.Sprintf("0x%x", a[:]), serverName)
+}

@@ -1,0 +1,186 @@
+// cmd_ban.go owns the commands ban and unban: by the daemon if one runs, else in the store itself.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/urfave/cli/v3"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+)
+
+func banCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "ban",
+		Usage:     "keep an address out, and its account at the homeserver",
+		UsageText: programName + " [--datapath DIRECTORY|URL] ban ADDRESS",
+		Description: "The address need not be registered. The ban is written first; then the account is put out at the homeserver, or it is\n" +
+			"printed what an administrator does there. Exits with 1 while something is left to do, and can be repeated.",
+		Before: oneAddress,
+		Action: func(ctx context.Context, cmd *cli.Command) error { return setBan(ctx, cmd, banPath) },
+	}
+}
+
+func unbanCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "unban",
+		Usage:     "end a ban",
+		UsageText: programName + " [--datapath DIRECTORY|URL] unban ADDRESS",
+		Description: "The record of the address is what it was. Matrix Authentication Service lets the account in again; elsewhere it is\n" +
+			"printed what an administrator does. Exits with 1 if the homeserver failed, and can be repeated.",
+		Before: oneAddress,
+		Action: func(ctx context.Context, cmd *cli.Command) error { return setBan(ctx, cmd, unbanPath) },
+	}
+}
+
+// oneAddress checks the arguments of a command that takes one address.
+func oneAddress(ctx context.Context, cmd *cli.Command) (context.Context, error) {
+	if cmd.Args().Len() != 1 {
+		return ctx, fmt.Errorf("%s takes one address: see %s %s --help", cmd.Name, programName, cmd.Name)
+	}
+	_, _, err := parseNode(cmd.Args().First())
+	return ctx, err
+}
+
+// parseNode reads an Ethereum address in any spelling, or the user ID of a node, whose server name it returns. It does not quote
+// what it cannot read, which may be the stray value of a flag.
+func parseNode(text string) (a common.Address, serverName string, err error) {
+	localpart, isUser := strings.CutPrefix(text, "@")
+	if isUser {
+		localpart, serverName, isUser = strings.Cut(localpart, ":")
+	}
+	if len(localpart) == names.AddressDigits {
+		localpart = "0x" + localpart
+	}
+	if digits, ok := strings.CutPrefix(localpart, "0X"); ok {
+		localpart = "0x" + digits
+	}
+	if digits, ok := strings.CutPrefix(localpart, "0x"); ok && strings.ToUpper(digits) == digits { // which has no checksum
+		localpart = "0x" + strings.ToLower(digits)
+	}
+	switch {
+	case !names.IsAddress(localpart), strings.HasPrefix(text, "@") && (!isUser || serverName == ""):
+		return common.Address{}, "", fmt.Errorf("that is no address: give 0x and %d hex digits, with a right EIP-55 checksum where they are of both cases, or a user ID", names.AddressDigits)
+	}
+	return common.HexToAddress(localpart), serverName, nil
+}
+
+// checkNode refuses a user ID of another homeserver.
+func checkNode(given, serverName string) error {
+	if given != "" && given != serverName {
+		return fmt.Errorf("that is a user of another homeserver: the nodes here are of %s", serverName)
+	}
+	return nil
+}
+
+// setBan bans the address of the command line, or ends its ban, and prints what came of it.
+func setBan(ctx context.Context, cmd *cli.Command, path string) error {
+	c, err := config.ReadStore(cmd)
+	if err != nil {
+		return err
+	}
+	printWarnings(c, cmd.Root().ErrWriter)
+	a, given, err := parseNode(cmd.Args().First())
+	if err != nil {
+		return err
+	}
+	query := url.Values{nodeParameter: {a.Hex()}}
+	if given != "" {
+		query.Set(serverNameParameter, given)
+	}
+	result, err := banByDaemon(ctx, c.DataPath, path, query)
+	if errors.Is(err, errNoDaemon) {
+		result, err = banInStore(ctx, cmd, c.DataPath, path, a, given)
+	}
+	if err != nil {
+		return err
+	}
+	return printBan(cmd.Root().Writer, path == banPath, result)
+}
+
+func banByDaemon(ctx context.Context, dataPath, path string, query url.Values) (result banResult, err error) {
+	res, err := askDaemonTo(ctx, http.MethodPost, dataPath, path, query)
+	if err != nil {
+		return banResult{}, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&result); err != nil {
+		return banResult{}, fmt.Errorf("the daemon's answer broke off: type the command again, which is safe: %w", err)
+	}
+	return result, nil
+}
+
+// banInStore does it in this process. A missing setting of the homeserver keeps no ban from being written.
+func banInStore(ctx context.Context, cmd *cli.Command, dataPath, path string, a common.Address, given string) (result banResult, err error) {
+	there, err := readStore(ctx, dataPath) // opening it to write would make one
+	if err != nil {
+		return banResult{}, withoutSocket(err)
+	}
+	there.Close()
+	named := config.ReadValues(cmd).Text(config.FlagMatrixDomain)
+	s, err := openStore(ctx, dataPath, named)
+	if err != nil {
+		return banResult{}, withoutSocket(err)
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	b := &banner{store: s}
+	if b.serverName, err = s.serverName(); err != nil {
+		return banResult{}, err
+	}
+	if b.serverName == "" {
+		return banResult{}, fmt.Errorf("the store does not say whose nodes it has, since no daemon has started with it: give --%s NAME", config.FlagMatrixDomain)
+	}
+	if err := checkNode(given, b.serverName); err != nil {
+		return banResult{}, err
+	}
+	b.accounts, b.unasked = accountsFor(cmd)
+	if path == banPath {
+		return b.ban(ctx, a)
+	}
+	return b.unban(ctx, a)
+}
+
+// printBan prints what came of a ban or of its end, and returns an error while a banned node may still get in.
+func printBan(out io.Writer, banned bool, r banResult) error {
+	switch {
+	case banned && r.Before:
+		fmt.Fprintf(out, "%s is banned since %s\n", r.UserID, inSeconds(r.Since))
+	case banned:
+		fmt.Fprintf(out, "%s is banned\n", r.UserID)
+	case r.Before:
+		fmt.Fprintf(out, "%s is no longer banned\n", r.UserID)
+	default:
+		fmt.Fprintf(out, "%s was not banned\n", r.UserID)
+	}
+	switch {
+	case r.NoAccount && banned && r.State == statePending:
+		fmt.Fprintln(out, "the homeserver has no account of this name; an attempt was begun whose end is not known: type the command again in a minute")
+	case r.NoAccount:
+		fmt.Fprintln(out, "the homeserver has no account of this name")
+	case r.Left != "":
+		fmt.Fprintf(out, "left to do at the homeserver: %s\n", r.Left)
+	case r.Failed == "" && banned:
+		fmt.Fprintln(out, "the account is put out at the homeserver")
+	case r.Failed == "":
+		fmt.Fprintln(out, "the account is let in again at the homeserver")
+	}
+	switch {
+	case r.Failed != "" && banned:
+		return fmt.Errorf("the ban stands, and at the homeserver the account is as it was: %s: then type the command again, or see docs/banning.md", r.Failed)
+	case r.Failed != "":
+		return fmt.Errorf("the ban has ended, and at the homeserver the account is as it was: %s: then type the command again, or see docs/banning.md", r.Failed)
+	case r.Left != "" && banned:
+		return errors.New("the ban stands, and an administrator of the homeserver has to do the rest")
+	}
+	return nil
+}
