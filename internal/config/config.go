@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -64,14 +65,23 @@ type Config struct {
 	DataPathFile string // where DataPath came from; empty if it was given itself
 
 	RegistrationPath   string // the file's name
-	homeserverURL      string // origin, as it is given where it is not that of matrixURL
-	minBalanceText     string // minBalance, as it is given
-	trustedProxiesText string // trustedProxies, as they are given
+	homeserverURL      string // Origin as it is given; empty if --matrixurl gives it
+	minBalanceText     string // MinBalance as it is given
+	trustedProxiesText string // TrustedProxies as they are given
 
 	UnknownVariables []string // of the environment, that have this program's prefix and mean nothing
 
 	SecretFiles []string          // every file that a secret was read from
 	SecretArgs  map[string]string // flags that have a secret in the command line, and the flags of a file in their place
+}
+
+// Limits are the limits on clients and connections. 0 is no limit.
+type Limits struct {
+	Rate, TotalRate   float64 // a second
+	Burst, TotalBurst int
+	TrustedProxies    []netip.Prefix
+	MaxInflight       int
+	MaxConnections    int
 }
 
 // Read makes the Config of the values, and checks it. It does not read the files of secrets.

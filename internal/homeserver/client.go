@@ -132,7 +132,7 @@ type Request struct {
 	Token  string // the access token; "" for none
 	Body   any    // sent as JSON, url.Values as a form; nil for none
 
-	// absent tells the answer that there is no such user from other refusals, where the call asks for one.
+	// Absent tells the answer that there is no such user from other refusals, where the call asks for one.
 	Absent func(Answer) bool
 }
 

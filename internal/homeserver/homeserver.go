@@ -35,14 +35,14 @@ type Accounts interface {
 	// may then be called when the homeserver does not tell whether the account is there.
 	RefusesTaken() bool
 
-	// finish makes an account whole that is there and is the node's: create was cut off, or its record was lost. Since is
-	// when the first attempt began of those whose end nobody learned, where nothing else says whose the account is: an
-	// account that is not known to be younger is left alone, and the error's fate is taken. It is zero where the account
-	// shows the node's name. The other errors are as those of create.
+	// Finish completes an account that is there and is the node's: Create was cut off, or its record was lost. Since is when
+	// the oldest attempt began whose end is not known, and is zero if the account shows the node's name. An account without
+	// that name which may be older than since is left alone, and the error's Fate is Taken. The other errors are those of
+	// Create.
 	Finish(ctx context.Context, a Account, since time.Time) error
 
-	// displayName returns the user's display name: errNoUser where the homeserver says that there is no such
-	// user, a *Error where it cannot be told.
+	// DisplayName returns the user's display name. The error is ErrNoUser if the homeserver says that there is no such user,
+	// and a *Error if it cannot be told.
 	DisplayName(ctx context.Context, userID string) (string, error)
 
 	// Ban keeps the account out: its sessions end, and it cannot log in. It returns ErrNoUser if there is none, a *ByHandError if
@@ -88,18 +88,18 @@ const (
 	Present
 )
 
-// A fate is what is known of an account after the call that should have created it failed.
-type fate int
+// A Fate is what is known of an account after the call that should have created it failed.
+type Fate int
 
 const (
-	NotCreated fate = iota // no request left this machine, or every one that did was answered with a refusal
+	NotCreated Fate = iota // no request left this machine, or every one that did was answered with a refusal
 	Unanswered             // a request left and got no readable answer: the account may be there
 	Taken                  // the homeserver says that the account is there already
 )
 
 // An Error says why a call to the homeserver failed.
 type Error struct {
-	Fate       fate
+	Fate       Fate
 	Again      bool          // one more try at once may succeed: a kept connection was closed, a nonce was stale
 	MayBeOurs  bool          // of a taken account: an earlier send of this attempt got no readable answer
 	Hidden     bool          // of a profile: it is refused to this service, whoever it asks as (401, 403)
