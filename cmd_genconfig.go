@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -49,7 +50,11 @@ func genconfigCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{
 				Name:  config.FlagForce,
-				Usage: "make new tokens where the files exist, and keep the old files as " + files.BackupTail,
+				Usage: "write the files anew where they exist, with the same tokens, and keep the old ones as " + files.BackupTail,
+			},
+			&cli.BoolFlag{
+				Name:  config.FlagNewTokens,
+				Usage: "as --" + config.FlagForce + ", and make new tokens: the homeserver and the service have to be restarted together then",
 			},
 			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d"),
 		},
@@ -80,18 +85,25 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	written, err := followSettings(&c, settings, process)
+	newTokens := cmd.Bool(config.FlagNewTokens)
+	force := cmd.Bool(config.FlagForce) || newTokens
+	if newTokens && c.ASToken+c.HSToken != "" {
+		return fmt.Errorf("--%s makes both tokens, and one is given: leave out --%s and --%s, or --%s", config.FlagNewTokens, config.FlagASToken, config.FlagHSToken, config.FlagNewTokens)
+	}
+	var old earlier
+	if force {
+		if old, err = readEarlier(newTokens); err != nil {
+			return err
+		}
+	}
+	written, err := followSettings(&c, settings, process, old)
 	if err != nil {
 		return err
 	}
-	if c.ASToken == "" {
-		c.ASToken = randomText(tokenLength)
-	}
-	if c.HSToken == "" {
-		c.HSToken = randomText(tokenLength)
-	}
+	c.ASToken = cmp.Or(c.ASToken, old.asToken, randomText(tokenLength))
+	c.HSToken = cmp.Or(c.HSToken, old.hsToken, randomText(tokenLength))
 	written = append(written, keepEthRPC(&c)...)
-	content, err := renderRegistration(c, randomText(idLength))
+	content, err := renderRegistration(c, cmp.Or(old.id, randomText(idLength)+"-"+c.ServerName))
 	if err != nil {
 		return err
 	}
@@ -99,14 +111,13 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		{Name: config.RegistrationFile, Mode: 0o600, Content: content},
 		{Name: config.RunFile, Mode: 0o700, Content: renderRun(c, program)},
 	}, written...)
-	force := cmd.Bool(config.FlagForce)
 	reader := settings.ReadBy(process)
 	if !reader.IsKnown() {
 		reader = synapse.OwnerOf(".")
 	}
 	kept, err := files.WriteAll(written, ownerOf(reader), force)
 	if taken := (files.TakenError{}); errors.As(err, &taken) && !force {
-		return fmt.Errorf("nothing was written, since there is already %s: the homeserver may be using the tokens; genconfig --%s makes new ones and keeps the old files as %s", strings.Join(taken.Names, ", "), config.FlagForce, files.BackupTail)
+		return fmt.Errorf("nothing was written, since there is already %s: genconfig --%s writes them anew with the same tokens, and keeps the old files as %s", strings.Join(taken.Names, ", "), config.FlagForce, files.BackupTail)
 	}
 	if err != nil {
 		return err
@@ -131,7 +142,12 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		fmt.Fprintf(out, "there is no %s here: these files belong in the homeserver's directory\n", config.HomeserverFile)
 	}
 	if len(kept) > 0 {
-		fmt.Fprintf(out, "kept %s\nthe tokens are new: restart both the homeserver and %s, or neither accepts the other\n", strings.Join(kept, ", "), programName)
+		fmt.Fprintf(out, "kept %s\n", strings.Join(kept, ", "))
+		if c.ASToken == old.asToken && c.HSToken == old.hsToken {
+			fmt.Fprintf(out, "the tokens are the same as before; genconfig --%s makes new ones\n", config.FlagNewTokens)
+		} else {
+			fmt.Fprintf(out, "the tokens are new: restart both the homeserver and %s, or neither accepts the other\n", programName)
+		}
 	}
 	printSteps(out, c, dir)
 	return nil
@@ -157,9 +173,57 @@ func ownerOf(reader synapse.User) *files.Owner {
 	return &files.Owner{UID: reader.UID, GID: reader.GIDs[0]}
 }
 
+// An earlier is what the homeserver, or Matrix Authentication Service, has from an earlier genconfig. Made anew it would keep each
+// node out until both are restarted.
+type earlier struct {
+	id, asToken, hsToken string
+	isKept               bool // a secret file that is there stays as it is
+	masClientID          string
+}
+
+// readEarlier reads that from the files of this directory. Of the tokens those count that the homeserver loads, and run.sh's only
+// where it has none. With newTokens it passes over the tokens, and over a file that cannot be read.
+func readEarlier(newTokens bool) (earlier, error) {
+	old := earlier{isKept: true}
+	script, err := config.ReadScript(config.RunFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, config.ErrNoCommand) && !newTokens {
+		return earlier{}, fmt.Errorf("read %s: %w", config.RunFile, err)
+	}
+	old.masClientID = script.Flags[config.FlagMASClientID]
+	file, err := config.ReadRegistration(config.RegistrationFile)
+	old.id, _ = file.Text("id")
+	if newTokens {
+		return old, nil
+	}
+	cannot := func(err error) error {
+		return fmt.Errorf("the tokens cannot be kept: %w: repair it, or make new ones with genconfig --%s", err, config.FlagNewTokens)
+	}
+	isMissing := errors.Is(err, os.ErrNotExist)
+	if err != nil && !isMissing {
+		return earlier{}, cannot(err)
+	}
+	for _, token := range []struct {
+		key, flag string
+		to        *string
+	}{{"as_token", config.FlagASToken, &old.asToken}, {"hs_token", config.FlagHSToken, &old.hsToken}} {
+		value, err := file.Text(token.key)
+		if isMissing {
+			value = script.Flags[token.flag]
+		}
+		if err == nil && !names.IsToken(value) {
+			err = fmt.Errorf("%s has characters that no token has", token.key)
+		}
+		if err != nil {
+			return earlier{}, cannot(err)
+		}
+		*token.to = value
+	}
+	return old, nil
+}
+
 // followSettings compares Synapse's settings, if there are any, with the flags, and finds in them where the shared secret is. It
 // returns the file of the secret if one has to be made.
-func followSettings(c *config.Config, s synapse.Settings, p synapse.Process) ([]files.New, error) {
+func followSettings(c *config.Config, s synapse.Settings, p synapse.Process, old earlier) ([]files.New, error) {
 	const secret, path = "registration_shared_secret", "registration_shared_secret_path"
 	texts := map[string]string{}
 	for _, key := range []string{"server_name", secret, path} {
@@ -176,7 +240,7 @@ func followSettings(c *config.Config, s synapse.Settings, p synapse.Process) ([]
 	}
 	switch {
 	case c.Way.IsApart:
-		return makeMASClient(c)
+		return makeMASClient(c, old)
 	case !c.Way.TakesSecret:
 		return nil, nil
 	case c.SharedSecretFile != "":
@@ -222,15 +286,18 @@ func keepEthRPC(c *config.Config) []files.New {
 
 // makeMASClient completes the client at Matrix Authentication Service, and returns the file of its secret if one has to be
 // made. The file has no newline at its end, since Matrix Authentication Service reads it too.
-func makeMASClient(c *config.Config) ([]files.New, error) {
-	if c.MASClientID == "" {
-		c.MASClientID = names.NewULID(time.Now())
-	}
+func makeMASClient(c *config.Config, old earlier) ([]files.New, error) {
+	c.MASClientID = cmp.Or(c.MASClientID, old.masClientID, names.NewULID(time.Now()))
 	if c.MASClientSecretFile != "" {
 		_, err := config.ReadMASSecret(c.MASClientSecretFile)
 		return nil, err
 	}
 	c.MASClientSecretFile = masSecretFile
+	if old.isKept {
+		if _, err := config.ReadMASSecret(masSecretFile); !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
 	return []files.New{{Name: masSecretFile, Mode: 0o600, Content: []byte(randomText(tokenLength))}}, nil
 }
 
@@ -241,7 +308,7 @@ var noLocalpart = strings.NewReplacer(":", "-", "[", "", "]", "")
 // renderRegistration returns the content of registration.yaml.
 func renderRegistration(c config.Config, id string) ([]byte, error) {
 	return yaml.Marshal(config.Registration{
-		ID:              id + "-" + c.ServerName,
+		ID:              id,
 		HSToken:         c.HSToken,
 		ASToken:         c.ASToken,
 		URL:             "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + appServicePath,

@@ -38,7 +38,7 @@ func defaultConfig(t *testing.T) config.Config {
 func TestRender(t *testing.T) {
 	c := defaultConfig(t)
 	c.ServerName, c.ASToken, c.HSToken, c.Verbosity = testServerName, testASToken, testHSToken, runVerbosity
-	got, err := renderRegistration(c, "Q7PM2E53RE")
+	got, err := renderRegistration(c, "Q7PM2E53RE-"+testServerName)
 	want := `id: Q7PM2E53RE-transport02.smartmesh.cn
 hs_token: RNI4CGEDTKC4WJTB4RZWRK4NOKA7M4PREUW6F2GZ
 as_token: LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD

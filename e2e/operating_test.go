@@ -20,7 +20,7 @@ type misfit struct {
 const wrongSecret = "not-the-secret-of-this-homeserver"
 
 // misfits are by the API that the homeserver has. Each gateway has tokens of its own, which the homeserver was
-// never told: as after genconfig --force without a restart.
+// never told: as after genconfig --new-tokens without a restart.
 var misfits = map[string][]misfit{
 	CreateUserPath: {
 		{

@@ -35,7 +35,7 @@ func judgeRegistrationFile(path string, file config.Registration, err error) []F
 		if _, fault := synapse.DecodeFile(path); fault != nil { // which says what is wrong there, too
 			err = fault
 		}
-		return []Finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+config.FlagForce, "%v", err)}
+		return []Finding{problem(subjectRegistration, "repair it, or write it anew with genconfig --"+config.FlagNewTokens, "%v", err)}
 	}
 	return []Finding{judgeMode(subjectRegistration, file.Path, 0o600)}
 }
@@ -55,7 +55,7 @@ func (chk *checking) takeRegistration(file config.Registration, err error) []Fin
 func (chk *checking) takeTokens(file config.Registration) Finding {
 	c := &chk.Config
 	const subject = subjectRegistration + " tokens"
-	anew := "write it anew with genconfig --" + config.FlagForce + restartBoth
+	anew := "write it anew with genconfig --" + config.FlagNewTokens + restartBoth
 	given := map[string]*string{"as_token": &c.ASToken, "hs_token": &c.HSToken}
 	flags := map[string]string{"as_token": config.FlagASToken, "hs_token": config.FlagHSToken}
 	var bad []Finding

@@ -17,7 +17,8 @@ import (
 const Program = "matrix-regservice"
 
 const (
-	FlagForce = "force" // of the commands that replace files
+	FlagForce     = "force"      // of the commands that replace files
+	FlagNewTokens = "new-tokens" // of genconfig
 
 	FlagMatrixDomain        = "matrixdomain"
 	FlagMatrixURL           = "matrixurl"

@@ -23,7 +23,8 @@ type Script struct {
 	PassesOn bool // it passes its own arguments on, after these flags
 }
 
-var errNoCommand = errors.New("no line of it starts " + Program)
+// ErrNoCommand is that a script does not start the service.
+var ErrNoCommand = errors.New("no line of it starts " + Program)
 
 // ReadScript finds the command in run.sh and takes its flags apart.
 func ReadScript(path string) (Script, error) {
@@ -41,7 +42,7 @@ func ReadScript(path string) (Script, error) {
 			}
 		}
 	}
-	return script, errNoCommand
+	return script, ErrNoCommand
 }
 
 // takeFlags reads --name value and --name=value as the program does, up to the first word that is for the shell. PassesOn is
