@@ -450,8 +450,8 @@ func testMASCutOff(t *testing.T, d *Deployment) {
 		}},
 	} {
 		t.Run(way.name, func(t *testing.T) {
-			if way.long && !need.Long() {
-				t.Skip("only with TEST_LONG=1: it waits until the gateway does no more")
+			if way.long { // it waits until the gateway does no more
+				need.OnlyLong(t)
 			}
 			n := newNode(t, d)
 			d.MAS.Set(mas.Settings{Keep: way.keep})
