@@ -426,7 +426,7 @@ func keepOwnSecrets(h *truth) {
 func eachByteCase(t *testing.T, targets, oneOf int, run func(t *testing.T, c byteCase, target int)) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("memory is read from /proc")
+		need.Skip(t, need.Missing{What: "Linux, whose /proc tells how much memory a process has", Cure: "run it there"})
 	}
 	if _, err := asBuilt(); err != nil {
 		t.Fatal(err)
