@@ -110,25 +110,27 @@ func (h *linearHomeserver) badly(w http.ResponseWriter, r *http.Request, right h
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(content))
+	end := func() {}
 	if r.Method == http.MethodPost {
 		var body struct{ Username string }
 		json.Unmarshal(content, &body)
-		defer h.begin(body.Username)()
+		end = h.begin(body.Username)
 	}
 	time.Sleep(wait / 2)
+	answer := standin.Breaks
 	switch fault {
-	case faultLost:
-		standin.Breaks(w, r)
 	case faultDone:
-		standin.DoesAndBreaks(right)(w, r)
+		right(httptest.NewRecorder(), r)
 	case faultSays:
-		standin.Says(statuses[choice%len(statuses)], `{"errcode":"M_UNKNOWN","error":"a stand-in says so"}`)(w, r)
-	default:
-		answer := httptest.NewRecorder()
-		right(answer, r)
+		answer = standin.Says(statuses[choice%len(statuses)], `{"errcode":"M_UNKNOWN","error":"a stand-in says so"}`)
+	case faultNone:
+		made := httptest.NewRecorder()
+		right(made, r)
 		time.Sleep(wait / 2)
-		standin.Says(answer.Code, answer.Body.String())(w, r)
+		answer = standin.Says(made.Code, made.Body.String())
 	}
+	end() // before whoever asked may ask again
+	answer(w, r)
 }
 
 // account returns the display name and the password of the user's account, and whether there is one.
