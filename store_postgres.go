@@ -41,7 +41,8 @@ const (
 )
 
 var (
-	errLeaseOver = errors.New("the address is not claimed any more: it took longer than its lease, or PostgreSQL failed over, and another instance may have it by now")
+	errLeaseOver = errors.New("it took longer than its lease, and another instance may have the address by now")
+	errClaimGone = errors.New("the claim is not where the record is read: PostgreSQL failed over, or the lease is over already")
 	errUsePgDump = errors.New("the store is in PostgreSQL, whose own tools copy it: pg_dump --format=custom --schema=matrix_regservice --file=FILE, and pg_restore; see docs/deployment.md")
 )
 
@@ -238,7 +239,7 @@ func (c *postgresClaim) Load(ctx context.Context) (r record, err error) {
 	case err != nil:
 		return record{}, err
 	case !claimed:
-		return record{}, errLeaseOver
+		return record{}, errClaimGone
 	case !found:
 		return record{}, errNoRecord
 	}

@@ -114,11 +114,11 @@ func TestPostgresLoadIsWhereTheClaimIs(t *testing.T) {
 
 	led := *owned
 	led.store = former
-	if got, err := led.Load(t.Context()); !errors.Is(err, errLeaseOver) {
+	if got, err := led.Load(t.Context()); !errors.Is(err, errClaimGone) {
 		t.Errorf("at a former primary: got %v, %v", got, err)
 	}
 	keepRecord(t, former, testRecord(1, statePending))
-	if got, err := led.Load(t.Context()); !errors.Is(err, errLeaseOver) {
+	if got, err := led.Load(t.Context()); !errors.Is(err, errClaimGone) {
 		t.Errorf("at a former primary that has an older record: got %v, %v", got, err)
 	}
 }
