@@ -114,10 +114,12 @@ type decision struct {
 	creates bool // the homeserver is asked to create the account, and what comes of that is another decision
 }
 
-// decide is the table in README.md; TestDecide compares the two. Begun is whether an earlier creating request of this service
-// may have made the account. Whole is whether an account that is there needs nothing more.
+// decide is the table in README.md; TestDecide compares the two. Begun is whether a creating request of this service may have
+// made the account: one of an earlier attempt, or one of this attempt that got no readable answer. Whole is whether the account,
+// if it is there, needs nothing more.
 //
-// If whose account it is, or whether it is there, could not be found out, the record stays what it was.
+// A creating request without an answer leaves the record pending, since the account may be there. Where only the questions
+// about the account got no answer, the record stays what it was.
 func decide(before state, found account, begun, whole bool) decision {
 	switch found {
 	case accountMade, accountOwn:
@@ -195,7 +197,7 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 	}
 	defer leave()
 	if before.State == stateRegistered {
-		if err := r.confirmGone(ctx, n); err != nil {
+		if err := r.mayRecreate(ctx, n); err != nil {
 			return "", "", err
 		}
 	}
@@ -204,13 +206,12 @@ func (r *registrar) register(ctx context.Context, n node) (accessToken string, d
 
 // attempt creates the account, and writes the record that the table has for the outcome.
 func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n node) (accessToken string, did outcome, err error) {
-	// A registered node's record stays what it is while its lost account is created again. Where that takes several steps the
-	// account may be left half made, and the node's next try has to find the record pending.
-	recorded := func() error { return nil }
 	steps, err := r.accounts.Steps(ctx)
 	if err != nil {
 		return "", "", err
 	}
+	recorded := func() error { return nil } // waits until the record is on disk
+	// A lost account that one step creates again cannot be left half made: its record stays registered.
 	writes := before.State != stateRegistered || steps != homeserver.OneStep
 	if writes {
 		recorded = beside(func() error { return save(claimed, before, n, statePending) })
@@ -222,7 +223,7 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 		since = before.Created
 	}
 	accessToken, err = r.accounts.Create(ctx, n.Account, before.State == statePending, recorded)
-	found, begun, whole, err := r.found(ctx, before, n, steps, since, err)
+	found, begun, whole, err := r.judge(ctx, before, n, steps, since, err)
 	if err := recorded(); err != nil {
 		return "", "", err
 	}
@@ -231,7 +232,7 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 	if decided.err == errAsItFailed {
 		decided.err = err
 	}
-	if found == accountThere { // as creating it told, where the look-up did not
+	if found == accountThere { // the profile is hidden, and Create said that the account is there: as good as a look-up
 		r.remember(n.Address, decided.err)
 	}
 	switch {
@@ -269,21 +270,21 @@ func beside(write func() error) (wait func() error) {
 	}
 }
 
-// found returns what the end of create says about the account. If the account was there already, it asks whose it is, and
-// completes it if it is the node's. Since is when the first of the attempts began whose end is not known, this one included.
-func (r *registrar) found(ctx context.Context, before record, n node, steps homeserver.Steps, since time.Time, err error) (found account, begun, whole bool, failure error) {
+// judge returns what the end of Create says about the account. If the account was there already, judge asks whose it is, and
+// completes it if it is the node's. Since is when the oldest attempt began whose end is not known: this one, if there is no other.
+func (r *registrar) judge(ctx context.Context, before record, n node, steps homeserver.Steps, since time.Time, created error) (found account, begun, whole bool, failure error) {
 	begun, whole = before.State == statePending, steps == homeserver.OneStep
-	if err == nil {
+	if created == nil {
 		return accountMade, begun, true, nil
 	}
-	failed, ok := errors.AsType[*homeserver.Error](err)
+	failed, ok := errors.AsType[*homeserver.Error](created)
 	switch {
 	case !ok: // the record could not be written, or the error is of no known kind
-		return accountUnanswered, begun, whole, err
+		return accountUnanswered, begun, whole, created
 	case failed.Fate == homeserver.NotCreated:
-		return accountNotMade, begun, whole, err
+		return accountNotMade, begun, whole, created
 	case failed.Fate == homeserver.Unanswered:
-		return accountUnanswered, begun, whole, err
+		return accountUnanswered, begun, whole, created
 	}
 
 	begun = begun || failed.MayBeOurs
@@ -292,7 +293,7 @@ func (r *registrar) found(ctx context.Context, before record, n node, steps home
 		unclear = accountUnanswered
 	}
 	if before.State == stateRegistered && !begun {
-		return accountThere, begun, whole, err
+		return accountThere, begun, whole, created
 	}
 	shown, err := r.shownName(ctx, n, failed, begun && steps != homeserver.NameApart)
 	if err != nil {
@@ -403,10 +404,10 @@ func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) 
 	return claimed, nil
 }
 
-// confirmGone returns nil only where a registered node's account is to be created anew: the homeserver itself says that it is
+// mayRecreate returns nil only if a registered node's account is to be created again: the homeserver itself says that it is
 // not there, or tells nothing and would refuse to create it twice. Any other look-up is remembered, so that a node that
 // restarts in a loop costs at most one a minute.
-func (r *registrar) confirmGone(ctx context.Context, n node) error {
+func (r *registrar) mayRecreate(ctx context.Context, n node) error {
 	_, err := r.accounts.DisplayName(ctx, n.UserID)
 	found := accountUnclear
 	switch {

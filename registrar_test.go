@@ -59,6 +59,7 @@ func testLife(t *testing.T, fresh func(testing.TB) opener) {
 		{name: "exists with another name, pending", before: statePending, account: other, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},
 		{name: "exists, profile unreadable, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": exists, callProfile: html404}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "exists, profile limited, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": exists, callProfile: limited}, wantStatus: 429, wantErrcode: "M_LIMIT_EXCEEDED", wantAfter: statePending},
+		{name: "exists, no profile yet, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": inUse}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "refused, pending", before: statePending, faults: map[string]http.HandlerFunc{"create": says(403, `{"errcode":"M_UNKNOWN"}`)}, wantStatus: 502, wantErrcode: "M_UNKNOWN", wantAfter: statePending},
 		{name: "exists with this name", account: same, wantStatus: 200, wantAfter: stateRegistered},
 		{name: "exists with another name", account: other, wantStatus: 409, wantErrcode: "M_USER_IN_USE", wantAfter: stateRegistered},

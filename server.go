@@ -66,7 +66,7 @@ type server struct {
 
 	proxies        limit.Proxies
 	perClient      *limit.Buckets
-	unnamed        sync.Once // whether the log says that a proxy does not name its clients
+	warnUnnamed    sync.Once // whether the log says that a proxy does not name its clients
 	maxConnections int
 }
 
@@ -181,7 +181,7 @@ func (s *server) admitClient(client netip.Addr, known bool) error {
 	if known {
 		return s.perClient.Take(limit.KeyOf(client))
 	}
-	s.unnamed.Do(func() {
+	s.warnUnnamed.Do(func() {
 		log.Warn("A proxy does not name its client: registrations that come through it are not limited by address",
 			"proxy", client, "nginx", nginx.Forwards)
 	})
@@ -311,8 +311,8 @@ func (errorLog) Write(p []byte) (int, error) {
 // listeners, the log, the connections of the operator and to the Ethereum node, and those of abandoned attempts that linger.
 const filesBeside = 128
 
-// connectionsWithin returns how many connections may be held if that many files may be open. With more of them, none could be
-// accepted in the place of another, and none opened to the homeserver.
+// connectionsWithin returns how many connections may be held if that many files may be open. If more were
+// held, no file would be left to accept another one, or to call the homeserver.
 func connectionsWithin(l config.Limits, files uint64) int {
 	beside := filesBeside + l.MaxInflight
 	if l.MaxConnections == 0 || files >= uint64(l.MaxConnections+beside) {

@@ -78,7 +78,7 @@ type store interface {
 	// ClaimPending claims the next pending record that nobody has claimed, whose last write is outside the span, and whose address
 	// is not banned. The next call goes on after that record. It returns errNoRecord when there is none left, and the call after
 	// that begins anew.
-	ClaimPending(ctx context.Context, not span) (claim, record, error)
+	ClaimPending(ctx context.Context, recent span) (claim, record, error)
 
 	// List returns the next records of the state, in the order of their addresses; for stateBanned those that are banned; for ""
 	// all. For the last two it returns a banned address without a record as well. They follow the one that an earlier call
@@ -102,7 +102,8 @@ type store interface {
 
 // A claim is an address that one attempt has alone. When Save or Drop returns, the change is on disk.
 type claim interface {
-	// Load reads the record and the ban where the address is claimed. A store's Load may read elsewhere, and what was before.
+	// Load reads the record and the ban where the address is claimed. The store's own Load may
+	// read another copy, which may be behind.
 	Load(ctx context.Context) (record, error)
 	Save(record) error
 	Drop() error
@@ -145,7 +146,7 @@ var buckets = map[state]string{statePending: "pending", stateRegistered: "regist
 // listPage is how many records a listing reads in one transaction: while one is open, the file may not grow.
 const listPage = 500
 
-// A boltStore is the record in one BoltDB file.
+// A boltStore keeps the records in one BoltDB file.
 type boltStore struct {
 	file   *boltfile.File
 	db     *storm.DB // the same file
@@ -284,16 +285,16 @@ func (s *boltStore) Claim(ctx context.Context, a common.Address) (claim, error) 
 
 // ClaimPending walks the pending records in the order of their addresses, on from the last one it gave, so
 // that records which stay pending do not keep it from the others.
-func (s *boltStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
+func (s *boltStore) ClaimPending(ctx context.Context, recent span) (claim, record, error) {
 	s.walk.Lock()
 	defer s.walk.Unlock()
 	for {
-		key, err := s.nextPending(s.walked, not)
+		key, err := s.nextPending(s.walked, recent)
 		s.walked = key
 		if err != nil {
 			return nil, record{}, err
 		}
-		claimed, pending, err := s.claimIfPending(ctx, common.Address(key), not)
+		claimed, pending, err := s.claimIfPending(ctx, common.Address(key), recent)
 		if !errors.Is(err, errNoRecord) {
 			return claimed, pending, err
 		}
@@ -302,13 +303,13 @@ func (s *boltStore) ClaimPending(ctx context.Context, not span) (claim, record, 
 
 // claimIfPending claims the address if nobody has and its record is still pending: an attempt that had claimed it between
 // the walk and here may have ended.
-func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, not span) (claim, record, error) {
+func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, recent span) (claim, record, error) {
 	release, free := s.claims.tryAcquire(a)
 	if !free {
 		return nil, record{}, errNoRecord
 	}
 	r, err := s.Load(ctx, a)
-	if err == nil && (r.State != statePending || not.holds(r.Updated) || !r.Banned.IsZero()) {
+	if err == nil && (r.State != statePending || recent.holds(r.Updated) || !r.Banned.IsZero()) {
 		err = errNoRecord
 	}
 	if err != nil {
@@ -319,7 +320,7 @@ func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, not sp
 }
 
 // nextPending returns the first key after the given one of a pending record whose last write is outside the span.
-func (s *boltStore) nextPending(after []byte, not span) (next []byte, err error) {
+func (s *boltStore) nextPending(after []byte, recent span) (next []byte, err error) {
 	err = s.file.View(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket([]byte(buckets[statePending]))
 		if bucket == nil { // storm makes it with the first record
@@ -335,7 +336,7 @@ func (s *boltStore) nextPending(after []byte, not span) (next []byte, err error)
 			if err != nil {
 				return err
 			}
-			if !not.holds(r.Updated) {
+			if !recent.holds(r.Updated) {
 				next = bytes.Clone(key)
 				return nil
 			}

@@ -162,12 +162,12 @@ func onClaimed(lease, atMost string) string {
 
 // ClaimPending walks the pending records in the order of their addresses, on from the last one that it returned. It leaves out
 // those that other instances have claimed or are about to claim.
-func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, record, error) {
+func (s *postgresStore) ClaimPending(ctx context.Context, recent span) (claim, record, error) {
 	walked := <-s.walk
 	defer func() { s.walk <- walked }()
 	for {
 		claimed := &postgresClaim{store: s, owner: uuid.New(), leave: func() {}}
-		r, taken, err := claimed.takePending(ctx, walked, not)
+		r, taken, err := claimed.takePending(ctx, walked, recent)
 		if errors.Is(err, pgx.ErrNoRows) {
 			walked = []byte{}
 			return nil, record{}, errNoRecord
@@ -182,7 +182,7 @@ func (s *postgresStore) ClaimPending(ctx context.Context, not span) (claim, reco
 }
 
 // takePending claims the next pending record after the address. Taken is false if an attempt claimed it at the same moment.
-func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span) (r record, taken bool, err error) {
+func (c *postgresClaim) takePending(ctx context.Context, after []byte, recent span) (r record, taken bool, err error) {
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			WITH next AS MATERIALIZED (
@@ -198,7 +198,7 @@ func (c *postgresClaim) takePending(ctx context.Context, after []byte, not span)
 				`+onClaimed("$5", "$6")+`
 				RETURNING c.owner = $4 AS mine
 			)
-			SELECT `+recordColumns+`, banned, EXISTS (SELECT FROM taken WHERE mine) FROM next`, after, not.from, not.to, c.owner, c.store.lease, leaseAtMost).QueryRow(func(row pgx.Row) (err error) {
+			SELECT `+recordColumns+`, banned, EXISTS (SELECT FROM taken WHERE mine) FROM next`, after, recent.from, recent.to, c.owner, c.store.lease, leaseAtMost).QueryRow(func(row pgx.Row) (err error) {
 			r, c.key, err = scanRecord(row, &taken)
 			return err
 		})
