@@ -18,7 +18,7 @@ PIP     := bin/pip --disable-pip-version-check --quiet --retries 1 install
 
 export PYTHON
 
-.PHONY: build demo test test-all test-busy test-dendrite test-chain test-failover test-deploy cover release check fuzz vuln check-chain cgo venvs dendrite \
+.PHONY: build demo test test-all test-busy mutate test-dendrite test-chain test-failover test-deploy cover release check fuzz vuln check-chain cgo venvs dendrite \
 	bench bench-homeservers bench-short bench-postgres clean soak model needs-go
 
 build:
@@ -49,6 +49,12 @@ test-busy:
 # What of the code the tests run, and which functions that keep a promise of SECURITY.md no test enters.
 cover: needs-go venvs
 	go run ./e2e/cover
+
+# Which changes of the code no test notices. All of it takes hours: make mutate MUTATE=verify.go for one file.
+MUTATE :=
+
+mutate: needs-go
+	go run ./e2e/mutate $(MUTATE)
 
 test-dendrite: dendrite
 	TEST_LONG=1 go test -race -count=1 -timeout 15m -run TestDendrite ./e2e
