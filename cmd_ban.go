@@ -109,7 +109,7 @@ func setBan(ctx context.Context, cmd *cli.Command, path string) error {
 }
 
 func banByDaemon(ctx context.Context, dataPath, path string, query url.Values) (result banResult, err error) {
-	res, err := askDaemonTo(ctx, http.MethodPost, dataPath, path, query)
+	res, err := askGateway(ctx, http.MethodPost, dataPath, path, query)
 	if err != nil {
 		return banResult{}, err
 	}

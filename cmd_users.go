@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -11,33 +12,62 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/urfave/cli/v3"
 )
 
 const (
 	flagState  = "state"
 	flagFormat = "format"
+	flagSince  = "since"
+	flagNewest = "newest"
+	flagCount  = "count"
+	flagLimit  = "limit"
+	flagAfter  = "after"
+
+	newestLimit  = 100    // of a listing by creation, unless another is given
+	newestAtMost = 10_000 // they are sorted in memory, which may be the daemon's
 )
 
 func usersCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "users",
-		Usage:     "list the nodes that the store knows",
-		UsageText: programName + " [--datapath DIRECTORY|URL] users",
-		Description: "Asks the daemon that serves the store, or reads the store where none runs, and always in PostgreSQL. A node is\n" +
-			"registered when its account is there, and pending while an attempt was begun whose end is not known.",
+		Usage:     "list the nodes that the store knows, or tell all that is known of one",
+		UsageText: programName + " [--datapath DIRECTORY|URL] users [ADDRESS]",
+		Description: "Asks the daemon that serves the store, or reads the store where none runs, and lists PostgreSQL's always so. A node is\n" +
+			"registered when its account is there, and pending while an attempt was begun whose end is not known. Of one node it\n" +
+			"tells the record, what the homeserver says of its account now, its last attempts, and what that means.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: flagState, Usage: "only nodes in this `STATE`: registered or pending"},
+			&cli.StringFlag{Name: flagState, Usage: "only nodes in this `STATE`: registered, pending or banned"},
+			&cli.StringFlag{Name: flagSince, Usage: "only nodes whose first attempt began since this `TIME`: 2026-11-27, 2026-11-27T15:00:00Z, or 24h ago as 24h"},
+			&cli.BoolFlag{Name: flagNewest, Usage: "the newest first, and 100 of them if no limit is given"},
+			&cli.BoolFlag{Name: flagCount, Usage: "only print how many they are"},
+			&cli.IntFlag{Name: flagLimit, Usage: "at most this `NUMBER`; where there are more, how to go on is printed as an error is"},
+			&cli.StringFlag{Name: flagAfter, Usage: "go on after the node with this `ADDRESS`, in the same order"},
 			&cli.StringFlag{Name: flagFormat, Value: "table", Usage: "table, json (an object a line) or csv"},
 		},
+		Before: atMostOneAddress,
 		Action: usersAction,
 	}
+}
+
+// atMostOneAddress checks the arguments of users.
+func atMostOneAddress(ctx context.Context, cmd *cli.Command) (context.Context, error) {
+	if cmd.Args().Len() == 0 {
+		return ctx, nil
+	}
+	return oneAddress(ctx, cmd)
 }
 
 func usersAction(ctx context.Context, cmd *cli.Command) error {
@@ -46,26 +76,92 @@ func usersAction(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	printWarnings(c, cmd.Root().ErrWriter)
-	of := state(cmd.String(flagState))
-	if of != "" && of != statePending && of != stateRegistered {
-		return fmt.Errorf("--%s %q is not a state: give registered or pending", flagState, of)
+	if cmd.Args().Len() == 1 {
+		for _, flag := range []string{flagState, flagSince, flagNewest, flagCount, flagLimit, flagAfter} {
+			if cmd.IsSet(flag) {
+				return fmt.Errorf("--%s is for a list: leave it out, or the address", flag)
+			}
+		}
+		return showNode(ctx, cmd, c)
 	}
-	out := bufio.NewWriter(cmd.Root().Writer)
-	print, err := userPrinter(cmd.String(flagFormat), out)
-	if err != nil {
+	asked := selection{of: state(cmd.String(flagState)), newest: cmd.Bool(flagNewest), limit: cmd.Int(flagLimit), count: cmd.Bool(flagCount)}
+	if asked.since, err = parseSince(cmd.String(flagSince), time.Now()); err != nil {
 		return err
 	}
-	if err := eachUser(ctx, c.DataPath, of, print); err != nil {
-		return errors.Join(out.Flush(), err)
+	if after := cmd.String(flagAfter); after != "" {
+		a, _, err := parseNode(after)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", flagAfter, err)
+		}
+		asked.after = a.Bytes()
 	}
-	return out.Flush()
+	if cmd.IsSet(flagLimit) && asked.limit < 1 {
+		return fmt.Errorf("--%s must be 1 or more", flagLimit)
+	}
+	if err := asked.check(newestAtMost); err != nil {
+		return err
+	}
+	return printing(cmd, func(out *bufio.Writer) error {
+		print, err := userPrinter(cmd.String(flagFormat), out)
+		if err != nil {
+			return err
+		}
+		return asked.print(ctx, cmd, c.DataPath, out, print)
+	})
 }
 
-// eachUser visits the users of the store.
-func eachUser(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
-	res, err := askDaemon(ctx, dataPath, usersPath, url.Values{"state": {string(of)}})
+// print prints what was asked for, and how to go on.
+func (q selection) print(ctx context.Context, cmd *cli.Command, dataPath string, out *bufio.Writer, print func(listedUser) error) error {
+	limit, shown, last := q.limit, 0, ""
+	if q.newest && limit == 0 {
+		limit = newestLimit
+	}
+	if q.limit = limit; limit > 0 {
+		q.limit++ // one more tells whether there are more
+	}
+	if q.count {
+		q.limit = limit
+		print = func(listedUser) error { return nil }
+	}
+	err := q.fromWhereItIs(ctx, dataPath, func(u listedUser) error {
+		if shown++; limit > 0 && shown > limit {
+			return nil
+		}
+		last = u.Localpart
+		return print(u)
+	})
+	if q.count && err == nil {
+		fmt.Fprintln(out, shown)
+	}
+	if err == nil && !q.count && limit > 0 && shown > limit {
+		err = out.Flush()
+		fmt.Fprintf(cmd.Root().ErrWriter, "%s: there are more: go on with --%s %s\n", programName, flagAfter, last)
+	}
+	return err
+}
+
+// printing lets the function print, and takes it for no error if the reader goes away, as head does.
+func printing(cmd *cli.Command, print func(*bufio.Writer) error) error {
+	signal.Ignore(syscall.SIGPIPE) // the runtime would end the program
+	defer signal.Reset(syscall.SIGPIPE)
+	out := bufio.NewWriter(cmd.Root().Writer)
+	err := print(out)
+	if flushed := out.Flush(); err == nil || errors.Is(flushed, syscall.EPIPE) {
+		err = flushed
+	}
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
+	}
+	return err
+}
+
+// fromWhereItIs visits what is asked for: from the daemon if one runs, else from the store.
+func (q selection) fromWhereItIs(ctx context.Context, dataPath string, visit func(listedUser) error) error {
+	res, err := askDaemon(ctx, dataPath, usersPath, q.query())
 	if errors.Is(err, errNoDaemon) {
-		return eachUserInStore(ctx, dataPath, of, visit)
+		s := &reopenedStore{dataPath: dataPath}
+		defer s.Close()
+		return q.each(ctx, s, visit)
 	}
 	if err != nil {
 		return err
@@ -86,31 +182,221 @@ func eachUser(ctx context.Context, dataPath string, of state, visit func(listedU
 	}
 }
 
-// eachUserInStore opens the file anew for each page: a person may read the list slowly, and a daemon that is started meanwhile
-// has to find the store free.
-func eachUserInStore(ctx context.Context, dataPath string, of state, visit func(listedUser) error) error {
-	if names.IsPostgres(dataPath) { // others can use it meanwhile
-		s, err := readStore(ctx, dataPath)
-		if err != nil {
-			return withoutSocket(err)
-		}
-		defer s.Close()
-		return eachRecord(ctx, s.List, of, func(r record) error { return visit(listed(r)) })
+// A reopenedStore is a store without a daemon. It opens the file of BoltDB anew for each page: a person may read the list slowly,
+// and a daemon that is started meanwhile has to find the store free.
+type reopenedStore struct {
+	dataPath string
+	kept     store // in PostgreSQL, which others can use meanwhile
+	begun    bool
+}
+
+// use calls the function with the open store.
+func (s *reopenedStore) use(ctx context.Context, do func(store) error) error {
+	if s.kept != nil {
+		return do(s.kept)
 	}
-	begun := false
-	list := func(ctx context.Context, of state, after string) ([]record, string, error) {
-		s, err := readStore(ctx, dataPath)
-		if begun && errors.Is(err, errStoreLocked) {
-			return nil, "", errors.New("the list broke off, since a daemon was started: ask again, and it answers")
+	opened, err := readStore(ctx, s.dataPath)
+	if s.begun && errors.Is(err, errStoreLocked) {
+		return errors.New("the list broke off, since a daemon was started: ask again, and it answers")
+	}
+	if err != nil {
+		return withoutSocket(err)
+	}
+	s.begun = true
+	if names.IsPostgres(s.dataPath) {
+		s.kept = opened
+		return do(opened)
+	}
+	defer opened.Close()
+	return do(opened)
+}
+
+// Close closes a store that was kept open.
+func (s *reopenedStore) Close() {
+	if s.kept != nil {
+		s.kept.Close()
+	}
+}
+
+func (s *reopenedStore) Load(ctx context.Context, a common.Address) (r record, err error) {
+	err = s.use(ctx, func(opened store) error {
+		r, err = opened.Load(ctx, a)
+		return err
+	})
+	return r, err
+}
+
+func (s *reopenedStore) List(ctx context.Context, of state, after string) (page []record, last string, err error) {
+	err = s.use(ctx, func(opened store) error {
+		page, last, err = opened.List(ctx, of, after)
+		return err
+	})
+	return page, last, err
+}
+
+// A selection is which records are listed, and in which order: of their addresses, or of when they began.
+type selection struct {
+	of     state
+	since  time.Time
+	newest bool
+	count  bool
+	limit  int    // 0 for none
+	after  []byte // the address that the list goes on after; nil for the beginning
+}
+
+// query is the selection for the daemon.
+func (q selection) query() url.Values {
+	query := url.Values{"state": {string(q.of)}}
+	if !q.since.IsZero() {
+		query.Set("since", q.since.Format(time.RFC3339Nano))
+	}
+	if q.newest {
+		query.Set("newest", "true")
+	}
+	if q.limit > 0 {
+		query.Set("limit", strconv.Itoa(q.limit))
+	}
+	if q.after != nil {
+		query.Set("after", common.BytesToAddress(q.after).Hex())
+	}
+	return query
+}
+
+// selectionOf reads a query.
+func selectionOf(query url.Values) (q selection, err error) {
+	q = selection{of: state(query.Get("state")), newest: query.Get("newest") != ""}
+	if since := query.Get("since"); since != "" {
+		if q.since, err = time.Parse(time.RFC3339Nano, since); err != nil {
+			return q, errors.New("since is not a time")
+		}
+	}
+	if limit := query.Get("limit"); limit != "" {
+		if q.limit, err = strconv.Atoi(limit); err != nil || q.limit < 1 {
+			return q, errors.New("limit is not a number")
+		}
+	}
+	if after := query.Get("after"); after != "" {
+		a, _, err := parseNode(after)
+		if err != nil {
+			return q, err
+		}
+		q.after = a.Bytes()
+	}
+	return q, q.check(newestAtMost + 1) // with the one that tells whether there are more
+}
+
+// check refuses what cannot be listed.
+func (q selection) check(atMost int) error {
+	switch {
+	case q.of != "" && q.of != statePending && q.of != stateRegistered && q.of != stateBanned:
+		return fmt.Errorf("--%s %q is not a state: give registered, pending or banned", flagState, redact.Mask(string(q.of)))
+	case q.newest && q.limit > atMost:
+		return fmt.Errorf("--%s with --%s is at most %d: go on with --%s", flagLimit, flagNewest, newestAtMost, flagAfter)
+	}
+	return nil
+}
+
+// A listing is the part of a store that a selection reads.
+type listing interface {
+	Load(ctx context.Context, a common.Address) (record, error)
+	List(ctx context.Context, of state, after string) ([]record, string, error)
+}
+
+// errEnough ends a walk early.
+var errEnough = errors.New("that is enough")
+
+// each visits the records of the selection.
+func (q selection) each(ctx context.Context, s listing, visit func(listedUser) error) error {
+	if q.newest {
+		return q.eachNewest(ctx, s, visit)
+	}
+	shown := 0
+	err := eachRecordAfter(ctx, s.List, q.of, string(q.after), func(r record) error {
+		if began(r).Before(q.since) {
+			return nil
+		}
+		if err := visit(listed(r)); err != nil {
+			return err
+		}
+		if shown++; shown == q.limit {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+// eachNewest reads all records, and keeps no more than twice as many as are wanted.
+func (q selection) eachNewest(ctx context.Context, s listing, visit func(listedUser) error) error {
+	limit := q.limit
+	if limit == 0 {
+		limit = newestAtMost
+	}
+	newer := func(a, b record) int {
+		return cmp.Or(began(b).Compare(began(a)), cmp.Compare(a.Localpart, b.Localpart))
+	}
+	var last *record
+	if q.after != nil {
+		r, err := s.Load(ctx, common.BytesToAddress(q.after))
+		if errors.Is(err, errNoRecord) {
+			return fmt.Errorf("there is no record of the node to go on after: begin anew without --%s", flagAfter)
 		}
 		if err != nil {
-			return nil, "", withoutSocket(err)
+			return err
 		}
-		defer s.Close()
-		begun = true
-		return s.List(ctx, of, after)
+		last = &r
 	}
-	return eachRecord(ctx, list, of, func(r record) error { return visit(listed(r)) })
+	var kept []record
+	cut := func() {
+		slices.SortFunc(kept, newer)
+		kept = kept[:min(len(kept), limit)]
+	}
+	if err := eachRecord(ctx, s.List, q.of, func(r record) error {
+		if began(r).Before(q.since) || last != nil && newer(r, *last) <= 0 {
+			return nil
+		}
+		r.DisplayName = "" // which is not listed
+		if kept = append(kept, r); len(kept) >= 2*limit {
+			cut()
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	cut()
+	for _, r := range kept {
+		if err := visit(listed(r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// began is when a record began; of an address that is only banned, when that was.
+func began(r record) time.Time {
+	if r.State == "" {
+		return r.Banned
+	}
+	return r.Created
+}
+
+// parseSince reads a time, or how long ago it was.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, form := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(form, text); err == nil {
+			return t, nil
+		}
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return now.Add(-ago), nil
+	}
+	return time.Time{}, fmt.Errorf("--%s is no time: give one such as 2026-11-27, 2026-11-27T15:00:00Z or 24h", flagSince)
 }
 
 // accountsFor returns the homeserver's accounts for a command that runs without a daemon, or why they cannot be asked.
@@ -122,8 +408,29 @@ func accountsFor(cmd *cli.Command) (homeserver.Accounts, error) {
 	return newAccounts(c, newHomeserverClient(c, nil))
 }
 
-// inSeconds is a time for people.
-func inSeconds(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+// inSeconds is a time for people, and - for none.
+func inSeconds(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// inFull is a time for programs, and empty for none.
+func inFull(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339Nano)
+}
+
+// since is when the ban began, zero if there is none.
+func (u listedUser) since() time.Time {
+	if u.Banned == nil {
+		return time.Time{}
+	}
+	return *u.Banned
+}
 
 // withoutSocket adds to the error what it means that a store is in use while no daemon answers.
 func withoutSocket(err error) error {
@@ -149,8 +456,8 @@ func userPrinter(format string, out io.Writer) (func(listedUser) error, error) {
 			return rows.Error()
 		}
 		return func(u listedUser) error {
-			return write(u.Localpart, u.UserID, string(u.State), u.Created.Format(time.RFC3339Nano), u.Updated.Format(time.RFC3339Nano))
-		}, write("localpart", "user_id", "state", "created", "updated")
+			return write(u.Localpart, u.UserID, string(u.State), inFull(u.Created), inFull(u.Updated), inFull(u.since()))
+		}, write("localpart", "user_id", "state", "created", "updated", "banned")
 	case "table":
 		width := 0 // of the user IDs, which on one homeserver are all of one length
 		return func(u listedUser) error {
@@ -158,7 +465,11 @@ func userPrinter(format string, out io.Writer) (func(listedUser) error, error) {
 				width = len(u.UserID)
 				fmt.Fprintf(out, "%-*s  %-10s  %-20s  %s\n", width, "USER ID", "STATE", "CREATED", "UPDATED")
 			}
-			_, err := fmt.Fprintf(out, "%-*s  %-10s  %-20s  %s\n", width, u.UserID, u.State, u.Created.Format(time.RFC3339), u.Updated.Format(time.RFC3339))
+			banned := ""
+			if u.Banned != nil {
+				banned = "  banned " + inSeconds(*u.Banned)
+			}
+			_, err := fmt.Fprintf(out, "%-*s  %-10s  %-20s  %-20s%s\n", width, u.UserID, u.State, inSeconds(u.Created), inSeconds(u.Updated), banned)
 			return err
 		}, nil
 	}

@@ -80,7 +80,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Version:   version(),
 		Flags:     config.Flags(),
 		Action:    serveAction,
-		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), banCommand(), unbanCommand(), backupCommand(), restoreCommand(), migrateCommand()},
+		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), refusedCommand(), banCommand(), unbanCommand(), backupCommand(), restoreCommand(), migrateCommand()},
 		Writer:    stdout,
 		ErrWriter: stderr,
 
@@ -206,11 +206,12 @@ type service struct {
 	accounts   homeserver.Accounts
 	admission  *admission.Admission // nil where everybody is admitted
 	metrics    *metrics             // nil where nothing is measured
+	attempts   *attempts            // nil where none are remembered
 }
 
 // newService makes the clients of the config, and metrics if they are served.
 func newService(c config.Config, admitting *admission.Admission, measured bool) (service, error) {
-	s := service{Config: c, admission: admitting}
+	s := service{Config: c, admission: admitting, attempts: newAttempts()}
 	if measured {
 		s.metrics = newMetrics(c)
 	}

@@ -6,11 +6,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -33,14 +36,17 @@ const (
 	socketFile = "ops.sock"
 	socketDial = 2 * time.Second
 
-	usersPath  = "/users"
-	banPath    = "/ban" // POST, as the next
-	unbanPath  = "/unban"
-	backupPath = "/backup"
-	statusPath = "/status"
+	usersPath   = "/users"
+	banPath     = "/ban" // POST, as the next
+	unbanPath   = "/unban"
+	refusedPath = "/refused"
+	lookUpPath  = "/node"
+	backupPath  = "/backup"
+	statusPath  = "/status"
 
 	nodeParameter       = "node"        // an address
 	serverNameParameter = "server_name" // of a user ID that the operator gave
+	storeParameter      = "store"       // whose daemon is asked, where the socket's place does not tell
 
 	opsAnswerTime = 10 * time.Second // for an answer that is not a stream
 	opsPatience   = 10 * time.Minute // for a reader to take the next byte of a stream: a person may page through it
@@ -61,14 +67,19 @@ type ops struct {
 func startOps(ctx context.Context, c service, s store, listener net.Listener) (stop func(), err error) {
 	o := &ops{service: c, store: s, health: newHealth(ctx, c, s)}
 	socket, remove, err := net.Listener(nil), func() {}, error(nil)
-	if !names.IsPostgres(c.DataPath) { // there the commands ask the database, whichever instance serves it
-		socket, remove, err = listenSocket(c.DataPath)
+	shared := names.IsPostgres(c.DataPath)
+	dir := config.SocketDirs(c.DataPath)[0]
+	if shared {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err == nil {
+		socket, remove, err = listenSocket(dir)
 	}
 	switch {
-	case errors.Is(err, errSocketTaken):
+	case errors.Is(err, errSocketTaken) && !shared: // as it may be where several gateways are started in one place
 		return nil, err
 	case err != nil: // some file systems have no sockets: nodes are served all the same
-		log.Warn("The commands users and backup cannot reach this daemon", "err", err)
+		log.Warn("The commands users, refused, ban and backup cannot reach this daemon", "err", err)
 		remove = func() {}
 	}
 	var servers []*http.Server
@@ -123,9 +134,17 @@ func (o *ops) socketHandler() http.Handler {
 	mux.HandleFunc("GET "+usersPath, o.users)
 	mux.HandleFunc("GET "+backupPath, o.backup)
 	mux.HandleFunc("GET "+statusPath, o.status)
+	mux.HandleFunc("GET "+refusedPath, o.refused)
+	mux.HandleFunc("GET "+lookUpPath, o.lookUp)
 	mux.HandleFunc("POST "+banPath, o.setBan)
 	mux.HandleFunc("POST "+unbanPath, o.setBan)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if of := r.URL.Query().Get(storeParameter); of != "" && of != storeName(o.DataPath) {
+			http.Error(w, "this daemon serves another store", http.StatusMisdirectedRequest)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func (o *ops) healthHandler() http.Handler {
@@ -138,36 +157,56 @@ func (o *ops) healthHandler() http.Handler {
 
 // A listedUser is a record as it is listed. It leaves out the display name, which is half of a node's proof.
 type listedUser struct {
-	Localpart string    `json:"localpart"`
-	UserID    string    `json:"user_id"`
-	State     state     `json:"state"`
-	Created   time.Time `json:"created"`
-	Updated   time.Time `json:"updated"`
+	Localpart string     `json:"localpart"`
+	UserID    string     `json:"user_id"`
+	State     state      `json:"state"`
+	Created   time.Time  `json:"created,omitzero"`
+	Updated   time.Time  `json:"updated,omitzero"`
+	Banned    *time.Time `json:"banned,omitempty"` // since when
 }
+
+// stateUnknown is how a banned address without a record is listed.
+const stateUnknown state = "unknown"
 
 func listed(r record) listedUser {
-	return listedUser{r.Localpart, r.UserID, r.State, r.Created, r.Updated}
+	u := listedUser{r.Localpart, r.UserID, cmp.Or(r.State, stateUnknown), r.Created, r.Updated, nil}
+	if !r.Banned.IsZero() {
+		u.Banned = &r.Banned
+	}
+	return u
 }
 
-// users streams the records, one JSON object a line. If it fails on the way it breaks the HTTP answer off, so that nobody takes
-// a part for the whole list.
+// users streams the records that are asked for, one JSON object a line. If it fails on the way it breaks the HTTP answer off, so
+// that nobody takes a part for the whole list.
 func (o *ops) users(w http.ResponseWriter, r *http.Request) {
-	of := state(r.URL.Query().Get("state"))
-	if of != "" && of != statePending && of != stateRegistered {
-		http.Error(w, "state must be pending or registered", http.StatusBadRequest)
+	asked, err := selectionOf(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	patient := &patientWriter{ResponseWriter: w}
 	buffer := bufio.NewWriterSize(patient, 64<<10)
 	lines := json.NewEncoder(buffer)
-	err := eachRecord(r.Context(), o.timedList, of, func(r record) error { return lines.Encode(listed(r)) })
+	err = asked.each(r.Context(), timedStore{o}, func(u listedUser) error { return lines.Encode(u) })
 	if err == nil {
 		err = buffer.Flush()
 	}
 	if err != nil {
 		patient.fail(r, err)
 	}
+}
+
+// A timedStore is the store whose listings are timed.
+type timedStore struct{ *ops }
+
+func (o timedStore) Load(ctx context.Context, a common.Address) (record, error) {
+	return o.store.Load(ctx, a)
+}
+
+func (o timedStore) List(ctx context.Context, of state, after string) ([]record, string, error) {
+	defer o.metrics.storeTook(storeList, time.Now())
+	return o.store.List(ctx, of, after)
 }
 
 // backup copies the store to a file without a name and sends that file. So the store's transaction is as short as the disk
@@ -226,6 +265,9 @@ func (o *ops) status(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	records := storeCounts{statePending: counts[statePending], stateRegistered: counts[stateRegistered]}
+	if banned := counts[stateBanned]; banned > 0 {
+		records[stateBanned] = banned
+	}
 	json.NewEncoder(w).Encode(daemonStatus{version(), o.ServerName, records, size})
 }
 
@@ -251,6 +293,30 @@ func (o *ops) setBan(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(result)
 }
 
+// refused lists the refusals that this daemon remembers.
+func (o *ops) refused(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(o.attempts.list(func(a attempt) bool { return a.Errcode != "" }))
+}
+
+// lookUp tells all that is known of one node.
+func (o *ops) lookUp(w http.ResponseWriter, r *http.Request) {
+	a, err := o.nodeIn(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	l := &lookUper{store: o.store, serverName: o.ServerName, accounts: o.accounts}
+	found, err := l.lookUp(r.Context(), a)
+	if err != nil {
+		(&patientWriter{ResponseWriter: w}).fail(r, err)
+		return
+	}
+	found.Attempts = o.attempts.list(func(a attempt) bool { return a.UserID == found.UserID })
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(found)
+}
+
 // nodeIn reads which node the operator asks for.
 func (o *ops) nodeIn(r *http.Request) (common.Address, error) {
 	a, _, err := parseNode(r.URL.Query().Get(nodeParameter))
@@ -258,12 +324,6 @@ func (o *ops) nodeIn(r *http.Request) (common.Address, error) {
 		return a, err
 	}
 	return a, checkNode(r.URL.Query().Get(serverNameParameter), o.ServerName)
-}
-
-// timedList is the store's List, timed.
-func (o *ops) timedList(ctx context.Context, of state, after string) ([]record, string, error) {
-	defer o.metrics.storeTook(storeList, time.Now())
-	return o.store.List(ctx, of, after)
 }
 
 // A patientWriter has a time limit for each piece of a stream, and none for the whole.
@@ -374,20 +434,36 @@ var errNoDaemon = errors.New("no daemon answers")
 // askDaemon asks the daemon that serves the store in the directory. It returns errNoDaemon if none does, and for a store in
 // PostgreSQL, which can be read without a daemon.
 func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.Response, error) {
-	return askDaemonTo(ctx, http.MethodGet, dir, path, query)
+	if names.IsPostgres(dir) {
+		return nil, errNoDaemon
+	}
+	return askDaemonAt(ctx, http.MethodGet, dir, path, query)
 }
 
-// askDaemonTo is askDaemon with a method.
-func askDaemonTo(ctx context.Context, method, dir, path string, query url.Values) (*http.Response, error) {
+// askGateway is askDaemon for what is a daemon's own, with a method. It finds the socket of a daemon whose store is in PostgreSQL too.
+func askGateway(ctx context.Context, method, dataPath, path string, query url.Values) (*http.Response, error) {
+	asked := url.Values{}
+	maps.Copy(asked, query)
+	if names.IsPostgres(dataPath) {
+		asked.Set(storeParameter, storeName(dataPath))
+	}
+	for _, dir := range config.SocketDirs(dataPath) {
+		res, err := askDaemonAt(ctx, method, dir, path, asked)
+		if !errors.Is(err, errNoDaemon) {
+			return res, err
+		}
+	}
+	return nil, errNoDaemon
+}
+
+// askDaemonAt asks the daemon whose socket is in the directory.
+func askDaemonAt(ctx context.Context, method, dir, path string, query url.Values) (*http.Response, error) {
 	headerTime := opsAnswerTime // a daemon that hangs accepts the connection and does not answer
 	switch path {
 	case backupPath:
 		headerTime = opsPatience // its answer begins when the copy is made
 	case banPath, unbanPath:
 		headerTime = banTime
-	}
-	if names.IsPostgres(dir) {
-		return nil, errNoDaemon
 	}
 	client := homeserver.NewHTTPClient(homeserver.ClientOptions{HeaderTime: headerTime, Dial: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 		err = withShortName(dir, func(dir string) (err error) {
@@ -409,6 +485,9 @@ func askDaemonTo(ctx context.Context, method, dir, path string, query url.Values
 		return nil, errNoDaemon
 	case err != nil:
 		return nil, fmt.Errorf("ask the daemon at %s: %w", filepath.Join(dir, socketFile), errors.Unwrap(err))
+	case res.StatusCode == http.StatusMisdirectedRequest:
+		res.Body.Close()
+		return nil, errNoDaemon
 	case res.StatusCode != http.StatusOK:
 		defer res.Body.Close()
 		said, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))

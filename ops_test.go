@@ -218,7 +218,7 @@ func TestOpsAnswers(t *testing.T) {
 	fillStore(t, s, 20)
 	for query, want := range map[string]int{"": 20, "registered": 18, "pending": 2} {
 		got := 0
-		err := eachUser(t.Context(), dir, state(query), func(u listedUser) error {
+		err := (selection{of: state(query)}).fromWhereItIs(t.Context(), dir, func(u listedUser) error {
 			got++
 			if !names.IsLocalpart(u.Localpart) || u.UserID != names.UserID(u.Localpart, testServerName) || u.Created.IsZero() || u.Updated.IsZero() || query != "" && u.State != state(query) {
 				t.Errorf("got %+v", u)
@@ -238,7 +238,7 @@ func TestOpsAnswers(t *testing.T) {
 	if bytes.Contains(body, []byte("abab")) || bytes.Contains(body, []byte("displayname")) {
 		t.Error("the list holds display names")
 	}
-	if _, err := askDaemon(t.Context(), dir, usersPath, map[string][]string{"state": {"banned"}}); err == nil || !strings.Contains(err.Error(), "400") {
+	if _, err := askDaemon(t.Context(), dir, usersPath, map[string][]string{"state": {"lost"}}); err == nil || !strings.Contains(err.Error(), "400") {
 		t.Errorf("another state: got %v", err)
 	}
 	res, err = askDaemon(t.Context(), dir, statusPath, nil)
@@ -276,7 +276,7 @@ func TestListBreaksOff(t *testing.T) {
 	}
 	res.Body.Close()
 	got := 0
-	err = eachUser(t.Context(), dir, "", func(listedUser) error { got++; return nil })
+	err = (selection{of: ""}).fromWhereItIs(t.Context(), dir, func(listedUser) error { got++; return nil })
 	if err == nil || !strings.Contains(err.Error(), "the list broke off") || got == 0 {
 		t.Errorf("got %d users and %v", got, err)
 	}

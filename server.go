@@ -62,6 +62,7 @@ type server struct {
 	registrar  *registrar
 	appService *appServiceAPI
 	metrics    *metrics
+	attempts   *attempts
 	admission  *admission.Admission
 
 	proxies        limit.Proxies
@@ -80,6 +81,7 @@ func newServer(c service, s store) *server {
 		registrar:      r,
 		appService:     &appServiceAPI{serverName: c.ServerName, hsToken: c.HSToken, store: s, metrics: c.metrics, proxies: c.TrustedProxies},
 		metrics:        c.metrics,
+		attempts:       c.attempts,
 		admission:      c.admission,
 		proxies:        c.TrustedProxies,
 		perClient:      limit.NewBuckets(c.Rate, c.Burst, limit.ClientsKept, "too many requests from this address"),
@@ -155,6 +157,7 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 		}
 		done(did, err)
 		s.audit(client, n, did, err, time.Since(start))
+		s.attempts.note(client, n, did, err)
 	}()
 	n, err = s.readNode(r.Request, client, known)
 	if err == nil {

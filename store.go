@@ -116,7 +116,12 @@ var errNoRecord = errors.New("no record")
 
 // eachRecord visits every record of the state that a store's List gives, a page at a time.
 func eachRecord(ctx context.Context, list func(ctx context.Context, of state, after string) ([]record, string, error), of state, visit func(record) error) error {
-	for after := ""; ctx.Err() == nil; {
+	return eachRecordAfter(ctx, list, of, "", visit)
+}
+
+// eachRecordAfter visits those that follow the given one.
+func eachRecordAfter(ctx context.Context, list func(ctx context.Context, of state, after string) ([]record, string, error), of state, after string, visit func(record) error) error {
+	for ctx.Err() == nil {
 		page, last, err := list(ctx, of, after)
 		if err != nil || len(page) == 0 {
 			return err

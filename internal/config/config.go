@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 
@@ -145,6 +146,20 @@ func ReadStore(cmd *cli.Command) (Config, error) {
 	err := c.readDataPath()
 	c.findArguments(s)
 	return c, err
+}
+
+// socketDirs are where the operator's socket of a daemon with its store in PostgreSQL may be, if systemd names no directory.
+var socketDirs = []string{".matrix", "/run/" + Program}
+
+// SocketDirs returns the directories that may hold the operator's socket. The daemon makes it in the first.
+func SocketDirs(dataPath string) []string {
+	if !names.IsPostgres(dataPath) {
+		return []string{dataPath}
+	}
+	if dir, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
+		return []string{dir}
+	}
+	return socketDirs
 }
 
 // readDataPath reads the URL of the store from its file, if there is one, and checks the path.
