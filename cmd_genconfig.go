@@ -138,6 +138,11 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	for _, file := range written {
 		fmt.Fprintf(out, "wrote %s (%04o%s)\n", file.Name, file.Mode, whose)
 	}
+	if c.Way == homeserver.CreateUser {
+		fmt.Fprintf(out, "the namespace is the old guide's: the as_token acts for every user; '%s' is enough here too\n", config.NodesAlone(c.ServerName))
+	} else {
+		fmt.Fprintln(out, "the namespace is that of nodes alone: the as_token acts for no other user")
+	}
 	if _, err := os.Stat(config.HomeserverFile); err != nil {
 		fmt.Fprintf(out, "there is no %s here: these files belong in the homeserver's directory\n", config.HomeserverFile)
 	}
@@ -305,8 +310,13 @@ func makeMASClient(c *config.Config, old earlier) ([]files.New, error) {
 // an IPv6 address.
 var noLocalpart = strings.NewReplacer(":", "-", "[", "", "]", "")
 
-// renderRegistration returns the content of registration.yaml.
+// renderRegistration returns the content of registration.yaml. The namespace is the guide's where accounts are created with
+// createUser, and of nodes alone elsewhere: whoever has the as_token acts for nobody else then.
 func renderRegistration(c config.Config, id string) ([]byte, error) {
+	users := config.NodesAlone(c.ServerName)
+	if c.Way == homeserver.CreateUser {
+		users = "@.*"
+	}
 	return yaml.Marshal(config.Registration{
 		ID:              id,
 		HSToken:         c.HSToken,
@@ -315,7 +325,7 @@ func renderRegistration(c config.Config, id string) ([]byte, error) {
 		SenderLocalpart: noLocalpart.Replace(c.ServerName),
 		Protocols:       []string{protocolID(c.ServerName)},
 		Namespaces: config.Namespaces{
-			Users:   []config.Namespace{{Exclusive: false, Regex: "@.*"}},
+			Users:   []config.Namespace{{Exclusive: false, Regex: users}},
 			Aliases: []config.Namespace{},
 			Rooms:   []config.Namespace{},
 		},
@@ -411,14 +421,18 @@ What is left to do:
 	if c.Way.IsApart {
 		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", names.URLHost(c.APIOrigin))
 	}
+	acts := "node"
+	if c.Way == homeserver.CreateUser {
+		acts = "user"
+	}
 	fmt.Fprintf(out, `
 3. Start the service, from any directory:
 
      %s
 
-%s and %s hold tokens that can act as any user of the
+%s and %s hold tokens that can act as any %s of the
 homeserver: keep them as secret as %s.
-`, shell.Quote(filepath.Join(dir, config.RunFile)), config.RegistrationFile, config.RunFile, config.HomeserverFile)
+`, shell.Quote(filepath.Join(dir, config.RunFile)), config.RegistrationFile, config.RunFile, acts, config.HomeserverFile)
 }
 
 // printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.

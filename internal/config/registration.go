@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -37,6 +38,11 @@ type Namespaces struct {
 type Namespace struct {
 	Exclusive bool   `yaml:"exclusive"`
 	Regex     string `yaml:"regex"`
+}
+
+// NodesAlone is the pattern of the users that nodes are, and nobody else: it serves all that this service does.
+func NodesAlone(serverName string) string {
+	return fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(serverName))
 }
 
 // ReadRegistration reads the file. A value that should be a string and is not is a fault of its key and not an error, so that a
