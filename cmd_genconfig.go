@@ -38,6 +38,8 @@ const (
 
 	masSecretFile = "mas_client_secret" // made where no flag names one
 
+	flagOwner = "owner"
+
 	idLength     = 10 // random characters of an id
 	tokenLength  = 40 // and of a token: 200 bits
 	runVerbosity = 5  // the guide's run.sh logs everything
@@ -56,6 +58,7 @@ func genconfigCommand() *cli.Command {
 				Name:  config.FlagNewTokens,
 				Usage: "as --" + config.FlagForce + ", and make new tokens: the homeserver and the service have to be restarted together then",
 			},
+			&cli.StringFlag{Name: flagOwner, Usage: "`USER` that the files are given to (default: the one that the homeserver runs as, as far as that is seen)"},
 			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d"),
 		},
 		Action: genconfigAction,
@@ -111,9 +114,9 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 		{Name: config.RegistrationFile, Mode: 0o600, Content: content},
 		{Name: config.RunFile, Mode: 0o700, Content: renderRun(c, program)},
 	}, written...)
-	reader := settings.ReadBy(process)
-	if !reader.IsKnown() {
-		reader = synapse.OwnerOf(".")
+	reader, err := readerOf(cmd.String(flagOwner), settings, process)
+	if err != nil {
+		return err
 	}
 	kept, err := files.WriteAll(written, ownerOf(reader), force)
 	if taken := (files.TakenError{}); errors.As(err, &taken) && !force {
@@ -131,12 +134,13 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if len(settings.Files) > 0 {
 		fmt.Fprintf(out, "read %s, %s\n", strings.Join(settings.Files, ", "), why)
 	}
-	whose := ""
-	if reader.UID != 0 && os.Geteuid() == 0 {
-		whose = ", " + reader.Name() + "'s: " + reader.Why
-	}
 	for _, file := range written {
-		fmt.Fprintf(out, "wrote %s (%04o%s)\n", file.Name, file.Mode, whose)
+		whose := synapse.OwnerOf(file.Name)
+		why := ""
+		if whose.UID == reader.UID && os.Geteuid() == 0 {
+			why = ": " + reader.Why
+		}
+		fmt.Fprintf(out, "wrote %s (%04o, %s's%s)\n", file.Name, file.Mode, whose.Name(), why)
 	}
 	if c.Way == homeserver.CreateUser {
 		fmt.Fprintf(out, "the namespace is the old guide's: the as_token acts for every user; '%s' is enough here too\n", config.NodesAlone(c.ServerName))
@@ -168,6 +172,23 @@ func readSynapse(named []string, origin string) (s synapse.Settings, why string,
 	}
 	s, err = synapse.Read(paths)
 	return s, why, p, err
+}
+
+// readerOf is the user that reads the files: the one that --owner names, or else the homeserver's.
+func readerOf(named string, s synapse.Settings, p synapse.Process) (reader synapse.User, err error) {
+	if named != "" {
+		if reader, err = synapse.UserNamed(named, "--"+flagOwner+" names it"); err != nil {
+			return reader, fmt.Errorf("--%s %w", flagOwner, err)
+		}
+		if me := os.Geteuid(); me != 0 && me != reader.UID {
+			return reader, fmt.Errorf("--%s %s: only root can give files to another user: run this with sudo", flagOwner, named)
+		}
+		return reader, nil
+	}
+	if reader = s.ReadBy(p); !reader.IsKnown() {
+		reader = synapse.OwnerOf(".")
+	}
+	return reader, nil
 }
 
 // ownerOf is whose the files are to be: the user's that reads them.

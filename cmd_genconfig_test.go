@@ -153,6 +153,14 @@ func TestGenconfigOwner(t *testing.T) {
 	os.Remove(secret)
 	genconfig("--force")
 	owned("the key", key, config.RegistrationFile, config.RunFile, secret)
+
+	for _, name := range []string{config.RegistrationFile + ".bak", config.RunFile + ".bak", secret} {
+		os.Remove(name)
+	}
+	if out := genconfig("--force", "--owner", "54323"); !strings.Contains(out, "wrote run.sh (0700, 54323's: --owner names it)\n") {
+		t.Errorf("got %s", out)
+	}
+	owned("--owner", 54323, config.RegistrationFile, config.RunFile, secret)
 }
 
 // A localpart has neither colons nor brackets: Synapse does not load the registration of a sender that has some.

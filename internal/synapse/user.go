@@ -5,6 +5,7 @@ package synapse
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -115,6 +116,29 @@ func ownerOf(stat os.FileInfo, why string) User {
 		u.GIDs = []int{int(owner.Gid)} // it has no other that is known
 		return u
 	}
+	return u.withGroupsOf(found)
+}
+
+// UserNamed is the user of this machine with the name, or with the number. A number without a name, as a container has it, is its
+// group's too.
+func UserNamed(name, why string) (User, error) {
+	found, err := user.Lookup(name)
+	if err != nil {
+		number, isNumber := strconv.ParseUint(name, 10, 31)
+		if isNumber != nil {
+			return User{}, fmt.Errorf("%q is no user of this machine: give a name or a number that `id` knows", name)
+		}
+		u := User{UID: int(number), Why: why}
+		if found, err = user.LookupId(strconv.Itoa(u.UID)); err != nil {
+			u.GIDs = []int{u.UID}
+			return u, nil
+		}
+	}
+	uid, err := strconv.Atoi(found.Uid)
+	return User{UID: uid, Why: why}.withGroupsOf(found), err
+}
+
+func (u User) withGroupsOf(found *user.User) User {
 	groups, _ := found.GroupIds() // without them it has one
 	for _, group := range append([]string{found.Gid}, groups...) {
 		if number, err := strconv.Atoi(group); err == nil {
