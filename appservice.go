@@ -223,7 +223,7 @@ func (a *appServiceAPI) thirdPartyUser(r appServiceRequest) (any, error) {
 	}
 	given := r.URL.Query().Get(addressField)
 	if !names.IsAddress(given) {
-		return nil, badRequest(faultForm, "%s must be an Ethereum address: 0x and %d hex digits, lowercase or with a right EIP-55 checksum", addressField, names.AddressDigits)
+		return nil, badRequest(faultForm, "%s must be an Ethereum address: 0x and %d hex digits, in one case or with a right EIP-55 checksum", addressField, names.AddressDigits)
 	}
 	return a.thirdPartyList(r, names.UserID(strings.ToLower(given), a.serverName))
 }

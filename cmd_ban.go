@@ -65,9 +65,6 @@ func parseNode(text string) (a common.Address, serverName string, err error) {
 	if digits, ok := strings.CutPrefix(localpart, "0X"); ok {
 		localpart = "0x" + digits
 	}
-	if digits, ok := strings.CutPrefix(localpart, "0x"); ok && strings.ToUpper(digits) == digits { // which has no checksum
-		localpart = "0x" + strings.ToLower(digits)
-	}
 	switch {
 	case !names.IsAddress(localpart), strings.HasPrefix(text, "@") && (!isUser || serverName == ""):
 		return common.Address{}, "", fmt.Errorf("that is no address: give 0x and %d hex digits, with a right EIP-55 checksum where they are of both cases, or a user ID", names.AddressDigits)

@@ -38,7 +38,8 @@ const (
 
 	masSecretFile = "mas_client_secret" // made where no flag names one
 
-	flagOwner = "owner"
+	flagOwner         = "owner"
+	flagAppServiceURL = "appservice-url"
 
 	idLength     = 10 // random characters of an id
 	tokenLength  = 40 // and of a token: 200 bits
@@ -59,6 +60,7 @@ func genconfigCommand() *cli.Command {
 				Usage: "as --" + config.FlagForce + ", and make new tokens: the homeserver and the service have to be restarted together then",
 			},
 			&cli.StringFlag{Name: flagOwner, Usage: "`USER` that the files are given to (default: the one that the homeserver runs as, as far as that is seen)"},
+			&cli.StringFlag{Name: flagAppServiceURL, Usage: "`URL` at which the homeserver reaches this service, where that is not --" + config.FlagHost + " and --" + config.FlagPort + " but a proxy, say"},
 			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d"),
 		},
 		Action: genconfigAction,
@@ -88,6 +90,10 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	reachedAt, err := appServiceURL(c, cmd.String(flagAppServiceURL))
+	if err != nil {
+		return err
+	}
 	newTokens := cmd.Bool(config.FlagNewTokens)
 	force := cmd.Bool(config.FlagForce) || newTokens
 	if newTokens && c.ASToken+c.HSToken != "" {
@@ -106,7 +112,7 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 	c.ASToken = cmp.Or(c.ASToken, old.asToken, randomText(tokenLength))
 	c.HSToken = cmp.Or(c.HSToken, old.hsToken, randomText(tokenLength))
 	written = append(written, keepEthRPC(&c)...)
-	content, err := renderRegistration(c, cmp.Or(old.id, randomText(idLength)+"-"+c.ServerName))
+	content, err := renderRegistration(c, cmp.Or(old.id, randomText(idLength)+"-"+c.ServerName), reachedAt)
 	if err != nil {
 		return err
 	}
@@ -327,13 +333,26 @@ func makeMASClient(c *config.Config, old earlier) ([]files.New, error) {
 	return []files.New{{Name: masSecretFile, Mode: 0o600, Content: []byte(randomText(tokenLength))}}, nil
 }
 
+// appServiceURL is where the homeserver reaches this service: as it was given, with the path of the API behind it, or else where
+// the service listens.
+func appServiceURL(c config.Config, given string) (string, error) {
+	if given == "" {
+		return "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + appServicePath, nil
+	}
+	base, err := baseURL(flagAppServiceURL, given)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(base, appServicePath) + appServicePath, nil
+}
+
 // noLocalpart takes away what a server name has and a localpart that is written alike in URLs has not: colons, and the brackets of
 // an IPv6 address.
 var noLocalpart = strings.NewReplacer(":", "-", "[", "", "]", "")
 
 // renderRegistration returns the content of registration.yaml. The namespace is the guide's where accounts are created with
 // createUser, and of nodes alone elsewhere: whoever has the as_token acts for nobody else then.
-func renderRegistration(c config.Config, id string) ([]byte, error) {
+func renderRegistration(c config.Config, id, url string) ([]byte, error) {
 	users := config.NodesAlone(c.ServerName)
 	if c.Way == homeserver.CreateUser {
 		users = "@.*"
@@ -342,7 +361,7 @@ func renderRegistration(c config.Config, id string) ([]byte, error) {
 		ID:              id,
 		HSToken:         c.HSToken,
 		ASToken:         c.ASToken,
-		URL:             "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + appServicePath,
+		URL:             url,
 		SenderLocalpart: noLocalpart.Replace(c.ServerName),
 		Protocols:       []string{protocolID(c.ServerName)},
 		Namespaces: config.Namespaces{

@@ -38,7 +38,7 @@ func defaultConfig(t *testing.T) config.Config {
 func TestRender(t *testing.T) {
 	c := defaultConfig(t)
 	c.ServerName, c.ASToken, c.HSToken, c.Verbosity = testServerName, testASToken, testHSToken, runVerbosity
-	got, err := renderRegistration(c, "Q7PM2E53RE-"+testServerName)
+	got, err := renderRegistration(c, "Q7PM2E53RE-"+testServerName, "http://127.0.0.1:8009"+appServicePath)
 	want := `id: Q7PM2E53RE-transport02.smartmesh.cn
 hs_token: RNI4CGEDTKC4WJTB4RZWRK4NOKA7M4PREUW6F2GZ
 as_token: LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD
@@ -69,7 +69,7 @@ exec matrix-regservice --astoken LODE52N2CKVXMOURUMAWLEEEXMWB4DKIKRI246XD --hsto
 // A token that YAML would read as something else is quoted.
 func TestRenderOddTokens(t *testing.T) {
 	for _, token := range []string{"5318008", "true", "null", "1e10", "~", "a: b", "#x", "'", `"`} {
-		content, err := renderRegistration(config.Config{ServerName: "x", Host: "127.0.0.1", ASToken: token, HSToken: token}, "ID")
+		content, err := renderRegistration(config.Config{ServerName: "x", Host: "127.0.0.1", ASToken: token, HSToken: token}, "ID", "")
 		var back config.Registration
 		if err != nil || yaml.Unmarshal(content, &back) != nil || back.ASToken != token || back.HSToken != token {
 			t.Errorf("%s: got %+v, %v", token, back, err)
@@ -166,7 +166,7 @@ func TestGenconfigOwner(t *testing.T) {
 // A localpart has neither colons nor brackets: Synapse does not load the registration of a sender that has some.
 func TestRenderSender(t *testing.T) {
 	for name, want := range map[string]string{"example.org": "example.org", "localhost:8480": "localhost-8480", "[2001:db8::1]:8448": "2001-db8--1-8448"} {
-		content, err := renderRegistration(config.Config{ServerName: name, Host: "127.0.0.1", ASToken: "a", HSToken: "b"}, "ID")
+		content, err := renderRegistration(config.Config{ServerName: name, Host: "127.0.0.1", ASToken: "a", HSToken: "b"}, "ID", "")
 		var back config.Registration
 		if err != nil || yaml.Unmarshal(content, &back) != nil || back.SenderLocalpart != want {
 			t.Errorf("%s: got %q, %v", name, back.SenderLocalpart, err)

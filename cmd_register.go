@@ -143,24 +143,71 @@ func nodeKey(cmd *cli.Command) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the keystore: %w", err)
 	}
-	key, err := decryptKey(content, password)
-	if errors.Is(err, keystore.ErrDecrypt) {
+	key, err := decryptKey([]byte(files.WithoutMark(string(content))), password)
+	switch {
+	case errors.Is(err, keystore.ErrDecrypt):
 		return nil, fmt.Errorf("%s cannot be decrypted: is the first line of --%s its password?", store, flagPasswordFile)
-	}
-	if err != nil {
+	case errors.Is(err, errCostly), errors.Is(err, errOtherAddress):
+		return nil, fmt.Errorf("%s %w", store, err)
+	case err != nil:
 		return nil, fmt.Errorf("%s is not an Ethereum V3 keystore", store)
 	}
 	return key.PrivateKey, nil
 }
 
-// decryptKey is keystore.DecryptKey without its panic: go-ethereum panics on a keystore that lacks a field.
+// Bounds of a keystore's parameters. geth's own take 256 MiB; memory beyond that of the machine ends a Go program at once.
+const (
+	keystoreMemory = 1 << 30  // bytes
+	keystoreWork   = 1 << 24  // n·r·p of scrypt, eight times as much as geth's
+	keystoreRounds = 10 << 20 // of pbkdf2, forty times as many as geth's
+	keystoreLength = 1 << 10  // of the derived key, of which 32 bytes are used
+)
+
+var (
+	errCostly       = errors.New("asks for more memory or time than a keystore needs, which takes 256 MiB by geth's defaults (n 262144, r 8, p 1): make it anew with those")
+	errOtherAddress = errors.New("has an address that is not its key's: it was changed, or put together from two; give the keystore of the node that is meant")
+)
+
+// checkCost refuses parameters of the key's derivation that the machine has no room for.
+func checkCost(c keystore.CryptoJSON) error {
+	number := func(key string) float64 {
+		value, _ := c.KDFParams[key].(float64) // go-ethereum takes no other
+		return value
+	}
+	n, r, p := number("n"), number("r"), number("p")
+	switch {
+	case 128*n*r > keystoreMemory, 128*r*p > keystoreMemory, n*r*p > keystoreWork, number("c") > keystoreRounds, number("dklen") > keystoreLength:
+		return errCostly
+	}
+	return nil
+}
+
+// decryptKey is keystore.DecryptKey without its panic, go-ethereum 1.17 panics on a keystore that lacks a field, and with what it
+// leaves out: bounds, and that the address is the key's.
 func decryptKey(content []byte, password string) (key *keystore.Key, err error) {
 	defer func() {
 		if recover() != nil {
 			err = errors.New("a field is missing or of another type")
 		}
 	}()
-	return keystore.DecryptKey(content, password)
+	var file struct {
+		Address string              `json:"address"`
+		Crypto  keystore.CryptoJSON `json:"crypto"`
+	}
+	if err := json.Unmarshal(content, &file); err != nil {
+		return nil, err
+	}
+	if err := checkCost(file.Crypto); err != nil {
+		return nil, err
+	}
+	if key, err = keystore.DecryptKey(content, password); err != nil {
+		return nil, err
+	}
+	own := hex.EncodeToString(key.Address[:])
+	if file.Address != "" && !strings.EqualFold(strings.TrimPrefix(file.Address, "0x"), own) { // some leave it out, to tell nobody
+		return nil, errOtherAddress
+	}
+	return key, nil
 }
 
 // keystorePassword is the first line of the file, as geth reads it.
@@ -179,7 +226,7 @@ func keystorePassword(path string, required bool) (string, error) {
 	if line = strings.TrimSuffix(line, "\r"); line == "" {
 		return "", fmt.Errorf("%s has an empty first line: it should be the keystore's password", path)
 	}
-	return line, nil
+	return line, files.RefuseMark(path, line) // geth takes it for a part of the password
 }
 
 // readKey reads a key in hex.
@@ -188,7 +235,7 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the key: %w", err)
 	}
-	key, err := crypto.HexToECDSA(strings.TrimPrefix(strings.TrimSpace(string(content)), "0x"))
+	key, err := crypto.HexToECDSA(strings.TrimPrefix(strings.TrimSpace(files.WithoutMark(string(content))), "0x"))
 	if err != nil { // which is not wrapped: it quotes from the file
 		return nil, fmt.Errorf("%s does not hold a private key: it should be 64 hex digits", path)
 	}

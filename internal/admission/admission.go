@@ -168,6 +168,9 @@ func ReadList(path string) ([]common.Address, error) {
 	for lines.Scan() {
 		number++
 		text, _, _ := strings.Cut(lines.Text(), "#")
+		if number == 1 {
+			text = files.WithoutMark(text)
+		}
 		text = strings.TrimSpace(text)
 		switch {
 		case text == "":

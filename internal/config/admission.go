@@ -45,7 +45,7 @@ func (c *Config) ReadEthRPC() error {
 	if err != nil {
 		return fmt.Errorf("read the URL of the Ethereum node: %w", err)
 	}
-	c.EthRPC = strings.TrimSpace(string(content))
+	c.EthRPC = strings.TrimSpace(files.WithoutMark(string(content)))
 	if _, err := names.ParseEthereumURL(c.EthRPC); err != nil {
 		return fmt.Errorf("%s does not hold the http or https URL of an Ethereum node: write one into it, such as http://127.0.0.1:8545", c.EthRPCFile)
 	}

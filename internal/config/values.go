@@ -82,8 +82,11 @@ func (s Values) inCommandLine(name string) bool {
 
 // spell returns the name by which the flag was given: that of the flag, or of the variable.
 func (s Values) spell(name string) string {
-	if s.of(name).from == fromEnvironment {
+	switch s.of(name).from {
+	case fromEnvironment:
 		return rowOf(name).Variable()
+	case fromScript:
+		return "--" + name + " of " + RunFile
 	}
 	return "--" + name
 }
@@ -164,10 +167,10 @@ func readCount(text string, most float64) (int, bool) {
 	return number, err == nil && number >= 0 && float64(number) <= most
 }
 
-// readRate reads a number that is 0 or within the bounds.
+// readRate reads a number, in decimal, that is 0 or within the bounds.
 func readRate(text string, least, most float64) (float64, bool) {
 	number, err := strconv.ParseFloat(text, 64)
-	return number, err == nil && (number == 0 || number >= least && number <= most) // NaN is not in there either
+	return number, err == nil && !strings.ContainsAny(text, "xX_") && (number == 0 || number >= least && number <= most) // NaN is not in there either
 }
 
 // shortNumber quotes a value that is too short a number to be a secret, with a space before it, and nothing else.

@@ -76,7 +76,7 @@ func TestNumbers(t *testing.T) {
 		if row.kind != kindCount && row.kind != kindRate {
 			continue
 		}
-		for _, bad := range []string{secret, "http", "-1", "0x10", "1e", "99999999999", "123456789012345678901234567890", " 1", "", "NaN"} {
+		for _, bad := range []string{secret, "http", "-1", "0x10", "0x1p4", "1_0", "1e", "99999999999", "123456789012345678901234567890", " 1", "", "NaN"} {
 			_, err := configOf(t, []string{"--" + row.Name, bad}, nil)
 			if err == nil || !strings.HasPrefix(err.Error(), "--"+row.Name) || strings.Contains(err.Error(), "strconv") || len(bad) > 8 && strings.Contains(err.Error(), bad) {
 				t.Errorf("--%s %q: got %v", row.Name, bad, err)

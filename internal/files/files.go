@@ -26,6 +26,22 @@ func Read(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, smallLimit))
 }
 
+// byteOrderMark begins a text that some editors save as UTF-8.
+const byteOrderMark = "\ufeff"
+
+// WithoutMark is the text without a byte order mark, where nobody else reads the file, so that the mark can be no part of it.
+func WithoutMark(text string) string { return strings.TrimPrefix(text, byteOrderMark) }
+
+// RefuseMark refuses a secret that begins with a byte order mark, or is UTF-16: other programs take the mark for a part of it.
+func RefuseMark(path, secret string) error {
+	for _, mark := range []string{byteOrderMark, "\xff\xfe", "\xfe\xff"} {
+		if strings.HasPrefix(secret, mark) {
+			return fmt.Errorf("%s begins with a byte order mark, which other programs take for a part of the secret: save it as UTF-8 without one", path)
+		}
+	}
+	return nil
+}
+
 // Open opens a file of at most limit bytes. It refuses anything but a regular file: reading a device or a pipe may never end.
 func Open(path string, limit int64) (f *os.File, size int64, err error) {
 	f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
@@ -57,7 +73,7 @@ func ReadSecret(path, holds string) (string, error) {
 	if secret == "" {
 		return "", fmt.Errorf("%s is empty: it should hold %s", path, holds)
 	}
-	return secret, nil
+	return secret, RefuseMark(path, secret)
 }
 
 // Copy writes the contents of the file, which may have any size, to w.

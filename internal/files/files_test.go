@@ -32,6 +32,12 @@ func TestReadSecret(t *testing.T) {
 	if _, err := ReadSecret(path, "the secret"); err == nil || !strings.Contains(err.Error(), "is empty") {
 		t.Errorf("an empty file: got %v", err)
 	}
+	for _, mark := range []string{"\ufeff", "\xff\xfe", "\xfe\xff"} {
+		os.WriteFile(path, []byte(mark+"open sesame\n"), 0o600)
+		if _, err := ReadSecret(path, "the secret"); err == nil || !strings.Contains(err.Error(), "byte order mark") || strings.Contains(err.Error(), "sesame") {
+			t.Errorf("%x: got %v", mark, err)
+		}
+	}
 	os.WriteFile(path, []byte("open sesame\n"), 0o600)
 	if got, err := ReadSecret(path, "the secret"); got != "open sesame" || err != nil {
 		t.Errorf("got %q, %v", got, err)

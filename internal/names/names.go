@@ -50,10 +50,14 @@ func IsLocalpart(text string) bool {
 	return ok && IsLowerHex(digits, AddressDigits)
 }
 
-// IsAddress reports whether the text is an Ethereum address as people paste it: lowercase, or mixed case with a right EIP-55
-// checksum, which finds mistyped addresses.
+// IsAddress reports whether the text is an Ethereum address as people paste it: in one case, or in mixed case with a right
+// EIP-55 checksum, which finds mistyped addresses. Capitals alone have no checksum, as some wallets print them.
 func IsAddress(text string) bool {
-	return IsLocalpart(text) || IsHexAddress(text) && common.HexToAddress(text).Hex() == text
+	if !IsHexAddress(text) {
+		return false
+	}
+	digits := text[len("0x"):]
+	return digits == strings.ToLower(digits) || digits == strings.ToUpper(digits) || common.HexToAddress(text).Hex() == text
 }
 
 // IsHexAddress reports whether the text is an Ethereum address in any case, whatever its checksum.

@@ -44,15 +44,16 @@ func TestCheckServerName(t *testing.T) {
 func TestIsAddress(t *testing.T) {
 	const checksummed = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 	for text, want := range map[string]bool{
-		checksummed:                  true,
-		strings.ToLower(checksummed): true,
+		checksummed:                                  true,
+		strings.ToLower(checksummed):                 true,
+		"0x" + strings.ToUpper(checksummed[2:]):      true,
 		"0x5AAeb6053F3E94C9b9A09f33669435E7Ef1BeAed": false, // one letter's case
-		checksummed[2:]:                false,
-		"0X" + checksummed[2:]:         false,
-		checksummed + "0":              false,
-		checksummed[:41]:               false,
-		"0x" + strings.Repeat("g", 40): false,
-		"":                             false,
+		checksummed[2:]:                              false,
+		"0X" + checksummed[2:]:                       false,
+		checksummed + "0":                            false,
+		checksummed[:41]:                             false,
+		"0x" + strings.Repeat("g", 40):               false,
+		"":                                           false,
 	} {
 		if got := IsAddress(text); got != want {
 			t.Errorf("%q: got %v, want %v", text, got, want)
