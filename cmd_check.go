@@ -48,6 +48,9 @@ func homeserverConfigFlag(otherwise string) cli.Flag {
 func checkAction(ctx context.Context, cmd *cli.Command) error {
 	script, scriptErr := config.ReadScript(config.RunFile)
 	given := config.ReadValues(cmd)
+	if given.Err() != nil {
+		return given.Err()
+	}
 	contradicted := given.FillIn(script)
 	if given.Text(config.FlagMatrixDomain) == "" && errors.Is(scriptErr, os.ErrPermission) {
 		return fmt.Errorf("--%s is missing: %s may have it; it is there and cannot be read: %s, or give check the flags of the service", config.FlagMatrixDomain, config.RunFile, check.RunAs(scriptErr))

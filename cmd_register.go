@@ -64,7 +64,11 @@ func registerCommand() *cli.Command {
 }
 
 func registerAction(ctx context.Context, cmd *cli.Command) error {
-	serverName := config.ReadValues(cmd).Text(config.FlagMatrixDomain)
+	given := config.ReadValues(cmd)
+	if given.Err() != nil {
+		return given.Err()
+	}
+	serverName := given.Text(config.FlagMatrixDomain)
 	if err := config.CheckServerName(serverName); err != nil {
 		return err
 	}

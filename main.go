@@ -78,7 +78,7 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Usage:     "the door into a Matrix homeserver of Photon nodes",
 		UsageText: programName + " [flags]            serve nodes\n" + programName + " [flags] COMMAND",
 		Version:   version(),
-		Flags:     config.Flags(),
+		Flags:     append(config.Flags(), config.EnvironmentFlag()),
 		Action:    serveAction,
 		Commands:  []*cli.Command{genconfigCommand(), checkCommand(), registerCommand(), usersCommand(), refusedCommand(), banCommand(), unbanCommand(), backupCommand(), restoreCommand(), migrateCommand()},
 		Writer:    stdout,

@@ -412,14 +412,18 @@ func TestReadsItsOwnFlagsOnly(t *testing.T) {
 func TestHelpOfEachCommand(t *testing.T) {
 	named := regexp.MustCompile(`(?m)^   --([a-z-]+)`)
 	for _, cmd := range newCommand(io.Discard, io.Discard).Commands {
-		want := []string{"help"}
+		want, readsTable := []string{"help"}, false
 		for _, flag := range cmd.Flags {
 			want = append(want, flag.Names()[0])
 		}
 		for _, row := range config.Table {
 			if row.IsReadBy(cmd.Name) {
 				want = append(want, row.Name)
+				readsTable = true
 			}
+		}
+		if readsTable {
+			want = append(want, config.FlagEnvironment)
 		}
 		slices.Sort(want)
 		for _, args := range [][]string{{cmd.Name, "--help"}, {"help", cmd.Name}, {"--" + config.FlagPort, "1", cmd.Name, "-h"}} {

@@ -21,8 +21,11 @@ const mostEdits = 2
 
 // checkEnvironment refuses a variable whose name, prefix included, is nearly that of a flag: its value would be ignored, and with
 // it perhaps a list of who may register. It returns the other names with this prefix, which mean nothing.
-func checkEnvironment() (unknown []string, err error) {
-	for _, entry := range os.Environ() {
+func checkEnvironment() (unknown []string, err error) { return checkVariables(os.Environ()) }
+
+// checkVariables is that for variables from wherever, as "NAME=value".
+func checkVariables(entries []string) (unknown []string, err error) {
+	for _, entry := range entries {
 		name, value, _ := strings.Cut(entry, "=")
 		if isOfKubernetes(name, value) {
 			continue

@@ -242,7 +242,7 @@ GLOBAL OPTIONS:{{template "visiblePersistentFlagTemplate" .}}{{end}}`
 	}
 	shown := ""
 	if lines.Len() > 0 {
-		shown = "\n\nGLOBAL OPTIONS:" + lines.String()
+		shown = "\n\nGLOBAL OPTIONS:" + lines.String() + "\n   " + EnvironmentFlag().String()
 	}
 	return strings.Replace(cli.CommandHelpTemplate, all, shown, 1)
 }

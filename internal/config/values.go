@@ -5,6 +5,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -19,6 +20,7 @@ type origin int
 
 const (
 	fromDefault origin = iota
+	fromFile           // of variables
 	fromScript
 	fromEnvironment
 	fromArgument
@@ -35,6 +37,10 @@ type setting struct {
 type Values struct {
 	command string
 	values  map[string]setting
+
+	file        string // of variables, if one was read
+	fileIsNamed bool   // on the command line
+	fileErr     error  // why it could not be read
 }
 
 // ReadValues takes what the command line and the environment have for the flags that the command reads.
@@ -58,6 +64,7 @@ func readValuesOf(cmd *cli.Command, command string) Values {
 		}
 		s.values[row.Name] = setting{text: value, from: fromEnvironment}
 	}
+	s.fileErr = s.readFile(cmd)
 	return s
 }
 
@@ -85,6 +92,8 @@ func (s Values) spell(name string) string {
 	switch s.of(name).from {
 	case fromEnvironment:
 		return rowOf(name).Variable()
+	case fromFile:
+		return rowOf(name).Variable() + " of " + s.file
 	case fromScript:
 		return "--" + name + " of " + RunFile
 	}
@@ -101,7 +110,7 @@ func (s Values) choose() error {
 		}
 		file, itself := s.of(row.Name), s.of(row.instead)
 		switch {
-		case file.from == fromEnvironment && itself.from == fromEnvironment:
+		case file.from == itself.from && (file.from == fromEnvironment || file.from == fromFile):
 			return fmt.Errorf("%s and %s are both given: keep the file", s.spell(row.instead), s.spell(row.Name))
 		case file.from > itself.from || file.from == itself.from && file.place > itself.place:
 			delete(s.values, row.instead)
@@ -114,6 +123,9 @@ func (s Values) choose() error {
 
 // into checks each value against its row, and stores it in the config.
 func (s Values) into(c *Config) error {
+	if s.fileErr != nil {
+		return s.fileErr
+	}
 	if err := s.choose(); err != nil {
 		return err
 	}
@@ -181,9 +193,18 @@ func shortNumber(text string) string {
 	return ""
 }
 
-// FillIn takes the values that were not given from run.sh. It returns the flags that were given another value than run.sh has.
+// Err is why the environment file could not be read.
+func (s Values) Err() error { return s.fileErr }
+
+// FillIn takes the values that were not given from run.sh, which counts in the place of an environment file that was not named. It returns the flags that were given another value than run.sh has.
 func (s Values) FillIn(script Script) (contradicted []string) {
-	given := func(name string) bool { return s.of(name).from > fromScript }
+	given := func(name string) bool {
+		from := s.of(name).from
+		return from > fromScript || from == fromFile && s.fileIsNamed
+	}
+	if len(script.Flags) > 0 && !s.fileIsNamed {
+		maps.DeleteFunc(s.values, func(_ string, v setting) bool { return v.from == fromFile })
+	}
 	for i := range Table {
 		row := &Table[i]
 		value, ok := script.Flags[row.Name]

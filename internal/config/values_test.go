@@ -18,7 +18,7 @@ func configOf(t *testing.T, args, environment []string) (Config, error) {
 		t.Setenv(environmentPrefix+name, value)
 	}
 	var c Config
-	root := &cli.Command{Name: Program, Flags: Flags(), Action: func(_ context.Context, cmd *cli.Command) (err error) {
+	root := &cli.Command{Name: Program, Flags: append(Flags(), EnvironmentFlag()), Action: func(_ context.Context, cmd *cli.Command) (err error) {
 		c, err = Read(ReadValues(cmd))
 		return err
 	}}
