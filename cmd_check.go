@@ -4,11 +4,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,20 +26,39 @@ import (
 // errProblems ends a check that found problems. They are printed already.
 var errProblems = errors.New("there are problems")
 
+// A notCheckedError ends a check that could not do its work: nothing is known.
+type notCheckedError struct{ error }
+
+func (e notCheckedError) Unwrap() error { return e.error }
+
+const (
+	checkName      = "check"
+	flagAll        = "all"
+	exitNotChecked = 2
+)
+
 func checkCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "check",
+		Name:      checkName,
 		Usage:     "say what keeps nodes out: look at the files here, and ask what runs",
 		UsageText: programName + " [flags] check",
 		Description: "Reads and asks, changes nothing, creates no user. Run it in the homeserver's directory: flags that are\n" +
-			"not given are those of " + config.RunFile + ". Exits with 0 when there is no problem, and with 1 otherwise.",
+			"not given are those of " + config.RunFile + ". Exits with 0 when there is no problem, with 1 when there is one,\n" +
+			"and with 2 when it could not check.",
 		Flags: []cli.Flag{
 			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d, or " + check.DendriteFile),
 			&cli.StringSliceFlag{Name: check.FlagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + check.MASFile + ", or " + check.MASOwnFile + " if it is one)"},
 			&cli.StringFlag{Name: check.FlagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
+			&cli.BoolFlag{Name: flagAll, Usage: "print what is ok, too"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
 		},
-		Action: checkAction,
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			err := checkAction(ctx, cmd)
+			if err != nil && !errors.Is(err, errProblems) {
+				return notCheckedError{err}
+			}
+			return err
+		},
 	}
 }
 
@@ -73,8 +95,11 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	in.Script, in.ScriptErr, in.Contradicted, in.Public = script, scriptErr, contradicted, public
 	in.HomeserverConfig, in.MASConfig = cmd.StringSlice(check.FlagHomeserverConfig), cmd.StringSlice(check.FlagMASConfig)
 	report := check.Run(ctx, in)
-	if err := writeReport(cmd.Root().Writer, report, cmd.Bool(flagJSON)); err != nil {
-		return err
+	if ctx.Err() != nil { // what was asked last got no answer for that
+		return errors.New("it was interrupted, and tells nothing")
+	}
+	if err := writeReport(cmd.Root().Writer, report, cmd.Bool(flagAll), cmd.Bool(flagJSON)); err != nil {
+		return fmt.Errorf("the report could not be written: %w", err)
 	}
 	if report.Problems > 0 {
 		return errProblems
@@ -108,14 +133,18 @@ func newCheckInput(c config.Config) check.Input {
 		},
 		StoreName: name,
 		ReadStore: func(ctx context.Context) (check.StoreReading, error) { return readCounts(ctx, c.DataPath) },
-		AskStatus: func(ctx context.Context) (check.StoreReading, error) { return askStatus(ctx, c.DataPath) },
+
+		AskStatus:    func(ctx context.Context) (check.DaemonStatus, error) { return askStatus(ctx, c.DataPath) },
+		AskReadiness: func(ctx context.Context) ([]check.Unready, error) { return askReadiness(ctx, c) },
 	}
 }
 
-func writeReport(out io.Writer, r *check.Report, asJSON bool) error {
+func writeReport(out io.Writer, r *check.Report, all, asJSON bool) error {
 	if !asJSON {
-		r.Print(out)
-		return nil
+		var text bytes.Buffer
+		r.Print(&text, check.Style{All: all, Colours: isColourful(out)})
+		_, err := out.Write(text.Bytes())
+		return err
 	}
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
@@ -143,18 +172,75 @@ func readCounts(ctx context.Context, dataPath string) (check.StoreReading, error
 	return inReading(size, counts), err
 }
 
-// askStatus asks the daemon that serves the store in the directory for its status.
-func askStatus(ctx context.Context, dir string) (check.StoreReading, error) {
-	ctx, cancel := context.WithTimeout(ctx, homeserver.ReadTime) // a daemon that hangs accepts the connection and does not answer
+// daemonPatience is how long a daemon may take over an answer: a readiness that nobody asked for before takes the time of all its
+// checks. One that hangs accepts the connection and does not answer.
+const daemonPatience = 4 * healthLimit
+
+// askOps reads the answer of the daemon that serves the store in the directory.
+func askOps(ctx context.Context, dir, path string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, daemonPatience)
 	defer cancel()
-	res, err := askDaemon(ctx, dir, statusPath, nil)
+	res, err := askDaemon(ctx, dir, path, nil)
+	if errors.Is(err, errNoDaemon) {
+		return check.ErrNoDaemon
+	}
 	if err != nil {
-		return check.StoreReading{}, err
+		return err
 	}
 	defer res.Body.Close()
+	return json.NewDecoder(io.LimitReader(res.Body, homeserver.AnswerLimit)).Decode(into)
+}
+
+// askStatus asks the daemon that serves the store in the directory for its status.
+func askStatus(ctx context.Context, dir string) (check.DaemonStatus, error) {
 	var said daemonStatus
-	err = json.NewDecoder(io.LimitReader(res.Body, homeserver.AnswerLimit)).Decode(&said)
-	return inReading(said.StoreBytes, said.Records), err
+	err := askOps(ctx, dir, statusPath, &said)
+	return check.DaemonStatus{Store: inReading(said.StoreBytes, said.Records), PID: said.PID, Admitted: said.Admitted, MinBalance: said.MinBalance}, err
+}
+
+// askReadiness asks why no node could register now: the daemon that serves the store, or else at --ops-listen.
+func askReadiness(ctx context.Context, c config.Config) ([]check.Unready, error) {
+	var said []unready
+	err := askOps(ctx, c.DataPath, readinessPath, &said)
+	if errors.Is(err, check.ErrNoDaemon) && c.OpsListen != "" {
+		said, err = askReady(ctx, c.OpsListen)
+	}
+	if errors.Is(err, errUnknownPath) {
+		err = check.ErrOldDaemon
+	}
+	var wrong []check.Unready
+	for _, its := range said {
+		of := map[string]check.UnreadyOf{unreadyStore: check.UnreadyStore, unreadyHomeserver: check.UnreadyHomeserver, unreadyChain: check.UnreadyChain}[its.Of]
+		wrong = append(wrong, check.Unready{Of: of, Reason: its.Reason, Cause: its.Cause})
+	}
+	return wrong, err
+}
+
+// askReady asks at --ops-listen, where the reasons are lines.
+func askReady(ctx context.Context, address string) ([]unready, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	h := homeserver.NewClient("http://"+net.JoinHostPort(names.ReachableHost(host), port), "")
+	a, err := h.Call(ctx, homeserver.Request{Within: daemonPatience, Method: http.MethodGet, Path: "/readyz"})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w at --%s %s", check.ErrNoDaemon, config.FlagOpsListen, address)
+	case a.Status == http.StatusOK:
+		return nil, nil
+	case a.Status != http.StatusServiceUnavailable:
+		return nil, fmt.Errorf("what is at --%s %s answers %d to /readyz", config.FlagOpsListen, address, a.Status)
+	}
+	var said []unready
+	for line := range strings.Lines(string(a.Body)) {
+		its := unready{Reason: strings.TrimSpace(line)}
+		if its.Reason == storeUnwritable {
+			its.Of = unreadyStore
+		}
+		said = append(said, its)
+	}
+	return said, nil
 }
 
 func inReading(size int64, counts storeCounts) check.StoreReading {

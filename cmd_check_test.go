@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/urfave/cli/v3"
@@ -16,8 +17,54 @@ import (
 // Where no run.sh tells it the flags, check says what is needed.
 func TestCheckElsewhere(t *testing.T) {
 	t.Chdir(t.TempDir())
-	if code, said := runs(t, "check"); code != 1 || !strings.Contains(said, "run check in the homeserver's directory") {
+	if code, said := runs(t, "check"); code != 2 || !strings.Contains(said, "run check in the homeserver's directory") {
 		t.Errorf("exit %d\n%s", code, said)
+	}
+}
+
+// What keeps check from its work ends it with 2: its exit code never says that all is well, nor that a problem was found.
+func TestNotChecked(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, args := range [][]string{{"check", "--nothing"}, {"check", "everything"}, {"check", "--public-url", "nowhere"}, {"--port", "0", "--matrixdomain", testServerName, "check"}} {
+		if code, said := runs(t, args...); code != exitNotChecked || strings.Count(said, "\n") != 1 {
+			t.Errorf("%v: exit %d\n%s", args, code, said)
+		}
+	}
+	if code, _ := runs(t, "users", "--nothing"); code != 1 {
+		t.Errorf("users: exit %d, want 1", code)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		need.Skip(t, need.Missing{What: "/dev/full", Cure: "run the tests on Linux"})
+	}
+	defer full.Close()
+	if code := run([]string{programName, "--matrixdomain", testServerName, "--matrixurl", "http://127.0.0.1:1" + homeserver.SharedSecretPath, "--port", "1", "check", "--public-url", "http://127.0.0.1:1"}, full, io.Discard); code != exitNotChecked {
+		t.Errorf("no room for the report: exit %d, want %d", code, exitNotChecked)
+	}
+}
+
+// Colours are for a terminal alone, and for nobody who has asked for none. The kernel's null device passes for a terminal.
+func TestColours(t *testing.T) {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, test := range []struct {
+		out           io.Writer
+		noColor, term string
+		want          bool
+	}{{null, "", "xterm", true}, {null, "1", "xterm", false}, {null, "", "dumb", false}, {file, "", "xterm", false}, {io.Discard, "", "xterm", false}} {
+		t.Setenv("NO_COLOR", test.noColor)
+		t.Setenv("TERM", test.term)
+		if got := isColourful(test.out); got != test.want {
+			t.Errorf("%+v: got %v", test, got)
+		}
 	}
 }
 

@@ -168,7 +168,7 @@ func TestPostgresCommands(t *testing.T) {
 			t.Errorf("%s: exit %d\n%s", command, code, said)
 		}
 	}
-	if _, said := runs(t, "--matrixdomain", testServerName, "check"); !strings.Contains(said, "store: postgres:///") || !strings.Contains(said, ": 3 registered, 2 pending") {
+	if _, said := runs(t, "--matrixdomain", testServerName, "check", "--all"); !strings.Contains(said, "store: postgres:///") || !strings.Contains(said, ": 3 registered, 2 pending") {
 		t.Errorf("check: %s", said)
 	}
 	s.Close()

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"encoding/hex"
@@ -12,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +41,8 @@ const (
 	flagGenerate     = "generate"
 	flagPrint        = "print"
 	flagJSON         = "json"
+
+	stepRegister = "register"
 
 	nodeCallTime = answerTime + 5*time.Second
 )
@@ -336,8 +341,8 @@ func (c *nodeClient) enter(ctx context.Context, proof registration) error {
 		return err
 	}
 	if answer.status == http.StatusForbidden {
-		answer, err = c.step(ctx, "register", c.registerURL, "", proof)
-		if err := stepResult("register", answer, err, userID); err != nil {
+		answer, err = c.step(ctx, stepRegister, c.registerURL, "", proof)
+		if err := stepResult(stepRegister, answer, err, userID); err != nil {
 			return err
 		}
 		answer, err = c.step(ctx, "login", c.server+homeserver.LoginPath, "", login)
@@ -370,6 +375,9 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 
 	start := time.Now()
 	res, err := c.http.Do(req)
+	if err != nil && c.hintOfTLS(ctx, to, err) != "" {
+		return nodeAnswer{}, fmt.Errorf("%s failed: %s: %s", name, redact.Mask(redact.Line(err.Error(), c.secrets...)), c.hintOfTLS(ctx, to, err))
+	}
 	if err != nil {
 		return nodeAnswer{}, fmt.Errorf("%s failed: %s: are --%s and --%s where nodes come in, and does what is there run?", name, redact.Mask(redact.Line(err.Error(), c.secrets...)), flagServer, flagRegisterURL)
 	}
@@ -386,12 +394,35 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 	if json.Unmarshal(content, &answer) != nil {
 		answer = nodeAnswer{status: res.StatusCode, Message: "the answer is not JSON: is this the right server, and does what is behind it run?"}
 	}
+	if res.StatusCode == http.StatusBadRequest {
+		answer.Message = cmp.Or(c.hintOfTLS(ctx, to, nil), answer.Message)
+	}
 	for _, text := range []*string{&answer.UserID, &answer.Errcode, &answer.Message} {
 		*text = redact.Line(*text, c.secrets...)
 	}
 	c.steps = append(c.steps, nodeStep{name, answer.status, answer.Errcode, answer.Message, took.Milliseconds()})
 	fmt.Fprintf(c.out, "%-9s %s (%v)\n", name, answer, took.Round(time.Millisecond))
 	return answer, nil
+}
+
+// hintOfTLS says what to do about a call that failed between TLS and plain HTTP; "" where that is not the reason.
+func (c *nodeClient) hintOfTLS(ctx context.Context, to string, err error) string {
+	u, parseErr := url.Parse(to)
+	switch {
+	case parseErr != nil:
+		return ""
+	case homeserver.IsUntrusted(err):
+		return homeserver.TrustCertificate
+	case homeserver.IsPlain(err):
+		return "this port speaks plain HTTP: give http://" + u.Host
+	case u.Scheme == "https":
+		return ""
+	}
+	port := strconv.Itoa(names.URLPort(to))
+	if host, speaks := homeserver.SpeaksTLS(ctx, net.JoinHostPort(u.Hostname(), port), c.serverName); speaks {
+		return "this port speaks TLS: give https://" + net.JoinHostPort(cmp.Or(host, u.Hostname()), port)
+	}
+	return ""
 }
 
 func (a nodeAnswer) String() string {
@@ -403,6 +434,8 @@ func stepResult(name string, answer nodeAnswer, err error, userID string) error 
 	switch {
 	case err != nil:
 		return err
+	case answer.status/100 != 2 && name == stepRegister:
+		return fmt.Errorf("%s failed: %s; the reason is in the service's log, or type: %s %s", name, answer, programName, checkName)
 	case answer.status/100 != 2:
 		return fmt.Errorf("%s failed: %s", name, answer)
 	case answer.UserID != userID:

@@ -46,32 +46,61 @@ func newHealth(stopping context.Context, c service, s store) *health {
 // live answers GET /livez.
 func (h *health) live(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
-// ready answers GET /readyz: 200 if a node could register, else 503 with a line for each reason why not.
-func (h *health) ready(w http.ResponseWriter, r *http.Request) {
-	var wrong []string
-	var causes []error
+// Whose fault it is that no node could register.
+const (
+	unreadyStopping   = "service"
+	unreadyStore      = "store"
+	unreadyHomeserver = "homeserver"
+	unreadyChain      = "chain"
+)
+
+// storeUnwritable is the reason of unreadyStore.
+const storeUnwritable = "the store cannot be written"
+
+// An unready is a reason why no node could register now. The cause is for the operator alone.
+type unready struct {
+	Of     string `json:"of"`
+	Reason string `json:"reason"`
+	Cause  string `json:"cause,omitempty"`
+}
+
+// reasons are why no node could register now, and their causes.
+func (h *health) reasons(ctx context.Context) (wrong []unready, causes []error) {
 	if h.stopping.Err() != nil {
-		wrong = append(wrong, errStopping.Error())
+		wrong = append(wrong, unready{Of: unreadyStopping, Reason: errStopping.Error()})
 	}
-	if err := h.store.result(r.Context()); err != nil {
-		wrong, causes = append(wrong, "the store cannot be written"), append(causes, err)
+	add := func(of, reason string, err error) {
+		wrong, causes = append(wrong, unready{of, reason, err.Error()}), append(causes, err)
 	}
-	if err := h.homeserver.result(r.Context()); err != nil {
+	if err := h.store.result(ctx); err != nil {
+		add(unreadyStore, storeUnwritable, err)
+	}
+	if err := h.homeserver.result(ctx); err != nil {
 		reason := "the homeserver does not answer"
 		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
 			reason = failed.Reason
 		}
-		wrong, causes = append(wrong, reason), append(causes, err)
+		add(unreadyHomeserver, reason, err)
 	}
-	if err := h.chain.result(r.Context()); err != nil {
-		wrong, causes = append(wrong, "the Ethereum node does not tell balances"), append(causes, err)
+	if err := h.chain.result(ctx); err != nil {
+		add(unreadyChain, "the Ethereum node does not tell balances", err)
 	}
+	return wrong, causes
+}
+
+// ready answers GET /readyz: 200 if a node could register, else 503 with a line for each reason why not.
+func (h *health) ready(w http.ResponseWriter, r *http.Request) {
+	wrong, causes := h.reasons(r.Context())
 	if r.Context().Err() != nil { // the supervisor did not wait: nothing was learned
 		return
 	}
-	h.note(strings.Join(wrong, "; "), errors.Join(causes...))
-	if len(wrong) > 0 {
-		http.Error(w, strings.Join(wrong, "\n"), http.StatusServiceUnavailable)
+	var lines []string
+	for _, its := range wrong {
+		lines = append(lines, its.Reason)
+	}
+	h.note(strings.Join(lines, "; "), errors.Join(causes...))
+	if len(lines) > 0 {
+		http.Error(w, strings.Join(lines, "\n"), http.StatusServiceUnavailable)
 		return
 	}
 	fmt.Fprintln(w, "ok")

@@ -65,7 +65,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil && !errors.Is(err, errProblems) { // check has printed those
 		fmt.Fprintf(stderr, "%s: %v\n", programName, err)
 	}
-	if err != nil {
+	switch _, notChecked := errors.AsType[notCheckedError](err); {
+	case notChecked:
+		return exitNotChecked
+	case err != nil:
 		return 1
 	}
 	return 0
@@ -101,8 +104,16 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 }
 
 // usageError replaces the library's function, which prints the whole help and the error twice.
-func usageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
-	return fmt.Errorf("%s: see %s --help", redact.Mask(err.Error()), programName)
+func usageError(_ context.Context, cmd *cli.Command, err error, _ bool) error {
+	return ofCommand(cmd, fmt.Errorf("%s: see %s --help", redact.Mask(err.Error()), programName))
+}
+
+// ofCommand marks a mistake in the arguments of check, which leaves nothing checked.
+func ofCommand(cmd *cli.Command, err error) error {
+	if cmd.Name == checkName {
+		return notCheckedError{err}
+	}
+	return err
 }
 
 // refuseArguments keeps a mistyped subcommand from starting the daemon.
@@ -117,7 +128,7 @@ func refuseArguments(ctx context.Context, cmd *cli.Command) (context.Context, er
 	if cmd.Root() == cmd {
 		return ctx, fmt.Errorf("there is no command %q: see %s --help", first, programName)
 	}
-	return ctx, fmt.Errorf("%s takes no argument %q: see %s %s --help", cmd.Name, first, programName, cmd.Name)
+	return ctx, ofCommand(cmd, fmt.Errorf("%s takes no argument %q: see %s %s --help", cmd.Name, first, programName, cmd.Name))
 }
 
 var commandForm = regexp.MustCompile(`^[a-z-]{1,20}$`)
@@ -254,6 +265,7 @@ func serveNodes(ctx context.Context, c service, listener, opsListener net.Listen
 		listening = append(listening, "ops_address", opsListener.Addr().String())
 	}
 	log.Info("Listening", listening...)
+	probeStore(c.Config, store)
 	fitFiles(&c.Limits)
 	c.admission.LogStart(ctx)
 	go probeHomeserver(ctx, c.Config, c.homeserver, c.accounts)
@@ -315,12 +327,17 @@ func newLoggerBy(w io.Writer, c config.Config, rules limit.LineRules) log.Logger
 	case "logfmt":
 		handler = log.LogfmtHandlerWithLevel(w, level)
 	default:
-		handler = log.NewTerminalHandlerWithLevel(w, level, isTerminal(w))
+		handler = log.NewTerminalHandlerWithLevel(w, level, isColourful(w))
 	}
 	return log.NewLogger(limit.Lines(redact.Libraries(handler), rules))
 }
 
-// isTerminal reports whether the output is a terminal, which shows colours.
+// isColourful reports whether the output is a terminal, and its user has not asked for no colours: https://no-color.org.
+func isColourful(w io.Writer) bool {
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(w)
+}
+
+// isTerminal reports whether the output is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -99,7 +99,7 @@ func createUserHint(a homeserver.Answer) string {
 	case a.UnknownPath():
 		return homeserver.CreateUserMissing
 	case a.Status == http.StatusUnauthorized, a.Status == http.StatusForbidden:
-		return "it does not know the as_token: list registration.yaml in its app_service_config_files and restart it"
+		return otherToken
 	}
 	return ""
 }
@@ -117,4 +117,21 @@ func (api *createUserAPI) Probe(ctx context.Context) (homeserver.State, error) {
 		return homeserver.Present, nil
 	}
 	return homeserver.Missing, nil
+}
+
+// otherToken is what to do where the homeserver does not know the as_token.
+const otherToken = "it does not know the as_token: list registration.yaml in its app_service_config_files and restart it"
+
+// Refused asks whose the as_token is.
+func (api *createUserAPI) Refused(ctx context.Context) (fix string, err error) {
+	a, err := api.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: homeserver.WhoamiPath, Token: api.asToken})
+	switch {
+	case err != nil:
+		return "", api.NotReached(err)
+	case a.Status == http.StatusUnauthorized, a.Status == http.StatusForbidden:
+		return otherToken, nil
+	case a.Status != http.StatusOK:
+		return "", api.Failure(a, "")
+	}
+	return "", nil
 }

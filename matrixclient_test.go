@@ -396,6 +396,42 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// The start proves what accounts are created with, and says what to do where the server refuses it. It creates nothing.
+func TestProbeProves(t *testing.T) {
+	const refused = "does not take what this service creates accounts with: no node can register"
+	for _, test := range []struct {
+		name, api, call string
+		fault           http.HandlerFunc
+		want            string
+	}{
+		{"another secret", homeserver.SharedSecretPath, callRegister, says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`), "put the homeserver's registration_shared_secret into the file"},
+		{"an as_token that it does not know", homeserver.CreateUserPath, callWhoami, says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`), "list registration.yaml in its app_service_config_files"},
+		{"a client that it does not know", homeserver.MASUsersPath, callToken, says(401, `{"error":"invalid_client"}`), "write its ID into the clients"},
+		{"a client that may not administer", homeserver.MASUsersPath, callToken, says(403, `{"error":"invalid_scope"}`), "policy.data.admin_clients"},
+		{"it does not tell", homeserver.SharedSecretPath, callRegister, says(500, "{}"), "It cannot be told whether"},
+		{"all right", homeserver.SharedSecretPath, "", nil, ""},
+		{"all right", homeserver.MASUsersPath, "", nil, ""},
+	} {
+		t.Run(test.api+"/"+test.name, func(t *testing.T) {
+			d := newGateway(t, test.api)
+			d.homeserver.Issuer = d.homeserver.URL + "/"
+			if test.fault != nil {
+				d.homeserver.Fail(test.call, test.fault)
+			}
+			c := masConfig(d.homeserver.URL)
+			c.Way, c.SharedSecret = wayOf(test.api), testSecret
+			probed(t.Context(), c)
+			lines := d.log.String()
+			if isRefused := strings.Contains(lines, refused) || strings.Contains(lines, c.Way.Disabled) && c.Way.Disabled != ""; !strings.Contains(lines, test.want) || isRefused != (test.fault != nil && test.name != "it does not tell") {
+				t.Errorf("log: got %s, want %q", lines, test.want)
+			}
+			if len(d.homeserver.Users) != 0 {
+				t.Error("the probe created an account")
+			}
+		})
+	}
+}
+
 // The start says by name of which homeserver nothing is known.
 func TestProbeOfUntried(t *testing.T) {
 	for server, want := range map[string]bool{tuwunel: true, `{"server":{"name":"Dendrite","version":"0.15.2"}}`: false, `{"server":{"name":"Synapse","version":"1.163.2"}}`: false, "": false} {
@@ -413,7 +449,7 @@ func TestProbeOfUntried(t *testing.T) {
 func TestProbeAsksAgain(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
 	d.homeserver.FailOnce(callNonce, says(502, "<html>"))
-	probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret})
+	probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, SharedSecret: testSecret})
 	if lines := d.log.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "does not answer yet") || !strings.Contains(lines, "has the API") {
 		t.Errorf("log: %s", lines)
 	}

@@ -23,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
@@ -36,13 +37,14 @@ const (
 	socketFile = "ops.sock"
 	socketDial = 2 * time.Second
 
-	usersPath   = "/users"
-	banPath     = "/ban" // POST, as the next
-	unbanPath   = "/unban"
-	refusedPath = "/refused"
-	lookUpPath  = "/node"
-	backupPath  = "/backup"
-	statusPath  = "/status"
+	usersPath     = "/users"
+	banPath       = "/ban" // POST, as the next
+	unbanPath     = "/unban"
+	refusedPath   = "/refused"
+	lookUpPath    = "/node"
+	backupPath    = "/backup"
+	statusPath    = "/status"
+	readinessPath = "/readiness"
 
 	nodeParameter       = "node"        // an address
 	serverNameParameter = "server_name" // of a user ID that the operator gave
@@ -138,6 +140,7 @@ func (o *ops) socketHandler() http.Handler {
 	mux.HandleFunc("GET "+lookUpPath, o.lookUp)
 	mux.HandleFunc("POST "+banPath, o.setBan)
 	mux.HandleFunc("POST "+unbanPath, o.setBan)
+	mux.HandleFunc("GET "+readinessPath, o.readiness)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if of := r.URL.Query().Get(storeParameter); of != "" && of != storeName(o.DataPath) {
 			http.Error(w, "this daemon serves another store", http.StatusMisdirectedRequest)
@@ -254,6 +257,10 @@ type daemonStatus struct {
 	ServerName string      `json:"server_name"`
 	Records    storeCounts `json:"records"`
 	StoreBytes int64       `json:"store_bytes"`
+
+	PID        int               `json:"pid"`
+	Admitted   *admission.Loaded `json:"admitted,omitempty"`    // the list of who may register; nil where there is none
+	MinBalance string            `json:"min_balance,omitempty"` // in wei; "" where no balance is asked for
 }
 
 func (o *ops) status(w http.ResponseWriter, r *http.Request) {
@@ -268,7 +275,18 @@ func (o *ops) status(w http.ResponseWriter, r *http.Request) {
 	if banned := counts[stateBanned]; banned > 0 {
 		records[stateBanned] = banned
 	}
-	json.NewEncoder(w).Encode(daemonStatus{version(), o.ServerName, records, size})
+	said := daemonStatus{Version: version(), ServerName: o.ServerName, Records: records, StoreBytes: size, PID: os.Getpid(), Admitted: o.admission.Loaded()}
+	if o.EthRPC != "" {
+		said.MinBalance = o.Config.MinBalance.String()
+	}
+	json.NewEncoder(w).Encode(said)
+}
+
+// readiness answers why no node could register now: an empty list where one could.
+func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
+	wrong, _ := o.health.reasons(r.Context())
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(append([]unready{}, wrong...))
 }
 
 // setBan bans the node that is named, or ends its ban.
@@ -429,7 +447,10 @@ func withShortName(dir string, use func(dir string) error) error {
 	return use(fmt.Sprintf("/proc/self/fd/%d", d.Fd())) // without /proc its use fails and says so
 }
 
-var errNoDaemon = errors.New("no daemon answers")
+var (
+	errNoDaemon    = errors.New("no daemon answers")
+	errUnknownPath = errors.New("the daemon is of another version, which does not know the question")
+)
 
 // askDaemon asks the daemon that serves the store in the directory. It returns errNoDaemon if none does, and for a store in
 // PostgreSQL, which can be read without a daemon.
@@ -488,6 +509,9 @@ func askDaemonAt(ctx context.Context, method, dir, path string, query url.Values
 	case res.StatusCode == http.StatusMisdirectedRequest:
 		res.Body.Close()
 		return nil, errNoDaemon
+	case res.StatusCode == http.StatusNotFound:
+		res.Body.Close()
+		return nil, errUnknownPath
 	case res.StatusCode != http.StatusOK:
 		defer res.Body.Close()
 		said, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))

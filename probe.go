@@ -27,7 +27,7 @@ func probeHomeserver(ctx context.Context, c config.Config, h *homeserver.Client,
 			return
 		}
 		if state != homeserver.Unknown {
-			logProbe(ctx, c, h, state, err)
+			logProbe(ctx, c, h, chosen, state, err)
 			return
 		}
 		if pause == probeFirstPause {
@@ -41,12 +41,28 @@ func probeHomeserver(ctx context.Context, c config.Config, h *homeserver.Client,
 	}
 }
 
+// probeStore logs when the store cannot be written: nodes are then refused until it can. A disk that hangs holds the start up for
+// no longer than a check of health takes.
+func probeStore(c config.Config, s store) {
+	written := make(chan error, 1)
+	go func() { written <- s.CheckWritable() }()
+	var err error
+	select {
+	case err = <-written:
+	case <-time.After(healthLimit):
+		err = errNoResult
+	}
+	if err != nil {
+		log.Warn("The store cannot be written: no node can register", "datapath", storeName(c.DataPath), "err", err, "fix", "make room on its disk, and see that it can be written")
+	}
+}
+
 // logProbe logs in one line what the homeserver has, and what to type if that is not what --matrixurl names.
-func logProbe(ctx context.Context, c config.Config, h *homeserver.Client, found homeserver.State, disabled error) {
+func logProbe(ctx context.Context, c config.Config, h *homeserver.Client, chosen homeserver.Accounts, found homeserver.State, disabled error) {
 	server, _ := h.Software(ctx) // only to name it
 	switch found {
 	case homeserver.Present:
-		logPresent(ctx, c, h, server)
+		logPresent(ctx, c, h, chosen, server)
 	case homeserver.Disabled:
 		log.Error(c.Way.Disabled+": no node can register", "matrixurl", c.MatrixURL, "homeserver", server, "fix", disabled)
 	default:
@@ -55,7 +71,7 @@ func logProbe(ctx context.Context, c config.Config, h *homeserver.Client, found 
 }
 
 // logPresent logs whether nodes can register at a homeserver that has the way of --matrixurl.
-func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, server homeserver.Software) {
+func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, chosen homeserver.Accounts, server homeserver.Software) {
 	if err := h.CheckServerName(ctx); errors.Is(err, homeserver.ErrOtherServerName) {
 		log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.MatrixURL, "err", err)
 		return
@@ -65,6 +81,13 @@ func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, serv
 			log.Error("The homeserver does not leave logins to Matrix Authentication Service: no node can log in", "matrixurl", c.MatrixURL, "homeserver", server, "fix", homeserver.MASNotInCharge)
 			return
 		}
+	}
+	switch fix, err := chosen.Refused(ctx); {
+	case fix != "":
+		log.Error("The homeserver does not take what this service creates accounts with: no node can register", "matrixurl", c.MatrixURL, "homeserver", server, "fix", fix)
+		return
+	case err != nil && ctx.Err() == nil:
+		log.Warn("It cannot be told whether the homeserver takes what this service creates accounts with", "matrixurl", c.MatrixURL, "err", err)
 	}
 	log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.MatrixURL, "homeserver", server)
 	if server.IsUntried() {

@@ -313,7 +313,8 @@ func (s *slowAccounts) DisplayName(context.Context, string) (string, error) { re
 func (s *slowAccounts) Probe(context.Context) (homeserver.State, error) {
 	return homeserver.Present, nil
 }
-func (s *slowAccounts) Answers(context.Context) error { return nil }
+func (s *slowAccounts) Answers(context.Context) error           { return nil }
+func (s *slowAccounts) Refused(context.Context) (string, error) { return "", nil }
 
 func openTestStore(t testing.TB) *boltStore {
 	t.Helper()

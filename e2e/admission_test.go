@@ -71,7 +71,7 @@ func TestAdmission(t *testing.T) {
 	if err := chain.Pay(t.Context(), empty.Localpart, new(big.Int).Add(least, ether)); err != nil {
 		t.Fatal(err)
 	}
-	checked := must(d.Program.Run(t.Context(), byBalance.Dir, "check"))(t).Stdout
+	checked := must(d.Program.Run(t.Context(), byBalance.Dir, "check", "--all"))(t).Stdout
 	if !strings.Contains(checked, "tells balances, on chain 1337") || strings.Contains(checked, chain.Key) {
 		t.Errorf("check says %s", checked)
 	}

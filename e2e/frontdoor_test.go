@@ -174,6 +174,7 @@ func TestFrontDoor(t *testing.T) {
 		{"the client's address arrives", testFrontDoorClient},
 		{"nothing else is reached", testFrontDoorClosed},
 		{"no TLS, no entry", testFrontDoorPlain},
+		{"check finds nothing wrong with it", testFrontDoorCheck},
 		{"a released node enters where plain HTTP is chosen", testFrontDoorReleased},
 		{"bodies are bounded", testFrontDoorBody},
 		{"requests are bounded", testFrontDoorRate},
@@ -215,17 +216,45 @@ func testFrontDoorChoice(t *testing.T, door *frontDoor, binary string) {
 	door.choose(t, unchosen, chosen)
 }
 
+// doorSays is what check says of one subject, and how it ends.
+func (door *frontDoor) doorSays(t *testing.T, d *Deployment, url, subject string) (finding string, code int) {
+	t.Helper()
+	r := must(d.Program.Run(t.Context(), d.Gateway.Dir, "check", "--all", "--public-url", url))(t)
+	finding = regexp.MustCompile(`(?m)^\w+ +` + subject + `: .*(\n +.*)*`).FindString(r.Stdout)
+	t.Logf("%s: exit %d: %s", url, r.Code, finding)
+	if r.Code != 0 && !strings.HasPrefix(finding, "problem ") {
+		t.Errorf("check says\n%s", r.Stdout)
+	}
+	if problems := regexp.MustCompile(`(?m)^problem `).FindAllString(r.Stdout, -1); r.Code != min(len(problems), 1) || len(problems) > 1 {
+		t.Errorf("exit %d with %d problems:\n%s", r.Code, len(problems), r.Stdout)
+	}
+	return finding, r.Code
+}
+
+// Check finds nothing wrong with the file, whichever line was chosen; and says once what keeps it from asking over TLS.
+func testFrontDoorCheck(t *testing.T, d *Deployment, door *frontDoor) {
+	for _, test := range []struct{ name, url, certificate, says string }{
+		{"plain HTTP at a port that speaks TLS", "http://" + door.second, "", "speaks TLS\n    give\n        --public-url https://" + door.second + "\n    and not looked at: "},
+		{"a certificate that is not known here", door.url, "", "x509: certificate signed by unknown authority\n    set SSL_CERT_FILE to the file of the certificate"},
+		{"TLS", door.url, door.certificate, "it answers at " + door.url},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("SSL_CERT_FILE", test.certificate)
+			finding, code := door.doorSays(t, d, test.url, "public door")
+			if !strings.Contains(finding, test.says) || (code == 0) != (test.certificate != "") {
+				t.Errorf("exit %d, %s, want %q", code, finding, test.says)
+			}
+			r := must(d.Program.Run(t.Context(), d.Dir, "register", "--matrixdomain", d.Domain, "--server", test.url, "--generate", filepath.Join(t.TempDir(), "key")))(t)
+			cure := map[string]string{"plain HTTP at a port that speaks TLS": "this port speaks TLS: give https://" + door.second, "a certificate that is not known here": "set SSL_CERT_FILE to the file of the certificate", "TLS": ""}[test.name]
+			if (r.Code == 0) != (cure == "") || !strings.Contains(r.Stderr, cure) {
+				t.Errorf("register: exit %d: %s, want %q", r.Code, r.Stderr, cure)
+			}
+		})
+	}
+}
+
 // A released Photon node speaks plain HTTP to the guide's port, and check says what becomes of it there.
 func testFrontDoorReleased(t *testing.T, d *Deployment, door *frontDoor) {
-	finding := func(url string) string {
-		r := must(d.Program.Run(t.Context(), d.Gateway.Dir, "check", "--public-url", url))(t)
-		line := regexp.MustCompile(`(?m)^\w+ +public door released nodes: .*$`).FindString(r.Stdout)
-		t.Logf("%s: %s", url, line)
-		return line
-	}
-	if got := finding("http://" + door.second); !strings.HasPrefix(got, "note ") {
-		t.Errorf("check does not see that released nodes are kept out: %q", got)
-	}
 	n := newNode(t, d)
 	plain := "http://" + door.second + registerPath
 	want(t, must(n.RegisterAt(t.Context(), plain))(t), http.StatusBadRequest, "M_UNKNOWN")
@@ -235,8 +264,8 @@ func testFrontDoorReleased(t *testing.T, d *Deployment, door *frontDoor) {
 	door.choose(t, port+" ssl;", port+";")
 	door.serve(t, must(findNginx())(t))
 	want(t, must(n.RegisterAt(t.Context(), plain))(t), http.StatusOK, "")
-	if got := finding("http://" + door.second); !strings.HasPrefix(got, "ok ") {
-		t.Errorf("check does not see that released nodes get in: %q", got)
+	if got, code := door.doorSays(t, d, "http://"+door.second, "public door released nodes"); code != 0 || !strings.HasPrefix(got, "ok ") {
+		t.Errorf("exit %d: check does not see that released nodes get in: %q", code, got)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,8 +44,13 @@ func TestDiskFull(t *testing.T) {
 		refused = proof
 		break
 	}
+	port := regexp.MustCompile(`:([0-9]+)/`)
 	check := func(d *daemon.Process) {
 		t.Helper()
+		out, err := runProgram(t, t.TempDir(), "--matrixdomain", standin.ServerName, "--matrixurl", backend.URL+standin.SharedSecretPath, "--datapath", dir, "--port", port.FindStringSubmatch(d.URL)[1], "check", "--public-url", "http://127.0.0.1:1")
+		if err == nil || !strings.Contains(out, "problem  service readiness: it can register no node now: the store cannot be written (") || !strings.Contains(out, "\n        df -h "+dir+"\n") {
+			t.Errorf("full: check: %v %s", err, out)
+		}
 		if got := d.MustSend(refused); got.Status != 503 {
 			t.Errorf("full: got %d %s", got.Status, got.Body)
 		}
@@ -65,6 +71,9 @@ func TestDiskFull(t *testing.T) {
 	check(d)
 	d.Kill()
 	d = daemon.Start(t, program(t), dir, backend.URL+standin.SharedSecretPath)
+	if !strings.Contains(d.Log(), "The store cannot be written: no node can register") {
+		t.Errorf("the start does not say that nobody can register:\n%s", d.Log())
+	}
 	check(d)
 
 	empty()

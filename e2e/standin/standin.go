@@ -404,6 +404,9 @@ func (s *Homeserver) register(w http.ResponseWriter, r *http.Request) {
 	case body.Mac != hex.EncodeToString(mac.Sum(nil)), body.Admin == nil || *body.Admin, !body.InhibitLogin:
 		Says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`)(w, r)
 		return
+	case strings.Trim(body.Username, "abcdefghijklmnopqrstuvwxyz0123456789=_-./+") != "":
+		Says(400, `{"errcode":"M_INVALID_USERNAME","error":"User ID can only contain characters a-z, 0-9, or '=_-./+'"}`)(w, r)
+		return
 	case exists:
 		Says(400, `{"errcode":"M_USER_IN_USE","error":"User ID already taken."}`)(w, r)
 		return

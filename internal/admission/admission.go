@@ -7,6 +7,8 @@ package admission
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -14,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -27,9 +30,41 @@ const listLimit = 64 << 20
 
 // An Admission tells who may register: the addresses that the list and the chain both admit. A nil one admits everybody.
 type Admission struct {
-	path  string                           // of the list; empty for none
-	list  atomic.Pointer[[]common.Address] // sorted; never nil where there is a path
-	chain *Chain                           // nil where no balance is asked for
+	path  string                  // of the list; empty for none
+	list  atomic.Pointer[reading] // never nil where there is a path
+	chain *Chain                  // nil where no balance is asked for
+}
+
+// A reading is the list as it was read.
+type reading struct {
+	list  []common.Address // sorted
+	since time.Time        // when it was read
+}
+
+// A Loaded says which list is in use.
+type Loaded struct {
+	File      string    `json:"file"`
+	Addresses int       `json:"addresses"`
+	Since     time.Time `json:"since"`
+	Digest    string    `json:"digest"` // of the addresses, to compare it with a file
+}
+
+// Loaded says which list is in use, and returns nil where there is none.
+func (a *Admission) Loaded() *Loaded {
+	if a == nil || a.path == "" {
+		return nil
+	}
+	its := a.list.Load()
+	return &Loaded{File: a.path, Addresses: len(its.list), Since: its.since, Digest: Digest(its.list)}
+}
+
+// Digest is the same for lists of the same addresses alone.
+func Digest(list []common.Address) string {
+	sum := sha256.New()
+	for _, address := range list {
+		sum.Write(address[:])
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // Options say who is admitted.
@@ -55,12 +90,21 @@ func New(o Options) (*Admission, error) {
 	if a.path == "" {
 		return a, nil
 	}
-	list, err := ReadList(a.path)
-	if err != nil {
+	if err := a.read(); err != nil {
 		return nil, err
 	}
-	a.list.Store(&list)
 	return a, nil
+}
+
+// read reads the list.
+func (a *Admission) read() error {
+	since := time.Now() // what is written from now on may not be in it
+	list, err := ReadList(a.path)
+	if err != nil {
+		return err
+	}
+	a.list.Store(&reading{list, since.Round(0).UTC()})
+	return nil
 }
 
 // ErrNotListed says that the list does not have the address. Only the owner of the address is told, whose proof holds.
@@ -73,7 +117,7 @@ func (a *Admission) Admit(n common.Address) error {
 		return nil
 	}
 	if a.path != "" {
-		if _, listed := slices.BinarySearchFunc(*a.list.Load(), n, common.Address.Cmp); !listed {
+		if _, listed := slices.BinarySearchFunc(a.list.Load().list, n, common.Address.Cmp); !listed {
 			return ErrNotListed
 		}
 	}
@@ -105,7 +149,7 @@ func (a *Admission) LogStart(ctx context.Context) {
 
 // logList logs how many addresses the list admits.
 func (a *Admission) logList() {
-	addresses := len(*a.list.Load())
+	addresses := len(a.list.Load().list)
 	if addresses == 0 {
 		log.Warn("The admit file lists no address: nobody can register", "file", a.path)
 		return
@@ -120,10 +164,10 @@ func (a *Admission) logChain(ctx context.Context) {
 	case keys == nil: // the service ends already
 	case a.path == "":
 		log.Info("Only addresses that hold enough may register", keys...)
-	case len(*a.list.Load()) == 0:
+	case len(a.list.Load().list) == 0:
 		a.logList()
 	default:
-		log.Info("Only addresses of the admit file that hold enough may register", append([]any{"file", a.path, "addresses", len(*a.list.Load())}, keys...)...)
+		log.Info("Only addresses of the admit file that hold enough may register", append([]any{"file", a.path, "addresses", len(a.list.Load().list)}, keys...)...)
 	}
 }
 
@@ -133,12 +177,10 @@ func (a *Admission) reload() {
 		log.Info("Nothing to reload: there is no admit file")
 		return
 	}
-	list, err := ReadList(a.path)
-	if err != nil {
+	if err := a.read(); err != nil {
 		log.Error("The admit file cannot be read; the list of before stays", "err", err)
 		return
 	}
-	a.list.Store(&list)
 	a.logList()
 }
 

@@ -1,8 +1,9 @@
-// admission.go judges who may register, if the operator limits that: the admit file, and the Ethereum node that tells balances.
+// admission.go judges who may register, if the operator limits that: the Ethereum node that tells balances.
 
 package check
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
@@ -10,29 +11,13 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
-// admitted judges the list and the Ethereum node. It has no findings if everybody is admitted.
-func (chk *checking) admitted(ctx context.Context) []Finding {
+// ethereumNode judges the node that tells balances, and whether the running service asks for them.
+func (chk *checking) ethereumNode(ctx context.Context) []Finding {
 	c := chk.Config
-	var found []Finding
-	if c.AdmitFile != "" {
-		found = append(found, judgeAdmitFile(c.AdmitFile))
+	if c.EthRPC+c.EthRPCFile == "" {
+		return nil
 	}
-	if c.EthRPC+c.EthRPCFile != "" {
-		found = append(found, chk.judgeEthRPC(ctx)...)
-	}
-	return found
-}
-
-func judgeAdmitFile(path string) Finding {
-	const subject = "admit file"
-	list, err := admission.ReadList(path)
-	switch {
-	case err != nil:
-		return problem(subject, cureOf(err, "repair it; then restart the service, or have it read the file again with SIGHUP"), "%v", err)
-	case len(list) == 0:
-		return warning(subject, "write the addresses that may register into it, one a line", "%s lists no address: nobody can register", path)
-	}
-	return fine(subject, "%s admits %s", path, count(len(list), "node"))
+	return chk.judgeEthRPC(ctx)
 }
 
 // judgeEthRPC asks the Ethereum node the same as the service does.
@@ -56,6 +41,9 @@ func (chk *checking) judgeEthRPC(ctx context.Context) []Finding {
 	}
 	if names.IsPlainRemote(u) {
 		found = append(found, warning(subject+" URL", "use https, or a node of your own on this machine", "balances from %s could be forged on the way", chain.Where()))
+	}
+	if said, err := chk.daemon(ctx); err == nil && said.PID != 0 && said.MinBalance != c.MinBalance.String() {
+		return append(found, problem(subject, "restart the service", "the running service asks for another balance than %v wei: %s", c.MinBalance, cmp.Or(said.MinBalance, "for none, so that everybody may register")))
 	}
 	id, err := chain.ID(ctx)
 	if err != nil {

@@ -7,8 +7,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +19,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 )
 
@@ -24,7 +28,6 @@ const (
 	subjectService    = "service"
 
 	versionsPath = "/_matrix/client/versions"
-	whoamiPath   = "/_matrix/client/r0/account/whoami" // which every version serves
 )
 
 // nobody is the localpart of a node that there cannot be: nobody has the key of this address.
@@ -51,6 +54,8 @@ type checking struct {
 	isNamed    bool // the homeserver says no other server_name than ours
 	accepts    bool // the homeserver accepts the as_token
 	runs       bool // a service runs
+	pinged     *pinged
+	said       *daemonSaid
 }
 
 // connect makes the clients.
@@ -62,31 +67,112 @@ func (chk *checking) connect() {
 }
 
 // homeserverItself judges the homeserver: whether it answers, which software it is, and whether nodes can use it.
-func (chk *checking) homeserverItself(ctx context.Context) []Finding {
+func (chk *checking) homeserverItself(ctx context.Context) Finding {
 	h := chk.homeserver
-	do := "start it; or, if it listens elsewhere, run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " of that port"
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: versionsPath})
+	isOne := err == nil && a.Status == http.StatusOK && homeserver.IsObject(a.Body)
 	switch {
+	case isOne:
+		chk.answers = true
+		chk.server, _ = h.Software(ctx) // which tells nothing when it does not know
+		return judgeSoftware(chk.server, chk.Config.Origin)
 	case err != nil && chk.unixSocket() != "":
-		return []Finding{problem(subjectHomeserver, "write "+exampleListener+" among its listeners"+thenRestart, "it listens on the unix socket %s alone, which this service does not speak", chk.unixSocket())}
+		return problem(subjectHomeserver, "write among its listeners: "+paste(exampleListener)+thenRestart, "it listens on the unix socket %s alone, which this service does not speak", chk.unixSocket()).stopping()
+	}
+	if found, secure, ok := chk.ofTLS(ctx, chk.Config.Origin, err); ok {
+		do := chk.setOrigin(secure)
+		if secure == "" {
+			do = homeserver.TrustCertificate + ", where the service is started, too: " + paste("SSL_CERT_FILE=FILE ./"+config.RunFile)
+		}
+		return problem(subjectHomeserver, do, "%s", found).stopping()
+	}
+	do := "start it; or, if it listens elsewhere, " + chk.setOrigin("URL")
+	if other := chk.elsewhere(ctx); other != "" {
+		do = "it answers at " + other + ": " + chk.setOrigin(other)
+	}
+	switch {
 	case err != nil:
-		return []Finding{problem(subjectHomeserver, do, "nothing answers at %s: %v", chk.Config.Origin, cmp.Or(h.NotReached(err).Cause, err))}
+		return problem(subjectHomeserver, do, "nothing answers at %s: %v", chk.Config.Origin, cmp.Or(h.NotReached(err).Cause, err)).stopping()
 	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:
-		return []Finding{problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", chk.Config.Origin, a.Status)}
-	case a.Status != http.StatusOK || !homeserver.IsObject(a.Body):
-		return []Finding{problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", chk.Config.Origin, a.Status, versionsPath)}
+		return problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", chk.Config.Origin, a.Status).stopping()
 	}
-	chk.answers = true
-	chk.server, _ = h.Software(ctx) // which tells nothing when it does not know
-	found := []Finding{judgeSoftware(chk.server, chk.Config.Origin)}
+	return problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", chk.Config.Origin, a.Status, versionsPath).stopping()
+}
 
-	if err := h.CheckServerName(ctx); err != nil {
-		found = append(found, problem(subjectHomeserver+" server_name", "run genconfig --"+config.FlagForce+" with that --"+config.FlagMatrixDomain, "%v", err))
-	} else {
-		chk.isNamed = true
-		found = append(found, fine(subjectHomeserver+" server_name", "it does not say another than %s", chk.Config.ServerName))
+// setFlag is the cure that gives the service another value of a flag.
+func setFlag(flag, value string) string {
+	return "write in " + config.RunFile + ", or where else the service gets its flags: " + paste("--"+flag+" "+shell.Quote(value)) + "; then restart the service"
+}
+
+// setOrigin is the cure that names another origin of the homeserver.
+func (chk *checking) setOrigin(origin string) string {
+	if chk.Config.Way.IsApart {
+		return setFlag(config.FlagHomeserverURL, origin)
 	}
-	return append(found, chk.endpoints(ctx))
+	return setFlag(config.FlagMatrixURL, origin+chk.Config.Way.Path)
+}
+
+// ofTLS says what is wrong between TLS and plain HTTP at a URL that did not answer as it should. The other is the URL to give in its
+// place, "" where the certificate is what is wrong.
+func (chk *checking) ofTLS(ctx context.Context, at string, err error) (found, other string, ok bool) {
+	u, parseErr := url.Parse(at)
+	if parseErr != nil {
+		return "", "", false
+	}
+	its := *u
+	if u.Scheme == "https" {
+		its.Scheme = "http"
+		switch {
+		case homeserver.IsUntrusted(err):
+			return fmt.Sprintf("the certificate at %s is not accepted: %v", at, cmp.Or(chk.homeserver.NotReached(err).Cause, err)), "", true
+		case homeserver.IsPlain(err):
+			return "the port of " + at + " speaks plain HTTP", its.String(), true
+		}
+		return "", "", false
+	}
+	port := strconv.Itoa(names.URLPort(at))
+	preferred, _, _ := strings.Cut(chk.Config.ServerName, ":")
+	host, speaks := homeserver.SpeaksTLS(ctx, net.JoinHostPort(u.Hostname(), port), preferred)
+	if !speaks {
+		return "", "", false
+	}
+	its.Scheme, its.Host = "https", net.JoinHostPort(cmp.Or(host, u.Hostname()), port)
+	return "the port of " + at + " speaks TLS", its.String(), true
+}
+
+// elsewhere looks for the homeserver at the other ports that its settings name, if it is on this machine.
+func (chk *checking) elsewhere(ctx context.Context) string {
+	if !isLocal(chk.Config.Origin) {
+		return ""
+	}
+	for _, s := range chk.readAllSettings() {
+		for _, l := range s.httpListeners() {
+			at := "http://127.0.0.1:" + strconv.Itoa(l.port)
+			if l.port == 0 || l.port == names.URLPort(chk.Config.Origin) || !slices.Contains(l.resources, "client") {
+				continue
+			}
+			if said, _ := sayVersions(ctx, homeserver.NewClient(at, chk.Config.ServerName), nil); said != "" {
+				return at
+			}
+		}
+	}
+	return ""
+}
+
+// homeserverName judges the name that the homeserver has, where it tells.
+func (chk *checking) homeserverName(ctx context.Context) Finding {
+	const subject = subjectHomeserver + " server_name"
+	switch name, err := chk.homeserver.TellServerName(ctx); {
+	case err != nil:
+		return warning(subject, "see its log", "it cannot be told: %v", err)
+	case name == "":
+		chk.isNamed = true
+		return unseen(subject, "it does not tell: no listener there serves federation")
+	case name != chk.Config.ServerName:
+		return problem(subject, setFlag(config.FlagMatrixDomain, name), "it is %q and --%s is %q: every signature is over that name", name, config.FlagMatrixDomain, chk.Config.ServerName)
+	}
+	chk.isNamed = true
+	return fine(subject, "%s, as --%s", chk.Config.ServerName, config.FlagMatrixDomain)
 }
 
 // judgeSoftware tells whether a homeserver can host nodes.
@@ -132,13 +218,19 @@ func (chk *checking) endpoints(ctx context.Context) Finding {
 	case state == homeserver.Present:
 		return fine(subject, "it has %s, as --%s needs", chk.Config.Way.Name, config.FlagMatrixURL)
 	case state == homeserver.Disabled && chk.Config.Way.TakesSecret:
-		return problem(subject, homeserver.SharedSecretOff, "it has shared-secret registration switched off")
+		return problem(subject, homeserver.SharedSecretOff, "it has shared-secret registration switched off").follows(offBy...)
 	case state == homeserver.Unknown && chk.Config.Way.IsApart:
-		return problem(subject, "see below", "Matrix Authentication Service does not answer at %s, or fails", chk.Config.APIOrigin)
+		return unseen(subject, "Matrix Authentication Service does not answer at %s, or fails", chk.Config.APIOrigin)
 	case state == homeserver.Unknown:
 		return problem(subject, "see its log", "it fails when it is asked for %s", chk.Config.Way.Name)
 	}
-	return problem(subject, missingFix(chk.Config, chk.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, chk.Config.Way.Name)
+	return problem(subject, missingFix(chk.Config, chk.server, otherURLs, issuer), "%s, and --%s names %s", itHas, config.FlagMatrixURL, chk.Config.Way.Name).follows(offBy...)
+}
+
+// offBy are the settings that switch shared-secret registration off.
+var offBy = []string{
+	config.HomeserverFile + " registration_shared_secret", config.HomeserverFile + " matrix_authentication_service",
+	DendriteFile + " client_api.registration_shared_secret",
 }
 
 // missingFix returns what to type if the homeserver does not have the way of --matrixurl: another URL, if it has another way.
@@ -147,78 +239,71 @@ func missingFix(c config.Config, server homeserver.Software, otherURLs []string,
 	case issuer != "":
 		return "run genconfig --" + config.FlagForce + ": " + c.UseMAS(issuer)
 	case len(otherURLs) > 0:
-		return "run genconfig --" + config.FlagForce + " with --" + config.FlagMatrixURL + " " + otherURLs[0]
+		return setFlag(config.FlagMatrixURL, otherURLs[0])
 	case c.Way.IsApart:
 		return homeserver.MASNotInCharge
 	}
 	return c.Way.Missing(server)
 }
 
-// homeserverAccepts judges whether the homeserver accepts the as_token and the shared secret.
-func (chk *checking) homeserverAccepts(ctx context.Context) []Finding {
-	if !chk.answers {
-		return nil
-	}
-	var found []Finding
-	if chk.Config.ASToken != "" {
-		found = append(found, chk.asToken(ctx))
-	}
-	if chk.isNamed { // or it would ask another homeserver
-		found = append(found, chk.profiles(ctx)...)
-	}
-	if chk.Config.Way.TakesSecret && chk.Config.SharedSecret != "" {
-		found = append(found, chk.sharedSecret(ctx))
-	}
-	return found
-}
-
+// asToken judges whether the homeserver accepts the as_token.
 func (chk *checking) asToken(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " as_token"
 	h := chk.homeserver
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: whoamiPath, Token: chk.Config.ASToken})
+	if chk.Config.ASToken == "" {
+		return unseen(subject, "there is none").follows(subjectRegistration, subjectRegistration+" tokens")
+	}
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: homeserver.WhoamiPath, Token: chk.Config.ASToken})
 	switch {
 	case err != nil:
-		return problem(subject, "see the homeserver's log", "%v", h.NotReached(err))
+		return problem(subject, "see the homeserver's log", "%v", h.NotReached(err)).stopping()
 	case a.Status == http.StatusOK:
 		chk.accepts = true
 		return fine(subject, "accepted")
 	case a.Status == http.StatusUnauthorized, a.Status == http.StatusForbidden:
-		return problem(subject, "list this "+config.RegistrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status)
+		return problem(subject, "list this "+config.RegistrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status).
+			follows(config.HomeserverFile, config.HomeserverFile+" app_service_config_files", DendriteFile+" app_service_api.config_files", subjectRun+" tokens").stopping()
 	}
 	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.Failure(a, ""))
 }
 
 // profiles asks for that of a user who cannot be there, as the service asks.
-func (chk *checking) profiles(ctx context.Context) []Finding {
+func (chk *checking) profiles(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " profiles"
+	if !chk.isNamed { // it would be another homeserver's
+		return unseen(subject, "the homeserver has another server_name, or does not tell").follows(subjectHomeserver + " server_name")
+	}
 	_, err := chk.homeserver.DisplayName(ctx, names.UserID(nobody, chk.Config.ServerName))
 	failed, isFailed := errors.AsType[*homeserver.Error](err)
 	switch {
 	case !isFailed:
-		return []Finding{fine(subject, "it tells this service which users there are")}
+		return fine(subject, "it tells this service which users there are")
 	case failed.Limited:
-		return []Finding{warning(subject, askLater, "it asks for fewer look-ups, and so does not tell")}
+		return warning(subject, askLater, "it asks for fewer look-ups, and so does not tell")
 	case !failed.Hidden:
-		return []Finding{warning(subject, "see the homeserver's log", "%v", failed)}
+		return warning(subject, "see the homeserver's log", "%v", failed)
 	case chk.Config.ASToken != "" && !chk.accepts: // which is said, with what to do
-		return nil
+		return unseen(subject, "the homeserver does not know the as_token").follows(subjectHomeserver + " as_token")
 	}
 	found, do := homeserver.WhyHidden(err)
 	if chk.Config.Way.TakesSecret || chk.Config.Way.IsApart {
-		return []Finding{warning(subject, do, "%s; nodes get in, and what was interrupted may wait for them", found)}
+		return warning(subject, do, "%s; nodes get in, and what was interrupted may wait for them", found)
 	}
-	return []Finding{problem(subject, do, "%s; and without being told createUser is never asked", found)}
+	return problem(subject, do, "%s; and without being told createUser is never asked", found)
 }
 
-func (chk *checking) sharedSecret(ctx context.Context) Finding {
+// provedSecret judges whether the homeserver accepts the shared secret.
+func (chk *checking) provedSecret(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " shared secret"
+	if chk.Config.SharedSecret == "" {
+		return unseen(subject, "this service has none").follows("shared secret")
+	}
 	proves, err := homeserver.NewSharedSecretAPI(chk.homeserver, chk.admin, chk.Config.SharedSecret).ProvesSecret(ctx)
 	switch {
 	case err != nil:
-		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err)
+		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err).follows(subjectHomeserver + " registration")
 	case !proves:
-		return problem(subject, "put the homeserver's registration_shared_secret into the file of --"+config.FlagShareSecretFile+" and restart the service; or restart the homeserver, if its settings were changed since it started",
-			"the homeserver has another")
+		return problem(subject, homeserver.OtherSecret, "the homeserver has another").follows(offBy...)
 	}
 	return fine(subject, "accepted")
 }
@@ -228,49 +313,78 @@ func (chk *checking) serviceURL() string {
 	return "http://" + net.JoinHostPort(names.ReachableHost(chk.Config.Host), strconv.Itoa(chk.Config.Port))
 }
 
-// service judges whether the service runs with this server name and these tokens, and whether the homeserver reaches it.
-func (chk *checking) service(ctx context.Context) []Finding {
+// service judges whether the service runs with this server name.
+func (chk *checking) service(ctx context.Context) Finding {
 	origin := chk.serviceURL()
 	h := homeserver.NewClient(origin, chk.Config.ServerName, chk.Config.HSToken)
 	found := chk.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
-	do := "start it: " + "./" + config.RunFile + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
+	start := "start it: " + paste("./"+config.RunFile) + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
+	chk.runs = found.is != registerSilent && found.is != registerElse
 	switch found.is {
 	case registerSilent:
-		return []Finding{problem(subjectService, do, "nothing answers at %s", origin)}
+		return problem(subjectService, start, "nothing answers at %s", origin).stopping()
 	case registerElse:
-		return []Finding{problem(subjectService, do, "%s is another program's: it answers %d", origin, found.status)}
+		return problem(subjectService, start, "%s is another program's: it answers %d", origin, found.status).stopping()
 	case registerLimited:
-		chk.runs = true
-		return []Finding{warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin)}
+		return warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin).stopping()
 	case registerOther:
-		chk.runs = true
-		return []Finding{problem(subjectService, "restart it with --"+config.FlagMatrixDomain+" "+chk.Config.ServerName, "what listens at %s serves another --%s", origin, config.FlagMatrixDomain)}
+		return problem(subjectService, setFlag(config.FlagMatrixDomain, chk.Config.ServerName), "what listens at %s serves another --%s", origin, config.FlagMatrixDomain).
+			follows(subjectHomeserver + " server_name").stopping()
 	}
-	chk.runs = true
-	all := []Finding{fine(subjectService, "it answers at %s", origin)}
-	if chk.Config.HSToken != "" {
-		if a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: chk.Daemon.Modern + "/ping", Token: chk.Config.HSToken, Body: struct{}{}}); err == nil && a.Status == http.StatusForbidden {
-			return append(all, problem(subjectService+" hs_token", "restart the service, in the directory of "+config.RegistrationFile, "it was started with another than that of %s", config.RegistrationFile))
-		}
-		all = append(all, fine(subjectService+" hs_token", "the one of %s", config.RegistrationFile))
-	}
-	if chk.accepts && chk.Config.AppServiceID != "" {
-		all = append(all, chk.ping(ctx))
-	}
-	return all
+	return fine(subjectService, "it answers at %s", origin)
 }
 
-// ping has the homeserver call the service.
-func (chk *checking) ping(ctx context.Context) Finding {
-	const subject = subjectHomeserver + " ping"
-	took, err := chk.homeserver.Ping(ctx, chk.Config.AppServiceID, chk.Config.ASToken, chk.Daemon.Base)
-	switch {
-	case err == nil:
-		return fine(subject, "it reaches this service, in %v", took.Round(time.Millisecond))
-	case errors.Is(err, homeserver.ErrNoPing):
-		return fine(subject, "%v cannot be asked whether it reaches this service; its log says if not", cmp.Or(chk.server.String(), "it"))
+// hsToken judges whether the service was started with the hs_token that the homeserver calls it with.
+func (chk *checking) hsToken(ctx context.Context) Finding {
+	const subject = subjectService + " hs_token"
+	if chk.Config.HSToken == "" {
+		return unseen(subject, "there is none").follows(subjectRegistration, subjectRegistration+" tokens")
 	}
-	return problem(subject, "when "+config.RegistrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", err)
+	h := homeserver.NewClient(chk.serviceURL(), chk.Config.ServerName, chk.Config.HSToken)
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: chk.Daemon.Modern + "/ping", Token: chk.Config.HSToken, Body: struct{}{}})
+	switch {
+	case err != nil:
+		return warning(subject, "see the service's log", "it cannot be told: %v", h.NotReached(err))
+	case a.Status == http.StatusForbidden:
+		return problem(subject, "restart the service, in the directory of "+config.RegistrationFile, "it was started with another than that of %s", config.RegistrationFile).
+			follows(subjectRun + " tokens").stopping()
+	}
+	return fine(subject, "the one of %s", config.RegistrationFile)
+}
+
+// A pinged is what came of a ping.
+type pinged struct {
+	took time.Duration
+	err  error
+}
+
+// ping has the homeserver call the service, once.
+func (chk *checking) ping(ctx context.Context) pinged {
+	if chk.pinged == nil {
+		took, err := chk.homeserver.Ping(ctx, chk.Config.AppServiceID, chk.Config.ASToken, chk.Daemon.Base)
+		chk.pinged = &pinged{took, err}
+	}
+	return *chk.pinged
+}
+
+// mayPing tells whether all is known that a ping needs.
+func (chk *checking) mayPing() bool { return chk.accepts && chk.runs && chk.Config.AppServiceID != "" }
+
+// homeserverPing judges whether the homeserver reaches the service.
+func (chk *checking) homeserverPing(ctx context.Context) Finding {
+	const subject = subjectHomeserver + " ping"
+	if !chk.mayPing() {
+		return unseen(subject, "the id is needed for it, and an as_token that the homeserver accepts").follows(subjectRegistration, subjectRegistration+" tokens", subjectHomeserver+" as_token")
+	}
+	switch its := chk.ping(ctx); {
+	case its.err == nil:
+		return fine(subject, "it reaches this service, in %v", its.took.Round(time.Millisecond))
+	case errors.Is(its.err, homeserver.ErrNoPing):
+		return unseen(subject, "%v has no ping; its log says if it does not reach this service", cmp.Or(chk.server.String(), "the homeserver"))
+	default:
+		return problem(subject, "when "+config.RegistrationFile+" and the homeserver's settings are right, restart both the homeserver and the service", "%v", its.err).
+			follows(subjectRegistration+" url", subjectService+" hs_token")
+	}
 }
 
 // A registerIs is what answers at a register path.

@@ -32,53 +32,46 @@ const (
 	restartMAS = "; then restart Matrix Authentication Service"
 )
 
-// authenticationService asks Matrix Authentication Service, and asks the homeserver about it.
-func (chk *checking) authenticationService(ctx context.Context) []Finding {
-	if !chk.Config.Way.IsApart {
-		return nil
-	}
-	api := mas.New(chk.homeserver, chk.admin, chk.Config.MASClientID, chk.Config.MASClientSecret)
-	found := chk.masClient(ctx, api)
-	if found[len(found)-1].Status == OK {
-		found = append(found, chk.masSite(ctx, api)...)
-	}
-	return append(found, chk.masInCharge(ctx, api), chk.masListener(ctx))
+// masAPI is Matrix Authentication Service as this service asks it.
+func (chk *checking) masAPI() *mas.Accounts {
+	return mas.New(chk.homeserver, chk.admin, chk.Config.MASClientID, chk.Config.MASClientSecret)
 }
 
 // masClient judges whether it knows the client, grants it the scope, and has an admin API.
-func (chk *checking) masClient(ctx context.Context, api *mas.Accounts) []Finding {
+func (chk *checking) masClient(ctx context.Context) []Finding {
 	const client, scope, admin = subjectMAS + " client", subjectMAS + " scope", subjectMAS + " admin API"
+	api := chk.masAPI()
 	err := api.Granted(ctx)
 	known, granted := fine(client, "%s is accepted with its secret", chk.Config.MASClientID), fine(scope, "%s is granted", mas.Scope)
 	switch {
 	case errors.Is(err, mas.ErrClient):
-		return []Finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", chk.Config.MASClientID)}
+		return []Finding{problem(client, mas.ErrClient.Error(), "it refuses %s with this secret", chk.Config.MASClientID).follows("client secret", MASFile+" clients").stopping()}
 	case errors.Is(err, mas.ErrScope):
-		return []Finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, chk.Config.MASClientID)}
+		return []Finding{known, problem(scope, mas.ErrScope.Error(), "it does not grant %s to %s", mas.Scope, chk.Config.MASClientID).follows(MASFile + " policy.data.admin_clients").stopping()}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []Finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", chk.Config.APIOrigin)}
+		return []Finding{problem(client, homeserver.ErrMASMissing.Error(), "what answers at %s gives no tokens", chk.Config.APIOrigin).stopping()}
 	case err != nil:
-		return []Finding{problem(client, "start it, or name another of its listeners in --"+config.FlagMatrixURL, "%v", err)}
+		return []Finding{problem(client, "start it, or name another of its listeners in --"+config.FlagMatrixURL, "%v", err).stopping()}
 	}
 	switch _, err := api.AccountID(ctx, homeserver.UnregistrableName); {
 	case errors.Is(err, homeserver.ErrNoUser):
 		return []Finding{known, granted, fine(admin, "it answers at %s", chk.Config.APIOrigin)}
 	case errors.Is(err, homeserver.ErrMASMissing):
-		return []Finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", chk.Config.APIOrigin)}
+		return []Finding{known, granted, problem(admin, homeserver.ErrMASMissing.Error(), "it is not served at %s", chk.Config.APIOrigin).stopping()}
 	default:
-		return []Finding{known, granted, problem(admin, "see its log", "%v", err)}
+		return []Finding{known, granted, problem(admin, "see its log", "%v", err).stopping()}
 	}
 }
 
 // masSite judges its own statement of its configuration.
-func (chk *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
+func (chk *checking) masSite(ctx context.Context) []Finding {
 	const passwords, registration, name = subjectMAS + " passwords", subjectMAS + " registration", subjectMAS + " server name"
-	said, err := api.Site(ctx)
+	said, err := chk.masAPI().Site(ctx)
 	if err != nil {
 		return []Finding{warning(passwords, "see its log", "it does not tell: %v", err)}
 	}
 	if said.PasswordLogin == nil {
-		return []Finding{fine(passwords, "it does not tell, as old versions do not; the login at the public door does")}
+		return []Finding{unseen(passwords, "old versions do not tell; the login at the public door does")}
 	}
 	found := []Finding{fine(passwords, "nodes can log in with one")}
 	if !*said.PasswordLogin {
@@ -99,14 +92,14 @@ func (chk *checking) masSite(ctx context.Context, api *mas.Accounts) []Finding {
 }
 
 // masInCharge judges whether the homeserver leaves its logins to this Matrix Authentication Service.
-func (chk *checking) masInCharge(ctx context.Context, api *mas.Accounts) Finding {
+func (chk *checking) masInCharge(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " logins"
 	issuer, told := chk.homeserver.LoginIssuer(ctx)
 	switch {
 	case !told:
 		return warning(subject, "see the homeserver's log", "it does not tell who logs users in")
 	case issuer == "":
-		return problem(subject, homeserver.MASNotInCharge, "it logs users in itself, with passwords of its own")
+		return problem(subject, homeserver.MASNotInCharge, "it logs users in itself, with passwords of its own").follows(config.HomeserverFile + " matrix_authentication_service")
 	}
 	var said struct{ Issuer string }
 	a, err := chk.admin.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: masDiscovery})
@@ -143,13 +136,14 @@ func isAdminAPI(ctx context.Context, h *homeserver.Client) bool {
 }
 
 // proxyLogin asks as a node does which logins there are. Matrix Authentication Service marks its own.
-func (chk *checking) proxyLogin(ctx context.Context, h *homeserver.Client) Finding {
+func (chk *checking) proxyLogin(ctx context.Context) Finding {
+	h := chk.publicClient()
 	const subject = subjectProxy + " login"
 	do := chk.write(nginx.Logins(nginx.GuideMAS)) + ", with the port of its listener that serves compat"
 	for _, path := range []string{"/_matrix/client/r0/login", "/_matrix/client/v3/login"} {
 		a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: path})
 		if err != nil {
-			return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", chk.Public)
+			return unseen(subject, "nothing answers at %s", chk.Public).follows(subjectProxy)
 		}
 		var said struct {
 			Flows []struct {
@@ -177,7 +171,8 @@ func (chk *checking) proxyLogin(ctx context.Context, h *homeserver.Client) Findi
 }
 
 // proxyMASAdmin looks whether nginx lets the admin API through.
-func (chk *checking) proxyMASAdmin(ctx context.Context, h *homeserver.Client) Finding {
+func (chk *checking) proxyMASAdmin(ctx context.Context) Finding {
+	h := chk.publicClient()
 	const subject = subjectProxy + " /api/admin"
 	if isAdminAPI(ctx, h) {
 		return warning(subject, "take the location that lets it through out of nginx: only /_matrix, its login and "+chk.Daemon.Register+" are for nodes", "the admin API of Matrix Authentication Service answers from outside; only its tokens keep others out")
@@ -228,7 +223,7 @@ func (j judging) masFindings() []Finding {
 	if s.err != nil {
 		return []Finding{problem(MASFile, "name the configuration of Matrix Authentication Service with --"+FlagMASConfig, "%v", s.err)}
 	}
-	found := []Finding{j.masFileClient()}
+	found := append([]Finding{fine(MASFile, "read %s", s.path)}, j.masFileClient()...)
 	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) Finding, value string, path []string, reason, good string) {
 		if bad {
 			found = append(found, f(MASFile+" "+subject, strings.Replace(s.write(value, path...), thenRestart, restartMAS, 1), "%s", reason))
@@ -247,7 +242,20 @@ func (j judging) masFindings() []Finding {
 }
 
 // masFileClient judges whether this service is among the clients, and among those that may administer.
-func (j judging) masFileClient() Finding {
+func (j judging) masFileClient() []Finding {
+	const admins = MASFile + " policy.data.admin_clients"
+	client := j.masFileSecret()
+	if client.Status != OK {
+		return []Finding{client}
+	}
+	if !slices.Contains(texts(j.settings.at("policy", "data", "admin_clients")), j.config.MASClientID) {
+		return []Finding{client, problem(admins, mas.ErrScope.Error(), "%s is not in it", j.config.MASClientID)}
+	}
+	return []Finding{client, fine(admins, "%s may administer", j.config.MASClientID)}
+}
+
+// masFileSecret judges whether this service is among the clients, with its secret.
+func (j judging) masFileSecret() Finding {
 	const subject = MASFile + " clients"
 	at := slices.IndexFunc(j.settings.masList("clients"), func(c settingsFile) bool { return c.Text("client_id") == j.config.MASClientID })
 	if at < 0 {
@@ -260,10 +268,8 @@ func (j judging) masFileClient() Finding {
 		return problem(subject, mas.ErrClient.Error(), "client_auth_method of %s is not client_secret_basic", j.config.MASClientID)
 	case secret != "" && j.config.MASClientSecret != "" && secret != j.config.MASClientSecret:
 		return problem(subject, mas.ErrClient.Error(), "%s has another secret there than this service has", j.config.MASClientID)
-	case !slices.Contains(texts(j.settings.at("policy", "data", "admin_clients")), j.config.MASClientID):
-		return problem(MASFile+" policy.data.admin_clients", mas.ErrScope.Error(), "%s is not in it", j.config.MASClientID)
 	}
-	return fine(subject, "%s is among them, and may administer", j.config.MASClientID)
+	return fine(subject, "%s is among them", j.config.MASClientID)
 }
 
 // masFileListener judges who reaches the admin API.

@@ -23,8 +23,6 @@ const (
 
 	// masAvailablePath asks as Matrix Authentication Service does whether a name is free, of one that nobody can have.
 	masAvailablePath = "/_synapse/mas/is_localpart_available?localpart=%21"
-
-	notLookedAt = "not looked at, because "
 )
 
 // masKnowsHomeserver asks the homeserver where matrix.endpoint is with matrix.secret. Where its answer does not tell, the secret
@@ -35,7 +33,7 @@ func (chk *checking) masKnowsHomeserver(ctx context.Context, s settingsFile) []F
 		return nil
 	}
 	if kind := s.Text("matrix", "kind"); strings.HasPrefix(kind, "synapse_legacy") {
-		return []Finding{fine(endpoint, notLookedAt+"matrix.kind is %s", kind)}
+		return []Finding{unseen(endpoint, "matrix.kind is %s", kind)}
 	}
 	its, err := s.secretOr("secret_file", "", "matrix", "secret")
 	chk.report.keepSecret(its)
@@ -103,9 +101,12 @@ func (s settingsFile) secretOr(fileKey, started string, path ...string) (string,
 
 // proxyLogout asks to end a session that nobody has, with the token where Photon writes it. Matrix Authentication Service says
 // that there is none where nginx does not move it into the header.
-func (chk *checking) proxyLogout(ctx context.Context, h *homeserver.Client) Finding {
-	const subject = subjectProxy + " logout"
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: "/_matrix/client/r0/logout?access_token=check", Body: struct{}{}})
+func (chk *checking) proxyLogout(ctx context.Context) Finding {
+	const subject, login = subjectProxy + " logout", subjectProxy + " login"
+	if f, ok := chk.report.of(login); !ok || f.Status != OK {
+		return unseen(subject, "of %s", login).follows(login)
+	}
+	a, err := chk.publicClient().Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: "/_matrix/client/r0/logout?access_token=check", Body: struct{}{}})
 	switch {
 	case err == nil && a.Errcode == "M_UNKNOWN_TOKEN":
 		return fine(subject, "a token in the query arrives")

@@ -23,7 +23,7 @@ func (chk *checking) homeserverReads(context.Context) []Finding {
 		}
 		user := s.ofSynapse.ReadBy(chk.process)
 		if !user.IsKnown() {
-			found = append(found, fine(subject, "not looked at, because it is not seen as whom Synapse runs"))
+			found = append(found, unseen(subject, "it is not seen as whom Synapse runs"))
 			continue
 		}
 		found = append(found, chk.judgeReader(subject, user, chk.judging(s).filesOfSynapse()))
@@ -54,9 +54,9 @@ func (chk *checking) judgeReader(subject string, user synapse.User, paths []stri
 			unseen = append(unseen, err.Error())
 			continue
 		}
-		do := "type: chown " + shell.Quote(user.Name()) + " " + shell.Quote(its.Path) + thenRestart
+		do := "type: " + paste("chown "+shell.Quote(user.Name())+" "+shell.Quote(its.Path)) + thenRestart
 		if its.IsAbove {
-			do = "keep the file where " + user.Name() + " may enter, or type: chmod o+x " + shell.Quote(its.Path) + thenRestart
+			do = "keep the file where " + user.Name() + " may enter, or type: " + paste("chmod o+x "+shell.Quote(its.Path)) + thenRestart
 		}
 		if chk.accepts {
 			return warning(subject, do, "%s may not read %s: %v; the homeserver, which has read it, does not start again (%s)", user.Name(), path, err, user.Why)

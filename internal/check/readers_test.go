@@ -56,7 +56,7 @@ func TestHomeserverReads(t *testing.T) {
 			chk := &checking{Input: Input{Config: config.Config{Origin: "http://127.0.0.1:8007", Way: homeserver.SharedSecret}}, process: test.process, accepts: test.accepts}
 			chk.settings = []settingsFile{readSynapse([]string{filepath.Join(dir, "homeserver.yaml"), filepath.Join(dir, "conf.d")}, "as found here")}
 			found := chk.homeserverReads(t.Context())
-			if len(found) != 1 || found[0].Status != test.want || !strings.Contains(found[0].Found, strings.ReplaceAll(test.found, "DIR", dir)) || !strings.HasPrefix(found[0].Do, strings.ReplaceAll(test.do, "DIR", dir)) {
+			if len(found) != 1 || found[0].Status != test.want || !strings.Contains(found[0].Found, strings.ReplaceAll(test.found, "DIR", dir)) || !strings.HasPrefix(strings.ReplaceAll(found[0].Do, pasteMark, ""), strings.ReplaceAll(test.do, "DIR", dir)) {
 				t.Errorf("got %+v", found)
 			}
 		})

@@ -102,9 +102,14 @@ func readSettings(paths []string) settingsFile {
 // unreadable says why settings cannot be judged, and what to do: a file that is not here is another thing than one that has a
 // fault.
 func (j judging) unreadable() Finding {
-	subject, err := filepath.Base(j.settings.path), j.settings.err
+	subject, err := config.HomeserverFile, j.settings.err
+	if filepath.Base(j.settings.path) == DendriteFile {
+		subject = DendriteFile
+	}
 	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, errNoSettings):
+	case errors.Is(err, errNoSettings): // they may be on another machine
+		return warning(subject, "run this in the homeserver's directory, or name the file: "+paste("--"+FlagHomeserverConfig+" FILE"), notLookedAt+"%v", err)
+	case errors.Is(err, os.ErrNotExist):
 		return problem(subject, "run this in the homeserver's directory, or name the file with --"+FlagHomeserverConfig, "%v", err)
 	case errors.Is(err, os.ErrPermission):
 		return problem(subject, RunAs(err), "it is there and cannot be read: %v", err)
@@ -126,7 +131,7 @@ func RunAs(err error) string {
 // filesRead says which files were read, and which of them Synapse passes over although they look as if they were meant.
 func (j judging) filesRead() []Finding {
 	s := j.settings
-	found := []Finding{fine(config.HomeserverFile+" files", "read %s, %s", strings.Join(s.ofSynapse.Files, ", "), s.why)}
+	found := []Finding{fine(config.HomeserverFile, "read %s, %s", strings.Join(s.ofSynapse.Files, ", "), s.why)}
 	subject := config.HomeserverFile + " files passed over"
 	var passedOver []string
 	stops := false
@@ -144,5 +149,5 @@ func (j judging) filesRead() []Finding {
 	case len(passedOver) > 0:
 		return append(found, warning(subject, "repair it"+thenRestart+"; or take it away", "the homeserver passes over %s", what))
 	}
-	return found
+	return append(found, fine(subject, "none"))
 }

@@ -3,9 +3,11 @@
 package check
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"regexp"
@@ -13,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 )
@@ -45,7 +48,7 @@ func (chk *checking) takeRegistration(file config.Registration, err error) []Fin
 	if err != nil {
 		return nil
 	}
-	found := []Finding{chk.takeTokens(file), chk.judgeURL(file), chk.judgeNamespace(file)}
+	found := []Finding{chk.takeTokens(file), chk.judgeNamespace(file)}
 	chk.Config.AppServiceID, _ = file.Text("id")
 	return found
 }
@@ -65,6 +68,8 @@ func (chk *checking) takeTokens(file config.Registration) Finding {
 		switch {
 		case err != nil:
 			bad = append(bad, problem(subject, anew, "%v", err))
+		case value == "" && token == nil:
+			bad = append(bad, problem(subject, "write in "+file.Path+": "+paste(key+": "+strings.ReplaceAll(c.ServerName, ":", "-"))+restartBoth, "there is no %s", key))
 		case value == "":
 			bad = append(bad, problem(subject, anew, "there is no %s", key))
 		case token == nil:
@@ -85,30 +90,73 @@ func (chk *checking) takeTokens(file config.Registration) Finding {
 	return fine(subject, "id, as_token and hs_token are there")
 }
 
+// registrationURL judges whether the url leads to the service. It is asked there, and the homeserver is had to ping: what comes
+// through is right, whatever it is called and however many proxies are on the way.
+func (chk *checking) registrationURL(ctx context.Context) Finding {
+	const subject = subjectRegistration + " url"
+	if chk.registeredErr != nil {
+		return unseen(subject, "%s cannot be read", config.RegistrationFile).follows(subjectRegistration)
+	}
+	file := chk.registered
+	read := chk.judgeURL(file)
+	value, _ := file.Text("url")
+	isForm := value != "" && isServiceURL(value)
+	comesThrough := chk.mayPing() && chk.ping(ctx).err == nil
+	switch {
+	case !isForm:
+		return read
+	case chk.runs && chk.leadsHere(ctx, value):
+		return fine(subject, "%s leads to the service", value)
+	case comesThrough && !isLocal(value):
+		return fine(subject, "%s: the homeserver reaches the service", value)
+	case comesThrough && read.Status == Problem:
+		return warning(subject, read.Do, "%s; but the homeserver reaches the service, by another url than this: it was not started with this file", read.Found)
+	}
+	return read
+}
+
+// isServiceURL reports whether a url has the form that a registration needs.
+func isServiceURL(value string) bool {
+	u, err := url.Parse(value)
+	return err == nil && names.IsHTTP(u) && u.User == nil && u.RawQuery == ""
+}
+
+// leadsHere asks what is at the url, without a token. The service refuses that with a text that no other program has.
+func (chk *checking) leadsHere(ctx context.Context, value string) bool {
+	path := strings.TrimPrefix(chk.Daemon.Modern, chk.Daemon.Base) + "/ping"
+	h := homeserver.NewClient(strings.TrimSuffix(value, "/"), chk.Config.ServerName, chk.Config.HSToken)
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: path, Body: struct{}{}})
+	return err == nil && chk.Daemon.IsOurs(a.Errcode, a.Message)
+}
+
 // judgeURL compares the url with where the service listens.
 func (chk *checking) judgeURL(file config.Registration) Finding {
 	c := chk.Config
 	const subject = subjectRegistration + " url"
 	want := "http://" + net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port)) + chk.Daemon.Base
-	do := "write in " + file.Path + ": url: " + want + "" + thenRestart
+	do := "write in " + file.Path + ": " + paste("url: "+want) + thenRestart
 	value, err := file.Text("url")
 	if err != nil || value == "" {
 		return problem(subject, do, "there is none, so that the homeserver asks this service nothing")
 	}
+	if !isServiceURL(value) {
+		return problem(subject, do, "it is not an absolute URL")
+	}
 	u, err := url.Parse(value)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" {
+	if err != nil {
 		return problem(subject, do, "it is not an absolute URL")
 	}
 	sameHost := u.Hostname() == names.ReachableHost(c.Host) || names.IsLoopback(u.Hostname()) && names.IsLoopback(names.ReachableHost(c.Host))
+	samePort, samePath := u.Port() == strconv.Itoa(c.Port), strings.TrimSuffix(u.Path, "/") == chk.Daemon.Base
 	switch {
-	case strings.TrimSuffix(u.Path, "/") != chk.Daemon.Base:
+	case sameHost && samePort && samePath:
+		return fine(subject, "%s is where the service listens", value)
+	case sameHost && samePort:
 		return problem(subject, do, "it is %s, and must end in %s", value, chk.Daemon.Base)
-	case u.Port() != strconv.Itoa(c.Port):
+	case sameHost:
 		return problem(subject, do, "it is %s, and the service listens on port %d", value, c.Port)
-	case !sameHost:
-		return warning(subject, do+", unless a proxy or another machine is meant", "it is %s, and the service listens on %s", value, c.Address())
 	}
-	return fine(subject, "%s is where the service listens", value)
+	return warning(subject, do+", unless a proxy or another machine is meant", "it is %s, and the service listens on %s", value, c.Address())
 }
 
 // judgeNamespace judges for which users the as_token can act, and whose events are sent here.
@@ -116,8 +164,8 @@ func (chk *checking) judgeNamespace(file config.Registration) Finding {
 	c := chk.Config
 	const subject = subjectRegistration + " namespace"
 	node := names.UserID(nobody, c.ServerName)
-	narrow := fmt.Sprintf("^@0x[0-9a-f]{%d}:%s$", names.AddressDigits, regexp.QuoteMeta(c.ServerName))
-	do := "write in " + file.Path + ": namespaces: {users: [{exclusive: false, regex: '" + narrow + "'}], aliases: [], rooms: []}" + thenRestart
+	narrow := config.NodesAlone(c.ServerName)
+	do := "write in " + file.Path + ": " + paste("namespaces: {users: [{exclusive: false, regex: '"+narrow+"'}], aliases: [], rooms: []}") + thenRestart
 
 	hasNodes, wide := false, false
 	for _, space := range file.Namespaces.Users {
@@ -133,7 +181,9 @@ func (chk *checking) judgeNamespace(file config.Registration) Finding {
 	}
 	switch {
 	case !hasNodes:
-		return warning(subject, do, "no node is in it, so that the homeserver asks this service for none")
+		return warning(subject, do, "no node is in it, so that the homeserver asks this service for none").follows(subjectHomeserver + " server_name")
+	case wide && !c.Way.TakesSecret && !c.Way.IsApart:
+		return fine(subject, "everybody, as the guide has it for createUser")
 	case wide:
 		return warning(subject, do, "it is wider than nodes: whoever has the as_token can act for every user, a server admin too, and the events of all of them are sent here")
 	}
@@ -153,18 +203,26 @@ func judgeScript(s config.Script, err error, contradicted []string, registered c
 	}
 	found := []Finding{judgeMode(subjectRun, s.Path, 0o700)}
 	if !s.PassesOn {
-		found = append(found, warning(subjectRun+" arguments", "end its last line in \"$@\"", "%s drops what it is given: with an --%s behind it, for instance, everybody may register all the same", s.Path, config.FlagAdmitFile))
+		found = append(found, warning(subjectRun+" arguments", "end its last line in "+paste("\"$@\""), "%s drops what it is given: with an --%s behind it, for instance, everybody may register all the same", s.Path, config.FlagAdmitFile))
 	}
+	if s.PassesOn {
+		found = append(found, fine(subjectRun+" arguments", "%s passes on what it is given", s.Path))
+	}
+	found = append(found, judgeScriptTokens(s, registered))
+	if len(contradicted) == 0 {
+		return append(found, fine(subjectRun+" flags", "none that was given here is another there"))
+	}
+	return append(found, problem(subjectRun+" flags", "leave them out, or change them in "+s.Path, "%s has other values for %s than were given here", s.Path, strings.Join(contradicted, ", ")))
+}
+
+// judgeScriptTokens compares the tokens of run.sh, where there are any, with those that the homeserver loads.
+func judgeScriptTokens(s config.Script, registered config.Registration) Finding {
 	for _, token := range []struct{ flag, key string }{{config.FlagASToken, "as_token"}, {config.FlagHSToken, "hs_token"}} {
 		itsOwn, ok := s.Flags[token.flag]
 		if of, err := registered.Text(token.key); ok && err == nil && of != "" && of != itsOwn {
-			return append(found, problem(subjectRun+" tokens", fmt.Sprintf("take --%s and --%s out of %s: the service reads them from %s", config.FlagASToken, config.FlagHSToken, s.Path, registered.Path),
-				"its --%s is not the %s of %s", token.flag, token.key, registered.Path))
+			return problem(subjectRun+" tokens", fmt.Sprintf("take --%s and --%s out of %s: the service reads them from %s", config.FlagASToken, config.FlagHSToken, s.Path, registered.Path),
+				"its --%s is not the %s of %s", token.flag, token.key, registered.Path)
 		}
 	}
-	found = append(found, fine(subjectRun+" tokens", "none but those of %s", config.RegistrationFile))
-	if len(contradicted) > 0 {
-		found = append(found, problem(subjectRun+" flags", "leave them out, or change them in "+s.Path, "%s has other values for %s than were given here", s.Path, strings.Join(contradicted, ", ")))
-	}
-	return found
+	return fine(subjectRun+" tokens", "none but those of %s", config.RegistrationFile)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 const goodRegistration = `id: Q7PM2E53RE-transport02.smartmesh.cn
@@ -46,6 +47,7 @@ func TestBrokenRegistration(t *testing.T) {
 		{name: "localhost", from: "//127.0.0.1", to: "//localhost"},
 		{name: "another host", from: "//127.0.0.1", to: "//gateway", subject: "url", want: Warning},
 		{name: "everybody", from: narrow, to: "'@.*'", subject: "namespace", want: Warning},
+		{name: "everybody, for createUser", from: narrow, to: "'@.*'", config: config.Config{Way: homeserver.CreateUser}},
 		{name: "everybody of this server", from: narrow, to: `'@.*:transport02\.smartmesh\.cn'`, subject: "namespace", want: Warning},
 		{name: "any text behind 0x", from: narrow, to: "'@0x.*'", subject: "namespace", want: Warning},
 		{name: "without anchors", from: narrow, to: `'@0x[0-9a-f]{40}:transport02\.smartmesh\.cn'`},
@@ -61,8 +63,13 @@ func TestBrokenRegistration(t *testing.T) {
 			}
 			c := test.config
 			c.ServerName, c.Host, c.Port = ourServerName, "127.0.0.1", 8009
+			if c.Way == nil {
+				c.Way = homeserver.SharedSecret
+			}
 			file, err := config.ReadRegistration(path)
-			found := append(judgeRegistrationFile(path, file, err), (&checking{Input: Input{Config: c, Daemon: DaemonAPI{Base: "/regapp/1"}}}).takeRegistration(file, err)...)
+			chk := &checking{Input: Input{Config: c, Daemon: DaemonAPI{Base: "/regapp/1"}}, registered: file, registeredErr: err}
+			found := append(judgeRegistrationFile(path, file, err), chk.takeRegistration(file, err)...)
+			found = append(found, chk.registrationURL(t.Context()))
 			for _, f := range found {
 				if text := f.Found + f.Do; strings.Contains(text, ourHSToken) || strings.Contains(text, ourASToken) || strings.Contains(text, "hunter2") || strings.Contains(text, "5318008") {
 					t.Errorf("holds a token: %+v", f)

@@ -4,8 +4,6 @@ package check
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"net"
 	"net/url"
 	"strconv"
@@ -35,31 +33,20 @@ func plainURL(public url.URL) url.URL {
 	return public
 }
 
-// releasedAt says nothing where everybody comes in and neither plain HTTP nor TLS is spoken: others find the cause of that.
+// releasedAt cannot tell where everybody comes in and neither plain HTTP nor TLS is spoken: others find the cause of that.
 func releasedAt(ctx context.Context, public, plain url.URL) []Finding {
 	const subject = subjectProxy + " released nodes"
-	const do = "for released nodes write in nginx, in the place of listen 8008 ssl: listen 8008; a network with nodes of its own that speak TLS leaves it as it is"
+	const do = "for released nodes write in nginx, in the place of listen 8008 ssl: `listen 8008;` a network with nodes of its own that speak TLS leaves it as it is"
 	at := net.JoinHostPort(plain.Hostname(), strconv.Itoa(names.URLPort(plain.String())))
 	_, status := sayVersions(ctx, homeserver.NewClient(strings.TrimSuffix(plain.String(), "/"), ""), nil)
+	_, speaksTLS := homeserver.SpeaksTLS(ctx, at, "")
 	switch {
-	case speaksTLS(ctx, at):
+	case speaksTLS:
 		return []Finding{note(subject, do, "%s speaks TLS: no released Photon node gets in there, since they speak plain HTTP to port %s", at, releasedPort)}
 	case status != 0: // whatever it is: others judge that
 		return []Finding{fine(subject, "%s speaks plain HTTP, as they do", at)}
 	case public != plain:
 		return []Finding{note(subject, do, "nothing answers at http://%s, where released Photon nodes come in", at)}
 	}
-	return nil
-}
-
-// speaksTLS tells whether a server takes part in a handshake. Whose certificate it has does not matter: nothing is sent.
-func speaksTLS(ctx context.Context, address string) bool {
-	ctx, cancel := context.WithTimeout(ctx, homeserver.ReadTime)
-	defer cancel()
-	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address)
-	if err == nil {
-		conn.Close()
-	}
-	refused := tls.AlertError(0)
-	return err == nil || errors.As(err, &refused)
+	return []Finding{unseen(subject, "no homeserver answers at %s", at).follows(subjectProxy + " /_matrix")}
 }

@@ -5,59 +5,73 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
 const subjectProxy = "public door"
 
-// reverseProxy asks at --public-url. Its findings call the reverse proxy the public door.
-func (chk *checking) reverseProxy(ctx context.Context) []Finding {
-	h := homeserver.NewClient(chk.Public, chk.Config.ServerName, chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret)
-	found := []Finding{chk.proxyRegister(ctx, h), chk.proxyMatrix(ctx, h), chk.proxyAppService(ctx, h), chk.proxyAdmin(ctx, h), chk.proxyClientRegister(ctx, h), chk.proxyForwarded(ctx, h)}
-	found = append(found, chk.released(ctx)...)
-	if chk.Config.Way.IsApart {
-		login := chk.proxyLogin(ctx, h)
-		found = append(found, login)
-		if login.Status == OK {
-			found = append(found, chk.proxyLogout(ctx, h))
-		}
-		found = append(found, chk.proxyMASAdmin(ctx, h))
+// publicClient asks at --public-url.
+func (chk *checking) publicClient() *homeserver.Client {
+	return homeserver.NewClient(chk.Public, chk.Config.ServerName, chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret)
+}
+
+// publicDoor judges whether anything answers where nodes come in, over what the URL says. Findings call that the public door.
+func (chk *checking) publicDoor(ctx context.Context) Finding {
+	h := chk.publicClient()
+	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: versionsPath})
+	if err == nil && a.Status == http.StatusOK {
+		return fine(subjectProxy, "it answers at %s", chk.Public)
 	}
-	return found
+	if found, other, ok := chk.ofTLS(ctx, chk.Public, err); ok {
+		do := "give " + paste("--"+FlagPublicURL+" "+shell.Quote(other))
+		if other == "" {
+			do = homeserver.TrustCertificate + ": " + paste("SSL_CERT_FILE=FILE "+config.Program+" check --"+FlagPublicURL+" "+shell.Quote(chk.Public))
+		}
+		return problem(subjectProxy, do, "%s", found).stopping()
+	}
+	if err != nil {
+		return problem(subjectProxy, "start nginx; or name the URL that nodes use: "+paste("--"+FlagPublicURL+" URL"), "nothing answers at %s: %v", chk.Public, cmp.Or(h.NotReached(err).Cause, err)).stopping()
+	}
+	return fine(subjectProxy, "it answers at %s", chk.Public)
 }
 
 // write is the cure that writes this location into the server of nginx that nodes reach.
 func (chk *checking) write(location nginx.Location) string {
-	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(chk.Public), location.OneLine())
+	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(chk.Public), paste(location.OneLine()))
 }
 
-func (chk *checking) proxyRegister(ctx context.Context, h *homeserver.Client) Finding {
+// proxyRegister judges where registrations go.
+func (chk *checking) proxyRegister(ctx context.Context) Finding {
 	subject := subjectProxy + " " + chk.Daemon.Register
 	do := chk.write(nginx.Register(chk.serviceURL(), chk.Daemon.Register))
-	found := chk.askRegister(ctx, h, nil)
+	found := chk.askRegister(ctx, chk.publicClient(), nil)
 	switch {
 	case found.is == registerOurs:
 		return fine(subject, "reaches a service for %s", chk.Config.ServerName)
 	case found.is == registerOther:
-		return problem(subject, do, "reaches a service for another server name")
+		return problem(subject, do, "reaches a service for another server name").follows(subjectService, subjectHomeserver+" server_name")
 	case found.is == registerLimited:
 		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", names.URLHost(chk.Public))
 	case found.is == registerSilent:
-		return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", chk.Public)
+		return problem(subject, "check again; if it stays so, see nginx's log", "there is no answer at %s", chk.Public).follows(subjectService)
 	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:
-		return problem(subject, "start the service; if it runs, "+do, "nginx does not reach a service (%d)", found.status)
+		return problem(subject, "start the service; if it runs, "+do, "nginx does not reach a service (%d)", found.status).follows(subjectService)
 	}
 	return problem(subject, do, "does not reach the service: %s answers %d", names.URLHost(chk.Public), found.status)
 }
 
-func (chk *checking) proxyMatrix(ctx context.Context, h *homeserver.Client) Finding {
+func (chk *checking) proxyMatrix(ctx context.Context) Finding {
+	h := chk.publicClient()
 	const subject = subjectProxy + " /_matrix"
 	do := chk.write(nginx.Matrix(nginx.GuideHomeserver)) // the guide's port, in case --matrixurl leads through nginx itself
 	if names.URLHost(chk.Config.Origin) != names.URLHost(chk.Public) {
@@ -66,14 +80,14 @@ func (chk *checking) proxyMatrix(ctx context.Context, h *homeserver.Client) Find
 	said, status := sayVersions(ctx, h, nil)
 	switch {
 	case said == "" && status == 0:
-		return problem(subject, "start nginx, or name the URL that nodes use with --"+FlagPublicURL, "nothing answers at %s", chk.Public)
-	case said == "" && status == http.StatusBadGateway:
-		return problem(subject, "start the homeserver; if it runs, "+do, "nginx does not reach a homeserver (%d)", status)
+		return problem(subject, "check again; if it stays so, see nginx's log", "there is no answer at %s", chk.Public).follows(subjectHomeserver)
+	case said == "" && (status == http.StatusBadGateway || status == http.StatusGatewayTimeout):
+		return problem(subject, "start the homeserver; if it runs, "+do, "nginx does not reach a homeserver (%d)", status).follows(subjectHomeserver)
 	case said == "":
 		return problem(subject, do, "does not reach the homeserver: %s answers %d", names.URLHost(chk.Public), status)
 	}
 	if err := h.CheckServerName(ctx); err != nil {
-		return problem(subject, do, "reaches another homeserver: %v", err)
+		return problem(subject, do, "reaches another homeserver: %v", err).follows(subjectHomeserver + " server_name")
 	}
 	if own, _ := sayVersions(ctx, chk.homeserver, nil); own != "" && own != said {
 		return problem(subject, do, "reaches another homeserver than %s", chk.Config.Origin)
@@ -83,7 +97,8 @@ func (chk *checking) proxyMatrix(ctx context.Context, h *homeserver.Client) Find
 
 // proxyAppService asks without a token. The service refuses that with a text that no other program has. nginx takes the last
 // of the paths for the one where nodes register, and may pass it on as the client wrote it.
-func (chk *checking) proxyAppService(ctx context.Context, h *homeserver.Client) Finding {
+func (chk *checking) proxyAppService(ctx context.Context) Finding {
+	h := chk.publicClient()
 	const subject = subjectProxy + " application-service API"
 	for _, path := range []string{chk.Daemon.Base + "/transactions/check", chk.Daemon.Modern + "/ping", chk.Daemon.Base + rawRegister} {
 		method := http.MethodPut
@@ -101,14 +116,53 @@ func (chk *checking) proxyAppService(ctx context.Context, h *homeserver.Client) 
 
 const rawRegister = "/transactions/..%2fregister"
 
-// proxyAdmin asks for a nonce of shared-secret registration. Any answer in the form of Matrix comes from a homeserver.
-func (chk *checking) proxyAdmin(ctx context.Context, h *homeserver.Client) Finding {
+// proxyAdmin asks for a nonce of shared-secret registration, at --public-url and at the homeserver itself: the same answer is the
+// homeserver's. Where that is known through nginx alone, or does not answer, only what no proxy says is taken for it.
+func (chk *checking) proxyAdmin(ctx context.Context) Finding {
 	const subject = subjectProxy + " /_synapse/admin"
-	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: homeserver.SharedSecretPath})
-	if err == nil && (a.Errcode != "" || a.Status/100 == 2 && homeserver.IsObject(a.Body)) {
-		return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+chk.Daemon.Register+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", a.Status)
+	ask := func(h *homeserver.Client) (homeserver.Answer, error) {
+		return h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: homeserver.SharedSecretPath})
 	}
-	return fine(subject, "does not answer from outside")
+	isNonce := func(a homeserver.Answer) bool {
+		return a.Status/100 == 2 && homeserver.IsObject(a.Body) && bytes.Contains(a.Body, []byte(`"nonce"`))
+	}
+	outside, err := ask(chk.publicClient())
+	switch {
+	case err != nil:
+		return unseen(subject, "there was no answer: %v", chk.homeserver.NotReached(err))
+	case isNonce(outside):
+		return chk.passesAdmin(subject, outside)
+	case outside.Errcode == "":
+		return fine(subject, "does not answer from outside")
+	}
+	if names.URLHost(chk.Config.Origin) == names.URLHost(chk.Public) {
+		return chk.proxyAdminBeside(ctx, subject, outside)
+	}
+	own, err := ask(chk.homeserver)
+	switch {
+	case err != nil:
+		return unseen(subject, "the homeserver, whose answer there is compared, does not answer").follows(subjectHomeserver)
+	case own.Status == outside.Status && bytes.Equal(own.Body, outside.Body):
+		return chk.passesAdmin(subject, outside)
+	}
+	return fine(subject, "does not answer from outside: what does, says otherwise than the homeserver there")
+}
+
+// proxyAdminBeside compares the answer with the homeserver's to a path that it does not have, which goes through nginx.
+func (chk *checking) proxyAdminBeside(ctx context.Context, subject string, outside homeserver.Answer) Finding {
+	beside, err := chk.publicClient().Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: oldRegisterPaths[0] + "-"})
+	if err != nil || beside.Errcode == "" {
+		return unseen(subject, "the homeserver, whose answer there is compared, does not answer").follows(subjectHomeserver)
+	}
+	if beside.Status == outside.Status && bytes.Equal(beside.Body, outside.Body) || strings.Contains(outside.Message, "Shared secret registration") {
+		return chk.passesAdmin(subject, outside)
+	}
+	return fine(subject, "does not answer from outside: what does, says otherwise than the homeserver")
+}
+
+// passesAdmin is the finding on an nginx that passes the admin API on.
+func (chk *checking) passesAdmin(subject string, outside homeserver.Answer) Finding {
+	return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+chk.Daemon.Register+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", outside.Status)
 }
 
 // oldRegisterPaths are the paths where Synapse up to 0.34.0 accepts the shared secret as well.
@@ -118,7 +172,8 @@ var oldRegisterPaths = []string{"/_matrix/client/r0/register", "/_matrix/client/
 // anybody who has the shared secret. It asks with a method that the path does not have: if nginx passes that on, the answer is
 // the homeserver's own. For comparison it asks the homeserver itself; or, if that is known through nginx alone, a path beside
 // this one, for which old Synapses give the same answer.
-func (chk *checking) proxyClientRegister(ctx context.Context, h *homeserver.Client) Finding {
+func (chk *checking) proxyClientRegister(ctx context.Context) Finding {
+	h := chk.publicClient()
 	const subject = subjectProxy + " client register"
 	if chk.server.IsSynapse() && !chk.server.Before(1, 23) {
 		return fine(subject, "%v takes no shared secret there", chk.server)
@@ -132,7 +187,7 @@ func (chk *checking) proxyClientRegister(ctx context.Context, h *homeserver.Clie
 		own, ownErr := reference.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPut, Path: path + beside})
 		switch {
 		case err != nil || ownErr != nil || own.Errcode == "":
-			return warning(subject, "check again when nginx and the homeserver answer", "it cannot be told")
+			return unseen(subject, "the homeserver, whose answer there is compared, does not answer").follows(subjectHomeserver)
 		case outside.Status == own.Status && bytes.Equal(outside.Body, own.Body):
 			return warning(subject, chk.write(nginx.Closed()), "%s is reached from outside, where Synapse up to 0.34.0 makes accounts for whoever has its registration_shared_secret", path)
 		}
@@ -150,7 +205,8 @@ const (
 // proxyForwarded judges whether the proxy replaces the X-Forwarded-For that a client sends. The servers after the proxy do not
 // say what arrives. But they refuse a request with a very large header, if it arrives. If they accept it without the proxy as
 // well, it cannot be told.
-func (chk *checking) proxyForwarded(ctx context.Context, h *homeserver.Client) Finding {
+func (chk *checking) proxyForwarded(ctx context.Context) Finding {
+	h := chk.publicClient()
 	const subject = subjectProxy + " X-Forwarded-For"
 	const line = nginx.Forwards
 	fat := http.Header{}
@@ -160,18 +216,18 @@ func (chk *checking) proxyForwarded(ctx context.Context, h *homeserver.Client) F
 	var told []string
 	switch chk.forwardedToService(ctx, h, fat) {
 	case forwardingPassed:
-		return problem(subject, "write in nginx, in location = "+chk.Daemon.Register+": "+line, "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
+		return problem(subject, "write in nginx, in location = "+chk.Daemon.Register+": "+paste(line), "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
 	case forwardingReplaced:
 		told = append(told, "service")
 	}
 	switch chk.forwardedToHomeserver(ctx, h, fat) {
 	case forwardingPassed:
-		return problem(subject, "write in nginx, in the location of /_matrix: "+line, "nginx hands what a client sends as X-Forwarded-For on to the homeserver, which then limits the logins of all nodes as one's, or of nobody")
+		return problem(subject, "write in nginx, in the location of /_matrix: "+paste(line), "nginx hands what a client sends as X-Forwarded-For on to the homeserver, which then limits the logins of all nodes as one's, or of nobody")
 	case forwardingReplaced:
 		told = append(told, "homeserver")
 	}
 	if len(told) == 0 {
-		return warning(subject, "look for client= in the service's log: it must be the node's address, and not nginx's; for that write in nginx, in both locations: "+line, "it cannot be told from here")
+		return warning(subject, "look for client= in the service's log: it must be the node's address, and not nginx's; for that write in nginx, in both locations: "+paste(line), "it cannot be told from here").follows(subjectService, subjectHomeserver, subjectProxy+" "+chk.Daemon.Register)
 	}
 	return fine(subject, "nginx puts its own in the place of the client's, for the %s", strings.Join(told, " and the "))
 }

@@ -2,7 +2,7 @@
 // report. It reads and asks; it changes nothing, and creates no user. It does not know the API of the service, nor how its store
 // is kept: the Input brings both.
 //
-// run.go owns the Input, and the rules in their order.
+// run.go owns the Input, and what is read of it before the rules.
 package check
 
 import (
@@ -36,7 +36,9 @@ type Input struct {
 
 	StoreName string                                      // what a finding may call the store
 	ReadStore func(context.Context) (StoreReading, error) // its error is ErrNoStore or ErrStoreLocked where that is so
-	AskStatus func(context.Context) (StoreReading, error) // asks the daemon that has the store to itself
+
+	AskStatus    func(context.Context) (DaemonStatus, error) // asks the daemon that has the store to itself; ErrNoDaemon where there is none
+	AskReadiness func(context.Context) ([]Unready, error)    // likewise, or where it serves health; ErrOldDaemon where it does not tell
 }
 
 // A DaemonAPI is the API of the service, as its clients see it.
@@ -51,39 +53,6 @@ type DaemonAPI struct {
 	IsForged  func(errcode string) bool          // whether it refuses the signature
 	IsLimited func(errcode string) bool          // whether it asks for fewer requests
 	IsOurs    func(errcode, message string) bool // whether only this service refuses a call without a token in this way
-}
-
-// A rule judges one subject or several.
-type rule struct {
-	of    string
-	judge func(*checking, context.Context) []Finding
-}
-
-// rules are in the order of their findings. A rule uses what earlier ones found out, such as which homeserver it is.
-var rules = []rule{
-	{"the homeserver: it answers, and is fit", (*checking).homeserverItself},
-	{"its settings", (*checking).homeserverSettings},
-	{"the settings of Matrix Authentication Service", (*checking).masSettings},
-	{"registration.yaml", (*checking).registration},
-	{"run.sh", (*checking).runScript},
-	{"the secret that accounts are created with", (*checking).secret},
-	{"the homeserver takes our token and our secret", (*checking).homeserverAccepts},
-	{"the homeserver may read what it is told to", (*checking).homeserverReads},
-	{"Matrix Authentication Service lets us create accounts", (*checking).authenticationService},
-	{"the service runs, and the homeserver reaches it", (*checking).service},
-	{"nginx passes on what nodes need, and nothing else", (*checking).reverseProxy},
-	{"who can read the store's URL", (*checking).dataPathFile},
-	{"the store", (*checking).store},
-	{"who is admitted", (*checking).admitted},
-}
-
-// Run judges everything. It reads and asks; it changes nothing, and creates no user.
-func Run(ctx context.Context, in Input) *Report {
-	chk := newChecking(in)
-	for _, rule := range rules {
-		chk.report.add(rule.judge(chk, ctx)...)
-	}
-	return chk.report
 }
 
 // newChecking reads the tokens and the secret, which the rules need, and asks nobody yet.

@@ -3,8 +3,10 @@
 package check
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
@@ -58,7 +60,7 @@ func judgeMode(subject, path string, want os.FileMode) Finding {
 	if err != nil {
 		return problem(subject, cureOf(err, "see that it is there"), "%v", err)
 	}
-	do := fmt.Sprintf("type: chmod %04o %s", want, shell.Quote(path))
+	do := "type: " + paste(fmt.Sprintf("chmod %04o %s", want, shell.Quote(path)))
 	switch mode := stat.Mode().Perm(); {
 	case mode&0o007 != 0:
 		return problem(subject, do, "%s has mode %04o: everybody on this machine can read its secrets", path, mode)
@@ -69,4 +71,13 @@ func judgeMode(subject, path string, want os.FileMode) Finding {
 	default:
 		return fine(subject, "%s has mode %04o", path, mode)
 	}
+}
+
+// environment names the variables that have this program's prefix and mean nothing. The service's own environment is not seen.
+func (chk *checking) environment(context.Context) []Finding {
+	const subject = "environment"
+	if unknown := chk.Config.UnknownVariables; len(unknown) > 0 {
+		return []Finding{warning(subject, "correct the names, or type: "+paste("unset "+strings.Join(unknown, " ")), "variables with the prefix of this service that mean nothing: %s", strings.Join(unknown, ", "))}
+	}
+	return []Finding{fine(subject, "no variable is unknown")}
 }

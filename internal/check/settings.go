@@ -16,7 +16,6 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
 // at returns the value under the path of keys, or nil.
@@ -58,11 +57,11 @@ func (s settingsFile) number(otherwise float64, path ...string) float64 {
 // write is the cure that writes the value under the path of keys.
 func (s settingsFile) write(value string, path ...string) string {
 	under, last := path[:len(path)-1], path[len(path)-1]
-	where := s.fileOf(path[0])
+	where, line := s.fileOf(path[0]), last+": "+value
 	if len(under) > 0 {
 		where += ", under " + strings.Join(under, ".")
 	}
-	return "write in " + where + ": " + last + ": " + value + thenRestart
+	return "write in " + where + ": " + paste(line) + thenRestart
 }
 
 const thenRestart = "; then restart the homeserver"
@@ -151,8 +150,8 @@ func (j judging) serverName(subject string, path ...string) Finding {
 	case name == "":
 		return problem(subject, j.settings.write(strconv.Quote(j.config.ServerName), path...), "there is none")
 	default:
-		return problem(subject, "run genconfig --"+config.FlagForce+" with the homeserver's own name: --"+config.FlagMatrixDomain+" "+shell.Quote(name),
-			"it is %q and --%s is %q: every signature is over that name", name, config.FlagMatrixDomain, j.config.ServerName)
+		return problem(subject, setFlag(config.FlagMatrixDomain, name),
+			"it is %q and --%s is %q: every signature is over that name", name, config.FlagMatrixDomain, j.config.ServerName).follows(subjectHomeserver + " server_name")
 	}
 }
 

@@ -51,8 +51,8 @@ func (chk *checking) store(ctx context.Context) []Finding {
 	case !errors.Is(err, ErrStoreLocked):
 		return []Finding{problem(subject, cureOf(err, "see what is said of it, and put a backup in its place if it is damaged"), "%v", err)}
 	}
-	if said, err := chk.AskStatus(ctx); err == nil {
-		return is(said, ", in use by a running service")
+	if said, err := chk.daemon(ctx); err == nil {
+		return is(said.Store, ", in use by a running service")
 	}
 	if chk.runs {
 		return []Finding{fine(subject, "%s is in use by the running service", chk.StoreName)}

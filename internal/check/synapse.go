@@ -120,12 +120,12 @@ func (j judging) listenerPort(subject string, clients []synapseListener) Finding
 		ports = append(ports, fmt.Sprint(l.port))
 	}
 	if j.config.Way.IsApart && isLocal(j.config.Origin) && !reached {
-		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s", config.FlagForce, config.FlagHomeserverURL, ports[0]),
-			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagHomeserverURL, names.URLPort(j.config.Origin))
+		return problem(subject, setFlag(config.FlagHomeserverURL, "http://127.0.0.1:"+ports[0]),
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagHomeserverURL, names.URLPort(j.config.Origin)).follows(subjectHomeserver)
 	}
 	if j.config.Way.TakesSecret && isLocal(j.config.Origin) && !reached {
-		return problem(subject, fmt.Sprintf("run genconfig --%s with --%s http://127.0.0.1:%s%s", config.FlagForce, config.FlagMatrixURL, ports[0], j.config.Way.Path),
-			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagMatrixURL, names.URLPort(j.config.Origin))
+		return problem(subject, setFlag(config.FlagMatrixURL, "http://127.0.0.1:"+ports[0]+j.config.Way.Path),
+			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagMatrixURL, names.URLPort(j.config.Origin)).follows(subjectHomeserver)
 	}
 	return fine(subject, "%s", strings.Join(append(ports, sockets...), ", "))
 }
@@ -137,7 +137,7 @@ func (j judging) listenerAddresses(subject string, clients []synapseListener) Fi
 			open = open || !names.IsLoopback(address)
 		}
 		if open {
-			return warning(subject, fmt.Sprintf("write for port %d in %s: bind_addresses: ['127.0.0.1', '::1']"+thenRestart, l.port, j.settings.fileOf("listeners")),
+			return warning(subject, fmt.Sprintf("write for port %d in %s: "+paste("bind_addresses: ['127.0.0.1', '::1']")+thenRestart, l.port, j.settings.fileOf("listeners")),
 				"port %d is open to other machines, which go past nginx there, to /_synapse/admin too", l.port)
 		}
 	}
@@ -147,7 +147,7 @@ func (j judging) listenerAddresses(subject string, clients []synapseListener) Fi
 func (j judging) listenerForwarded(subject string, clients []synapseListener) Finding {
 	for _, l := range clients {
 		if !l.forwarded {
-			do := fmt.Sprintf("write for port %d in %s: x_forwarded: true"+thenRestart, l.port, j.settings.fileOf("listeners"))
+			do := fmt.Sprintf("write for port %d in %s: "+paste("x_forwarded: true")+thenRestart, l.port, j.settings.fileOf("listeners"))
 			return j.since(1, 0, warning(subject, do, "it takes every node for nginx"), problem(subject, do, "it takes every node for nginx, and limits the logins of all of them as one's"))
 		}
 	}
@@ -212,7 +212,7 @@ func (j judging) bcryptRounds() Finding {
 // ofDendrite judges dendrite.yaml.
 func (j judging) ofDendrite() []Finding {
 	s := j.settings
-	found := []Finding{j.serverName(j.subject("global.server_name"), "global", "server_name")}
+	found := []Finding{fine(DendriteFile, "read %s", s.path), j.serverName(j.subject("global.server_name"), "global", "server_name")}
 	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) Finding, do, reason, good string) {
 		if bad {
 			found = append(found, f(j.subject(subject), do, "%s", reason))

@@ -26,6 +26,8 @@ import (
 const (
 	versionPath = "/_matrix/federation/v1/version"
 	keyPath     = "/_matrix/key/v2/server"
+
+	WhoamiPath = "/_matrix/client/r0/account/whoami" // which every version serves
 )
 
 // Errcodes that this service reads.

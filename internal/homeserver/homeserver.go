@@ -58,6 +58,10 @@ type Accounts interface {
 	// Probe asks whether this way is open. Its error says why that is unknown, or how to open it.
 	Probe(ctx context.Context) (State, error)
 
+	// Refused asks whether the server refuses what this way creates accounts with: the token, the secret or the client. It creates
+	// nothing. It returns what to do where that is refused, "" where it is taken, and an error where it cannot be told.
+	Refused(ctx context.Context) (fix string, err error)
+
 	// Answers makes a cheap call, and returns nil if accounts could be created now.
 	Answers(ctx context.Context) error
 }

@@ -193,3 +193,14 @@ func (api *SharedSecretAPI) ProvesSecret(ctx context.Context) (bool, error) {
 	}
 	return false, api.Failure(a, "")
 }
+
+// OtherSecret is what to do where the homeserver has another secret.
+const OtherSecret = "put the homeserver's registration_shared_secret into the file of the service's shared secret and restart the service; or restart the homeserver, if its settings were changed since it started"
+
+// Refused asks whether the homeserver has another secret.
+func (api *SharedSecretAPI) Refused(ctx context.Context) (fix string, err error) {
+	if proves, err := api.ProvesSecret(ctx); err != nil || proves {
+		return "", err
+	}
+	return OtherSecret, nil
+}

@@ -75,24 +75,33 @@ func (h *Client) Software(ctx context.Context) (Software, error) {
 // ErrOtherServerName is in the error of CheckServerName if the homeserver has another name.
 var ErrOtherServerName = errors.New("its server_name")
 
-// CheckServerName asks for the homeserver's server_name, and refuses another than this service was told: an account there would
-// have another user ID than the one that was proven. A listener without the federation resource does not tell it, and is
-// accepted. If the call fails, that is an error.
-func (h *Client) CheckServerName(ctx context.Context) error {
+// TellServerName asks for the homeserver's server_name. A listener without the federation resource does not tell it, for which it
+// returns "". Its error is a *Error.
+func (h *Client) TellServerName(ctx context.Context) (string, error) {
 	a, err := h.Call(ctx, Request{Name: "key", Within: ReadTime, Method: http.MethodGet, Path: keyPath})
 	if err != nil {
-		return NotSent(h.NotReached(err))
+		return "", NotSent(h.NotReached(err))
 	}
 	if a.TellsNothing() {
-		return NotSent(h.Failure(a, "its server_name cannot be read"))
+		return "", NotSent(h.Failure(a, "its server_name cannot be read"))
 	}
 	var said struct {
 		ServerName string `json:"server_name"`
 	}
-	if a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &said) != nil || names.CheckServerName(said.ServerName) != nil || said.ServerName == h.ServerName {
-		return nil
+	if a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &said) != nil || names.CheckServerName(said.ServerName) != nil {
+		return "", nil
 	}
-	return &Error{Reason: "the homeserver has another name than this service was told", Cause: fmt.Errorf("%w is %q and this service was told %q: give the homeserver's", ErrOtherServerName, said.ServerName, h.ServerName)}
+	return said.ServerName, nil
+}
+
+// CheckServerName refuses a homeserver of another server_name than this service was told: an account there would have another user
+// ID than the one that was proven. One that does not tell is accepted. If the call fails, that is an error.
+func (h *Client) CheckServerName(ctx context.Context) error {
+	name, err := h.TellServerName(ctx)
+	if err != nil || name == "" || name == h.ServerName {
+		return err
+	}
+	return &Error{Reason: "the homeserver has another name than this service was told", Cause: fmt.Errorf("%w is %q and this service was told %q: give the homeserver's", ErrOtherServerName, name, h.ServerName)}
 }
 
 // knownTime is how long a homeserver is taken for what it was. Another may be put in its place, under another name or with

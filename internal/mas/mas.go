@@ -54,6 +54,22 @@ func New(h, admin *homeserver.Client, clientID, clientSecret string) *Accounts {
 	return &Accounts{Client: h, admin: admin, tokens: &tokens{admin: admin, clientID: clientID, clientSecret: clientSecret}}
 }
 
+// Refused asks for a token, and with it for an account that nobody can have.
+func (api *Accounts) Refused(ctx context.Context) (fix string, err error) {
+	err = api.Granted(ctx)
+	if err == nil {
+		if _, err = api.AccountID(ctx, homeserver.UnregistrableName); errors.Is(err, homeserver.ErrNoUser) {
+			return "", nil
+		}
+	}
+	for _, refusal := range []error{ErrClient, ErrScope, homeserver.ErrMASMissing} {
+		if errors.Is(err, refusal) {
+			return refusal.Error(), nil
+		}
+	}
+	return "", err
+}
+
 // DisplayName asks the homeserver, and where that has no such user Matrix Authentication Service as well. An account
 // may be there alone: not yet or no longer provided at the homeserver, or erased there when it was deactivated. It has
 // no name then, but it is there.

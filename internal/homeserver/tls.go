@@ -1,0 +1,54 @@
+// tls.go owns what goes wrong between TLS and plain HTTP, as the one who asks sees it.
+
+package homeserver
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"slices"
+)
+
+// TrustCertificate is what to do about a certificate that is not trusted here. Go reads the variable.
+const TrustCertificate = "set SSL_CERT_FILE to the file of the certificate, or of the one that signed it"
+
+// IsUntrusted reports whether a call failed because the server's certificate is not trusted, or is another name's.
+func IsUntrusted(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
+}
+
+// IsPlain reports whether a call over TLS failed because the server speaks none.
+func IsPlain(err error) bool {
+	_, ok := errors.AsType[tls.RecordHeaderError](err)
+	return ok
+}
+
+// SpeaksTLS reports whether a server takes part in a handshake, and for which host its certificate is: the one that is preferred,
+// if it is for that. Who signed it does not matter: nothing is sent.
+func SpeaksTLS(ctx context.Context, address, preferred string) (host string, speaks bool) {
+	ctx, cancel := context.WithTimeout(ctx, ReadTime)
+	defer cancel()
+	conn, err := (&tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTime}, Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		refused := tls.AlertError(0)
+		return "", errors.As(err, &refused)
+	}
+	defer conn.Close()
+	return hostOf(conn.(*tls.Conn).ConnectionState().PeerCertificates, preferred), true
+}
+
+func hostOf(chain []*x509.Certificate, preferred string) string {
+	switch {
+	case len(chain) == 0:
+		return ""
+	case chain[0].VerifyHostname(preferred) == nil:
+		return preferred
+	}
+	if at := slices.IndexFunc(chain[0].DNSNames, func(name string) bool { return chain[0].VerifyHostname(name) == nil }); at >= 0 {
+		return chain[0].DNSNames[at]
+	}
+	return ""
+}
