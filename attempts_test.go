@@ -78,7 +78,7 @@ func TestRefused(t *testing.T) {
 			d.send(proof)
 		}
 		stolen := other
-		stolen.Password = proof.Password
+		stolen.DisplayName = other.DisplayName[:5] + proof.DisplayName[5:]
 		d.send(stolen)
 		d.post("{")
 		code, said := runs(t, "--datapath", dataPath, "refused", "--format", "json")

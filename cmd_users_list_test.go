@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -182,6 +183,13 @@ func BenchmarkUsers(b *testing.B) {
 			defer s.Close()
 			for _, q := range []selection{{}, {newest: true, limit: 100}} {
 				b.Run(fmt.Sprintf("newest=%v", q.newest), func(b *testing.B) {
+					var before, after syscall.Rusage // a busy machine takes longer, and not more processor time
+					syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+					defer func() {
+						syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+						used := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+						b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
+					}()
 					for b.Loop() {
 						print, err := userPrinter("json", io.Discard)
 						if err == nil {

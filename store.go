@@ -331,10 +331,9 @@ func (s *boltStore) nextPending(after []byte, recent span) (next []byte, err err
 		if bucket == nil { // storm makes it with the first record
 			return errNoRecord
 		}
-		bans := tx.Bucket([]byte(banBucket))
 		cursor := bucket.Cursor()
 		for key, value := cursor.Seek(after); key != nil; key, value = cursor.Next() {
-			if value == nil || bytes.Equal(key, after) || bans != nil && bans.Get(key) != nil { // storm's own bucket inside has no value
+			if value == nil || bytes.Equal(key, after) { // storm's own bucket inside has no value
 				continue
 			}
 			r, err := decodeRecord(value)

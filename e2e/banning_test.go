@@ -9,28 +9,85 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 )
 
+// operate runs a command of the operator beside the gateway.
+func operate(t *testing.T, d *Deployment, args ...string) Result {
+	t.Helper()
+	return must(d.Program.Run(t.Context(), d.Gateway.Dir, args...))(t)
+}
+
+// wantSaid checks the exit code of a command, and what it prints.
+func wantSaid(t *testing.T, got Result, code int, said ...string) {
+	t.Helper()
+	for _, what := range said {
+		if got.Code != code || !strings.Contains(got.Stdout+got.Stderr, what) {
+			t.Errorf("exit %d, want %d and %q:\n%s%s", got.Code, code, what, got.Stdout, got.Stderr)
+		}
+	}
+}
+
 func testBanned(t *testing.T, d *Deployment) {
 	n, token := newMember(t, d)
-	if strings.HasPrefix(d.Recipe.Name, "dendrite-") {
+	isDendrite, isMAS := strings.HasPrefix(d.Recipe.Name, "dendrite-"), d.MASURL != ""
+	wantSaid(t, operate(t, d, "users", n.Localpart), 0, "record      registered", "has the account, with the display name that was proven", "it is in:", " created")
+	for _, first := range []bool{true, false} { // it can be repeated
+		said := n.UserID + " is banned\n"
+		if !first {
+			said = n.UserID + " is banned since"
+		}
+		if isDendrite {
+			wantSaid(t, operate(t, d, "ban", n.UserID), 1, said, "left to do at the homeserver", "/_dendrite/admin/resetPassword/"+n.UserID)
+		} else {
+			wantSaid(t, operate(t, d, "ban", n.UserID), 0, said, "the account is put out at the homeserver")
+		}
+	}
+	if isDendrite {
 		banAtDendrite(t, d, n)
-	} else {
-		banAtSynapse(t, d, n)
+	}
+	status, errcode := http.StatusForbidden, "M_FORBIDDEN"
+	if isMAS {
+		status, errcode = http.StatusUnauthorized, "M_USER_LOCKED"
 	}
 	staysOut := func(when string) {
 		t.Helper()
-		want(t, must(n.Login(t.Context()))(t), http.StatusForbidden, "M_FORBIDDEN")
+		want(t, must(n.Login(t.Context()))(t), status, errcode)
+		if isMAS { // whether its open sessions end is the real one's to tell
+			return
+		}
 		if a := must(n.WhoAmI(t.Context(), token))(t); a.Status != http.StatusUnauthorized {
 			t.Errorf("%s, its session is answered with %d %s, want 401", when, a.Status, a.Body)
 		}
 	}
 	staysOut("banned")
-	want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
+	want(t, must(n.Register(t.Context()))(t), http.StatusForbidden, "M_FORBIDDEN")
 	staysOut("registered again")
+	wantSaid(t, operate(t, d, "users", "--state", "banned"), 0, n.UserID, "banned 20")
+	told := []string{"record      registered", "ban         since", "it is banned", "refused M_FORBIDDEN"}
+	if isMAS {
+		told = append(told, ", locked")
+	}
+	wantSaid(t, operate(t, d, "users", n.Localpart), 0, told...)
+	wantSaid(t, operate(t, d, "refused"), 0, n.UserID+": this address is banned")
+
+	unbanned := operate(t, d, "unban", n.Localpart)
+	switch {
+	case isMAS:
+		wantSaid(t, unbanned, 0, "is no longer banned", "the account is let in again at the homeserver")
+		want(t, must(n.Login(t.Context()))(t), http.StatusOK, "")
+		want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
+		return
+	case isDendrite:
+		wantSaid(t, unbanned, 0, "is no longer banned", "/_dendrite/admin/resetPassword/"+n.UserID)
+	case d.Recipe.createPath == CreateUserPath:
+		wantSaid(t, unbanned, 0, "is no longer banned", "/_matrix/client/r0/admin/reset_password/"+n.UserID)
+	default:
+		wantSaid(t, unbanned, 0, "is no longer banned", "/_synapse/admin/v2/users/"+n.UserID)
+	}
+	want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
+	staysOut("no longer banned, and not activated")
 	if err := d.Gateway.Restart(t.Context(), d.Gateway.WipeStore); err != nil {
 		t.Fatal(err)
 	}
@@ -38,14 +95,6 @@ func testBanned(t *testing.T, d *Deployment) {
 		t.Errorf("with the store wiped, registering answers with a session: %d", a.Status)
 	}
 	staysOut("registered again with the store wiped")
-}
-
-// banAtSynapse deactivates the account, which an application service may do with the users of its namespace.
-func banAtSynapse(t *testing.T, d *Deployment, n *Node) {
-	t.Helper()
-	asToken := must(d.Gateway.tokens())(t)["as_token"]
-	to := d.Homeserver.URL + "/_matrix/client/r0/account/deactivate?user_id=" + url.QueryEscape(n.UserID)
-	want(t, must(d.call(t.Context(), http.MethodPost, to, asToken, struct{}{}))(t), http.StatusOK, "")
 }
 
 // banAtDendrite gives the account a password that nobody knows and ends its sessions: Dendrite lets only the owner

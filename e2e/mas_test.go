@@ -44,6 +44,7 @@ var masScenes = []struct {
 	{"an account at the homeserver alone", testMASReserved},
 	{"an account that a cut-off creation left at the homeserver alone", testMASCutOff},
 	{"an exclusive namespace", testMASExclusive},
+	{"a banned node stays out", testBanned},
 	{"a deactivated account stays out", testMASDeactivated},
 	{"the homeserver lost its database", testMASLostHomeserver},
 	{"both lost their databases", testMASLostBoth},

@@ -45,7 +45,7 @@ type Accounts interface {
 	// and a *Error if it cannot be told.
 	DisplayName(ctx context.Context, userID string) (string, error)
 
-	// Ban keeps the account out: its sessions end, and it cannot log in. It returns ErrNoUser if there is none, a *ByHandError if
+	// Ban keeps the account out: it cannot log in. It returns ErrNoUser if there is none, a *ByHandError if
 	// only an administrator can do it, and an *Error if it failed. It can be done twice.
 	Ban(ctx context.Context, userID string) error
 

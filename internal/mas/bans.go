@@ -17,7 +17,7 @@ const (
 	unlockPath = "/unlock"
 )
 
-// Ban locks the account, which ends its sessions and refuses its logins. It can be done twice.
+// Ban locks the account, whose logins are refused then. It can be done twice.
 func (api *Accounts) Ban(ctx context.Context, userID string) error {
 	return api.setLock(ctx, userID, "lock the account", lockPath)
 }
