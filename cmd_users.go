@@ -447,7 +447,8 @@ func withoutSocket(err error) error {
 func userPrinter(format string, out io.Writer) (func(listedUser) error, error) {
 	switch format {
 	case "json":
-		return func(u listedUser) error { return json.NewEncoder(out).Encode(u) }, nil
+		lines := json.NewEncoder(out)
+		return func(u listedUser) error { return lines.Encode(u) }, nil
 	case "csv":
 		rows := csv.NewWriter(out)
 		write := func(fields ...string) error {

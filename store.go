@@ -221,7 +221,9 @@ func (s *boltStore) List(_ context.Context, of state, after string) (page []reco
 		var walks []*bucketWalk
 		walk := func(state state, name string) {
 			if bucket := tx.Bucket([]byte(name)); bucket != nil && (of == "" || of == state) {
-				walks = append(walks, walkFrom(bucket, []byte(after)))
+				w := walkFrom(bucket, []byte(after))
+				w.ofBans = state == stateBanned
+				walks = append(walks, w)
 			}
 		}
 		for state, name := range buckets {
@@ -239,7 +241,7 @@ func (s *boltStore) List(_ context.Context, of state, after string) (page []reco
 				return nil
 			}
 			key := next.key
-			r, err := loadIn(tx, key)
+			r, err := next.read(tx)
 			if err != nil {
 				return err
 			}
@@ -259,6 +261,19 @@ func (s *boltStore) List(_ context.Context, of state, after string) (page []reco
 type bucketWalk struct {
 	cursor     *bolt.Cursor
 	key, value []byte
+	ofBans     bool
+}
+
+// read returns the record that the walk is at, with its ban. It looks the record up only where the walk is at a ban.
+func (w *bucketWalk) read(tx *bolt.Tx) (record, error) {
+	if w.ofBans {
+		return loadIn(tx, w.key)
+	}
+	r, err := decodeRecord(w.value)
+	if value := valueIn(tx, banBucket, w.key); err == nil && value != nil {
+		return withBan(r, w.key, value)
+	}
+	return r, err
 }
 
 // walkFrom starts a walk at the first key after the given one.
