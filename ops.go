@@ -75,7 +75,7 @@ func startOps(ctx context.Context, c service, s store, listener net.Listener) (s
 		err = os.MkdirAll(dir, 0o700)
 	}
 	if err == nil {
-		socket, remove, err = listenSocket(dir)
+		socket, remove, err = listenSocket(dir, !shared)
 	}
 	switch {
 	case errors.Is(err, errSocketTaken) && !shared: // as it may be where several gateways are started in one place
@@ -370,11 +370,12 @@ func (w *patientWriter) fail(r *http.Request, err error) {
 var errSocketTaken = errors.New("it is not this daemon's to replace: see what listens there or what it is, and move it away")
 
 // listenSocket makes the socket in the directory, and returns the function that removes it. It makes the socket in a directory
-// that only the owner can enter, and moves it once its mode is set: at no moment can others connect to it.
-func listenSocket(dir string) (listener net.Listener, remove func(), err error) {
+// that only the owner can enter, and moves it once its mode is set: at no moment can others connect to it. With hasLock the
+// caller holds the lock of the store that the directory is for.
+func listenSocket(dir string, hasLock bool) (listener net.Listener, remove func(), err error) {
 	err = withShortName(dir, func(dir string) error {
 		path := filepath.Join(dir, socketFile)
-		if err := checkStale(path); err != nil {
+		if err := checkStale(path, hasLock); err != nil {
 			return err
 		}
 		private, err := os.MkdirTemp(dir, ".ops-") // with mode 0700
@@ -411,8 +412,9 @@ func listenSocket(dir string) (listener net.Listener, remove func(), err error) 
 	}, nil
 }
 
-// checkStale returns nil if the socket's name may be taken: nothing is there, or a socket that nobody listens on.
-func checkStale(path string) error {
+// checkStale returns nil if the socket's name may be taken: nothing is there, or a socket that nobody listens on. One of another
+// user cannot be tried: who holds the store's lock is its only daemon, so that no other listens there.
+func checkStale(path string, hasLock bool) error {
 	stat, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -426,6 +428,9 @@ func checkStale(path string) error {
 	if err == nil {
 		conn.Close()
 		return errSocketTaken
+	}
+	if hasLock && errors.Is(err, os.ErrPermission) {
+		return nil
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("%w: %w", errSocketTaken, err)

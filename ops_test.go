@@ -127,7 +127,7 @@ func TestSocket(t *testing.T) {
 		seen <- wider
 	}()
 	for range 200 {
-		listener, remove, err := listenSocket(dir)
+		listener, remove, err := listenSocket(dir, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,11 +155,11 @@ func TestSocketReplaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	other.SetUnlinkOnClose(false)
-	if _, _, err := listenSocket(dir); !errors.Is(err, errSocketTaken) {
+	if _, _, err := listenSocket(dir, true); !errors.Is(err, errSocketTaken) {
 		t.Errorf("a live one: got %v", err)
 	}
 	other.Close() // as a crash does
-	listener, remove, err := listenSocket(dir)
+	listener, remove, err := listenSocket(dir, true)
 	if err != nil {
 		t.Fatalf("a stale one: %v", err)
 	}
@@ -169,12 +169,87 @@ func TestSocketReplaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	remove() // which is not ours any more
-	if _, _, err := listenSocket(dir); !errors.Is(err, errSocketTaken) {
+	if _, _, err := listenSocket(dir, true); !errors.Is(err, errSocketTaken) {
 		t.Errorf("a file: got %v", err)
 	}
 	if content, _ := os.ReadFile(path); string(content) != "mine" {
 		t.Error("the file was touched")
 	}
+}
+
+// What root left in the directory: a store that cannot be read is told with what to type, and a socket is replaced, since the
+// daemon has the store's lock.
+func TestLeftByRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		need.Skip(t, need.Missing{What: "root, to leave files to another user", Cure: "run the tests as root"})
+	}
+	const uid = 54321
+	dir, bin := t.TempDir(), filepath.Join(t.TempDir(), programName)
+	for _, above := range []string{filepath.Dir(dir), filepath.Dir(filepath.Dir(dir)), dir, filepath.Dir(bin)} {
+		if above != os.TempDir() && os.Chmod(above, 0o755) != nil {
+			t.Fatal("no way to the directory for another user")
+		}
+	}
+	content, err := os.ReadFile(programForTest(t))
+	if err := errors.Join(err, os.WriteFile(bin, content, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	store := filepath.Join(dir, "store")
+	s, err := openBoltStore(store, testServerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	served := func() *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), bin, "--matrixdomain", testServerName, "--astoken", testASToken, "--hstoken", testHSToken, "--port", "0", "--datapath", store)
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		return cmd
+	}
+	refused := func() {
+		t.Helper()
+		out, err := served().CombinedOutput()
+		if want := "is root's: if this is the user that runs the service, type as root: chown -R 54321: " + store; err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("got %v, %s, want %q", err, out, want)
+		}
+	}
+	refused()
+	if err := os.Chown(store, uid, uid); err != nil {
+		t.Fatal(err)
+	}
+	refused() // the file in it is root's still
+
+	socket := filepath.Join(store, socketFile)
+	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.SetUnlinkOnClose(false)
+	left.Close()
+	if err := errors.Join(os.Chmod(socket, 0o600), os.Chown(filepath.Join(store, storeFile), uid, uid)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := served()
+	logged, err := cmd.StderrPipe()
+	if err := errors.Join(err, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	var lines strings.Builder
+	for scanner := bufio.NewScanner(logged); scanner.Scan(); {
+		fmt.Fprintln(&lines, scanner.Text())
+		if strings.Contains(scanner.Text(), " Listening ") {
+			break
+		}
+	}
+	stat, err := os.Lstat(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner := stat.Sys().(*syscall.Stat_t).Uid; owner != uid {
+		t.Errorf("the socket belongs to %d: %s", owner, lines.String())
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
 }
 
 // Every record is listed once, in order, whatever is registered meanwhile.

@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/asdine/storm/v3"
 	"github.com/ethereum/go-ethereum/common"
@@ -26,6 +28,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
 const (
@@ -79,7 +82,7 @@ func openBoltStore(dir, serverName string) (_ *boltStore, err error) {
 	path := filepath.Join(dir, storeFile)
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("open the store %s: %w", path, err)
+			err = fmt.Errorf("open the store %s: %w", path, withOwner(err, dir))
 		}
 	}()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -93,6 +96,32 @@ func openBoltStore(dir, serverName string) (_ *boltStore, err error) {
 		return nil, err
 	}
 	return s, files.SyncDir(dir)
+}
+
+// withOwner adds to the error what to type if root has left the directory or the store in it, as a command does that was once
+// run as root.
+func withOwner(err error, dir string) error {
+	if !errors.Is(err, os.ErrPermission) || os.Geteuid() == 0 {
+		return err
+	}
+	for _, path := range []string{dir, filepath.Join(dir, storeFile)} {
+		stat, statErr := os.Stat(path)
+		if statErr != nil {
+			continue
+		}
+		if owner, ok := stat.Sys().(*syscall.Stat_t); ok && owner.Uid == 0 {
+			return fmt.Errorf("%w: %s is root's: if this is the user that runs the service, type as root: chown -R %s: %s", err, path, myName(), shell.Quote(dir))
+		}
+	}
+	return err
+}
+
+// myName is the user's name, or its number where it has none.
+func myName() string {
+	if me, err := user.Current(); err == nil {
+		return me.Username
+	}
+	return strconv.Itoa(os.Geteuid())
 }
 
 // makeBoltStore makes a store if there is none. The file gets its name when it is whole: a part of a store, as a full disk
