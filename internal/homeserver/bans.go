@@ -70,7 +70,7 @@ func (h *Client) Unban(ctx context.Context, userID string) error {
 	if err != nil {
 		return err
 	}
-	const why = "as an administrator set the node's password again, which its owner prints with register --print"
+	const why = "as an administrator set the node's password again, which its owner prints with the command register (docs/banning.md)"
 	switch {
 	case is.Name == Dendrite:
 		return &ByHandError{why + ", and of it the first 72 characters", h.curl(http.MethodPost, dendriteResetPath+userID, `{"password": "PASSWORD", "logout_devices": false}`)}
