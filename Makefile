@@ -34,13 +34,13 @@ needs-go:
 test: needs-go check venvs
 	go run ./e2e/notrun -also "fuzzing, the packages, known vulnerabilities, benchmarks: make test-all" -race -count=1 -timeout 30m ./...
 
-# Everything, at its longer length. What is missing is a failure. As root it takes some 40 minutes.
+# Everything, at its longer length. What is missing is a failure. As root it takes about an hour.
 test-all: export E2E_REQUIRED = 1
 test-all: export TEST_LONG = 1
 test-all: needs-go check $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed dendrite check-chain cgo test-deploy fuzz bench-short
 	@set --; if $(reach-vulndb); then $(govulncheck) || exit 1; \
 		else set -- -also "known vulnerabilities: make vuln, where $(VULNDB) can be reached"; fi; \
-		go run ./e2e/notrun "$$@" -race -count=1 -timeout 50m ./...
+		go run ./e2e/notrun "$$@" -race -count=1 -timeout 75m ./...
 
 # On a machine that has no time: three times beside four busy loops, then once on one core.
 test-busy:
