@@ -248,6 +248,8 @@ func (s *fakeHomeserver) register(w http.ResponseWriter, r *http.Request) {
 		saying(400, `{"errcode":"M_UNKNOWN","error":"unrecognised nonce"}`)(w, r)
 	case body.Mac != hex.EncodeToString(mac.Sum(nil)), body.Admin == nil || *body.Admin:
 		saying(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`)(w, r)
+	case strings.Trim(body.Username, "abcdefghijklmnopqrstuvwxyz0123456789=_-./+") != "": // which the start uses to prove the secret
+		saying(400, `{"errcode":"M_INVALID_USERNAME","error":"User ID can only contain characters a-z, 0-9, or '=_-./+'"}`)(w, r)
 	case s.isDendrite && len(body.Password) > bcryptReads:
 		saying(500, `{"errcode":"M_UNKNOWN","error":"failed to set display name: sql: no rows in result set"}`)(w, r)
 	case there:
