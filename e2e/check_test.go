@@ -512,6 +512,9 @@ func testCheckNoService(t *testing.T, d *Deployment, dir string, before checkRun
 	if d.Recipe.Name != "synapse-1.163.2" { // of the others it is the service alone that can be asked
 		want["public door X-Forwarded-For"] = "warning"
 	}
+	if strings.HasPrefix(d.Recipe.Name, "dendrite-") { // it asks the service for users that it does not have
+		want["homeserver profiles"] = "warning"
+	}
 	wantChange(t, before, got, want)
 	if store := got.findings["store"]; !strings.Contains(store.Found, " registered, ") {
 		t.Errorf("the store is not counted: %+v", store)
