@@ -31,7 +31,7 @@ import (
 // How long the random test is: runs of each combination of an API with a store, and steps of each run.
 const (
 	shortRuns, shortSteps = 1, 16
-	longRuns, longSteps   = 6, 24
+	longRuns, longSteps   = 1, 20
 )
 
 // modelLength is the seed of the first run, and how many there are. MODEL_SEED, MODEL_RUNS and MODEL_STEPS say otherwise: with
