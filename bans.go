@@ -66,7 +66,7 @@ func (b *banner) set(ctx context.Context, a common.Address, banned bool) (result
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), attemptTime) // whoever typed it may go away
 	defer cancel()
 
-	before, err := b.store.Load(ctx, a)
+	before, err := claimed.Load(ctx)
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return banResult{}, err
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +19,45 @@ import (
 // bannerOf bans with the gateway's store and homeserver.
 func (d *gateway) banner() *banner {
 	return &banner{store: d.store, serverName: testServerName, accounts: d.server.registrar.accounts}
+}
+
+// A staleStore answers without a claim as a copy that is behind does: the address is still banned.
+type staleStore struct{ *boltStore }
+
+func (s staleStore) Load(ctx context.Context, a common.Address) (record, error) {
+	r, err := s.boltStore.Load(ctx, a)
+	if errors.Is(err, errNoRecord) {
+		err = nil
+	}
+	r.Banned = testBanTime
+	return r, err
+}
+
+func (s staleStore) Claim(ctx context.Context, a common.Address) (claim, error) {
+	c, err := s.boltStore.Claim(ctx, a)
+	return freshClaim{c, s.boltStore, a}, err
+}
+
+type freshClaim struct {
+	claim
+	store *boltStore
+	a     common.Address
+}
+
+func (c freshClaim) Load(ctx context.Context) (record, error) { return c.store.Load(ctx, c.a) }
+
+// Whether an address is banned is read where it is claimed: a copy that is behind, and has a ban that ended, keeps no ban from
+// being written.
+func TestBanReadsItsClaim(t *testing.T) {
+	s := openTestStore(t)
+	_, n := newProof(t)
+	got, err := (&banner{store: staleStore{s}, serverName: testServerName}).ban(t.Context(), n.Address)
+	if err != nil || got.Before {
+		t.Errorf("got %+v, %v, want a ban that was not there before", got, err)
+	}
+	if r, err := s.Load(t.Context(), n.Address); err != nil || r.Banned.IsZero() {
+		t.Errorf("got %+v, %v, want a ban", r, err)
+	}
 }
 
 // A ban is on disk before the homeserver is asked, stands whatever that answers, and can be repeated.
