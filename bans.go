@@ -21,8 +21,8 @@ const banTime = waitTime + attemptTime + 2*time.Second
 
 var errUnasked = errors.New("the homeserver was not asked")
 
-// A banner bans addresses, and ends bans.
-type banner struct {
+// A nodeAdmin acts on one node for the operator: it bans the address, ends the ban, or looks the node up.
+type nodeAdmin struct {
 	store      store
 	serverName string
 	accounts   homeserver.Accounts // nil if the homeserver cannot be asked
@@ -42,20 +42,20 @@ type banResult struct {
 }
 
 // ban bans the address. The error says that there is no ban.
-func (b *banner) ban(ctx context.Context, a common.Address) (banResult, error) {
-	return b.set(ctx, a, true)
+func (n *nodeAdmin) ban(ctx context.Context, a common.Address) (banResult, error) {
+	return n.set(ctx, a, true)
 }
 
 // unban ends the ban. The error says that it stands.
-func (b *banner) unban(ctx context.Context, a common.Address) (banResult, error) {
-	return b.set(ctx, a, false)
+func (n *nodeAdmin) unban(ctx context.Context, a common.Address) (banResult, error) {
+	return n.set(ctx, a, false)
 }
 
 // set claims the address, so that an attempt in flight ends first and no other begins before the homeserver has answered.
-func (b *banner) set(ctx context.Context, a common.Address, banned bool) (result banResult, err error) {
+func (n *nodeAdmin) set(ctx context.Context, a common.Address, banned bool) (result banResult, err error) {
 	waiting, cancel := context.WithTimeout(ctx, waitTime)
 	defer cancel()
-	claimed, err := b.store.Claim(waiting, a)
+	claimed, err := n.store.Claim(waiting, a)
 	switch {
 	case errors.Is(err, errBusy), err != nil && waiting.Err() != nil:
 		return banResult{}, errBusy
@@ -70,7 +70,7 @@ func (b *banner) set(ctx context.Context, a common.Address, banned bool) (result
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return banResult{}, err
 	}
-	result = banResult{UserID: userIDOf(a, b.serverName), Before: !before.Banned.IsZero(), State: before.State}
+	result = banResult{UserID: userIDOf(a, n.serverName), Before: !before.Banned.IsZero(), State: before.State}
 	if banned {
 		if result.Since = before.Banned; !result.Before {
 			result.Since = time.Now().UTC().Truncate(time.Microsecond)
@@ -82,21 +82,21 @@ func (b *banner) set(ctx context.Context, a common.Address, banned bool) (result
 	if err != nil {
 		return banResult{}, err
 	}
-	b.act(ctx, &result, banned)
+	n.act(ctx, &result, banned)
 	log.Info("The operator set a ban", "user_id", result.UserID, "banned", banned, "before", result.Before, "left", result.Left != "" || result.Failed != "")
 	return result, nil
 }
 
 // act does at the homeserver what it lets this service do.
-func (b *banner) act(ctx context.Context, result *banResult, banned bool) {
+func (n *nodeAdmin) act(ctx context.Context, result *banResult, banned bool) {
 	var err error
 	switch {
-	case b.accounts == nil:
-		err = cmp.Or(b.unasked, errUnasked)
+	case n.accounts == nil:
+		err = cmp.Or(n.unasked, errUnasked)
 	case banned:
-		err = b.accounts.Ban(ctx, result.UserID)
+		err = n.accounts.Ban(ctx, result.UserID)
 	default:
-		err = b.accounts.Unban(ctx, result.UserID)
+		err = n.accounts.Unban(ctx, result.UserID)
 	}
 	byHand, isByHand := errors.AsType[*homeserver.ByHandError](err)
 	switch {

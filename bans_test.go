@@ -16,9 +16,9 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 )
 
-// bannerOf bans with the gateway's store and homeserver.
-func (d *gateway) banner() *banner {
-	return &banner{store: d.store, serverName: testServerName, accounts: d.server.registrar.accounts}
+// nodeAdmin acts on the gateway's store and homeserver.
+func (d *gateway) nodeAdmin() *nodeAdmin {
+	return &nodeAdmin{store: d.store, serverName: testServerName, accounts: d.server.registrar.accounts}
 }
 
 // A staleStore answers without a claim as a copy that is behind does: the address is still banned.
@@ -51,7 +51,7 @@ func (c freshClaim) Load(ctx context.Context) (record, error) { return c.store.L
 func TestBanReadsItsClaim(t *testing.T) {
 	s := openTestStore(t)
 	_, n := newProof(t)
-	got, err := (&banner{store: staleStore{s}, serverName: testServerName}).ban(t.Context(), n.Address)
+	got, err := (&nodeAdmin{store: staleStore{s}, serverName: testServerName}).ban(t.Context(), n.Address)
 	if err != nil || got.Before {
 		t.Errorf("got %+v, %v, want a ban that was not there before", got, err)
 	}
@@ -71,7 +71,7 @@ func testBan(t *testing.T, fresh func(testing.TB) opener) {
 		}
 		t.Run(api.name, func(t *testing.T) {
 			d := newGatewayOn(t, api.path, fresh(t)(t))
-			b := d.banner()
+			b := d.nodeAdmin()
 			proof, n := newProof(t)
 			if got := d.send(proof); got.status != 200 {
 				t.Fatalf("got %d %s", got.status, got.body)
@@ -129,17 +129,17 @@ func testBan(t *testing.T, fresh func(testing.TB) opener) {
 func TestBanWithoutAct(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
 	_, n := newProof(t)
-	if got, err := d.banner().ban(t.Context(), n.Address); err != nil || !got.NoAccount || got.State != "" {
+	if got, err := d.nodeAdmin().ban(t.Context(), n.Address); err != nil || !got.NoAccount || got.State != "" {
 		t.Errorf("never registered: got %+v, %v", got, err)
 	}
-	if got, err := d.banner().unban(t.Context(), n.Address); err != nil || !got.NoAccount || !got.Before {
+	if got, err := d.nodeAdmin().unban(t.Context(), n.Address); err != nil || !got.NoAccount || !got.Before {
 		t.Errorf("never registered: got %+v, %v", got, err)
 	}
 	d.homeserver.Version = `{"server":{"name":"Dendrite","version":"0.15.2"}}`
 	proof, n := newProof(t)
 	d.send(proof)
 	d.homeserver.Asked()
-	got, err := d.banner().ban(t.Context(), n.Address)
+	got, err := d.nodeAdmin().ban(t.Context(), n.Address)
 	if err != nil || !strings.Contains(got.Left, "/_dendrite/admin/resetPassword/"+n.UserID) {
 		t.Errorf("Dendrite: got %+v, %v", got, err)
 	}
@@ -147,10 +147,10 @@ func TestBanWithoutAct(t *testing.T) {
 		t.Errorf("Dendrite was asked %s", asked)
 	}
 	d.homeserver.Version = `{"server":{"name":"Synapse","version":"0.34.0"}}`
-	if got, err := d.banner().unban(t.Context(), n.Address); err != nil || !strings.Contains(got.Left, "/_matrix/client/r0/admin/reset_password/"+n.UserID) {
+	if got, err := d.nodeAdmin().unban(t.Context(), n.Address); err != nil || !strings.Contains(got.Left, "/_matrix/client/r0/admin/reset_password/"+n.UserID) {
 		t.Errorf("an old Synapse: got %+v, %v", got, err)
 	}
-	b := &banner{store: d.store, serverName: testServerName, unasked: errors.New("it is not known")}
+	b := &nodeAdmin{store: d.store, serverName: testServerName, unasked: errors.New("it is not known")}
 	if got, err := b.ban(t.Context(), n.Address); err != nil || got.Failed != "it is not known" || got.Since.IsZero() {
 		t.Errorf("without a homeserver: got %+v, %v", got, err)
 	}

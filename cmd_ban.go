@@ -65,11 +65,20 @@ func parseNode(text string) (a common.Address, serverName string, err error) {
 	if digits, ok := strings.CutPrefix(localpart, "0X"); ok {
 		localpart = "0x" + digits
 	}
-	switch {
-	case !names.IsAddress(localpart), strings.HasPrefix(text, "@") && (!isUser || serverName == ""):
+	if !names.IsAddress(localpart) || strings.HasPrefix(text, "@") && (!isUser || serverName == "") {
 		return common.Address{}, "", fmt.Errorf("that is no address: give 0x and %d hex digits, with a right EIP-55 checksum where they are of both cases, or a user ID", names.AddressDigits)
 	}
 	return common.HexToAddress(localpart), serverName, nil
+}
+
+// nodeOf reads the node of the command line, and makes the query that asks a daemon for it.
+func nodeOf(cmd *cli.Command) (a common.Address, serverName string, query url.Values, err error) {
+	a, serverName, err = parseNode(cmd.Args().First())
+	query = url.Values{nodeParameter: {a.Hex()}}
+	if serverName != "" {
+		query.Set(serverNameParameter, serverName)
+	}
+	return a, serverName, query, err
 }
 
 // checkNode refuses a user ID of another homeserver.
@@ -87,13 +96,9 @@ func setBan(ctx context.Context, cmd *cli.Command, path string) error {
 		return err
 	}
 	printWarnings(c, cmd.Root().ErrWriter)
-	a, given, err := parseNode(cmd.Args().First())
+	a, given, query, err := nodeOf(cmd)
 	if err != nil {
 		return err
-	}
-	query := url.Values{nodeParameter: {a.Hex()}}
-	if given != "" {
-		query.Set(serverNameParameter, given)
 	}
 	result, err := banByDaemon(ctx, c.DataPath, path, query)
 	if errors.Is(err, errNoDaemon) {
@@ -130,21 +135,32 @@ func banInStore(ctx context.Context, cmd *cli.Command, dataPath, path string, a 
 		return banResult{}, withoutSocket(err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	b := &banner{store: s}
-	if b.serverName, err = s.serverName(); err != nil {
+	n, err := newNodeAdmin(cmd, s, given, ", since no daemon has started with it: give --"+config.FlagMatrixDomain+" NAME")
+	if err != nil {
 		return banResult{}, err
 	}
-	if b.serverName == "" {
-		return banResult{}, fmt.Errorf("the store does not say whose nodes it has, since no daemon has started with it: give --%s NAME", config.FlagMatrixDomain)
-	}
-	if err := checkNode(given, b.serverName); err != nil {
-		return banResult{}, err
-	}
-	b.accounts, b.unasked = accountsFor(cmd)
 	if path == banPath {
-		return b.ban(ctx, a)
+		return n.ban(ctx, a)
 	}
-	return b.unban(ctx, a)
+	return n.unban(ctx, a)
+}
+
+// newNodeAdmin returns the nodeAdmin of a store that no daemon serves. Given is the server name of the user ID on the command line,
+// "" for an address. NoName ends the error for a store without a server name.
+func newNodeAdmin(cmd *cli.Command, s store, given, noName string) (*nodeAdmin, error) {
+	n := &nodeAdmin{store: s}
+	var err error
+	if n.serverName, err = s.serverName(); err != nil {
+		return nil, err
+	}
+	if n.serverName == "" {
+		return nil, errors.New("the store does not say whose nodes it has" + noName)
+	}
+	if err := checkNode(given, n.serverName); err != nil {
+		return nil, err
+	}
+	n.accounts, n.unasked = accountsFor(cmd)
+	return n, nil
 }
 
 // printBan prints what came of a ban or of its end, and returns an error while a banned node may still get in.

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -39,35 +38,27 @@ type lookedUp struct {
 	Meaning   string    `json:"meaning"`
 }
 
-// A lookUper looks nodes up.
-type lookUper struct {
-	store      store
-	serverName string
-	accounts   homeserver.Accounts // nil if the homeserver cannot be asked
-	unasked    error               // why it cannot
-}
-
 // lookUp tells of one node, but for its attempts.
-func (l *lookUper) lookUp(ctx context.Context, a common.Address) (lookedUp, error) {
-	r, err := l.store.Load(ctx, a)
+func (n *nodeAdmin) lookUp(ctx context.Context, a common.Address) (lookedUp, error) {
+	r, err := n.store.Load(ctx, a)
 	if err != nil && !errors.Is(err, errNoRecord) {
 		return lookedUp{}, err
 	}
-	r.UserID = userIDOf(a, l.serverName)
+	r.UserID = userIDOf(a, n.serverName)
 	r.Localpart = fmt.Sprintf("0x%x", a[:])
 	found := lookedUp{listedUser: listed(r), Account: accountIsUntold}
-	if l.accounts == nil {
-		found.Untold = fmt.Sprint(l.unasked)
+	if n.accounts == nil {
+		found.Untold = fmt.Sprint(n.unasked)
 	} else {
-		l.askAccount(ctx, r, &found)
+		n.askAccount(ctx, r, &found)
 	}
 	found.Meaning = found.means()
 	return found, nil
 }
 
 // askAccount asks the homeserver for the account.
-func (l *lookUper) askAccount(ctx context.Context, r record, found *lookedUp) {
-	name, err := l.accounts.DisplayName(ctx, r.UserID)
+func (n *nodeAdmin) askAccount(ctx context.Context, r record, found *lookedUp) {
+	name, err := n.accounts.DisplayName(ctx, r.UserID)
 	switch {
 	case errors.Is(err, homeserver.ErrNoUser):
 		found.Account = accountIsGone
@@ -82,7 +73,7 @@ func (l *lookUper) askAccount(ctx context.Context, r record, found *lookedUp) {
 	default:
 		found.Account = accountIsOthers
 	}
-	standing, err := l.accounts.Standing(ctx, r.UserID)
+	standing, err := n.accounts.Standing(ctx, r.UserID)
 	if err != nil {
 		standing.Untold = err.Error()
 	}
@@ -128,17 +119,13 @@ func (f lookedUp) record() state {
 
 // showNode prints all that is known of the node of the command line.
 func showNode(ctx context.Context, cmd *cli.Command, c config.Config) error {
-	a, given, err := parseNode(cmd.Args().First())
+	a, given, query, err := nodeOf(cmd)
 	if err != nil {
 		return err
 	}
 	format := cmd.String(flagFormat)
 	if format != "table" && format != "json" {
 		return fmt.Errorf("--%s %q is not one of a single node: give table or json", flagFormat, format)
-	}
-	query := url.Values{nodeParameter: {a.Hex()}}
-	if given != "" {
-		query.Set(serverNameParameter, given)
 	}
 	var found lookedUp
 	res, err := askGateway(ctx, http.MethodGet, c.DataPath, lookUpPath, query)
@@ -167,18 +154,11 @@ func lookUpInStore(ctx context.Context, cmd *cli.Command, dataPath string, a com
 		return lookedUp{}, withoutSocket(err)
 	}
 	defer s.Close()
-	l := &lookUper{store: s}
-	if l.serverName, err = s.serverName(); err != nil {
+	n, err := newNodeAdmin(cmd, s, given, ": start a daemon with it once")
+	if err != nil {
 		return lookedUp{}, err
 	}
-	if l.serverName == "" {
-		return lookedUp{}, errors.New("the store does not say whose nodes it has: start a daemon with it once")
-	}
-	if err := checkNode(given, l.serverName); err != nil {
-		return lookedUp{}, err
-	}
-	l.accounts, l.unasked = accountsFor(cmd)
-	return l.lookUp(ctx, a)
+	return n.lookUp(ctx, a)
 }
 
 func (f lookedUp) print(out *bufio.Writer) {

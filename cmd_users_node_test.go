@@ -36,7 +36,7 @@ func testLookUp(t *testing.T, fresh func(testing.TB) opener) {
 				case "away":
 					d.homeserver.Fail(callProfile, breaks)
 				}
-				l := &lookUper{store: d.store, serverName: testServerName, accounts: d.server.registrar.accounts}
+				l := d.nodeAdmin()
 				got, err := l.lookUp(t.Context(), n.Address)
 				if err != nil || got.UserID != n.UserID || got.record() != before || got.Account != want || got.Meaning == "" || (got.Banned != nil) != isBanned || (got.Untold != "") != (shows == "away") {
 					t.Errorf("%q, %s, banned %v: got %+v, %v", before, shows, isBanned, got, err)
@@ -54,7 +54,7 @@ func TestLookUpStanding(t *testing.T) {
 	d := newGateway(t, homeserver.MASUsersPath)
 	proof, n := newProof(t)
 	d.send(proof)
-	l := &lookUper{store: d.store, serverName: testServerName, accounts: d.server.registrar.accounts}
+	l := d.nodeAdmin()
 	if got, err := l.lookUp(t.Context(), n.Address); err != nil || got.Locked || got.NotToldOf != "" || got.Account != accountIsThere {
 		t.Errorf("got %+v, %v", got, err)
 	}

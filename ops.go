@@ -270,7 +270,6 @@ func (o *ops) status(w http.ResponseWriter, r *http.Request) {
 		(&patientWriter{ResponseWriter: w}).fail(r, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
 	records := storeCounts{statePending: counts[statePending], stateRegistered: counts[stateRegistered]}
 	if banned := counts[stateBanned]; banned > 0 {
 		records[stateBanned] = banned
@@ -279,14 +278,13 @@ func (o *ops) status(w http.ResponseWriter, r *http.Request) {
 	if o.EthRPC != "" {
 		said.MinBalance = o.Config.MinBalance.String()
 	}
-	json.NewEncoder(w).Encode(said)
+	answerJSON(w, said)
 }
 
 // readiness answers why no node could register now: an empty list where one could.
 func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 	wrong, _ := o.health.reasons(r.Context())
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(append([]unready{}, wrong...))
+	answerJSON(w, append([]unready{}, wrong...))
 }
 
 // setBan bans the node that is named, or ends its ban.
@@ -297,24 +295,21 @@ func (o *ops) setBan(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	b := &banner{store: o.store, serverName: o.ServerName, accounts: o.accounts}
-	set := b.ban
+	set := o.nodeAdmin().ban
 	if r.URL.Path == unbanPath {
-		set = b.unban
+		set = o.nodeAdmin().unban
 	}
 	result, err := set(r.Context(), a)
 	if err != nil {
 		(&patientWriter{ResponseWriter: w}).fail(r, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(result)
+	answerJSON(w, result)
 }
 
 // refused lists the refusals that this daemon remembers.
 func (o *ops) refused(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(o.attempts.list(func(a attempt) bool { return a.Errcode != "" }))
+	answerJSON(w, o.attempts.list(func(a attempt) bool { return a.Errcode != "" }))
 }
 
 // lookUp tells all that is known of one node.
@@ -324,15 +319,23 @@ func (o *ops) lookUp(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	l := &lookUper{store: o.store, serverName: o.ServerName, accounts: o.accounts}
-	found, err := l.lookUp(r.Context(), a)
+	found, err := o.nodeAdmin().lookUp(r.Context(), a)
 	if err != nil {
 		(&patientWriter{ResponseWriter: w}).fail(r, err)
 		return
 	}
 	found.Attempts = o.attempts.list(func(a attempt) bool { return a.UserID == found.UserID })
+	answerJSON(w, found)
+}
+
+func (o *ops) nodeAdmin() *nodeAdmin {
+	return &nodeAdmin{store: o.store, serverName: o.ServerName, accounts: o.accounts}
+}
+
+// answerJSON answers with the value.
+func answerJSON(w http.ResponseWriter, value any) {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(found)
+	json.NewEncoder(w).Encode(value)
 }
 
 // nodeIn reads which node the operator asks for.
