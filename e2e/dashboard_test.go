@@ -22,15 +22,7 @@ const rateInterval = "20s"
 func TestDashboard(t *testing.T) {
 	recipe := Recipes[0]
 	need.All(t, PrometheusInstalled(), recipe.Installed(t.Context()))
-	d := must(Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Ops: true, Dir: t.TempDir()}))(t)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(d.LogTails())
-		}
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	d := prepare(t, Plan{Recipe: recipe, Domain: domain, Ops: true, Dir: t.TempDir()})
 	must(d.Genconfig(t.Context()))(t)
 	if err := d.Start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -73,10 +73,20 @@ func playAll(t *testing.T, recipes []Recipe) {
 func deploy(t *testing.T, recipe Recipe) *Deployment {
 	t.Helper()
 	need.All(t, recipe.Installed(t.Context()), NginxInstalled())
-	d, err := Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Nginx: true, Ops: true, Dir: t.TempDir()})
-	if err != nil {
+	d := prepare(t, Plan{Recipe: recipe, Domain: domain, Nginx: true, Ops: true, Dir: t.TempDir()})
+	if _, err := d.Genconfig(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// prepare makes a deployment, which ends with the test.
+func prepare(t *testing.T, plan Plan) *Deployment {
+	t.Helper()
+	d := must(Prepare(t.Context(), plan))(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(d.LogTails())
@@ -85,12 +95,6 @@ func deploy(t *testing.T, recipe Recipe) *Deployment {
 			t.Error(err)
 		}
 	})
-	if _, err := d.Genconfig(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	return d
 }
 

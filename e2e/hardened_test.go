@@ -175,15 +175,7 @@ func newLossy(t *testing.T, d *Deployment) *lossy {
 func deployHardened(t *testing.T, settings string, knows bool) (*Deployment, *lossy) {
 	t.Helper()
 	need.All(t, Recipes[0].Installed(t.Context()))
-	d := must(Prepare(t.Context(), Plan{Recipe: Recipes[0], Domain: domain, Dir: t.TempDir()}))(t)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(d.LogTails())
-		}
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	d := prepare(t, Plan{Recipe: Recipes[0], Domain: domain, Dir: t.TempDir()})
 	must(d.Genconfig(t.Context()))(t)
 	path := filepath.Join(d.Homeserver.Dir, "homeserver.yaml")
 	content := must(os.ReadFile(path))(t)

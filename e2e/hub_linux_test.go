@@ -44,15 +44,7 @@ func guideLimits(t *testing.T, heading string) string {
 func deployWithLimits(t *testing.T, recipe Recipe, limits string, flags ...string) *Deployment {
 	t.Helper()
 	flags = append(flags, "--trusted-proxies", "127.0.0.1") // nodes have other addresses of this machine
-	d := must(Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Nginx: true, Dir: t.TempDir(), Flags: flags}))(t)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(d.LogTails())
-		}
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	d := prepare(t, Plan{Recipe: recipe, Domain: domain, Nginx: true, Dir: t.TempDir(), Flags: flags})
 	settings := filepath.Join(d.Homeserver.Dir, "homeserver.yaml")
 	if err := edit(settings, limitLine, ""); err != nil {
 		t.Fatal(err)

@@ -28,15 +28,7 @@ func debianLayout(t *testing.T) *Deployment {
 			t.Fatal(err)
 		}
 	}
-	d := must(Prepare(t.Context(), Plan{Recipe: Recipes[0], Domain: domain, Dir: top}))(t)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(d.LogTails())
-		}
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	d := prepare(t, Plan{Recipe: Recipes[0], Domain: domain, Dir: top})
 	dir := d.Homeserver.Dir
 	breakFile(t, dir, "homeserver.yaml", `(?m)^server_name: .*$`, "signing_key_path: "+dir+"/homeserver.signing.key")
 	breakFile(t, dir, "homeserver.yaml", `registration_shared_secret: \S+`, "registration_shared_secret_path: "+dir+"/registration_secret")

@@ -155,15 +155,7 @@ func TestSoak(t *testing.T) {
 // startSoak starts a homeserver and prepares a gateway without limits, since all clients have one address.
 func startSoak(t *testing.T, recipe Recipe) *Deployment {
 	t.Helper()
-	d := must(Prepare(t.Context(), Plan{Recipe: recipe, Domain: domain, Dir: t.TempDir()}))(t)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(d.LogTails())
-		}
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	d := prepare(t, Plan{Recipe: recipe, Domain: domain, Dir: t.TempDir()})
 	must(d.Genconfig(t.Context()))(t)
 	lastLine := regexp.MustCompile(`(?m)^exec .*$`)
 	run := filepath.Join(d.Gateway.Dir, "run.sh")
