@@ -64,16 +64,14 @@ func TestDiskFull(t *testing.T) {
 		if out, err := runProgram(t, elsewhere, "--datapath", dir, "backup", "copy.db"); err == nil || !strings.Contains(out, syscall.ENOSPC.Error()) || strings.Count(out, "\n") != 1 || tree(t, elsewhere) != "" {
 			t.Errorf("full: backup: %v %s", err, out)
 		}
-		if !strings.Contains(d.Log(), syscall.ENOSPC.Error()) {
-			t.Errorf("the log does not say why:\n%s", d.Log())
-		}
+		daemon.Eventually(t, "the log says why", func() bool { return strings.Contains(d.Log(), syscall.ENOSPC.Error()) })
 	}
 	check(d)
 	d.Kill()
 	d = daemon.Start(t, program(t), dir, backend.URL+standin.SharedSecretPath)
-	if !strings.Contains(d.Log(), "The store cannot be written: no node can register") {
-		t.Errorf("the start does not say that nobody can register:\n%s", d.Log())
-	}
+	daemon.Eventually(t, "the start says that nobody can register", func() bool {
+		return strings.Contains(d.Log(), "The store cannot be written: no node can register")
+	})
 	check(d)
 
 	empty()
@@ -263,9 +261,7 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 			if got := d.Readiness(503); got != 503 {
 				t.Errorf("/readyz answers %d", got)
 			}
-			if !strings.Contains(d.Log(), test.want) {
-				t.Errorf("log: %s, want %q", d.Log(), test.want)
-			}
+			daemon.Eventually(t, "the log has "+test.want, func() bool { return strings.Contains(d.Log(), test.want) })
 			if asked := backend.Asked(); strings.Contains(asked, standin.Register) {
 				t.Errorf("asked: %s", asked)
 			}
