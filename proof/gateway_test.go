@@ -6,14 +6,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,25 +42,20 @@ type gatewayProcess struct {
 
 // start starts it, and returns when it serves.
 func (g *gateway) start(ctx context.Context) error {
-	socketDir, err := os.MkdirTemp("", "notify-") // a socket's name has room for 107 bytes
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(socketDir)
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(socketDir, "socket"), Net: "unixgram"})
-	if err != nil {
-		return err
-	}
-	defer socket.Close()
 	log, err := os.OpenFile(g.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), g.program.Path(), g.args...)
-	cmd.Dir, cmd.Env = g.dir, append(append(os.Environ(), g.env...), "NOTIFY_SOCKET="+filepath.Join(socketDir, "socket"))
+	cmd.Dir, cmd.Env = g.dir, append(os.Environ(), g.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	notice, err := daemon.NewNotice(cmd)
+	if err != nil {
+		return err
+	}
+	defer notice.Close()
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -73,25 +65,15 @@ func (g *gateway) start(ctx context.Context) error {
 		p.code = cmd.ProcessState.ExitCode()
 		close(p.ended)
 	}()
-	buf := make([]byte, 300)
-	for begun := time.Now(); time.Since(begun) < daemon.Patience; {
-		socket.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-		n, err := socket.Read(buf)
-		if ready := daemon.ReadyForm.FindStringSubmatch(string(buf[:n])); err == nil && ready != nil {
-			p.nodes, p.ops = ready[1], ready[2]
-			g.mu.Lock()
-			g.running = p
-			g.mu.Unlock()
-			return nil
-		}
-		select {
-		case <-p.ended:
-			return fmt.Errorf("the gateway ended at its start, with exit code %d", p.code)
-		default:
-		}
+	if p.nodes, p.ops, err = notice.Wait(p.ended); err != nil {
+		p.os.Kill()
+		<-p.ended
+		return fmt.Errorf("start the gateway: %w, exit code %d", err, p.code)
 	}
-	p.os.Kill()
-	return errors.New("the gateway does not serve")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running = p
+	return nil
 }
 
 // process is the one that runs, or nil.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -56,39 +57,68 @@ func Start(t testing.TB, command, dir, matrixURL string, env ...string) *Process
 	return d
 }
 
-// Announced has the command, which is not started yet, say where it serves as it says it to systemd. The function returns
-// the two addresses when that is said; it fails the test where the command has ended before.
+// Announced has the command, which is not started yet, say where it serves. The function returns the two addresses when that is
+// said; it fails the test where the command has ended before.
 func Announced(t testing.TB, cmd *exec.Cmd) (told func(ended <-chan struct{}) (nodes, operator string)) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "notify-") // a test's own directory can have a name that is too long for a socket
+	notice, err := NewNotice(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { socket.Close() })
-	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "socket"))
+	t.Cleanup(notice.Close)
 	return func(ended <-chan struct{}) (nodes, operator string) {
 		t.Helper()
-		buf := make([]byte, 200)
-		for start := time.Now(); time.Since(start) < Patience; {
-			socket.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-			n, err := socket.Read(buf)
-			if ready := ReadyForm.FindStringSubmatch(string(buf[:n])); err == nil && ready != nil {
-				return ready[1], ready[2]
-			}
-			select {
-			case <-ended:
-				t.Fatal("the daemon ended at its start")
-			default:
-			}
+		nodes, operator, err := notice.Wait(ended)
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Fatal("the daemon does not serve")
-		return "", ""
+		return nodes, operator
 	}
+}
+
+// A Notice is the socket on which a daemon says where it serves, as it says it to systemd.
+type Notice struct {
+	dir    string
+	socket *net.UnixConn
+}
+
+// NewNotice makes the socket, and tells the command, which is not started yet, of it.
+func NewNotice(cmd *exec.Cmd) (*Notice, error) {
+	dir, err := os.MkdirTemp("", "notify-") // a test's own directory can have a name that is too long for a socket
+	if err != nil {
+		return nil, err
+	}
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unixgram"})
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "socket"))
+	return &Notice{dir, socket}, nil
+}
+
+// Wait returns the two addresses when the daemon says that it serves, and an error where it has ended before.
+func (n *Notice) Wait(ended <-chan struct{}) (nodes, operator string, err error) {
+	buf := make([]byte, 300)
+	for start := time.Now(); time.Since(start) < Patience; {
+		n.socket.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		read, err := n.socket.Read(buf)
+		if ready := ReadyForm.FindStringSubmatch(string(buf[:read])); err == nil && ready != nil {
+			return ready[1], ready[2], nil
+		}
+		select {
+		case <-ended:
+			return "", "", errors.New("the daemon ended at its start")
+		default:
+		}
+	}
+	return "", "", errors.New("the daemon does not serve")
+}
+
+// Close removes the socket.
+func (n *Notice) Close() {
+	n.socket.Close()
+	os.RemoveAll(n.dir)
 }
 
 // Launch runs the daemon, and does not wait.
