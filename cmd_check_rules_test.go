@@ -356,6 +356,7 @@ var ruleRows = []ruleRow{
 	{"homeserver.yaml", "", "not here", func(d *deployment) { delete(d.files, "homeserver.yaml") }, check.Warning, ""},
 	{"homeserver.yaml files passed over", "", "a .yml", all(func(d *deployment) { d.files["conf.yml"] = "a: 1\n"; d.args = []string{"--homeserver-config", "."} }), check.Warning, ""},
 	{"homeserver.yaml server_name", "", "another, while the homeserver says ours", in("homeserver.yaml", "server_name: t", "server_name: x"), check.Warning, ""},
+	{"homeserver.yaml server_name", "", "another, while the homeserver is down", all(in("homeserver.yaml", "transport02.smartmesh.cn", "example.org"), stops("homeserver")), check.Problem, ""},
 	{"homeserver.yaml server_name", "", "another, and the homeserver says so", all(in("homeserver.yaml", "transport02.smartmesh.cn", "example.org"), func(d *deployment) { d.h.Name = "example.org" }), check.Problem, "homeserver server_name"},
 	{"homeserver.yaml enable_registration", "", "true", in("homeserver.yaml", "enable_registration: false", "enable_registration: true"), check.Problem, ""},
 	{"homeserver.yaml user_directory", "", "false", in("homeserver.yaml", "search_all_users: true", "search_all_users: false"), check.Problem, ""},

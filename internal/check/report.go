@@ -132,7 +132,8 @@ func (r *Report) finish() {
 	}
 }
 
-// rootOf follows the causes to the problem that has none. A cause stands before what follows from it, so that this ends.
+// rootOf follows the causes to the problem that has none. A cause stands before what follows from it, so that this ends. A cause that
+// was not looked at explains only what was not looked at either: whatever was found wrong all the same is wrong by itself.
 func (r *Report) rootOf(f Finding) string {
 	for cause := range strings.Lines(f.causes) {
 		its, isThere := r.of(strings.TrimSpace(cause))
@@ -140,7 +141,7 @@ func (r *Report) rootOf(f Finding) string {
 		case !isThere || its.Subject == f.Subject:
 		case its.Status == Problem:
 			return cmp.Or(r.rootOf(its), its.Subject)
-		case its.unseen && its.causes != "":
+		case f.unseen && its.unseen && its.causes != "":
 			if root := r.rootOf(its); root != "" {
 				return root
 			}
