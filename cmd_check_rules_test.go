@@ -226,7 +226,7 @@ func (d *deployment) check() (code int, found map[string]check.Finding) {
 		proxy = other.URL
 	}
 	closed := map[string]bool{}
-	for name, end := range map[string]func(){"service": service.Close, "ops": stopOps, "store": func() { bolt.Close() }, "homeserver": d.h.Server.Close} {
+	for name, end := range map[string]func(){"service": func() { service.Config.Close() }, "ops": stopOps, "store": func() { bolt.Close() }, "homeserver": d.h.Server.Close} {
 		d.closers[name] = func() {
 			if !closed[name] {
 				closed[name] = true

@@ -40,6 +40,10 @@ func (chk *checking) store(ctx context.Context) []Finding {
 	is := func(r StoreReading, by string) []Finding {
 		return []Finding{fine(subject, "%s, %s%s: %d registered, %d pending", chk.StoreName, count(int(r.Bytes), "byte"), by, r.Registered, r.Pending)}
 	}
+	said, noDaemon := chk.daemon(ctx) // first: it has the file's lock, and to wait for that takes half a second
+	if noDaemon == nil {
+		return is(said.Store, ", in use by a running service")
+	}
 	read, err := chk.ReadStore(ctx)
 	switch {
 	case err == nil:
@@ -50,9 +54,6 @@ func (chk *checking) store(ctx context.Context) []Finding {
 		return []Finding{problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/deployment.md has it", "%v", err)}
 	case !errors.Is(err, ErrStoreLocked):
 		return []Finding{problem(subject, cureOf(err, "see what is said of it, and put a backup in its place if it is damaged"), "%v", err)}
-	}
-	if said, err := chk.daemon(ctx); err == nil {
-		return is(said.Store, ", in use by a running service")
 	}
 	if chk.runs {
 		return []Finding{fine(subject, "%s is in use by the running service", chk.StoreName)}
