@@ -450,6 +450,11 @@ func (r *registrar) remembered(a common.Address) error {
 		}
 	}
 	if last, ok := r.profileLookUps[a]; ok && now.Sub(last.at) < profileLookUpPeriod {
+		if failed, ok := errors.AsType[*homeserver.Error](last.err); ok && failed.Limited {
+			failed = failed.WithoutCause()
+			failed.RetryAfter = profileLookUpPeriod - now.Sub(last.at) // until then the homeserver is not asked again
+			return failed
+		}
 		return last.err
 	}
 	if len(r.profileLookUps) >= profileLookUpsKept {

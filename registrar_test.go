@@ -265,6 +265,24 @@ func TestLookUpOnceAMinute(t *testing.T) {
 	}
 }
 
+// A node whose look-up was limited is told to wait until the homeserver is asked again, not for as long as the homeserver said.
+func TestLimitedLookUpIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistrar(nil, nil)
+		a := common.Address{1}
+		r.remember(a, &homeserver.Error{Limited: true, RetryAfter: time.Second, Reason: "limited"})
+		time.Sleep(20 * time.Second)
+		got, ok := errors.AsType[*homeserver.Error](r.remembered(a))
+		if !ok || !got.Limited || got.RetryAfter != profileLookUpPeriod-20*time.Second {
+			t.Errorf("got %#v, want a limit that ends %v after the look-up", got, profileLookUpPeriod)
+		}
+		time.Sleep(got.RetryAfter)
+		if err := r.remembered(a); err != nil {
+			t.Errorf("after that wait: got %v, want a look-up", err)
+		}
+	})
+}
+
 func TestLookUpsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistrar(nil, nil)
