@@ -228,17 +228,22 @@ func (h *PatroniHost) Kill() error {
 }
 
 // Freeze stops both where they are, as a machine stops that hangs.
-func (h *PatroniHost) Freeze() error { return h.signalBoth(syscall.SIGSTOP) }
-
-// Thaw lets both go on.
-func (h *PatroniHost) Thaw() error { return h.signalBoth(syscall.SIGCONT) }
-
-func (h *PatroniHost) signalBoth(signal syscall.Signal) error {
+func (h *PatroniHost) Freeze() error {
 	pid, err := h.postmaster()
 	if err != nil {
 		return err
 	}
-	return errors.Join(h.process.cmd.Process.Signal(signal), signalTree(pid, signal))
+	return errors.Join(h.process.cmd.Process.Signal(syscall.SIGSTOP), signalTree(pid, syscall.SIGSTOP))
+}
+
+// Reset ends both where they are and starts them again, as a watchdog does with a machine that hangs. Without one the machine
+// would go on, and Patroni 3.0.2 with it: it writes its name over that of the primary that has taken its place, and what that
+// one acknowledged is lost.
+func (h *PatroniHost) Reset(ctx context.Context) error {
+	if err := h.Kill(); err != nil {
+		return err
+	}
+	return h.Start(ctx)
 }
 
 // Close ends all, and removes all that is left of it.
