@@ -58,13 +58,14 @@ type fakeHomeserver struct {
 
 	active atomic.Int64 // calls under way
 	plan   map[call][]fault
+	asked  map[call]int // how many times
 	nonces map[string]bool
 	good   map[string]time.Time // tokens of the admin API, and until when
 	kill   func()               // kills the service
 }
 
 func newFakeHomeserver(h *truth) *fakeHomeserver {
-	s := &fakeHomeserver{truth: h, software: `{"server":{"name":"Synapse","version":"1.163.2"}}`, plan: map[call][]fault{}, nonces: map[string]bool{}, good: map[string]time.Time{}}
+	s := &fakeHomeserver{truth: h, software: `{"server":{"name":"Synapse","version":"1.163.2"}}`, plan: map[call][]fault{}, asked: map[call]int{}, nonces: map[string]bool{}, good: map[string]time.Time{}}
 	h.keepSecret(standin.ASToken, "the as_token")
 	h.keepSecret(standin.HSToken, "the hs_token")
 	h.keepSecret(standin.Secret, "the shared secret")
@@ -82,6 +83,34 @@ func (s *fakeHomeserver) planned(c call) (f fault) {
 		s.counts[string(f)]++
 	}
 	return f
+}
+
+// notes notes that it is asked, and what a fault keeps from this service that is not about one call alone.
+func (s *fakeHomeserver) notes(c call, localpart string, f fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked[c]++
+	switch {
+	case c == callProfile && f == forbidden:
+		s.anew[localpart] = true
+	case c == callVersion && f != "":
+		s.isUntold = true
+	}
+}
+
+// waitAsked waits until the call has been made since it was made that many times, and has its answer.
+func (s *fakeHomeserver) waitAsked(c call, before int) {
+	for s.timesAsked(c) == before {
+		time.Sleep(2 * time.Millisecond)
+	}
+	s.waitIdle()
+}
+
+// timesAsked is how many times the call was made.
+func (s *fakeHomeserver) timesAsked(c call) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[c]
 }
 
 // faults plans faults for the next calls.
@@ -137,6 +166,7 @@ func (s *fakeHomeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.active.Add(-1)
 	c, right := s.which(r)
 	f := s.planned(c)
+	s.notes(c, localpartIn(r), f)
 	s.told("  the homeserver is asked: %s %s %s", c, localpartIn(r), f)
 	f.answer(s, w, r, right)
 }

@@ -31,7 +31,7 @@ import (
 // How long the random test is: runs of each combination of an API with a store, and steps of each run.
 const (
 	shortRuns, shortSteps = 1, 16
-	longRuns, longSteps   = 1, 20
+	longRuns, longSteps   = 6, 24
 )
 
 // modelLength is the seed of the first run, and how many there are. MODEL_SEED, MODEL_RUNS and MODEL_STEPS say otherwise: with
@@ -359,7 +359,6 @@ func (m *model) operatorChanges() {
 			m.change(n.Localpart, func(a *account) { a.locked = true })
 		default:
 			m.forget(n.Localpart)
-			n.forgotten = true
 		}
 	}
 }

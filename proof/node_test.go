@@ -20,9 +20,8 @@ type node struct {
 	e2e.Registration
 	key *ecdsa.PrivateKey
 
-	told      bool // that its address is registered, and the record is not an older one since
-	lapsed    bool // it was told so, and the record is an older one that lacks it
-	forgotten bool // the homeserver lost its account since
+	told   bool // that its address is registered, and the record is not an older one since
+	lapsed bool // it was told so, and the record is an older one that lacks it
 }
 
 // keyOf is the key with this number.

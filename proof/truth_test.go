@@ -37,6 +37,7 @@ type truth struct {
 	accounts map[string]*account         // by localpart
 	proven   map[string]e2e.Registration // what was sent with both proofs right, by localpart
 	permits  map[string]int              // look-ups that told that there is no such account, and that no createUser has followed yet
+	anew     map[string]bool             // whose account was lost, or hidden from a look-up, so that an attempt to create it again may have begun
 	tokens   map[string]string           // access tokens: whose each is
 	secrets  map[string]string           // what nobody may ever read in a log: what each is
 	broken   []string                    // invariants that were broken
@@ -44,11 +45,12 @@ type truth struct {
 	told     func(format string, args ...any)
 
 	isDendrite bool
+	isUntold   bool // it did not say once which homeserver it is
 }
 
 func newTruth(told func(format string, args ...any)) *truth {
 	return &truth{
-		accounts: map[string]*account{}, proven: map[string]e2e.Registration{}, permits: map[string]int{},
+		accounts: map[string]*account{}, proven: map[string]e2e.Registration{}, permits: map[string]int{}, anew: map[string]bool{},
 		tokens: map[string]string{}, secrets: map[string]string{}, counts: map[string]int{}, told: told,
 	}
 }
@@ -132,6 +134,11 @@ func (h *truth) creates(localpart, displayName, hash string) {
 	}
 }
 
+// isWhole tells whether the account is there, at all places where it belongs.
+func (a *account) isWhole(api string) bool {
+	return a != nil && a.profile && (api != masUsers || a.id != "")
+}
+
 // hasPassword tells whether the node's password is the account's. Dendrite reads the first 72 bytes alone.
 func (a *account) hasPassword(of e2e.Registration, isDendrite bool) bool {
 	if a.hash != "" {
@@ -183,6 +190,7 @@ func (h *truth) forget(localparts ...string) {
 	defer h.mu.Unlock()
 	for _, localpart := range localparts {
 		delete(h.accounts, localpart)
+		h.anew[localpart] = true
 	}
 }
 

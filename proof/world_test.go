@@ -197,7 +197,7 @@ func (w *world) judge(n *node, a answer) {
 		w.breaks("an answer that is none: %d %s", a.status, a.body)
 	}
 	if a.status == 200 || a.status == 409 {
-		n.told, n.lapsed, n.forgotten = true, false, false
+		n.told, n.lapsed = true, false
 	}
 }
 
@@ -211,6 +211,17 @@ func (w *world) records() map[string]listedRecord {
 	return records
 }
 
+// isMadeInSteps tells whether this service may take more than one call for an account.
+func (w *world) isMadeInSteps() bool { return w.api == masUsers || w.isUntold }
+
+// mayBe tells whether the record of a node that was told that it is registered may be in this state. Where an account is made in
+// steps, an attempt to create it again begins as a first one does. The record is dropped where that has made nothing. The lock is
+// held.
+func (w *world) mayBe(localpart, state string) bool {
+	begunAnew := w.anew[localpart] && w.isMadeInSteps()
+	return state == "registered" || begunAnew && state == "pending" || begunAnew && state == "" && w.accounts[localpart] == nil
+}
+
 // checkRecords holds the record against what nodes were told, and against what is true. Nothing is under way.
 func (w *world) checkRecords() map[string]listedRecord {
 	w.t.Helper()
@@ -220,9 +231,11 @@ func (w *world) checkRecords() map[string]listedRecord {
 	for _, n := range w.nodes {
 		state, a := records[n.Localpart].State, w.accounts[n.Localpart]
 		_, proven := w.proven[n.Localpart]
-		halfMadeAnew := w.api == masUsers && n.forgotten && state == "pending"
+		if state == "registered" && a.isWhole(w.api) {
+			delete(w.anew, n.Localpart)
+		}
 		switch {
-		case n.told && state != "registered" && !halfMadeAnew:
+		case n.told && !w.mayBe(n.Localpart, state):
 			w.breaks("nothing acknowledged is lost: %s was told that it is registered, and its record is %q", n.Localpart, state)
 		case state != "" && !proven:
 			w.breaks("%s never proved its address, and has a record", n.Localpart)
