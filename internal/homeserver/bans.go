@@ -75,9 +75,9 @@ func (h *Client) Unban(ctx context.Context, userID string) error {
 	case is.Name == Dendrite:
 		return &ByHandError{why + ", and of it the first 72 characters", h.curl(http.MethodPost, dendriteResetPath+userID, `{"password": "PASSWORD", "logout_devices": false}`)}
 	case isOldSynapse(is):
-		return &ByHandError{why, h.curl(http.MethodPost, oldPasswordPath+userID, `{"new_password": "PASSWORD"}`)}
+		return &ByHandError{why + ", at the homeserver's own port, not nginx's; before 0.99.3 Synapse writes the password into its log: delete that line (new_password)", h.curl(http.MethodPost, oldPasswordPath+userID, `{"new_password": "PASSWORD"}`)}
 	}
-	return &ByHandError{why, h.curl(http.MethodPut, reactivatePath+userID, `{"deactivated": false, "password": "PASSWORD"}`)}
+	return &ByHandError{why + "; a Synapse on a new database answers 500 in its first minutes: then type it again", h.curl(http.MethodPut, reactivatePath+userID, `{"deactivated": false, "password": "PASSWORD"}`)}
 }
 
 // softwareWith returns the software of the homeserver, and ErrNoUser if it has no such user. A profile that cannot be read does not
