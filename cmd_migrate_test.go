@@ -241,7 +241,7 @@ var sqlBlock = regexp.MustCompile("(?ms)^```sql\n(.*?)^```$")
 // docLine is the line of the document that begins so.
 func docLine(t *testing.T, begin string) []string {
 	t.Helper()
-	doc, err := os.ReadFile("docs/deployment.md")
+	doc, err := os.ReadFile("docs/scaling.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,9 +254,9 @@ func docLine(t *testing.T, begin string) []string {
 	return nil
 }
 
-// The roles of deployment.md: the daemon's can register nodes, and cannot make, change or remove the schema.
+// The roles of docs/scaling.md: the daemon's can register nodes, and cannot make, change or remove the schema.
 func TestPostgresRoles(t *testing.T) {
-	doc, err := os.ReadFile("docs/deployment.md")
+	doc, err := os.ReadFile("docs/scaling.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestPostgresRoles(t *testing.T) {
 	}
 }
 
-// The commands of deployment.md copy the record and put it back.
+// The commands of docs/scaling.md copy the record and put it back.
 func TestPostgresDump(t *testing.T) {
 	p := postgresServer(t)
 	url := newDatabase(t)

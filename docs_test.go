@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -207,7 +208,8 @@ func TestRateLimitPlaces(t *testing.T) {
 		want        []map[string]homeserver.Rate
 		orMore      bool
 	}{
-		{"docs/deployment.md", read("docs/deployment.md"), []map[string]homeserver.Rate{today, old}, false},
+		{"deploy/synapse.yaml", read("deploy/synapse.yaml"), []map[string]homeserver.Rate{today}, false},
+		{"docs/homeservers/synapse-0.34.md", read("docs/homeservers/synapse-0.34.md"), []map[string]homeserver.Rate{old}, false},
 		{"genconfig for the shared secret", steps(homeserver.SharedSecret), []map[string]homeserver.Rate{today}, false},
 		{"genconfig for createUser", steps(homeserver.CreateUser), []map[string]homeserver.Rate{old}, false},
 		{"genconfig for Matrix Authentication Service", steps(homeserver.MAS), []map[string]homeserver.Rate{behindMAS}, false},
@@ -230,10 +232,11 @@ func TestRateLimitPlaces(t *testing.T) {
 			}
 		}
 	}
-	readme := read("README.md")
+	const page = "docs/homeservers/synapse.md"
+	guide := read(page)
 	for name := range today {
-		if setting, _, _ := strings.Cut(name, "."); !strings.Contains(readme, "`"+setting+"`") {
-			t.Errorf("README.md does not name %s", setting)
+		if setting, _, _ := strings.Cut(name, "."); !strings.Contains(guide, "`"+setting+"`") {
+			t.Errorf("%s does not name %s", page, setting)
 		}
 	}
 }
@@ -273,28 +276,58 @@ func TestSecurityNamesTests(t *testing.T) {
 	}
 }
 
-// README.md has every command and flag, each with its default, and every metric.
-func TestReadmeNamesEverything(t *testing.T) {
+// README.md has at most 200 lines, and a line for every command.
+func TestReadme(t *testing.T) {
 	doc, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme := string(doc)
+	if got := bytes.Count(doc, []byte("\n")); got > 200 {
+		t.Errorf("it has %d lines, want at most 200", got)
+	}
+	for _, cmd := range newCommand(io.Discard, io.Discard).Commands {
+		if !regexp.MustCompile("(?m)^\\| [^|]*`" + cmd.Name + "`").Match(doc) {
+			t.Errorf("there is no line for %s", cmd.Name)
+		}
+	}
+}
+
+// flagRow is the row of a flag in a table of docs/reference.md.
+var flagRow = regexp.MustCompile("(?m)^\\| `(?:[a-z]+ )?--([a-z-]+)` \\|.*\\|$")
+
+// docs/reference.md has every command, flag and metric. For every flag of config.Table it has form, default, purpose and errors.
+func TestReferenceNamesEverything(t *testing.T) {
+	doc, err := os.ReadFile("docs/reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference := string(doc)
 	root := newCommand(io.Discard, io.Discard)
 	for _, cmd := range append(root.Commands, root) {
-		if !strings.Contains(readme, cmd.Name) {
-			t.Errorf("there is no %s", cmd.Name)
+		if !regexp.MustCompile(`(?m)^### .*\b`+cmd.Name+`\b`).MatchString(reference) && cmd != root {
+			t.Errorf("there is no heading for %s", cmd.Name)
 		}
 		for _, flag := range cmd.Flags {
 			name := flag.Names()[0]
-			if !strings.Contains(readme, "`--"+name+"`") && !strings.Contains(readme, "`"+cmd.Name+" --"+name+"`") {
+			if !strings.Contains(reference, "`--"+name+"`") && !strings.Contains(reference, "`"+cmd.Name+" --"+name+"`") {
 				t.Errorf("%s: there is no `--%s`", cmd.Name, name)
 			}
 		}
 	}
+	_, global, _ := strings.Cut(reference, "\n## Global flags\n")
+	global, _, _ = strings.Cut(global, "\n## ")
+	rows := make(map[string][]string)
+	for _, row := range flagRow.FindAllStringSubmatch(global, -1) {
+		rows[row[1]] = strings.Split(strings.Trim(row[0], "| "), " | ")
+	}
 	for _, row := range config.Table {
-		if line := regexp.MustCompile("(?m)^\\| .*`--" + row.Name + "`.*\\|.*`" + regexp.QuoteMeta(row.Value) + "`"); row.Value != "" && row.Value != "false" && !line.MatchString(readme) {
-			t.Errorf("--%s is not there with %s", row.Name, row.Value)
+		cells := rows[row.Name]
+		if len(cells) != 5 || slices.Contains(cells, "") {
+			t.Errorf("--%s: got the cells %q, want five", row.Name, cells)
+			continue
+		}
+		if row.Value != "" && row.Value != "false" && !strings.Contains(cells[2], "`"+row.Value+"`") {
+			t.Errorf("--%s: the default is %q there, want %s", row.Name, cells[2], row.Value)
 		}
 	}
 	metrics := newMetrics(config.Config{Way: homeserver.SharedSecret})
@@ -305,8 +338,84 @@ func TestReadmeNamesEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if name := family.GetName(); strings.HasPrefix(name, metricsPrefix) && !strings.Contains(readme, "`"+name+"`") {
+		if name := family.GetName(); strings.HasPrefix(name, metricsPrefix) && !strings.Contains(reference, "`"+name+"`") {
 			t.Errorf("there is no metric %s", name)
 		}
 	}
+}
+
+var (
+	markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading      = regexp.MustCompile("(?m)^#+ (.+)$")
+	codeBlock    = regexp.MustCompile("(?ms)^```.*?^```$|^    [^\n]*$|`[^`\n]+`")
+)
+
+// anchors are what links can name in a document, as GitHub makes it of the headings.
+func anchors(doc string) map[string]bool {
+	found := make(map[string]bool)
+	for _, match := range heading.FindAllStringSubmatch(regexp.MustCompile("(?ms)^```.*?^```$|(?m)^    [^\n]*$").ReplaceAllString(doc, ""), -1) {
+		var anchor strings.Builder
+		for _, r := range strings.ToLower(match[1]) {
+			switch {
+			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+				anchor.WriteRune(r)
+			case r == ' ':
+				anchor.WriteRune('-')
+			}
+		}
+		name := anchor.String()
+		for n := 1; found[name]; n++ { // of two headings with one text
+			name = anchor.String() + "-" + strconv.Itoa(n)
+		}
+		found[name] = true
+	}
+	return found
+}
+
+// Each link of a document to a file of this repository leads to that file, and to a heading there if it names one.
+func TestDocumentLinks(t *testing.T) {
+	documents := trackedDocuments(t)
+	count := 0
+	for _, file := range documents {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range markdownLink.FindAllStringSubmatch(codeBlock.ReplaceAllString(string(content), ""), -1) {
+			target, anchor, _ := strings.Cut(match[1], "#")
+			if strings.Contains(target, "://") {
+				continue
+			}
+			count++
+			linked := file
+			if target != "" {
+				linked = filepath.Join(filepath.Dir(file), target)
+			}
+			text, err := os.ReadFile(linked)
+			if stat, statErr := os.Stat(linked); statErr == nil && stat.IsDir() {
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: the link %s leads nowhere", file, match[1])
+			} else if anchor != "" && !anchors(string(text))[anchor] {
+				t.Errorf("%s: there is no heading for the link %s", file, match[1])
+			}
+		}
+	}
+	if count < 50 {
+		t.Errorf("only %d links are there: is their form another?", count)
+	}
+}
+
+// trackedDocuments are the Markdown files of the repository.
+func trackedDocuments(t *testing.T) (documents []string) {
+	t.Helper()
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, found...)
+	}
+	return documents
 }

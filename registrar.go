@@ -114,7 +114,7 @@ type decision struct {
 	creates bool // the homeserver is asked to create the account, and what comes of that is another decision
 }
 
-// decide is the table in README.md; TestDecide compares the two. Begun is whether a creating request of this service may have
+// decide is the table in docs/design.md; TestDecide compares the two. Begun is whether a creating request of this service may have
 // made the account: one of an earlier attempt, or one of this attempt that got no readable answer. Whole is whether the account,
 // if it is there, needs nothing more.
 //

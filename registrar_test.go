@@ -706,9 +706,9 @@ func TestWaitingIsBounded(t *testing.T) {
 	}
 }
 
-// The table of README.md row by row: what it says, and what decide makes of it. Every row there is here.
+// The table of docs/design.md row by row: what it says, and what decide makes of it. Every row there is here.
 func TestDecide(t *testing.T) {
-	const either, begun, known = "unknown, or begun earlier", "begun earlier", "registered"
+	const either, begun, known = "none, or pending", "pending", "registered"
 	both := []state{"", statePending}
 	anew := []state{stateRegistered}
 	fails, completes := decision{unchanged, "", errAsItFailed, false}, decision{statePending, "", errAsItFailed, false}
@@ -722,39 +722,39 @@ func TestDecide(t *testing.T) {
 	}{
 		{either + " | creates the account | registered | 200", both, accountMade, false, true, map[state]decision{
 			"": {stateRegistered, outcomeCreated, nil, false}, statePending: {stateRegistered, outcomeCreated, nil, false}}},
-		{either + " | has the account, with this very display name | registered | 200", both, accountOwn, false, true, map[state]decision{
+		{either + " | has the account, with exactly this display name | registered | 200", both, accountOwn, false, true, map[state]decision{
 			"": {stateRegistered, outcomeAdopted, nil, false}, statePending: {stateRegistered, outcomeCompleted, nil, false}}},
-		{either + " | has the account, with this very display name | registered | 200", both, accountOwn, true, true, map[state]decision{
+		{either + " | has the account, with exactly this display name | registered | 200", both, accountOwn, true, true, map[state]decision{
 			"": {stateRegistered, outcomeCreated, nil, false}, statePending: {stateRegistered, outcomeCompleted, nil, false}}},
 		{either + " | has the account, with another display name or none | registered, with a warning in the log | 409", both, accountForeign, false, true, map[state]decision{
 			"": {stateRegistered, "", errForeign, false}, statePending: {stateRegistered, "", errForeign, false}}},
-		{either + " | has the account, and does not tell whose it is | as it was | 502, or 429 where it limits", both, accountUnclear, false, true, map[state]decision{"": fails, statePending: fails}},
-		{either + " | has the account, and does not tell whose it is | as it was | 502, or 429 where it limits", both, accountUnclear, false, false, map[state]decision{"": fails, statePending: fails}},
-		{either + " | refuses, or is never reached | as it was | 502, or 429 where it limits", both, accountNotMade, false, true, map[state]decision{"": fails, statePending: fails}},
-		{either + " | refuses, or is never reached | as it was | 502, or 429 where it limits", both, accountNotMade, false, false, map[state]decision{"": fails, statePending: fails}},
-		{either + " | gives no readable answer | begun | 502, and the next try completes it", both, accountUnanswered, false, true, map[state]decision{"": completes, statePending: completes}},
-		{either + " | gives no readable answer | begun | 502, and the next try completes it", both, accountUnanswered, false, false, map[state]decision{"": completes, statePending: completes}},
-		{either + " | leaves the account half made | begun | 502, and the next try completes it", both, accountMade, false, false, map[state]decision{"": completes, statePending: completes}},
-		{either + " | leaves the account half made | begun | 502, and the next try completes it", both, accountOwn, false, false, map[state]decision{"": completes, statePending: completes}},
+		{either + " | has the account, and does not show whose it is | unchanged | 502, or 429 if it limits requests", both, accountUnclear, false, true, map[state]decision{"": fails, statePending: fails}},
+		{either + " | has the account, and does not show whose it is | unchanged | 502, or 429 if it limits requests", both, accountUnclear, false, false, map[state]decision{"": fails, statePending: fails}},
+		{either + " | refuses, or cannot be reached | unchanged | 502, or 429 if it limits requests", both, accountNotMade, false, true, map[state]decision{"": fails, statePending: fails}},
+		{either + " | refuses, or cannot be reached | unchanged | 502, or 429 if it limits requests", both, accountNotMade, false, false, map[state]decision{"": fails, statePending: fails}},
+		{either + " | gives no readable answer | pending | 502, and the next try completes it", both, accountUnanswered, false, true, map[state]decision{"": completes, statePending: completes}},
+		{either + " | gives no readable answer | pending | 502, and the next try completes it", both, accountUnanswered, false, false, map[state]decision{"": completes, statePending: completes}},
+		{either + " | leaves the account half made | pending | 502, and the next try completes it", both, accountMade, false, false, map[state]decision{"": completes, statePending: completes}},
+		{either + " | leaves the account half made | pending | 502, and the next try completes it", both, accountOwn, false, false, map[state]decision{"": completes, statePending: completes}},
 		{begun + " | is asked without the node, and has no such account | none | ", both[1:], accountGone, false, true, map[state]decision{statePending: {}}},
 		{known + " | has the account | registered | 409", anew, accountThere, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered, false}}},
 		{known + " | has the account | registered | 409", anew, accountOwn, false, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered, false}}},
 		{known + " | has the account | registered | 409", anew, accountForeign, true, true, map[state]decision{stateRegistered: {unchanged, "", errRegistered, false}}},
-		{known + " | does not tell whether it has the account | registered | 502, or 429 where it limits", anew, accountUnclear, false, true, map[state]decision{stateRegistered: fails}},
-		{known + " | says that it has no such account | registered, and is asked to create it | ", anew, accountGone, false, true, map[state]decision{stateRegistered: {record: unchanged, creates: true}}},
-		{known + " | hides the profile (401, 403), and creates no account twice | registered, and is asked to create it | ", anew, accountHidden, false, true, map[state]decision{stateRegistered: {record: unchanged, creates: true}}},
+		{known + " | does not say whether it has the account | registered | 502, or 429 if it limits requests", anew, accountUnclear, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | says that the account is missing | registered, and the service asks it to create the account | ", anew, accountGone, false, true, map[state]decision{stateRegistered: {record: unchanged, creates: true}}},
+		{known + " | hides the profile (401, 403), and creates no account twice | registered, and the service asks it to create the account | ", anew, accountHidden, false, true, map[state]decision{stateRegistered: {record: unchanged, creates: true}}},
 		{known + " | has lost the account, and creates it | registered | 200", anew, accountMade, false, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil, false}}},
 		{known + " | has lost the account, and creates it | registered | 200", anew, accountOwn, true, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil, false}}},
-		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 where it limits", anew, accountNotMade, false, true, map[state]decision{stateRegistered: fails}},
-		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 where it limits", anew, accountUnanswered, false, true, map[state]decision{stateRegistered: fails}},
-		{known + " | has lost the account, and leaves it half made | begun | 502, and the next try completes it", anew, accountUnanswered, false, false, map[state]decision{stateRegistered: completes}},
-		{known + " | has lost the account, and leaves it half made | begun | 502, and the next try completes it", anew, accountMade, false, false, map[state]decision{stateRegistered: completes}},
+		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 if it limits requests", anew, accountNotMade, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 if it limits requests", anew, accountUnanswered, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | has lost the account, and leaves it half made | pending | 502, and the next try completes it", anew, accountUnanswered, false, false, map[state]decision{stateRegistered: completes}},
+		{known + " | has lost the account, and leaves it half made | pending | 502, and the next try completes it", anew, accountMade, false, false, map[state]decision{stateRegistered: completes}},
 	}
-	readme, err := os.ReadFile("README.md")
+	design, err := os.ReadFile("docs/design.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, _ := strings.Cut(string(readme), "| before | the homeserver | record after | answer |\n|---|---|---|---|\n")
+	_, table, _ := strings.Cut(string(design), "| record before | the homeserver | record after | answer |\n|---|---|---|---|\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	untried := map[string]bool{}
 	for row := range strings.SplitSeq(table, "\n") {
@@ -764,7 +764,7 @@ func TestDecide(t *testing.T) {
 	for _, test := range tests {
 		row := strings.TrimSuffix(test.row, " ") + " "
 		if !documented[row] {
-			t.Errorf("README.md does not have the row %q", test.row)
+			t.Errorf("docs/design.md does not have the row %q", test.row)
 		}
 		delete(untried, row)
 		for _, before := range test.before {
@@ -775,7 +775,7 @@ func TestDecide(t *testing.T) {
 		}
 	}
 	for row := range untried {
-		t.Errorf("README.md has a row that is not tried: %q", row)
+		t.Errorf("docs/design.md has a row that is not tried: %q", row)
 	}
 }
 

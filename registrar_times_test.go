@@ -66,14 +66,14 @@ func TestTimesInDocuments(t *testing.T) {
 		return fmt.Sprintf(format, seconds...)
 	}
 	for _, says := range []struct{ file, text string }{
-		{"README.md", in("holds an address, for at most %s; others wait for it up to %s", attemptTime, waitTime)},
-		{"README.md", in("requests in flight are finished, for at most %s", drainTime)},
+		{"docs/design.md", in("holds its claim for at most %s. Other requests for the address wait for it up to %s", attemptTime, waitTime)},
+		{"docs/reference.md", in("requests in flight are finished, for at most %s", drainTime)},
 		{"docs/http.md", in("an earlier attempt for this address still runs after %s of waiting", waitTime)},
 		{"docs/http.md", in("One attempt takes at most %s, and waits at most %s for another of the same address. A client should wait a minute.", attemptTime, waitTime)},
 		{"docs/deployment.md", in("requests in flight are finished first, for at most %s", drainTime)},
-		{"docs/deployment.md", in("keeps it for what is left of %s", leaseTime)},
-		{"docs/deployment.md", in("An attempt that outlasts its %s", leaseTime)},
-		{"docs/scaling.md", in("%s ahead on the database's own clock", leaseTime)},
+		{"docs/scaling.md", in("keeps it for what is left of %s", leaseTime)},
+		{"docs/scaling.md", in("An attempt that outlasts its %s", leaseTime)},
+		{"docs/design.md", in("%s ahead on the database's own clock", leaseTime)},
 		{"docs/troubleshooting.md", in("for at most %s the address is answered with 429", leaseTime)},
 		{"deploy/matrix-regservice.1.in", in("requests in flight are finished, for at most %s.", drainTime)},
 		{"deploy/matrix-regservice.service", in("# Requests in flight get %s.", drainTime)},

@@ -46,7 +46,7 @@ type storeCounts map[state]int
 type record struct {
 	Localpart   string    `json:"localpart"`
 	UserID      string    `json:"user_id"`
-	DisplayName string    `json:"displayname"` // the last one that was proven; the homeserver's may differ (see the table in README.md)
+	DisplayName string    `json:"displayname"` // the last one that was proven; the homeserver's may differ (see the table in docs/design.md)
 	State       state     `json:"state"`
 	Created     time.Time `json:"created"` // when the first attempt began
 	Updated     time.Time `json:"updated"` // when the record was last written

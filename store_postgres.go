@@ -43,7 +43,7 @@ const (
 var (
 	errLeaseOver = errors.New("it took longer than its lease, and another instance may have the address by now")
 	errClaimGone = errors.New("the claim is not where the record is read: PostgreSQL failed over, or the lease is over already")
-	errUsePgDump = errors.New("the store is in PostgreSQL, whose own tools copy it: pg_dump --format=custom --schema=matrix_regservice --file=FILE, and pg_restore; see docs/deployment.md")
+	errUsePgDump = errors.New("the store is in PostgreSQL, whose own tools copy it: pg_dump --format=custom --schema=matrix_regservice --file=FILE, and pg_restore; see docs/scaling.md")
 )
 
 // A postgresStore is the record in one schema of a PostgreSQL database.

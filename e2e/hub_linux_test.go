@@ -27,15 +27,16 @@ const (
 // limitLine begins a limit in homeserver.yaml, with what is under it.
 var limitLine = regexp.MustCompile(`(?m)^rc_\w+:.*\n(?:  .*\n)*`)
 
-// guideLimits are the limits that docs/deployment.md has for the homeserver of a heading.
-func guideLimits(t *testing.T, heading string) string {
+// guideLimits are the limits that the file has for its homeserver: settings as YAML, or a document with those in an indented block.
+func guideLimits(t *testing.T, file string) string {
 	t.Helper()
-	guide := string(must(os.ReadFile(filepath.Join(must(moduleRoot(t.Context()))(t), "docs", "deployment.md")))(t))
-	_, section, found := strings.Cut(guide, "\n### "+heading)
-	section, _, _ = strings.Cut(section, "\n### ")
-	limits := strings.Join(limitLine.FindAllString(regexp.MustCompile(`(?m)^    `).ReplaceAllString(section, ""), -1), "")
-	if !found || limits == "" {
-		t.Fatalf("docs/deployment.md has no limits under %q", heading)
+	guide := string(must(os.ReadFile(filepath.Join(must(moduleRoot(t.Context()))(t), file)))(t))
+	if filepath.Ext(file) == ".md" {
+		guide = regexp.MustCompile(`(?m)^    `).ReplaceAllString(guide, "")
+	}
+	limits := strings.Join(limitLine.FindAllString(guide, -1), "")
+	if limits == "" {
+		t.Fatalf("%s has no limits", file)
 	}
 	return limits
 }
@@ -64,15 +65,15 @@ func deployWithLimits(t *testing.T, recipe Recipe, limits string, flags ...strin
 // guide asks for too much, or this test for too little.
 func TestHub(t *testing.T) {
 	need.OnlyLong(t)
-	for _, homeserver := range []struct{ recipe, heading string }{
-		{"synapse-1.163.2", "Synapse of today"},
-		{"synapse-0.34.0", "Synapse 0.33 or 0.34.0"},
+	for _, homeserver := range []struct{ recipe, guide string }{
+		{"synapse-1.163.2", "deploy/synapse.yaml"},
+		{"synapse-0.34.0", "docs/homeservers/synapse-0.34.md"},
 	} {
 		recipe := must(RecipeNamed(homeserver.recipe))(t)
 		t.Run(recipe.Name, func(t *testing.T) {
 			need.All(t, recipe.Installed(t.Context()), NginxInstalled())
 			t.Run("the limits of the guide", func(t *testing.T) {
-				h := playHub(t, deployWithLimits(t, recipe, guideLimits(t, homeserver.heading)))
+				h := playHub(t, deployWithLimits(t, recipe, guideLimits(t, homeserver.guide)))
 				if h.limited() > 0 || h.started != hubStarts || h.rooms != hubChannels || h.arrived != h.sent {
 					t.Errorf("%d starts of %d, %d rooms of %d, %d messages of %d, %d answers of 429", h.started, hubStarts, h.rooms, hubChannels, h.arrived, h.sent, h.limited())
 				}
@@ -157,12 +158,12 @@ func (h *hub) talk(t *testing.T, center *photon, partners []*photon, channels ma
 }
 
 // A node that was built for a network of another name logs in, does not find its discovery room, and begins anew each second: it
-// leaves a session open each time. docs/deployment.md says how that is seen.
+// leaves a session open each time. docs/operating.md says how that is seen.
 func TestNodeOfAnotherNetwork(t *testing.T) {
 	need.OnlyLong(t)
 	recipe := Recipes[0]
 	need.All(t, recipe.Installed(t.Context()), NginxInstalled())
-	d := deployWithLimits(t, recipe, guideLimits(t, "Synapse of today"))
+	d := deployWithLimits(t, recipe, guideLimits(t, "deploy/synapse.yaml"))
 	var answers counts
 	n := newPhoton(t, 0, &answers)
 	n.server = d.NodeURL

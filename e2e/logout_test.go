@@ -22,7 +22,7 @@ import (
 // uncommented matches the location for logins of deploy/nginx.conf, which stands there in comments.
 var uncommented = regexp.MustCompile(`(?s)    #location ~ \^/_matrix/client/.*?    #\}\n`)
 
-// loginSites are the places that show the location for logins: what is shipped, what README shows, what genconfig prints,
+// loginSites are the places that show the location for logins: what is shipped, what the guide shows, what genconfig prints,
 // what check prescribes, what the other tests use. Logins of each go to the URL.
 func loginSites(t *testing.T, logins, dir, socket string) []rawSite {
 	t.Helper()
@@ -43,7 +43,7 @@ func loginSites(t *testing.T, logins, dir, socket string) []rawSite {
 	}), socket)
 
 	shown := regexp.MustCompile(`(?s)        location ~ [^\n]*\(login\|logout\|refresh\).*?\n        \}\n`)
-	readme := shown.FindString(read("README.md"))
+	guide := shown.FindString(read("docs/homeservers/mas.md"))
 	used := strings.ReplaceAll(shown.FindString(read("e2e/testdata/nginx.conf")), "{{.Login}}", logins)
 
 	program := must(Build(t.Context(), t.TempDir()))(t)
@@ -66,7 +66,7 @@ func loginSites(t *testing.T, logins, dir, socket string) []rawSite {
 		}
 	}
 	return []rawSite{
-		{"deploy", shipped, true}, {"README", server(readme), false}, {"genconfig", server(steps), false},
+		{"deploy", shipped, true}, {"docs/homeservers/mas.md", server(guide), false}, {"genconfig", server(steps), false},
 		{"check", server(cure), false}, {"testdata", server(used), false},
 	}
 }

@@ -1,5 +1,5 @@
 // looping_linux_test.go owns what nodes cost that are refused and come again each second for ever, as released Photon nodes do, and
-// whether an honest one gets in meanwhile. What it prints stands in docs/deployment.md. No verdict comes from the clock.
+// whether an honest one gets in meanwhile. What it prints stands in docs/operating.md. No verdict comes from the clock.
 
 package e2e
 

@@ -98,7 +98,7 @@ func TestRealMAS(t *testing.T) {
 	}
 	registration := os.Getenv("E2E_MAS_REGISTRATION")
 	if at.url == "" || at.clientID == "" || at.clientSecret == "" || at.homeserver == "" || at.domain == "" || registration == "" {
-		need.Skip(t, need.Missing{What: "a real Matrix Authentication Service", Cure: "set E2E_MAS_URL and the others that README.md has under Tests"})
+		need.Skip(t, need.Missing{What: "a real Matrix Authentication Service", Cure: "set E2E_MAS_URL and the others that CONTRIBUTING.md has under Tests"})
 	}
 	file := must(os.ReadFile(registration))(t)
 	for line := range strings.Lines(string(file)) {

@@ -464,7 +464,7 @@ func (m *model) triesInQuiet(n *node, state string) (told bool) {
 	return got.status != 502
 }
 
-// wantInQuiet is what the table of README.md has for the node.
+// wantInQuiet is what the table of docs/design.md has for the node.
 func (m *model) wantInQuiet(n *node, state string) []int {
 	a, there := m.account(n.Localpart)
 	shown := a.name

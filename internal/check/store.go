@@ -51,7 +51,7 @@ func (chk *checking) store(ctx context.Context) []Finding {
 	case errors.Is(err, ErrNoStore):
 		return []Finding{fine(subject, "%s is not there yet; the service makes it when it starts", chk.StoreName)}
 	case names.IsPostgres(chk.Config.DataPath):
-		return []Finding{problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/deployment.md has it", "%v", err)}
+		return []Finding{problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/scaling.md has it", "%v", err)}
 	case !errors.Is(err, ErrStoreLocked):
 		return []Finding{problem(subject, cureOf(err, "see what is said of it, and put a backup in its place if it is damaged"), "%v", err)}
 	}

@@ -119,7 +119,7 @@ const (
 	atOnceForm = "a number of them: give one from 1 to 1000000, or 0 for no limit"
 )
 
-// Table is every flag of the root, in the order of the help. For the reasons of the limits see docs/deployment.md.
+// Table is every flag of the root, in the order of the help. For the reasons of the limits see docs/operating.md.
 var Table = []Row{
 	{Name: FlagMatrixDomain, usage: "server_name of the homeserver, a `NAME` that every signature is over (required)", ReadBy: byAll, script: alwaysInGuide,
 		at: func(c *Config) any { return &c.ServerName }},

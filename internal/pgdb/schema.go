@@ -96,7 +96,7 @@ func (p *Pool) versionIn(ctx context.Context, tx pgx.Tx, s Schema) (version int,
 	}
 	switch {
 	case sqlState(err) == sqlInsufficientPrivilege:
-		return 0, fmt.Errorf("this role has no rights in the schema %s: let its owner grant them, as docs/deployment.md has it", s.Name)
+		return 0, fmt.Errorf("this role has no rights in the schema %s: let its owner grant them, as docs/scaling.md has it", s.Name)
 	case errors.Is(err, pgx.ErrNoRows):
 		return 0, fmt.Errorf("the table %s.meta is empty: restore it from a backup", s.Name)
 	case err != nil:
