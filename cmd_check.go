@@ -48,7 +48,7 @@ func checkCommand() *cli.Command {
 		Flags: []cli.Flag{
 			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d, or " + check.DendriteFile),
 			&cli.StringSliceFlag{Name: check.FlagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + check.MASFile + ", or " + check.MASOwnFile + " if it is one)"},
-			&cli.StringFlag{Name: check.FlagPublicURL, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach homeserver and service"},
+			&cli.StringFlag{Name: check.FlagPublicURL, Value: guidePublic, Usage: "`URL` where nodes reach homeserver and service"},
 			&cli.BoolFlag{Name: flagAll, Usage: "print what is ok, too"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
 		},

@@ -41,6 +41,8 @@ const (
 	flagOwner         = "owner"
 	flagAppServiceURL = "appservice-url"
 
+	guidePublic = "http://127.0.0.1:8008" // where the guide has nginx
+
 	idLength     = 10 // random characters of an id
 	tokenLength  = 40 // and of a token: 200 bits
 	runVerbosity = 5  // the guide's run.sh logs everything
@@ -67,7 +69,7 @@ func genconfigCommand() *cli.Command {
 	}
 }
 
-func genconfigAction(_ context.Context, cmd *cli.Command) error {
+func genconfigAction(ctx context.Context, cmd *cli.Command) error {
 	given := config.ReadValues(cmd)
 	c, err := config.Read(given)
 	if err != nil {
@@ -164,7 +166,10 @@ func genconfigAction(_ context.Context, cmd *cli.Command) error {
 			fmt.Fprintf(out, "the tokens are new: restart both the homeserver and %s, or neither accepts the other\n", programName)
 		}
 	}
-	printSteps(out, c, dir)
+	in := newCheckInput(c)
+	in.Config.RegistrationPath = config.RegistrationFile
+	in.HomeserverConfig, in.Public = cmd.StringSlice(check.FlagHomeserverConfig), guidePublic
+	printSteps(out, c, dir, check.ReadLeft(ctx, in))
 	return nil
 }
 
@@ -411,40 +416,27 @@ func randomText(length int) string {
 }
 
 // printSteps says what is left to do on the homeserver and in nginx.
-func printSteps(out io.Writer, c config.Config, dir string) {
+func printSteps(out io.Writer, c config.Config, dir string, left check.Left) {
 	here := net.JoinHostPort(names.ReachableHost(c.Host), strconv.Itoa(c.Port))
-	fmt.Fprintf(out, `
-What is left to do:
-
-1. In %s set
-
-     app_service_config_files:
-       - %s
-`, config.HomeserverFile, strconv.Quote(filepath.Join(dir, config.RegistrationFile)))
-	switch {
+	fmt.Fprint(out, "\nWhat is left to do:\n\n1. ")
+	printLeft(out, left)
+	switch is := left.Software; {
 	case c.Way.IsApart:
 		printMASSteps(out, c, dir)
-	case !c.Way.TakesSecret:
-		fmt.Fprintf(out, `     enable_registration: False
-%s
-   and restart the homeserver. It must be Synapse 0.34.0 or older: no later one
-   has createUser. For Synapse 1.23.0 or later run genconfig with
+	case c.Way == homeserver.CreateUser && !is.Before(0, 35):
+		fmt.Fprintf(out, `   It must be Synapse 0.34.0 or older: no later one has createUser. For Synapse
+   1.23.0 or later run genconfig with
      --%s http://127.0.0.1:8007%s
    which is reached on the homeserver's own port and not through nginx.
-`, rateLimitLines(c.Way), config.FlagMatrixURL, homeserver.SharedSecretPath)
-	default:
-		fmt.Fprintf(out, `     enable_registration: false
-     x_forwarded: true        (in the listener, behind nginx)
-%s
-   with the shared secret in it as well, and restart the homeserver: Synapse
-   1.23.0 or later, but not 1.140.0. %s
-   must be its own port (8007 in the guide), not nginx's: the path must not be
-   reachable from outside.
-
-   Dendrite has other names for them, in dendrite.yaml: registration.yaml under
-   app_service_api.config_files, client_api.registration_shared_secret, and
-   client_api.registration_disabled: true; user_api.bcrypt_cost: 4 is as safe as 10.
-`, rateLimitLines(c.Way), c.Origin)
+`, config.FlagMatrixURL, homeserver.SharedSecretPath)
+	case c.Way.TakesSecret:
+		if is.Version == "" && is.Name != homeserver.Dendrite {
+			fmt.Fprint(out, "   It must be Synapse 1.23.0 or later, but not 1.140.0.\n")
+		}
+		if is.Name == "" && !left.Found {
+			fmt.Fprint(out, "   For Dendrite see docs/homeservers/dendrite.md.\n")
+		}
+		fmt.Fprintf(out, "   %s must be its own port, not nginx's: who\n   reaches that path from outside may try secrets there.\n", c.Origin)
 	}
 	origin := c.Origin
 	if names.URLPort(origin) == 8008 { // nginx's in the guide, and createUser may be reached through it
@@ -475,17 +467,41 @@ homeserver: keep them as secret as %s.
 `, shell.Quote(filepath.Join(dir, config.RunFile)), config.RegistrationFile, config.RunFile, acts, config.HomeserverFile)
 }
 
+// printLeft says what is left to do at the homeserver.
+func printLeft(out io.Writer, left check.Left) {
+	is := cmp.Or(left.Software.String(), "the homeserver")
+	if len(left.Write)+len(left.Do) == 0 {
+		fmt.Fprintf(out, "Restart %s: its settings have all that is needed.\n", is)
+		return
+	}
+	const indent = "     "
+	for i, file := range left.Write {
+		if i == 0 {
+			fmt.Fprintf(out, "For %s write in %s:\n\n", is, file.Path)
+		} else {
+			fmt.Fprintf(out, "\n   and in %s:\n\n", file.Path)
+		}
+		fmt.Fprintf(out, indent+"%s\n", strings.Join(file.Lines, "\n"+indent))
+	}
+	if len(left.Write) == 0 {
+		fmt.Fprintf(out, "For %s:\n", is)
+	}
+	if len(left.Do) > 0 {
+		fmt.Fprintf(out, "\n   - %s\n", strings.Join(left.Do, "\n   - "))
+	}
+	fmt.Fprint(out, "\n   Then restart it.\n")
+	if left.Found {
+		fmt.Fprint(out, "   What its settings have already is left out here.\n")
+	}
+}
+
 // printMASSteps says what is left to do on a homeserver behind Matrix Authentication Service, and there.
 func printMASSteps(out io.Writer, c config.Config, dir string) {
 	secret := c.MASClientSecretFile
 	if !filepath.IsAbs(secret) {
 		secret = filepath.Join(dir, secret)
 	}
-	fmt.Fprintf(out, `     matrix_authentication_service: {enabled: true, endpoint: …, secret: …}
-     x_forwarded: true        (in the listener, behind nginx)
-%[4]s
-   and restart the homeserver. In the configuration of Matrix Authentication
-   Service set
+	fmt.Fprintf(out, `   In the configuration of Matrix Authentication Service set
 
      clients:
        - client_id: "%[1]s"
@@ -495,7 +511,7 @@ func printMASSteps(out io.Writer, c config.Config, dir string) {
      passwords: {enabled: true}
      account: {password_registration_enabled: false}
      rate_limiting:           (its default: three logins, then one in 20 s)
-       login: {per_ip: %[5]s}
+       login: {per_ip: %[4]s}
      http:
        listeners:             (one more, for this machine alone)
          - name: admin
@@ -503,11 +519,5 @@ func printMASSteps(out io.Writer, c config.Config, dir string) {
            binds: [{address: "%[3]s"}]
 
    and restart it. Who has that secret can act for every user.
-`, c.MASClientID, strconv.Quote(secret), names.URLHost(c.APIOrigin), rateLimitLines(c.Way), homeserver.MASLoginLimit)
-}
-
-// rateLimitLines are what to set the homeserver's limits to, and why.
-func rateLimitLines(w *homeserver.Way) string {
-	why := fmt.Sprintf("# limits: the defaults are too low for a hub with %d channels", homeserver.HubChannels)
-	return "     " + strings.Join(append([]string{why}, homeserver.RateLimitLines(w)...), "\n     ") + "\n"
+`, c.MASClientID, strconv.Quote(secret), names.URLHost(c.APIOrigin), homeserver.MASLoginLimit)
 }

@@ -21,9 +21,9 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/check"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 	"gopkg.in/yaml.v2"
 )
 
@@ -177,11 +177,14 @@ func flattenRates(into map[string]homeserver.Rate, under string, value any) {
 // Every place that shows the homeserver's limits shows those of internal/homeserver. The homeservers of the tests let as much
 // through, or more.
 func TestRateLimitPlaces(t *testing.T) {
-	today, behindMAS := map[string]homeserver.Rate{}, map[string]homeserver.Rate{}
+	today, low, lowBehindMAS := map[string]homeserver.Rate{}, map[string]homeserver.Rate{}, map[string]homeserver.Rate{}
 	for _, l := range homeserver.RateLimits {
 		today[l.Name()] = l.Set
-		if !l.OfLogins {
-			behindMAS[l.Name()] = l.Set
+		if l.Default.IsBelow(l.Needed) {
+			low[l.Name()] = l.Set
+			if !l.OfLogins {
+				lowBehindMAS[l.Name()] = l.Set
+			}
 		}
 		if l.Set.IsBelow(l.Needed) {
 			t.Errorf("%s is set to less than a hub needs", l.Name())
@@ -200,7 +203,8 @@ func TestRateLimitPlaces(t *testing.T) {
 	}
 	steps := func(w *homeserver.Way) string {
 		var out bytes.Buffer
-		printSteps(&out, config.Config{Way: w, Host: "127.0.0.1", Port: 8009, Origin: nginx.GuideHomeserver, APIOrigin: homeserver.GuideMAS}, "/x")
+		c := config.Config{Way: w, Host: "127.0.0.1", Port: 8009, Origin: "http://127.0.0.1:1", APIOrigin: homeserver.GuideMAS} // where none is
+		printSteps(&out, c, "/x", check.ReadLeft(t.Context(), newCheckInput(c)))
 		return out.String()
 	}
 	for _, test := range []struct {
@@ -210,9 +214,9 @@ func TestRateLimitPlaces(t *testing.T) {
 	}{
 		{"deploy/synapse.yaml", read("deploy/synapse.yaml"), []map[string]homeserver.Rate{today}, false},
 		{"docs/homeservers/synapse-0.34.md", read("docs/homeservers/synapse-0.34.md"), []map[string]homeserver.Rate{old}, false},
-		{"genconfig for the shared secret", steps(homeserver.SharedSecret), []map[string]homeserver.Rate{today}, false},
+		{"genconfig for the shared secret", steps(homeserver.SharedSecret), []map[string]homeserver.Rate{low}, false},
 		{"genconfig for createUser", steps(homeserver.CreateUser), []map[string]homeserver.Rate{old}, false},
-		{"genconfig for Matrix Authentication Service", steps(homeserver.MAS), []map[string]homeserver.Rate{behindMAS}, false},
+		{"genconfig for Matrix Authentication Service", steps(homeserver.MAS), []map[string]homeserver.Rate{lowBehindMAS}, false},
 		{"today's Synapse of the tests", read("e2e/testdata/synapse-1.163.2/homeserver.yaml"), []map[string]homeserver.Rate{today}, true},
 		{"the old Synapse of the tests", read("e2e/testdata/synapse-0.34.0/homeserver.yaml"), []map[string]homeserver.Rate{old}, true},
 	} {

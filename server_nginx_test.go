@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/check"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
@@ -90,7 +91,7 @@ func TestNginxPlaces(t *testing.T) {
 	} {
 		c.Way, c.APIOrigin = wayOf(apiPath), "http://127.0.0.1:8082"
 		var out bytes.Buffer
-		printSteps(&out, c, "/x")
+		printSteps(&out, c, "/x", check.Left{})
 		wantLocations(t, "genconfig for "+apiPath, out.String(), want)
 	}
 }

@@ -36,7 +36,7 @@ func (j judging) rateLimits() []Finding {
 func (j judging) monthlyUsers() Finding {
 	const key = "limit_usage_by_mau"
 	if j.settings.isTrue(key) {
-		return warning(j.subject(key), j.settings.write("false", key)+"; or raise max_mau_value to more than there will be nodes",
+		return warning(j.subject(key), j.settings.write("false", key).String()+"; or raise max_mau_value to more than there will be nodes",
 			"true: beyond %s users in a month a node registers, and its login is refused (403 M_RESOURCE_LIMIT_EXCEEDED)", number(j.settings.number(0, "max_mau_value")))
 	}
 	return fine(j.subject(key), "off")
@@ -79,13 +79,13 @@ func (j judging) oldMessageRate() homeserver.Rate {
 
 func (j judging) oldMessageLimit() Finding {
 	l := homeserver.OldMessageLimit
-	do := fmt.Sprintf("write in %s: %s: %v and, on a line of its own, %s: %v"+thenRestart,
-		j.settings.fileOf(homeserver.OldMessageRate), homeserver.OldMessageRate, l.Set.PerSecond, homeserver.OldMessageBurst, l.Set.Burst)
+	do := j.settings.write(number(l.Set.PerSecond), homeserver.OldMessageRate)
+	do.and = homeserver.OldMessageBurst + ": " + number(l.Set.Burst)
 	return judgeRate(j.subject(l.Name()), l, j.oldMessageRate(), do)
 }
 
 // judgeRate tells whether a limit has room for a hub, and a limit on logins for nodes that start together.
-func judgeRate(subject string, l homeserver.RateLimit, is homeserver.Rate, do string) Finding {
+func judgeRate(subject string, l homeserver.RateLimit, is homeserver.Rate, do line) Finding {
 	switch {
 	case !is.IsBelow(l.Needed):
 		return fine(subject, "%s at once, and then %s a second", number(is.Burst), number(is.PerSecond))

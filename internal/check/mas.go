@@ -226,7 +226,7 @@ func (j judging) masFindings() []Finding {
 	found := append([]Finding{fine(MASFile, "read %s", s.path)}, j.masFileClient()...)
 	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) Finding, value string, path []string, reason, good string) {
 		if bad {
-			found = append(found, f(MASFile+" "+subject, strings.Replace(s.write(value, path...), thenRestart, restartMAS, 1), "%s", reason))
+			found = append(found, f(MASFile+" "+subject, strings.Replace(s.write(value, path...).String(), thenRestart, restartMAS, 1), "%s", reason))
 			return
 		}
 		found = append(found, fine(MASFile+" "+subject, "%s", good))

@@ -42,7 +42,7 @@ func (chk *checking) masKnowsHomeserver(ctx context.Context, s settingsFile) []F
 	}
 	at := strings.TrimRight(cmp.Or(s.Text("matrix", "endpoint"), masEndpointByDefault), "/")
 	client := homeserver.NewClient(at, chk.Config.ServerName, its)
-	doEndpoint := strings.Replace(s.write(strconv.Quote(chk.Config.Origin), "matrix", "endpoint"), thenRestart, restartMAS, 1)
+	doEndpoint := strings.Replace(s.write(strconv.Quote(chk.Config.Origin), "matrix", "endpoint").String(), thenRestart, restartMAS, 1)
 	a, err := client.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: masAvailablePath, Token: its})
 	reached := fine(endpoint, "a homeserver answers at %s", at)
 	switch {

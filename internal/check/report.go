@@ -31,6 +31,7 @@ type Finding struct {
 	Do      string `json:"do,omitempty"`      // the cure: the line to write, and where
 	Because string `json:"because,omitempty"` // the subject of the finding that this one follows from
 
+	line   *line  // the setting that Do writes, where it is one and nothing else
 	causes string // the subjects that it may follow from, one a line, until it is known which of them are problems
 	cure   string // Do, with the lines to paste marked
 	unseen bool   // it was not looked at
@@ -45,12 +46,26 @@ func note(subject, do, format string, args ...any) Finding {
 	return Finding{Status: Note, Subject: subject, Found: fmt.Sprintf(format, args...), Do: do}
 }
 
-func warning(subject, do, format string, args ...any) Finding {
-	return Finding{Status: Warning, Subject: subject, Found: fmt.Sprintf(format, args...), Do: do}
+func warning[C cure](subject string, do C, format string, args ...any) Finding {
+	return cured(Warning, subject, do, fmt.Sprintf(format, args...))
 }
 
-func problem(subject, do, format string, args ...any) Finding {
-	return Finding{Status: Problem, Subject: subject, Found: fmt.Sprintf(format, args...), Do: do}
+func problem[C cure](subject string, do C, format string, args ...any) Finding {
+	return cured(Problem, subject, do, fmt.Sprintf(format, args...))
+}
+
+// A cure is a text, or the line of a setting.
+type cure interface{ string | line }
+
+func cured[C cure](status Status, subject string, do C, found string) Finding {
+	f := Finding{Status: status, Subject: subject, Found: found}
+	switch do := any(do).(type) {
+	case string:
+		f.Do = do
+	case line:
+		f.Do, f.line = do.String(), &do
+	}
+	return f
 }
 
 const notLookedAt = "not looked at, because "

@@ -54,14 +54,33 @@ func (s settingsFile) number(otherwise float64, path ...string) float64 {
 	return otherwise
 }
 
+// A line is a setting to write.
+type line struct {
+	file    string
+	path    []string // of keys
+	value   string
+	isInKey bool   // the first of the keys is in the file already
+	and     string // a second line
+}
+
 // write is the cure that writes the value under the path of keys.
-func (s settingsFile) write(value string, path ...string) string {
-	under, last := path[:len(path)-1], path[len(path)-1]
-	where, line := s.fileOf(path[0]), last+": "+value
+func (s settingsFile) write(value string, path ...string) line {
+	_, isInKey := s.from[path[0]]
+	return line{file: s.fileOf(path[0]), path: path, value: value, isInKey: isInKey}
+}
+
+// String says in which file, and where in it.
+func (l line) String() string {
+	under, last := l.path[:len(l.path)-1], l.path[len(l.path)-1]
+	where := l.file
 	if len(under) > 0 {
 		where += ", under " + strings.Join(under, ".")
 	}
-	return "write in " + where + ": " + paste(line) + thenRestart
+	text := "write in " + where + ": " + paste(last+": "+l.value)
+	if l.and != "" {
+		text += " and, on a line of its own, " + paste(l.and)
+	}
+	return text + thenRestart
 }
 
 const thenRestart = "; then restart the homeserver"
@@ -212,9 +231,9 @@ func (j judging) identityServers() Finding {
 // registrationListed judges whether registration.yaml is among the application services of the homeserver.
 func (j judging) registrationListed(path ...string) Finding {
 	subject := j.subject(strings.Join(path, "."))
-	do := j.settings.write("["+strconv.Quote(whole(j.registration))+"]", path...)
 	value := j.settings.at(path...)
 	list, isList := value.([]any)
+	do := j.settings.write(j.listWithOurs(list), path...)
 	switch {
 	case value == nil:
 		return problem(subject, do, "not set: the homeserver does not know this service")
@@ -247,6 +266,19 @@ func (j judging) registrationListed(path ...string) Finding {
 		return warning(subject, do, "whether %s is this %s is not seen", unseen, config.RegistrationFile)
 	}
 	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", config.RegistrationFile)
+}
+
+// listWithOurs is the list as YAML with our registration in it, and those of other services that the homeserver can load.
+func (j judging) listWithOurs(list []any) string {
+	var all []string
+	for _, listed := range list {
+		name, _ := listed.(string)
+		at := j.locate(name)
+		if _, err := files.Read(at.path); name != "" && !isCopy(at.path, j.registration) && (err == nil || !at.isSeen || errors.Is(err, os.ErrPermission)) {
+			all = append(all, strconv.Quote(name))
+		}
+	}
+	return "[" + strings.Join(append(all, strconv.Quote(whole(j.registration))), ", ") + "]"
 }
 
 // whole is the path from the root on.
@@ -309,7 +341,7 @@ func (j judging) sharedSecret(subject string) []Finding {
 	case !j.config.Way.TakesSecret:
 		return []Finding{fine(subject, "not set, and not needed")}
 	}
-	writeOurs := j.settings.write("the secret of this service's --"+config.FlagShareSecretFile, key)
+	writeOurs := j.settings.write("the secret of this service's --"+config.FlagShareSecretFile, key).String() // no text to paste
 	inline, path := j.settings.Text(key), j.settings.Text(key+"_path")
 	switch {
 	case j.settings.isNoText(key):

@@ -340,10 +340,10 @@ func TestSplitSettings(t *testing.T) {
 	if s.err != nil || !s.isTrue("enable_registration") || !s.isTrue("user_directory", "search_all_users") || s.Text("server_name") != "example.org" {
 		t.Errorf("got %+v", s)
 	}
-	if got, want := s.write("false", "enable_registration"), "write in "+filepath.Join(dir, "conf.d/b.yaml")+": "+paste("enable_registration: false")+thenRestart; got != want {
+	if got, want := s.write("false", "enable_registration").String(), "write in "+filepath.Join(dir, "conf.d/b.yaml")+": "+paste("enable_registration: false")+thenRestart; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if got, want := s.write("1", "new", "setting"), "write in "+filepath.Join(dir, "homeserver.yaml")+", under new: "+paste("setting: 1")+thenRestart; got != want {
+	if got, want := s.write("1", "new", "setting").String(), "write in "+filepath.Join(dir, "homeserver.yaml")+", under new: "+paste("setting: 1")+thenRestart; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -105,7 +105,7 @@ func (j judging) listeners() []Finding {
 }
 
 func (j judging) listenerPort(subject string, clients []synapseListener) Finding {
-	do := "write port: 8007 for it in " + j.settings.fileOf("listeners") + ", and let nginx listen on %d" + thenRestart
+	do := "write port: 8007 in the place of %[1]d in " + j.settings.fileOf("listeners") + ", and let nginx listen on %[1]d" + thenRestart
 	var ports, sockets []string
 	reached := false
 	for _, l := range clients {
@@ -213,7 +213,7 @@ func (j judging) bcryptRounds() Finding {
 func (j judging) ofDendrite() []Finding {
 	s := j.settings
 	found := []Finding{fine(DendriteFile, "read %s", s.path), j.serverName(j.subject("global.server_name"), "global", "server_name")}
-	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) Finding, do, reason, good string) {
+	add := func(subject string, bad bool, f func(string, line, string, ...any) Finding, do line, reason, good string) {
 		if bad {
 			found = append(found, f(j.subject(subject), do, "%s", reason))
 			return
@@ -225,7 +225,7 @@ func (j judging) ofDendrite() []Finding {
 	add("client_api.registration_disabled", s.at("client_api", "registration_disabled") == false, problem, s.write("true", "client_api", "registration_disabled"),
 		"it is false: anybody can make accounts, without a proof", "registration is off")
 	found = append(found, j.compareSecret(j.subject("client_api.registration_shared_secret"), s.Text("client_api", "registration_shared_secret"),
-		s.write("the secret of this service's --"+config.FlagShareSecretFile, "client_api", "registration_shared_secret")))
+		s.write("the secret of this service's --"+config.FlagShareSecretFile, "client_api", "registration_shared_secret").String()))
 	limited := s.at("client_api", "rate_limiting", "enabled") != false && s.number(5, "client_api", "rate_limiting", "threshold") < 100
 	add("client_api.rate_limiting", limited, warning, s.write("{enabled: false}", "client_api", "rate_limiting"),
 		"few requests from one address are let through, and all nodes behind nginx may be one", "off, or raised")

@@ -99,27 +99,3 @@ const (
 	OldMessageRate  = "rc_messages_per_second"
 	OldMessageBurst = "rc_message_burst_count"
 )
-
-// RateLimitLines are the lines for homeserver.yaml of a homeserver that makes accounts this way.
-func RateLimitLines(w *Way) []string {
-	if !w.TakesSecret && !w.IsApart {
-		return []string{fmt.Sprintf("%s: %v", OldMessageRate, OldMessageLimit.Set.PerSecond), fmt.Sprintf("%s: %v", OldMessageBurst, OldMessageLimit.Set.Burst)}
-	}
-	var lines []string
-	last := ""
-	for _, l := range RateLimits {
-		switch key := l.Path[0]; {
-		case w.IsApart && l.OfLogins:
-			continue
-		case len(l.Path) == 1:
-			lines = append(lines, fmt.Sprintf("%s: %v", key, l.Set))
-		case key != last:
-			lines = append(lines, key+":")
-			fallthrough
-		default:
-			lines = append(lines, fmt.Sprintf("  %s: %v", l.Path[1], l.Set))
-		}
-		last = l.Path[0]
-	}
-	return lines
-}
