@@ -73,6 +73,9 @@ func testRegisterCommand(t *testing.T, d *Deployment) {
 		{"--key", []string{"node", "login 200", "logout 200"}},
 	} {
 		r := must(d.Program.Run(t.Context(), d.Dir, "register", "--matrixdomain", d.Domain, "--server", d.NodeURL, run.flag, key))(t)
+		for deadline := time.Now().Add(startTime); tookTooLong(r.Stdout) && time.Now().Before(deadline); { // as nodes do; the key is there now
+			r = must(d.Program.Run(t.Context(), d.Dir, "register", "--matrixdomain", d.Domain, "--server", d.NodeURL, "--key", key))(t)
+		}
 		if r.Code != 0 || r.Stderr != "" {
 			t.Fatalf("%s: exit %d\n%s%s", run.flag, r.Code, r.Stdout, r.Stderr)
 		}

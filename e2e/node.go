@@ -74,9 +74,21 @@ func (n *Node) Register(ctx context.Context) (Answer, error) {
 	return n.RegisterAt(ctx, n.deployment.RegisterURL)
 }
 
-// RegisterAt registers the node at another URL.
+// RegisterAt registers the node at another URL. It tries again, as nodes do, while the homeserver takes longer than the gateway
+// waits for it, which on a machine without time is nobody's fault.
 func (n *Node) RegisterAt(ctx context.Context, url string) (Answer, error) {
-	return n.deployment.call(ctx, http.MethodPost, url, "", n.Registration)
+	deadline := time.Now().Add(startTime)
+	for {
+		a, err := n.deployment.call(ctx, http.MethodPost, url, "", n.Registration)
+		if err != nil || !tookTooLong(a.Message) || time.Now().After(deadline) {
+			return a, err
+		}
+	}
+}
+
+// tookTooLong reports whether the service said so of its homeserver.
+func tookTooLong(said string) bool {
+	return strings.Contains(said, "the homeserver did not answer in time")
 }
 
 // Login logs the node in.
