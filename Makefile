@@ -18,7 +18,7 @@ PIP     := bin/pip --disable-pip-version-check --quiet --retries 1 install
 
 export PYTHON
 
-.PHONY: build demo test test-all test-busy mutate test-dendrite test-chain test-failover test-deploy cover release check fuzz vuln check-chain cgo venvs dendrite \
+.PHONY: build demo test test-all test-busy mutate test-dendrite test-chain test-failover test-deploy cover release check fuzz vuln check-chain cgo venvs nodes dendrite \
 	bench bench-homeservers bench-short bench-postgres clean soak model needs-go
 
 build:
@@ -37,7 +37,7 @@ test: needs-go check venvs
 # Everything, at its longer length. What is missing is a failure. As root it takes about an hour.
 test-all: export E2E_REQUIRED = 1
 test-all: export TEST_LONG = 1
-test-all: needs-go check $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed dendrite check-chain cgo test-deploy fuzz bench-short
+test-all: needs-go check $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed nodes dendrite check-chain cgo test-deploy fuzz bench-short
 	@set --; if $(reach-vulndb); then $(govulncheck) || exit 1; \
 		else set -- -also "known vulnerabilities: make vuln, where $(VULNDB) can be reached"; fi; \
 		go run ./e2e/notrun "$$@" -race -count=1 -timeout 75m ./...
@@ -147,7 +147,7 @@ find-python = said=$$(e2e/python $(1) 2>&1) || { echo "$(1) needs $$said"; exit 
 
 # Installs what can be installed here. For what cannot, the tests say so.
 venvs:
-	@for name in synapse-1.163.2 synapse-0.34.0; do \
+	@for name in synapse-1.163.2 synapse-0.34.0 nodes; do \
 		$(MAKE) --no-print-directory $(VENVS)/$$name/.installed || echo "going on without $$name"; \
 	done
 
@@ -168,6 +168,20 @@ $(VENVS)/synapse-0.34.0/.installed: $(RECIPES)/synapse-0.34.0/requirements.txt
 	$(@D)/$(PIP) setuptools==65.5.0 wheel
 	$(@D)/$(PIP) --requirement $<
 	PYTHONPATH=$(CURDIR)/$(RECIPES)/synapse-0.34.0/build $(@D)/$(PIP) --no-build-isolation --no-deps matrix-synapse==0.34.0
+	@touch $@
+
+nodes: $(VENVS)/nodes/.installed
+
+# The libraries that nodes in Python and JavaScript sign with, and a linter of OpenAPI.
+$(VENVS)/nodes/.installed: $(RECIPES)/nodes/requirements.txt $(RECIPES)/nodes/package-lock.json
+	@$(call find-python,nodes)
+	@command -v npm >/dev/null || { echo "nodes needs Node.js and npm: apt-get install nodejs npm"; exit 1; }
+	@echo "installing the libraries of nodes in other languages (once)"
+	rm -rf $(@D)
+	$$(e2e/python nodes) -m venv $(@D)
+	$(@D)/$(PIP) --requirement $<
+	cp $(RECIPES)/nodes/package.json $(RECIPES)/nodes/package-lock.json $(@D)
+	cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 dendrite: $(VENVS)/dendrite-0.15.2/.installed

@@ -20,6 +20,7 @@ var scenes = []struct {
 	{"a node enters through nginx", testNodeEnters, nil},
 	{"nodes find each other by address", testNodesFindEachOther, hasDirectory},
 	{"the register command is a node", testRegisterCommand, nil},
+	{"nodes in other languages enter", testSnippets, nil},
 	{"sixteen at once make one account", testSixteenAtOnce, nil},
 	{"requests that are refused", testRefused, nil},
 	{"the homeserver is asked to ping", testPing, nil},
