@@ -173,8 +173,8 @@ func startSoak(t *testing.T, recipe Recipe) *Deployment {
 func (s *soak) kill(t *testing.T, kills int, random *rand.Rand) {
 	t.Helper()
 	for i := range kills {
-		start := s.Gateway.Start // which fails where the store does not open
-		if random.IntN(earlyKills) == 0 {
+		start := s.Gateway.Start                   // which fails where the store does not open
+		if random.IntN(earlyKills) == 0 && i > 0 { // the first makes the store
 			start = s.Gateway.Launch
 		}
 		if err := start(t.Context()); err != nil {
