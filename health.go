@@ -1,4 +1,5 @@
-// health.go owns what a supervisor asks: whether the daemon lives, and whether it could register a node now.
+// health.go owns what a supervisor asks: whether the daemon lives, which systemd is told unasked, and whether it could register a node
+// now.
 
 package main
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/log"
 )
 
@@ -45,6 +47,41 @@ func newHealth(stopping context.Context, c service, s store) *health {
 
 // live answers GET /livez.
 func (h *health) live(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
+
+// keepWatchdog tells systemd twice in each WatchdogSec= that this process answers, until the function that it returns is called. It
+// asks the handler itself, in memory, for a path that nobody has: an answer touches neither the disk nor the homeserver, which a
+// restart would not fix. It does nothing unless systemd asks for it.
+func keepWatchdog(handler http.Handler) (stop func()) {
+	within, err := daemon.SdWatchdogEnabled(false)
+	if err != nil { // whose text is a parser's
+		log.Warn("WATCHDOG_USEC or WATCHDOG_PID is no number: systemd is not told that this process lives")
+	}
+	if within <= 0 {
+		return func() {}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		ticks := time.NewTicker(within / 2)
+		defer ticks.Stop()
+		for ctx.Err() == nil {
+			r, _ := http.NewRequestWithContext(ctx, http.MethodGet, appServicePath, http.NoBody)
+			handler.ServeHTTP(discardedAnswer{http.Header{}}, r)
+			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			select {
+			case <-ctx.Done():
+			case <-ticks.C:
+			}
+		}
+	}()
+	return stop
+}
+
+// A discardedAnswer is an answer that nobody reads.
+type discardedAnswer struct{ header http.Header }
+
+func (a discardedAnswer) Header() http.Header         { return a.header }
+func (a discardedAnswer) Write(p []byte) (int, error) { return len(p), nil }
+func (a discardedAnswer) WriteHeader(int)             {}
 
 // Whose fault it is that no node could register.
 const (

@@ -1,13 +1,17 @@
-// health_test.go owns what /readyz says while balances cannot be looked up.
+// health_test.go owns what /readyz says while balances cannot be looked up, and that nothing is told to the watchdog unless the handler
+// answers.
 
 package main
 
 import (
 	"context"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -31,5 +35,56 @@ func TestReadyWithoutChain(t *testing.T) {
 	node.fail(says(500, ""))
 	if got := ready(); got.Code != 503 || got.Body.String() != "the Ethereum node does not tell balances\n" {
 		t.Errorf("got %d %s, want 503", got.Code, got.Body)
+	}
+}
+
+// The watchdog is told that the process lives each time that the handler has answered, and not before.
+func TestWatchdogAsksHandler(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "2000")
+	asked, answer := make(chan string), make(chan bool)
+	stop := keepWatchdog(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.Path
+		<-answer
+		w.WriteHeader(http.StatusNotFound)
+		w.Write([]byte("{}"))
+	}))
+	read := func(within time.Duration) string {
+		buf := make([]byte, 100)
+		socket.SetReadDeadline(time.Now().Add(within))
+		n, _ := socket.Read(buf)
+		return string(buf[:n])
+	}
+	for range 3 {
+		if got := <-asked; got != "GET /regapp/1" {
+			t.Errorf("got %s", got)
+		}
+		if got := read(20 * time.Millisecond); got != "" {
+			t.Fatalf("told %q before the handler has answered", got)
+		}
+		answer <- true
+		if got := read(patience); got != "WATCHDOG=1" {
+			t.Errorf("told %q", got)
+		}
+	}
+	stop()
+	select { // where it had begun already
+	case <-asked:
+		answer <- true
+	case <-time.After(20 * time.Millisecond):
+	}
+}
+
+// Without a watchdog, or with one that cannot be understood, the handler is left alone.
+func TestNoWatchdog(t *testing.T) {
+	for _, usec := range []string{"", "never", "0"} {
+		t.Setenv("WATCHDOG_USEC", usec)
+		keepWatchdog(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Errorf("%q: asked", usec) }))()
 	}
 }

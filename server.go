@@ -259,8 +259,10 @@ func (s *server) audit(client netip.Addr, n node, did outcome, err error, took t
 // to wait long before it is written.
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	held := &limit.Listener{Listener: listener, Most: s.maxConnections, Holding: s.metrics.holding, CrowdedOut: s.metrics.crowdedOut}
+	handler := s.handler()
+	defer keepWatchdog(handler)() // until requests in flight have ended
 	httpServer := &http.Server{
-		Handler:                      s.handler(),
+		Handler:                      handler,
 		ReadHeaderTimeout:            5 * time.Second,
 		ReadTimeout:                  10 * time.Second,
 		IdleTimeout:                  time.Minute,

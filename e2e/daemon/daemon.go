@@ -43,7 +43,7 @@ type Process struct {
 	Done   chan struct{} // closed when it has ended
 
 	t      testing.TB
-	told   func(ended <-chan struct{}) (nodes, operator string)
+	notice *Notice
 	stderr Log
 }
 
@@ -52,7 +52,10 @@ type Process struct {
 func Start(t testing.TB, command, dir, matrixURL string, env ...string) *Process {
 	t.Helper()
 	d := Launch(t, command, dir, matrixURL, env...)
-	nodes, operator := d.told(d.Done)
+	nodes, operator, err := d.notice.Wait(d.Done)
+	if err != nil {
+		t.Fatal(err)
+	}
 	d.URL, d.OpsURL = "http://"+nodes+RegisterPath, "http://"+operator
 	return d
 }
@@ -115,6 +118,37 @@ func (n *Notice) Wait(ended <-chan struct{}) (nodes, operator string, err error)
 	return "", "", errors.New("the daemon does not serve")
 }
 
+// AwaitPings waits until the daemon has told the watchdog so many times more that it lives. AwaitStopping waits until it has said that
+// it stops. Both fail the test where it does not.
+func (d *Process) AwaitPings(count int) {
+	d.t.Helper()
+	for range count {
+		d.awaitNotice("WATCHDOG=1")
+	}
+}
+
+func (d *Process) AwaitStopping() {
+	d.t.Helper()
+	d.awaitNotice("STOPPING=1")
+}
+
+func (d *Process) awaitNotice(want string) {
+	d.t.Helper()
+	buf := make([]byte, 300)
+	for start := time.Now(); time.Since(start) < Patience; {
+		d.notice.socket.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		if read, err := d.notice.socket.Read(buf); err == nil && string(buf[:read]) == want {
+			return
+		}
+		select {
+		case <-d.Done:
+			d.t.Fatalf("the daemon has ended, and systemd was not told %s", want)
+		default:
+		}
+	}
+	d.t.Fatalf("systemd is not told %s", want)
+}
+
 // Close removes the socket.
 func (n *Notice) Close() {
 	n.socket.Close()
@@ -147,7 +181,10 @@ func Launch(t testing.TB, command, dir, matrixURL string, env ...string) *Proces
 	if backend, ok := strings.CutSuffix(matrixURL, standin.MASPath); ok {
 		d.Cmd.Env = append(d.Cmd.Env, "MATRIX_REGSERVICE_HOMESERVER_URL="+backend, "MATRIX_REGSERVICE_MAS_CLIENT_ID="+standin.MASClientID, "MATRIX_REGSERVICE_MAS_CLIENT_SECRET_FILE="+secretFile(standin.MASSecret))
 	}
-	d.told = Announced(t, d.Cmd)
+	if d.notice, err = NewNotice(d.Cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.notice.Close)
 	d.Cmd.Stderr = &d.stderr
 	if err := d.Cmd.Start(); err != nil {
 		t.Fatal(err)
