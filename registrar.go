@@ -357,11 +357,13 @@ func (r *registrar) shownName(ctx context.Context, n node, failed *homeserver.Er
 	return name, err
 }
 
-// save writes the node's record in the given state.
+// save writes the node's record in the given state. An attempt to create a lost account again is the first for the account that it
+// may leave half made: no older one is that.
 func save(claimed claim, before record, n node, s state) error {
 	now := time.Now().UTC()
 	after := record{Localpart: n.Localpart, UserID: n.UserID, DisplayName: n.DisplayName, State: s, Created: before.Created, Updated: now}
-	if after.Created.IsZero() || after.Created.After(now) {
+	beginsAgain := before.State == stateRegistered && s == statePending
+	if after.Created.IsZero() || after.Created.After(now) || beginsAgain {
 		after.Created = now
 	}
 	if err := claimed.Save(after); err != nil {

@@ -48,7 +48,7 @@ type record struct {
 	UserID      string    `json:"user_id"`
 	DisplayName string    `json:"displayname"` // the last one that was proven; the homeserver's may differ (see the table in docs/design.md)
 	State       state     `json:"state"`
-	Created     time.Time `json:"created"` // when the first attempt began
+	Created     time.Time `json:"created"` // when the first attempt began; of an account that was lost, and is created again, when that began
 	Updated     time.Time `json:"updated"` // when the record was last written
 
 	// Banned is when the address was banned, and zero if it is not. The ban is an entry of its own: Save and Drop leave it. A
