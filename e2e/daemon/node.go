@@ -1,4 +1,4 @@
-// node.go owns a node that signs by itself, as docs/http.md tells it: thousands are made where the register command would make one.
+// node.go owns a node that signs by itself, as docs/nodes.md says: thousands are made where the register command would make one.
 
 package daemon
 
