@@ -42,7 +42,7 @@ func Build(ctx context.Context, dir string, flags ...string) (*Program, error) {
 	}
 	p := &Program{path: filepath.Join(dir, programName)}
 	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", p.path}, flags...)...)
-	if counts := os.Getenv("MATRIX_REGSERVICE_COVER"); counts != "" && !slices.Contains(flags, "-overlay") { // the cover tool finds no file that an overlay adds
+	if counts := os.Getenv("E2E_COVER"); counts != "" && !slices.Contains(flags, "-overlay") { // the cover tool finds no file that an overlay adds
 		cmd.Args = append(cmd.Args, "-cover", "-covermode=atomic", "-coverpkg=./...")
 		if err := os.Setenv("GOCOVERDIR", counts); err != nil { // go test has its own there, which it removes
 			return nil, err

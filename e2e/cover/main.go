@@ -43,7 +43,7 @@ func run(args []string) (err error) {
 	test := []string{"run", "./e2e/notrun", "-count=1", "-timeout", "30m", "-covermode=atomic", "-coverpkg=./..."}
 	test = append(append(test, args...), "./...", "-args", "-test.gocoverdir="+dir)
 	cmd := exec.Command("go", test...)
-	cmd.Env = append(os.Environ(), "MATRIX_REGSERVICE_COVER="+dir) // has e2e build the program so that it writes there too
+	cmd.Env = append(os.Environ(), "E2E_COVER="+dir) // has e2e build the program so that it writes there too
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	failed := cmd.Run()
 
