@@ -434,11 +434,7 @@ func (c *boltClaim) write(after state, value []byte) error {
 	return c.store.file.Update(func(tx *bolt.Tx) error {
 		node := c.store.db.WithTransaction(tx)
 		for before, bucket := range buckets {
-			there, err := node.KeyExists(bucket, c.key)
-			if err != nil && !errors.Is(err, storm.ErrNotFound) { // storm makes a bucket with its first record
-				return err
-			}
-			if !there {
+			if valueIn(tx, bucket, c.key) == nil {
 				continue
 			}
 			if before != after {

@@ -11,11 +11,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/recent"
@@ -78,7 +76,7 @@ func NewClient(origin, serverName string, secrets ...string) *Client {
 
 		profileForm: new(recent.Answer[profileForm]),
 
-		http: NewHTTPClient(ClientOptions{HeaderTime: ProvisionTime, wholeTime: ProvisionTime}),
+		http: NewHTTPClient(ClientOptions{}), // each call has a time limit as a whole
 	}
 }
 
@@ -146,24 +144,22 @@ func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Within)
 	defer cancel()
 
-	var failed callError
-	var answering atomic.Bool // set by the connection's own goroutine
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:              func(c httptrace.GotConnInfo) { failed.left, failed.keptConn = true, c.Reused },
-		GotFirstResponseByte: func() { answering.Store(true) },
-	})
-	payload, err := json.Marshal(r.Body)
-	if err != nil {
-		return Answer{}, &callError{err: err}
-	}
-	contentType := "application/json"
-	if form, ok := r.Body.(url.Values); ok {
-		payload, contentType = []byte(form.Encode()), "application/x-www-form-urlencoded"
+	payload, contentType := []byte(nil), "application/json"
+	switch body := r.Body.(type) {
+	case nil:
+	case url.Values:
+		payload, contentType = []byte(body.Encode()), "application/x-www-form-urlencoded"
+	default:
+		if payload, err = json.Marshal(body); err != nil {
+			return Answer{}, &callError{err: err}
+		}
 	}
 	var reader io.Reader
 	if r.Body != nil {
 		reader = bytes.NewReader(payload)
 	}
+	var seen progress
+	ctx = context.WithValue(ctx, progressKey{}, &seen)
 	req, err := http.NewRequestWithContext(ctx, r.Method, h.Origin+r.Path, reader)
 	if err != nil {
 		return Answer{}, &callError{err: err}
@@ -182,9 +178,9 @@ func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
 
 	res, err := h.http.Do(req)
 	if err != nil {
-		failed.keptConn = failed.keptConn && !answering.Load() && ctx.Err() == nil && !isTimeout(err)
-		failed.err = err
-		return Answer{}, &failed
+		left := seen.conn.Load() != nil
+		closed := left && seen.kept.Load() && !seen.answered.Load() && ctx.Err() == nil && !isTimeout(err)
+		return Answer{}, &callError{left: left, keptConn: closed, err: err}
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols { // its body is the connection itself, which no time limit ends
 		res.Body.Close()

@@ -35,6 +35,17 @@ type SharedSecretAPI struct {
 	namesShown recent.Answer[bool] // a homeserver that does not say what it is gave an account exactly its display name
 }
 
+// A sharedSecretBody is the request that creates an account.
+type sharedSecretBody struct {
+	Nonce        string `json:"nonce"`
+	Username     string `json:"username"`
+	DisplayName  string `json:"displayname,omitempty"`
+	Password     string `json:"password"`
+	Admin        bool   `json:"admin"`
+	MAC          string `json:"mac"`
+	InhibitLogin bool   `json:"inhibit_login"`
+}
+
 // NewSharedSecretAPI returns the way that creates accounts at the admin client, and asks h everything else.
 func NewSharedSecretAPI(h, admin *Client, secret string) *SharedSecretAPI {
 	return &SharedSecretAPI{Client: h, admin: admin, secret: secret}
@@ -61,9 +72,9 @@ func (api *SharedSecretAPI) Create(ctx context.Context, n Account, _ bool, recor
 		if err := recorded(); err != nil {
 			return "", err
 		}
-		a, err := api.admin.Binding().Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
-			"nonce": nonce, "username": n.Localpart, "displayname": n.DisplayName, "password": password,
-			"admin": false, "mac": api.mac(nonce, n.Localpart, password), "inhibit_login": true,
+		a, err := api.admin.Binding().Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: sharedSecretBody{
+			Nonce: nonce, Username: n.Localpart, DisplayName: n.DisplayName, Password: password,
+			MAC: api.mac(nonce, n.Localpart, password), InhibitLogin: true,
 		}})
 		switch {
 		case err != nil:
@@ -179,9 +190,9 @@ func (api *SharedSecretAPI) ProvesSecret(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	a, err := api.admin.Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: map[string]any{
-		"nonce": nonce, "username": UnregistrableName, "password": UnregistrableName,
-		"admin": false, "mac": api.mac(nonce, UnregistrableName, UnregistrableName), "inhibit_login": true,
+	a, err := api.admin.Call(ctx, Request{Name: "create", Within: CreateTime, Method: http.MethodPost, Path: SharedSecretPath, Body: sharedSecretBody{
+		Nonce: nonce, Username: UnregistrableName, Password: UnregistrableName,
+		MAC: api.mac(nonce, UnregistrableName, UnregistrableName), InhibitLogin: true,
 	}})
 	switch {
 	case err != nil:

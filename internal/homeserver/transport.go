@@ -36,8 +36,7 @@ var errUnsolicited = errors.New("the server sent something unasked before the re
 // ClientOptions are what differs between clients.
 type ClientOptions struct {
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // nil for TCP
-	HeaderTime time.Duration                                                        // to the answer's first byte
-	wholeTime  time.Duration                                                        // 0 where the request's context ends it
+	HeaderTime time.Duration                                                        // to the answer's first byte; 0 where the request's context ends the whole call
 	MostConns  int                                                                  // at once on kept connections; 0 for any number
 }
 
@@ -77,7 +76,6 @@ func NewHTTPClient(o ClientOptions) *http.Client {
 	own := kept.Clone()
 	own.DisableKeepAlives = true
 	return &http.Client{
-		Timeout:       o.wholeTime,
 		Transport:     &watchedTransport{kept: kept, own: own},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -109,30 +107,45 @@ func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	if req.Close {
 		chosen = t.own
 	}
-	var conn atomic.Pointer[watchedConn] // net/http may try a second one
-	var unsolicited atomic.Bool
+	seen, ok := req.Context().Value(progressKey{}).(*progress)
+	if !ok {
+		seen = new(progress)
+	}
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
 			c := got.Conn.(*watchedConn)
 			c.begin()
-			conn.Store(c)
+			seen.conn.Store(c)
+			seen.kept.Store(got.Reused)
 		},
 		GotFirstResponseByte: func() { // net/http holds this one byte of the answer, and none behind it
-			if c := conn.Load(); c != nil && c.since.Load() == 0 {
-				unsolicited.Store(true)
+			seen.answered.Store(true)
+			if c := seen.conn.Load(); c != nil && c.since.Load() == 0 {
+				seen.unsolicited.Store(true)
 			}
 		},
 	})
 	res, err := chosen.RoundTrip(req.WithContext(ctx))
-	if !unsolicited.Load() {
+	if !seen.unsolicited.Load() {
 		return res, err
 	}
-	conn.Load().Close()
+	seen.conn.Load().Close()
 	if err == nil {
 		res.Body.Close()
 	}
 	return nil, errUnsolicited
 }
+
+// A progress is how far a call has come, for whoever put it under its key into the request's context. A second trace of httptrace
+// would see the same, but joins the first by reflection in each call. The connection's own goroutine writes a part of it.
+type progress struct {
+	conn        atomic.Pointer[watchedConn] // nil while there is none; net/http may try a second one
+	kept        atomic.Bool                 // conn had been used before
+	answered    atomic.Bool                 // a byte of an answer came
+	unsolicited atomic.Bool                 // it came before the request
+}
+
+type progressKey struct{}
 
 // A watchedConn notices bytes that arrive before a request is written.
 //

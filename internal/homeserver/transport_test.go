@@ -116,7 +116,8 @@ func TestStrayAnswer(t *testing.T) {
 func TestStrayAnswerToTheNext(t *testing.T) {
 	stray := rawAnswer(`{"access_token":"` + strayToken + `"}`)
 	origin := bytePeer(t, func(conn, request int, path string) string { return rawAnswer(path) + stray })
-	client := NewHTTPClient(ClientOptions{MostConns: 1, wholeTime: CreateTime})
+	client := NewHTTPClient(ClientOptions{MostConns: 1})
+	client.Timeout = CreateTime
 	defer client.CloseIdleConnections()
 	var all sync.WaitGroup
 	for worker := range 8 {
