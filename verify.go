@@ -94,11 +94,13 @@ func (r registration) verify(serverName string) (node, error) {
 			Password:    r.Password,
 		},
 	}
-	if signer, ok := recoverSigner(n.UserID, nameSignature); !ok || signer != n.Address {
-		return node{}, badSignature("displayname", n.UserID)
-	}
+	// The password first: the homeserver shows everybody the display names of its users, so that junk may have a good one. It
+	// costs one recovery then.
 	if signer, ok := recoverSigner(serverName, r.Password); !ok || signer != n.Address {
 		return node{}, badSignature("password", serverName)
+	}
+	if signer, ok := recoverSigner(n.UserID, nameSignature); !ok || signer != n.Address {
+		return node{}, badSignature("displayname", n.UserID)
 	}
 	return n, nil
 }

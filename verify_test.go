@@ -218,6 +218,25 @@ func TestVerifyQuotesNothing(t *testing.T) {
 	}
 }
 
+// A display name that others have seen, with any password, costs one recovery: the display name's signature is not looked at.
+func TestVerifyPasswordFirst(t *testing.T) {
+	proof, _ := newProof(t)
+	other, _ := newProof(t)
+	for name, test := range map[string]struct {
+		displayName, password string
+		want                  string
+	}{
+		"a password of another": {proof.DisplayName, other.Password, "password"},
+		"both of another":       {proof.DisplayName[:5] + other.DisplayName[5:], other.Password, "password"},
+		"a name of another":     {proof.DisplayName[:5] + other.DisplayName[5:], proof.Password, "displayname"},
+	} {
+		_, err := registration{proof.Localpart, test.displayName, test.password}.verify(testServerName)
+		if err == nil || !strings.HasPrefix(err.Error(), test.want+" must hold the signature") {
+			t.Errorf("%s: got %v, want the signature of %s refused", name, err, test.want)
+		}
+	}
+}
+
 func BenchmarkVerify(b *testing.B) {
 	proof, _ := newProof(b)
 	b.ReportAllocs()

@@ -411,7 +411,7 @@ type registerFound struct {
 }
 
 // askRegister sends a registration of the right form that nobody can have signed. The service refuses it when it checks the
-// signatures, before it asks the homeserver, and names the user ID that should have been signed.
+// signatures, before it asks the homeserver, and names the server name that should have been signed.
 func (chk *checking) askRegister(ctx context.Context, h *homeserver.Client, headers http.Header) registerFound {
 	client := *h
 	client.Header = headers
@@ -424,7 +424,7 @@ func (chk *checking) askRegister(ctx context.Context, h *homeserver.Client, head
 		return registerFound{registerLimited, a.Status}
 	case !chk.Daemon.IsForged(a.Errcode):
 		return registerFound{registerElse, a.Status}
-	case !strings.Contains(a.Message, strconv.Quote(names.UserID(localpart, h.ServerName))):
+	case !strings.Contains(a.Message, strconv.Quote(h.ServerName)):
 		return registerFound{registerOther, a.Status}
 	}
 	return registerFound{registerOurs, a.Status}
