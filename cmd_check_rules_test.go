@@ -473,6 +473,9 @@ var ruleRows = []ruleRow{
 	{"public door /_matrix", "", "not passed on", keeps(func(p string) bool { return strings.HasPrefix(p, "/_matrix/") }), check.Problem, ""},
 	{"public door /_matrix", "", "the homeserver is down", stops("homeserver"), check.Problem, "homeserver"},
 	{"public door application-service API", "", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, appServicePath) }), check.Warning, ""},
+	{"public door", "", "it redirects", func(d *deployment) {
+		d.answers = http.RedirectHandler("https://example.org/", http.StatusMovedPermanently).ServeHTTP
+	}, check.Problem, ""},
 	{"public door /_synapse/admin", "", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, "/_synapse/") }), check.Problem, ""},
 	{"public door /_synapse/admin", "", "passed on, where the homeserver has it not", all(lets(func(p string) bool { return strings.HasPrefix(p, "/_synapse/") }), fails(callNonce, 404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)), check.Problem, ""},
 	{"public door /_synapse/admin", "", "nginx's own 404 in JSON", func(d *deployment) {

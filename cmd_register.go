@@ -389,9 +389,9 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 	took := time.Since(start)
 	answer := nodeAnswer{status: res.StatusCode}
 	if res.StatusCode/100 == 3 {
-		content = []byte(`{"error":"it redirects, which is not followed, since the password goes along: give the URL that it leads to"}`)
-	}
-	if json.Unmarshal(content, &answer) != nil {
+		answer.Message = fmt.Sprintf("it redirects to %s, which is not followed, since the password goes along: give --%s the URL that it leads to",
+			cmp.Or(homeserver.RedirectsTo(res, c.secrets...), "nowhere"), cmp.Or(map[string]string{stepRegister: flagRegisterURL}[name], flagServer))
+	} else if json.Unmarshal(content, &answer) != nil {
 		answer = nodeAnswer{status: res.StatusCode, Message: "the answer is not JSON: is this the right server, and does what is behind it run?"}
 	}
 	if res.StatusCode == http.StatusBadRequest {
@@ -412,7 +412,7 @@ func (c *nodeClient) hintOfTLS(ctx context.Context, to string, err error) string
 	case parseErr != nil:
 		return ""
 	case homeserver.IsUntrusted(err):
-		return homeserver.TrustCertificate
+		return homeserver.TrustHint(err)
 	case homeserver.IsPlain(err):
 		return "this port speaks plain HTTP: give http://" + u.Host
 	case u.Scheme == "https":

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
 // What a server repeats of a node's secrets is not printed, nor what a terminal would obey.
@@ -46,11 +48,23 @@ func TestNodeClientGoesNowhereElse(t *testing.T) {
 		origin := redirecting.URL
 		proof, _ := newProof(t)
 		err := newNodeClient(origin, origin+registerPath, testServerName, proof).enter(t.Context(), proof)
-		if err == nil || !strings.Contains(err.Error(), "redirects") {
+		if err == nil || !strings.Contains(err.Error(), "it redirects to "+elsewhere.URL+homeserver.LoginPath+", ") || !strings.Contains(err.Error(), "give --server the URL") {
 			t.Errorf("%d: got %v", status, err)
 		}
 		if asked := elsewhere.Asked(); asked != "" {
 			t.Errorf("%d: asked elsewhere: %s", status, asked)
 		}
+	}
+}
+
+// After an error of the certificate, what to do about it follows, and no question whether the server is the right one.
+func TestNodeClientSaysWhatIsWrongWithACertificate(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	server.Config.ErrorLog = newErrorLog()
+	proof, _ := newProof(t)
+	err := newNodeClient(server.URL, server.URL+registerPath, testServerName, proof).enter(t.Context(), proof)
+	if err == nil || !strings.HasSuffix(err.Error(), ": "+homeserver.TrustCertificate) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -105,7 +106,45 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 
 // usageError replaces the library's function, which prints the whole help and the error twice.
 func usageError(_ context.Context, cmd *cli.Command, err error, _ bool) error {
-	return ofCommand(cmd, fmt.Errorf("%s: see %s --help", redact.Mask(err.Error()), programName))
+	help := programName + " --help"
+	if cmd != cmd.Root() {
+		help = programName + " " + cmd.Name + " --help"
+	}
+	return ofCommand(cmd, fmt.Errorf("%s: see %s", flagFault(cmd, redact.Mask(err.Error())), help))
+}
+
+// The library's errors name a flag with one dash, and quote Go's parsers.
+var (
+	flagUnknown   = regexp.MustCompile(`^flag provided but not defined: -*(\S+)$`)
+	flagUnvalued  = regexp.MustCompile(`^flag needs an argument: -+(\S+)$`)
+	flagMisvalued = regexp.MustCompile(`^invalid value (".*") for flag -+(\S+?):`)
+)
+
+// flagFault says what is wrong with a flag, as the operator types it.
+func flagFault(cmd *cli.Command, said string) string {
+	if match := flagUnvalued.FindStringSubmatch(said); match != nil {
+		return "--" + match[1] + " needs a value"
+	}
+	if match := flagMisvalued.FindStringSubmatch(said); match != nil {
+		return "--" + match[2] + " cannot be " + match[1]
+	}
+	match := flagUnknown.FindStringSubmatch(said)
+	switch {
+	case match == nil:
+		return said
+	case cmd != cmd.Root():
+		return cmd.Name + " has no flag --" + match[1]
+	}
+	var having []string
+	for _, other := range cmd.Commands {
+		if slices.ContainsFunc(other.Flags, func(flag cli.Flag) bool { return slices.Contains(flag.Names(), match[1]) }) {
+			having = append(having, other.Name)
+		}
+	}
+	if len(having) == 0 {
+		return "there is no flag --" + match[1]
+	}
+	return fmt.Sprintf("--%s is a flag of %s: write it after the command", match[1], strings.Join(having, " and "))
 }
 
 // ofCommand marks a mistake in the arguments of check, which leaves nothing checked.

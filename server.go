@@ -206,12 +206,12 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 		return node{}, &bodyTooLargeError{tooLarge.Limit}
 	}
 	if err != nil {
-		return node{}, badRequest(faultNotJSON, "the body is not JSON")
+		return node{}, badRequest(faultNotJSON, "the body broke off")
 	}
 	var sent registration
 	err = json.Unmarshal(body, &sent)
 	if _, ok := errors.AsType[*json.SyntaxError](err); ok { // anywhere in the body: all of it is scanned before it is decoded
-		return node{}, badRequest(faultNotJSON, "the body is not JSON")
+		return node{}, notJSON(body)
 	}
 	if err != nil || !homeserver.IsObject(body) {
 		return node{}, badRequest(faultBadJSON, "the body must be a JSON object with the strings localpart, displayname and password")

@@ -2,7 +2,10 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -91,6 +95,38 @@ func TestWireErrors(t *testing.T) {
 				t.Error("says what it is built with")
 			}
 		})
+	}
+}
+
+// A body that is not JSON says why where that shows.
+func TestNotJSON(t *testing.T) {
+	d := newGateway(t, homeserver.SharedSecretPath)
+	proof, _ := newProof(t)
+	good, _ := json.Marshal(proof)
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	w.Write(good)
+	w.Close()
+	wide := func(order binary.AppendByteOrder, text string) (wide string) {
+		for _, unit := range utf16.Encode([]rune(text)) {
+			wide += string(order.AppendUint16(nil, unit))
+		}
+		return wide
+	}
+	for _, test := range []struct{ name, body, want string }{
+		{"nothing", "", "the body is empty: send the JSON object with Content-Length"},
+		{"gzip", zipped.String(), "the body is compressed with gzip: send it as it is"},
+		{"UTF-16", wide(binary.LittleEndian, "\ufeff"+string(good)), "the body is UTF-16: send it as UTF-8"},
+		{"UTF-16, the other way round", wide(binary.BigEndian, "\ufeff"+string(good)), "the body is UTF-16: send it as UTF-8"},
+		{"UTF-16 without a mark", wide(binary.LittleEndian, string(good)), "the body is UTF-16: send it as UTF-8"},
+		{"a byte order mark", "\ufeff" + string(good), "the body begins with a byte order mark: leave that out"},
+		{"a form", "localpart=0x", "the body is not JSON"},
+		{"cut short", string(good[:100]), "the body is not JSON"},
+	} {
+		got := d.post(test.body)
+		if got.status != 400 || got.Errcode != errcodeNotJSON || got.Message != test.want {
+			t.Errorf("%s: got %d %s, want %q", test.name, got.status, got.body, test.want)
+		}
 	}
 }
 

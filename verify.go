@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"encoding/hex"
 	"fmt"
@@ -57,6 +58,22 @@ func (e *requestError) Error() string { return e.message }
 
 func badRequest(fault requestFault, format string, args ...any) error {
 	return &requestError{fault, fmt.Sprintf(format, args...)}
+}
+
+// notJSON says why a body is not JSON, where that shows.
+func notJSON(body []byte) error {
+	reason := "the body is not JSON"
+	switch {
+	case len(body) == 0:
+		reason = "the body is empty: send the JSON object with Content-Length"
+	case bytes.HasPrefix(body, []byte{0x1f, 0x8b}):
+		reason = "the body is compressed with gzip: send it as it is"
+	case bytes.HasPrefix(body, []byte{0xff, 0xfe}), bytes.HasPrefix(body, []byte{0xfe, 0xff}), len(body) > 1 && (body[0] == 0) != (body[1] == 0):
+		reason = "the body is UTF-16: send it as UTF-8"
+	case bytes.HasPrefix(body, []byte("\xef\xbb\xbf")):
+		reason = "the body begins with a byte order mark: leave that out"
+	}
+	return badRequest(faultNotJSON, "%s", reason)
 }
 
 // verify checks the registration against the contract, forms first and signatures last, and returns the node that it proves.

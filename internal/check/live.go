@@ -82,7 +82,7 @@ func (chk *checking) homeserverItself(ctx context.Context) Finding {
 	if found, secure, ok := chk.ofTLS(ctx, chk.Config.Origin, err); ok {
 		do := chk.setOrigin(secure)
 		if secure == "" {
-			do = homeserver.TrustCertificate + ", where the service is started, too: " + paste("SSL_CERT_FILE=FILE ./"+config.RunFile)
+			do = trust(err, ", where the service is started, too: ", "SSL_CERT_FILE=FILE ./"+config.RunFile)
 		}
 		return problem(subjectHomeserver, do, "%s", found).stopping()
 	}
@@ -96,7 +96,18 @@ func (chk *checking) homeserverItself(ctx context.Context) Finding {
 	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:
 		return problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", chk.Config.Origin, a.Status).stopping()
 	}
+	if a.Redirect != "" {
+		return problem(subjectHomeserver, do, "%s answers %d to %s and redirects to %s: a proxy does that, and the homeserver does not", chk.Config.Origin, a.Status, versionsPath, a.Redirect).stopping()
+	}
 	return problem(subjectHomeserver, do, "%s answers %d to %s, as no homeserver does", chk.Config.Origin, a.Status, versionsPath).stopping()
+}
+
+// trust says what to do about a certificate, and shows the command that does it where the certificate only has to be trusted.
+func trust(err error, before, command string) string {
+	if hint := homeserver.TrustHint(err); hint != homeserver.TrustCertificate {
+		return hint
+	}
+	return homeserver.TrustCertificate + before + paste(command)
 }
 
 // setFlag is the cure that gives the service another value of a flag.

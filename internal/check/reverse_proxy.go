@@ -35,12 +35,16 @@ func (chk *checking) publicDoor(ctx context.Context) Finding {
 	if found, other, ok := chk.ofTLS(ctx, chk.Public, err); ok {
 		do := "give " + paste("--"+FlagPublicURL+" "+shell.Quote(other))
 		if other == "" {
-			do = homeserver.TrustCertificate + ": " + paste("SSL_CERT_FILE=FILE "+config.Program+" check --"+FlagPublicURL+" "+shell.Quote(chk.Public))
+			do = trust(err, ": ", "SSL_CERT_FILE=FILE "+config.Program+" check --"+FlagPublicURL+" "+shell.Quote(chk.Public))
 		}
 		return problem(subjectProxy, do, "%s", found).stopping()
 	}
 	if err != nil {
 		return problem(subjectProxy, "start nginx; or name the URL that nodes use: "+paste("--"+FlagPublicURL+" URL"), "nothing answers at %s: %v", chk.Public, cmp.Or(h.NotReached(err).Cause, err)).stopping()
+	}
+	if a.Redirect != "" {
+		return problem(subjectProxy, "pass the path on without a redirect, since nodes do not follow it; or name the URL that nodes use: "+paste("--"+FlagPublicURL+" URL"),
+			"%s answers %d to %s and redirects to %s", chk.Public, a.Status, versionsPath, a.Redirect).stopping()
 	}
 	return fine(subjectProxy, "it answers at %s", chk.Public)
 }

@@ -106,7 +106,8 @@ func (h *Client) Binding() *Client {
 type Answer struct {
 	Status     int
 	Body       []byte
-	Cut        error // why the body is not whole
+	Cut        error  // why the body is not whole
+	Redirect   string // where a 3xx leads, without its query; "" where it does not say
 	Errcode    string
 	Title      string // of an error of Matrix Authentication Service, which has no errcode
 	Message    string
@@ -209,7 +210,7 @@ func (r Request) result(a Answer, err error) string {
 
 // readAnswer reads the body up to the limit, and the fields of an error.
 func readAnswer(res *http.Response) Answer {
-	a := Answer{Status: res.StatusCode}
+	a := Answer{Status: res.StatusCode, Redirect: RedirectsTo(res)}
 	a.Body, a.Cut = io.ReadAll(io.LimitReader(res.Body, AnswerLimit+1))
 	if len(a.Body) > AnswerLimit {
 		a.Cut = errors.New("the answer is over 1 MiB")
@@ -244,6 +245,19 @@ func readAnswer(res *http.Response) Answer {
 		a.retryAfter = time.Duration(min(ms, 24*3600*1000)) * time.Millisecond
 	}
 	return a
+}
+
+// RedirectsTo is where an answer redirects, without user, query and secrets, "" where it does not.
+func RedirectsTo(res *http.Response, secrets ...string) string {
+	if res.StatusCode/100 != 3 {
+		return ""
+	}
+	to, err := res.Location()
+	if err != nil {
+		return ""
+	}
+	to.User, to.RawQuery, to.Fragment = nil, "", ""
+	return redact.Line(to.String(), secrets...)
 }
 
 // UnknownPath reports whether the homeserver, or a proxy before it, does not know the path.
@@ -300,6 +314,9 @@ func (h *Client) Failure(a Answer, hint string) *Error {
 	}
 	if a.Cut != nil {
 		causes = append(causes, "its answer could not be read: "+h.scrub(a.Cut.Error()))
+	}
+	if a.Redirect != "" {
+		causes = append(causes, "it redirects to "+redact.Line(a.Redirect, h.secrets...)+": this service follows no redirect; give the URL of the homeserver itself")
 	}
 	if hint != "" {
 		causes = append(causes, hint)

@@ -9,10 +9,30 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strings"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/redact"
 )
 
 // TrustCertificate is what to do about a certificate that is not trusted here. Go reads the variable.
 const TrustCertificate = "set SSL_CERT_FILE to the file of the certificate, or of the one that signed it"
+
+// TrustHint says what to do about a certificate that a call failed over; "" where it did not.
+func TrustHint(err error) string {
+	if !IsUntrusted(err) {
+		return ""
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "renew the certificate of the server, or set the clock of this machine"
+	}
+	if other, ok := errors.AsType[x509.HostnameError](err); ok {
+		if names := other.Certificate.DNSNames; len(names) > 0 {
+			return "the certificate is for " + redact.Line(strings.Join(names, ", ")) + ": give the URL with that name"
+		}
+		return "the certificate is for another name: give the URL with the name that the certificate has"
+	}
+	return TrustCertificate
+}
 
 // IsUntrusted reports whether a call failed because the server's certificate is not trusted, or is another name's.
 func IsUntrusted(err error) bool {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 
@@ -65,6 +66,11 @@ func parse(rawURL string) (*pgxpool.Config, error) {
 	c, err := pgxpool.ParseConfig(rawURL)
 	u, urlErr := url.Parse(rawURL)
 	unreadable := (*fs.PathError)(nil)
+	if err != nil && urlErr == nil {
+		if err := checkEnvironment(); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case urlErr == nil && errors.As(err, &unreadable):
 		return nil, fmt.Errorf("the PostgreSQL URL of the store names a file that cannot be read: %s", redact.Line(unreadable.Error()))
@@ -86,6 +92,26 @@ func parse(rawURL string) (*pgxpool.Config, error) {
 	conn.DefaultQueryExecMode = pgx.QueryExecModeExec // prepares nothing, and asks nothing twice
 	conn.StatementCacheCapacity, conn.DescriptionCacheCapacity = 0, 0
 	return c, nil
+}
+
+// environment are the variables of PostgreSQL's clients that the library reads and that can be wrong.
+var environment = []string{
+	"PGSERVICE", "PGSERVICEFILE", "PGPORT", "PGCONNECT_TIMEOUT", "PGSSLMODE", "PGSSLCERT", "PGSSLKEY", "PGSSLCERTMODE", "PGSSLROOTCERT",
+	"PGTARGETSESSIONATTRS", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION", "PGCHANNELBINDING", "PGREQUIREAUTH",
+}
+
+// checkEnvironment says which variables keep even a right URL from being read. It quotes no value.
+func checkEnvironment() error {
+	if _, err := pgxpool.ParseConfig("postgres://user@127.0.0.1/database"); err == nil {
+		return nil
+	}
+	var set []string
+	for _, name := range environment {
+		if os.Getenv(name) != "" {
+			set = append(set, name)
+		}
+	}
+	return fmt.Errorf("no PostgreSQL URL can be read with what the environment has: unset or correct %s", strings.Join(set, ", "))
 }
 
 // Name returns the URL for a log or an error, without user and password.

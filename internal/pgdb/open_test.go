@@ -1,6 +1,10 @@
 package pgdb
 
-import "testing"
+import (
+	"errors"
+	"strings"
+	"testing"
+)
 
 // What goes to another machine without TLS, or may, goes in the clear.
 func TestIsPlain(t *testing.T) {
@@ -34,6 +38,39 @@ func TestName(t *testing.T) {
 		"postgres://u:%zzsecret@db.example/d":                 "postgres://…",
 	} {
 		if got := Name(rawURL); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// A variable of PostgreSQL's clients that is wrong is named, and not the URL. No value is quoted.
+func TestEnvironment(t *testing.T) {
+	for name, value := range map[string]string{
+		"PGSERVICE": "sekrit", "PGPORT": "sekrit", "PGSSLMODE": "sekrit", "PGCONNECT_TIMEOUT": "sekrit", "PGSSLROOTCERT": "/sekrit",
+		"PGTARGETSESSIONATTRS": "sekrit", "PGMINPROTOCOLVERSION": "sekrit", "PGCHANNELBINDING": "sekrit",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			err := CheckURL("postgres://u@127.0.0.1/db")
+			if err == nil || !strings.HasSuffix(err.Error(), ": unset or correct "+name) || strings.Contains(err.Error(), value) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	t.Setenv("PGUSER", "u")
+	if err := CheckURL("postgres://u@127.0.0.1/db?sslmode=maybe"); err == nil || strings.Contains(err.Error(), "environment") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What the library says of each host is printed once.
+func TestFailure(t *testing.T) {
+	for said, want := range map[string]string{
+		"failed to connect to `user=u database=d`:\n\tone: refused\n\tone: refused":                 "failed to connect to `user=u database=d`: one: refused",
+		"failed to connect to `user=u database=d`:\n\tone: refused\n\ttwo: refused\n\tone: refused": "failed to connect to `user=u database=d`: one: refused; two: refused",
+		"failed to connect to `user=u database=d`: one: refused":                                    "failed to connect to `user=u database=d`: one: refused",
+	} {
+		if got := (&failure{errors.New(said)}).Error(); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}

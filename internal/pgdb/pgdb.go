@@ -9,6 +9,7 @@ package pgdb
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -109,7 +110,17 @@ func isConnectionLost(err error) bool {
 // A failure prints an error of the library on one line.
 type failure struct{ cause error }
 
-func (e *failure) Error() string { return redact.Line(e.cause.Error()) }
+// Error has each attempt to connect once: the library tries a host with TLS and without it, and repeats what is the same.
+func (e *failure) Error() string {
+	var lines []string
+	for line := range strings.Lines(e.cause.Error()) {
+		if line = redact.Line(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return redact.Line(strings.ReplaceAll(strings.Join(lines, "; "), ":; ", ": "))
+}
+
 func (e *failure) Unwrap() error { return e.cause }
 
 // printable makes the library's errors fit for a log. Those of connecting name user and database, and never the
