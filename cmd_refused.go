@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 
@@ -37,7 +36,7 @@ func refusedAction(ctx context.Context, cmd *cli.Command) error {
 	}
 	printWarnings(c, cmd.Root().ErrWriter)
 	format := cmd.String(flagFormat)
-	if _, err := userPrinter(format, io.Discard); err != nil {
+	if err := checkFormat(format); err != nil {
 		return err
 	}
 	res, err := askGateway(ctx, http.MethodGet, c.DataPath, refusedPath, nil)

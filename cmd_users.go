@@ -38,6 +38,8 @@ const (
 
 	newestLimit  = 100    // of a listing by creation, unless another is given
 	newestAtMost = 10_000 // they are sorted in memory, which may be the daemon's
+
+	listBuffer = 64 << 10 // of bytes, where a listing is written and read; it holds many lines
 )
 
 func usersCommand() *cli.Command {
@@ -144,7 +146,7 @@ func (q selection) print(ctx context.Context, cmd *cli.Command, dataPath string,
 func printing(cmd *cli.Command, print func(*bufio.Writer) error) error {
 	signal.Ignore(syscall.SIGPIPE) // the runtime would end the program
 	defer signal.Reset(syscall.SIGPIPE)
-	out := bufio.NewWriter(cmd.Root().Writer)
+	out := bufio.NewWriterSize(cmd.Root().Writer, listBuffer)
 	err := print(out)
 	if flushed := out.Flush(); err == nil || errors.Is(flushed, syscall.EPIPE) {
 		err = flushed
@@ -167,13 +169,17 @@ func (q selection) fromWhereItIs(ctx context.Context, dataPath string, visit fun
 		return err
 	}
 	defer res.Body.Close()
-	lines := json.NewDecoder(res.Body)
+	lines := bufio.NewReaderSize(res.Body, listBuffer)
 	for {
-		var user listedUser
-		switch err := lines.Decode(&user); {
-		case errors.Is(err, io.EOF):
+		line, err := lines.ReadSlice('\n')
+		if errors.Is(err, io.EOF) && len(line) == 0 {
 			return nil
-		case err != nil:
+		}
+		var user listedUser
+		if err == nil {
+			user, err = decodeListed(line[:len(line)-1])
+		}
+		if err != nil {
 			return fmt.Errorf("the list broke off, see the daemon's log: %w", err)
 		}
 		if err := visit(user); err != nil {
@@ -443,19 +449,16 @@ func withoutSocket(err error) error {
 	return err
 }
 
-// userPrinter prints each user at once: it keeps none back to measure the width of a column.
-func userPrinter(format string, out io.Writer) (func(listedUser) error, error) {
+// userPrinter prints each user at once: it keeps none back to measure the width of a column. What it prints is in out's buffer,
+// which csv.NewWriter takes for its own.
+func userPrinter(format string, out *bufio.Writer) (func(listedUser) error, error) {
 	switch format {
 	case "json":
 		lines := json.NewEncoder(out)
 		return func(u listedUser) error { return lines.Encode(u) }, nil
 	case "csv":
 		rows := csv.NewWriter(out)
-		write := func(fields ...string) error {
-			rows.Write(fields)
-			rows.Flush()
-			return rows.Error()
-		}
+		write := func(fields ...string) error { return rows.Write(fields) }
 		return func(u listedUser) error {
 			return write(u.Localpart, u.UserID, string(u.State), inFull(u.Created), inFull(u.Updated), inFull(u.since()))
 		}, write("localpart", "user_id", "state", "created", "updated", "banned")
@@ -474,5 +477,13 @@ func userPrinter(format string, out io.Writer) (func(listedUser) error, error) {
 			return err
 		}, nil
 	}
-	return nil, fmt.Errorf("--%s %q is not a format: give %s", flagFormat, format, strings.Join([]string{"table", "json", "csv"}, ", "))
+	return nil, checkFormat(format)
+}
+
+// checkFormat refuses what is not a format of a list.
+func checkFormat(format string) error {
+	if formats := []string{"table", "json", "csv"}; !slices.Contains(formats, format) {
+		return fmt.Errorf("--%s %q is not a format: give %s", flagFormat, format, strings.Join(formats, ", "))
+	}
+	return nil
 }

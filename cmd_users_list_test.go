@@ -3,17 +3,14 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 )
 
@@ -156,51 +153,5 @@ func TestUsersPipe(t *testing.T) {
 	out.Close()
 	if err := cmd.Wait(); err != nil || errs.String() != "" {
 		t.Errorf("got %v, %s", err, &errs)
-	}
-}
-
-// BenchmarkUsers lists a million records, as the daemon reads them: USERS=1000000 go test -run x -bench BenchmarkUsers .
-func BenchmarkUsers(b *testing.B) {
-	count := 100_000
-	fmt.Sscan(os.Getenv("USERS"), &count)
-	for _, engine := range []string{"BoltDB", "PostgreSQL"} {
-		b.Run(engine, func(b *testing.B) {
-			var s store
-			if engine == "BoltDB" {
-				bolt, err := openBoltStore(b.TempDir(), testServerName)
-				if err != nil {
-					b.Fatal(err)
-				}
-				fillStore(b, bolt, count)
-				s = bolt
-			} else {
-				url := newDatabase(b)
-				s = opened(b, url)
-				sql(b, postgresServer(b), databaseOf(url), fmt.Sprintf(`INSERT INTO matrix_regservice.records
-					SELECT substring(sha256(i::text::bytea) FOR 20), '@0x%s:%s', repeat('x', 135), 'registered', now() - i * interval '1 s', now() FROM generate_series(1, %d) AS i; ANALYZE`,
-					strings.Repeat("0", names.AddressDigits), testServerName, count))
-			}
-			defer s.Close()
-			for _, q := range []selection{{}, {newest: true, limit: 100}} {
-				b.Run(fmt.Sprintf("newest=%v", q.newest), func(b *testing.B) {
-					var before, after syscall.Rusage // a busy machine takes longer, and not more processor time
-					syscall.Getrusage(syscall.RUSAGE_SELF, &before)
-					defer func() {
-						syscall.Getrusage(syscall.RUSAGE_SELF, &after)
-						used := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
-						b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
-					}()
-					for b.Loop() {
-						print, err := userPrinter("json", io.Discard)
-						if err == nil {
-							err = q.each(b.Context(), s, print)
-						}
-						if err != nil {
-							b.Fatal(err)
-						}
-					}
-				})
-			}
-		})
 	}
 }

@@ -189,9 +189,9 @@ func (o *ops) users(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	patient := &patientWriter{ResponseWriter: w}
-	buffer := bufio.NewWriterSize(patient, 64<<10)
+	buffer := bufio.NewWriterSize(patient, listBuffer)
 	lines := json.NewEncoder(buffer)
-	err = asked.each(r.Context(), timedStore{o}, func(u listedUser) error { return lines.Encode(u) })
+	err = asked.each(r.Context(), &listedStore{ops: o, answer: patient}, func(u listedUser) error { return lines.Encode(u) })
 	if err == nil {
 		err = buffer.Flush()
 	}
@@ -200,16 +200,26 @@ func (o *ops) users(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A timedStore is the store whose listings are timed.
-type timedStore struct{ *ops }
-
-func (o timedStore) Load(ctx context.Context, a common.Address) (record, error) {
-	return o.store.Load(ctx, a)
+// A listedStore is the store whose listings are timed. It begins the answer with the first page, since the first line may be long
+// in coming: the newest are known after the last page, and whoever asks takes a daemon that says nothing for one that hangs.
+type listedStore struct {
+	*ops
+	answer *patientWriter
+	begun  bool // the answer is
 }
 
-func (o timedStore) List(ctx context.Context, of state, after string) ([]record, string, error) {
-	defer o.metrics.storeTook(storeList, time.Now())
-	return o.store.List(ctx, of, after)
+func (l *listedStore) Load(ctx context.Context, a common.Address) (record, error) {
+	return l.store.Load(ctx, a)
+}
+
+func (l *listedStore) List(ctx context.Context, of state, after string) ([]record, string, error) {
+	defer l.metrics.storeTook(storeList, time.Now())
+	page, last, err := l.store.List(ctx, of, after)
+	if err == nil && !l.begun {
+		l.begun = true
+		l.answer.begin()
+	}
+	return page, last, err
 }
 
 // backup copies the store to a file without a name and sends that file. So the store's transaction is as short as the disk
@@ -357,6 +367,12 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	w.begun = true
 	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(opsPatience))
 	return w.ResponseWriter.Write(p)
+}
+
+// begin sends the status and the headers.
+func (w *patientWriter) begin() {
+	w.Write(nil)
+	http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // fail tells the operator why there is no answer. If a part of the answer is sent already, it breaks the connection off.

@@ -327,6 +327,45 @@ func TestOpsAnswers(t *testing.T) {
 	}
 }
 
+// A pagingStore lists no page but the first until it may.
+type pagingStore struct {
+	store
+	may chan struct{}
+}
+
+func (s pagingStore) List(ctx context.Context, of state, after string) ([]record, string, error) {
+	if after != "" {
+		<-s.may
+	}
+	return s.store.List(ctx, of, after)
+}
+
+// A list whose first line is known last begins its answer before: no answer at all is that of a daemon that hangs.
+func TestListAnswersAtOnce(t *testing.T) {
+	captureLog(t)
+	dir := t.TempDir()
+	s := pagingStore{opened(t, dir), make(chan struct{})}
+	fillStore(t, s.store.(*boltStore), listPage+1)
+	stop, err := startOps(t.Context(), awayService(dir), s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	for name, asked := range map[string]selection{"the newest": {newest: true, limit: 1}, "since tomorrow": {since: time.Now().Add(24 * time.Hour)}} {
+		res, err := askDaemon(t.Context(), dir, usersPath, asked.query())
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		s.may <- struct{}{}                 // the second page
+		go func() { s.may <- struct{}{} }() // the end
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || strings.Count(string(body), "\n") != asked.limit {
+			t.Errorf("%s: got %q, %v", name, body, err)
+		}
+	}
+}
+
 // A list that breaks off in the middle is not taken for the whole.
 func TestListBreaksOff(t *testing.T) {
 	dir, s := startTestOps(t)

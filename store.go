@@ -114,26 +114,47 @@ type claim interface {
 
 var errNoRecord = errors.New("no record")
 
+// A listRecords is a store's List.
+type listRecords func(ctx context.Context, of state, after string) (page []record, last string, err error)
+
 // eachRecord visits every record of the state that a store's List gives, a page at a time.
-func eachRecord(ctx context.Context, list func(ctx context.Context, of state, after string) ([]record, string, error), of state, visit func(record) error) error {
+func eachRecord(ctx context.Context, list listRecords, of state, visit func(record) error) error {
 	return eachRecordAfter(ctx, list, of, "", visit)
 }
 
-// eachRecordAfter visits those that follow the given one.
-func eachRecordAfter(ctx context.Context, list func(ctx context.Context, of state, after string) ([]record, string, error), of state, after string, visit func(record) error) error {
-	for ctx.Err() == nil {
-		page, last, err := list(ctx, of, after)
-		if err != nil || len(page) == 0 {
+// eachRecordAfter visits those that follow the given one. While it visits a page, the next is read.
+func eachRecordAfter(ctx context.Context, list listRecords, of state, after string, visit func(record) error) error {
+	type page struct {
+		records []record
+		last    string
+		err     error
+	}
+	read := func(after string) <-chan page {
+		is := make(chan page, 1)
+		go func() {
+			records, last, err := list(ctx, of, after)
+			is <- page{records, last, err}
+		}()
+		return is
+	}
+	for next := read(after); ; {
+		p := <-next
+		if p.err != nil || len(p.records) == 0 {
+			return p.err
+		}
+		next = read(p.last)
+		err := ctx.Err()
+		for _, r := range p.records {
+			if err != nil {
+				break
+			}
+			err = visit(r)
+		}
+		if err != nil {
+			<-next // once this returns, the store may be closed
 			return err
 		}
-		for _, r := range page {
-			if err := visit(r); err != nil {
-				return err
-			}
-		}
-		after = last
 	}
-	return ctx.Err()
 }
 
 // What the file holds.
@@ -149,7 +170,7 @@ const (
 var buckets = map[state]string{statePending: "pending", stateRegistered: "registered"}
 
 // listPage is how many records a listing reads in one transaction: while one is open, the file may not grow.
-const listPage = 500
+const listPage = 1000
 
 // A boltStore keeps the records in one BoltDB file.
 type boltStore struct {
@@ -482,16 +503,4 @@ func (c *boltClaim) Unban() error {
 		}
 		return addToCount(tx, banBucket, -1)
 	})
-}
-
-// decodeRecord reads a record as Save wrote it. It refuses an unknown state.
-func decodeRecord(value []byte) (record, error) {
-	var r record
-	if err := json.Unmarshal(value, &r); err != nil {
-		return record{}, fmt.Errorf("decode the record: %w", err)
-	}
-	if buckets[r.State] == "" {
-		return record{}, errors.New("decode the record: unknown state")
-	}
-	return r, nil
 }

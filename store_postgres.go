@@ -75,12 +75,16 @@ func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
 	var created, updated, banned *time.Time
 	err = row.Scan(append([]any{&key, &r.UserID, &r.DisplayName, &r.State, &created, &updated, &banned}, more...)...)
 	r.Localpart = "0x" + hex.EncodeToString(key)
-	for to, read := range map[*time.Time]*time.Time{&r.Created: created, &r.Updated: updated, &r.Banned: banned} {
-		if read != nil {
-			*to = read.UTC()
-		}
-	}
+	r.Created, r.Updated, r.Banned = inUTC(created), inUTC(updated), inUTC(banned)
 	return r, key, err
+}
+
+// inUTC is the time of a column, zero for NULL.
+func inUTC(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.UTC()
 }
 
 func (s *postgresStore) Load(ctx context.Context, a common.Address) (r record, err error) {

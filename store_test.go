@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -502,7 +503,15 @@ func FuzzDecodeRecord(f *testing.F) {
 	}
 	f.Add([]byte(`null`))
 	f.Add([]byte(`{"state":"pending","created":"2026-02-30T24:00:00+99:99"}`))
+	f.Add([]byte(`{"state":"pending","user_id":"a\u0062","localpart":"é"}`))
+	f.Add([]byte(`{"state":"pending","created":"2026-11-27T15:00:00+01:00","created":"2026-11-27T15:00:00Z"}`))
 	f.Fuzz(func(t *testing.T, value []byte) {
+		if quick, isPlain := plainRecord(value); isPlain {
+			var whole record
+			if err := json.Unmarshal(value, &whole); err != nil || !reflect.DeepEqual(quick, whole) {
+				t.Errorf("got %+v, and encoding/json has %+v, %v", quick, whole, err)
+			}
+		}
 		r, err := decodeRecord(value)
 		if err != nil {
 			return
