@@ -115,7 +115,7 @@ func newDeployment(t *testing.T, kind string) *deployment {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/ping"):
 			says(200, `{"duration_ms":1}`)(w, r)
-		case strings.HasSuffix(r.URL.Path, "/login") && d.way.IsApart:
+		case strings.HasSuffix(r.URL.Path, "/login") && d.way.IsMAS:
 			d.h.MAS.ServeHTTP(w, r)
 		case strings.HasPrefix(r.URL.Path, "/_synapse/mas/") && r.Header.Get("Authorization") == "Bearer mas-and-synapse":
 			says(400, `{"errcode":"M_INVALID_USERNAME"}`)(w, r)

@@ -272,11 +272,11 @@ func followSettings(c *config.Config, s synapse.Settings, p synapse.Process, old
 	if name := texts["server_name"]; name != "" && name != c.ServerName {
 		return nil, fmt.Errorf("--%s is %q and the server_name of %s is %q: every signature is over that name, so give the homeserver's", config.FlagMatrixDomain, c.ServerName, s.From["server_name"], name)
 	}
-	if texts[secret] != "" && texts[path] != "" && (c.Way.TakesSecret || c.Way.IsApart) {
+	if texts[secret] != "" && texts[path] != "" && (c.Way.TakesSecret || c.Way.IsMAS) {
 		return nil, fmt.Errorf("%s has %s and %s has %s: Synapse does not start with both, so delete one", s.From[secret], secret, s.From[path], path)
 	}
 	switch {
-	case c.Way.IsApart:
+	case c.Way.IsMAS:
 		return makeMASClient(c, old)
 	case !c.Way.TakesSecret:
 		return nil, nil
@@ -421,7 +421,7 @@ func printSteps(out io.Writer, c config.Config, dir string, left check.Left) {
 	fmt.Fprint(out, "\nWhat is left to do:\n\n1. ")
 	printLeft(out, left)
 	switch is := left.Software; {
-	case c.Way.IsApart:
+	case c.Way.IsMAS:
 		printMASSteps(out, c, dir)
 	case c.Way == homeserver.CreateUser && !is.Before(0, 35):
 		fmt.Fprintf(out, `   It must be Synapse 0.34.0 or older: no later one has createUser. For Synapse
@@ -443,14 +443,14 @@ func printSteps(out io.Writer, c config.Config, dir string, left check.Left) {
 		origin = nginx.GuideHomeserver
 	}
 	locations := []nginx.Location{nginx.Matrix(origin), nginx.Closed(), nginx.Register("http://"+here, registerPath)}
-	if c.Way.IsApart {
+	if c.Way.IsMAS {
 		locations = append(locations, nginx.Logins(nginx.GuideMAS))
 	}
 	fmt.Fprint(out, "\n2. In nginx, in the server that nodes reach (port 8008 in the guide):\n\n")
 	for _, location := range locations {
 		fmt.Fprint(out, location.Lines("     "))
 	}
-	if c.Way.IsApart {
+	if c.Way.IsMAS {
 		fmt.Fprintf(out, "\n   The last one is for its listener for everybody, not %s.\n", names.URLHost(c.APIOrigin))
 	}
 	acts := "node"

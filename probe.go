@@ -76,7 +76,7 @@ func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, chos
 		log.Error("The homeserver has another server_name than --matrixdomain: no node can register", "matrixurl", c.MatrixURL, "err", err)
 		return
 	}
-	if c.Way.IsApart {
+	if c.Way.IsMAS {
 		if issuer, told := h.LoginIssuer(ctx); told && issuer == "" {
 			log.Error("The homeserver does not leave logins to Matrix Authentication Service: no node can log in", "matrixurl", c.MatrixURL, "homeserver", server, "fix", homeserver.MASNotInCharge)
 			return
@@ -99,7 +99,7 @@ func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, chos
 // if there is one.
 func fixMissing(ctx context.Context, c config.Config, h *homeserver.Client, server homeserver.Software) string {
 	fix := c.Way.Missing(server)
-	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.Way.IsApart {
+	if issuer, _ := h.LoginIssuer(ctx); issuer != "" && !c.Way.IsMAS {
 		fix = c.UseMAS(issuer)
 	}
 	for _, other := range c.OtherWays() {

@@ -15,7 +15,7 @@ func (j judging) isOld() bool {
 	if j.server.IsSynapse() {
 		return j.server.Before(1, 0)
 	}
-	return !j.config.Way.TakesSecret && !j.config.Way.IsApart
+	return !j.config.Way.TakesSecret && !j.config.Way.IsMAS
 }
 
 // rateLimits judges each limit that the homeserver has. Behind Matrix Authentication Service logins are limited there.
@@ -25,7 +25,7 @@ func (j judging) rateLimits() []Finding {
 	}
 	var found []Finding
 	for _, l := range homeserver.RateLimits {
-		if l.IsOf(j.server) && !(l.OfLogins && j.config.Way.IsApart) {
+		if l.IsOf(j.server) && !(l.OfLogins && j.config.Way.IsMAS) {
 			found = append(found, j.rateLimit(l))
 		}
 	}

@@ -117,7 +117,7 @@ func setFlag(flag, value string) string {
 
 // setOrigin is the cure that names another origin of the homeserver.
 func (chk *checking) setOrigin(origin string) string {
-	if chk.Config.Way.IsApart {
+	if chk.Config.Way.IsMAS {
 		return setFlag(config.FlagHomeserverURL, origin)
 	}
 	return setFlag(config.FlagMatrixURL, origin+chk.Config.Way.Path)
@@ -224,13 +224,13 @@ func (chk *checking) endpoints(ctx context.Context) Finding {
 	issuer, _ := chk.homeserver.LoginIssuer(ctx)
 	itHas := "it has " + cmp.Or(strings.Join(has, " and "), "no way of creating users")
 	switch {
-	case chk.Config.Way.IsApart && issuer != "" && state != homeserver.Present:
+	case chk.Config.Way.IsMAS && issuer != "" && state != homeserver.Present:
 		return fine(subject, "it has none of its own, behind Matrix Authentication Service")
 	case state == homeserver.Present:
 		return fine(subject, "it has %s, as --%s needs", chk.Config.Way.Name, config.FlagMatrixURL)
 	case state == homeserver.Disabled && chk.Config.Way.TakesSecret:
 		return problem(subject, homeserver.SharedSecretOff, "it has shared-secret registration switched off").follows(offBy...)
-	case state == homeserver.Unknown && chk.Config.Way.IsApart:
+	case state == homeserver.Unknown && chk.Config.Way.IsMAS:
 		return unseen(subject, "Matrix Authentication Service does not answer at %s, or fails", chk.Config.APIOrigin)
 	case state == homeserver.Unknown:
 		return problem(subject, "see its log", "it fails when it is asked for %s", chk.Config.Way.Name)
@@ -251,7 +251,7 @@ func missingFix(c config.Config, server homeserver.Software, otherURLs []string,
 		return "run genconfig --" + config.FlagForce + ": " + c.UseMAS(issuer)
 	case len(otherURLs) > 0:
 		return setFlag(config.FlagMatrixURL, otherURLs[0])
-	case c.Way.IsApart:
+	case c.Way.IsMAS:
 		return homeserver.MASNotInCharge
 	}
 	return c.Way.Missing(server)
@@ -297,7 +297,7 @@ func (chk *checking) profiles(ctx context.Context) Finding {
 		return unseen(subject, "the homeserver does not know the as_token").follows(subjectHomeserver + " as_token")
 	}
 	found, do := homeserver.WhyHidden(err)
-	if chk.Config.Way.TakesSecret || chk.Config.Way.IsApart {
+	if chk.Config.Way.TakesSecret || chk.Config.Way.IsMAS {
 		return warning(subject, do, "%s; nodes get in, and what was interrupted may wait for them", found)
 	}
 	return problem(subject, do, "%s; and without being told createUser is never asked", found)

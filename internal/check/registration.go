@@ -182,7 +182,7 @@ func (chk *checking) judgeNamespace(file config.Registration) Finding {
 	switch {
 	case !hasNodes:
 		return warning(subject, do, "no node is in it, so that the homeserver asks this service for none").follows(subjectHomeserver + " server_name")
-	case wide && !c.Way.TakesSecret && !c.Way.IsApart:
+	case wide && !c.Way.TakesSecret && !c.Way.IsMAS:
 		return fine(subject, "everybody, as the guide has it for createUser")
 	case wide:
 		return warning(subject, do, "it is wider than nodes: whoever has the as_token can act for every user, a server admin too, and the events of all of them are sent here")

@@ -29,7 +29,7 @@ func one(judge func(*checking, context.Context) Finding) func(*checking, context
 
 // When there is something to judge.
 func takesSecret(c config.Config) bool { return c.Way.TakesSecret }
-func isApart(c config.Config) bool     { return c.Way.IsApart }
+func isMAS(c config.Config) bool       { return c.Way.IsMAS }
 
 // What rules need.
 var (
@@ -82,7 +82,7 @@ func rules(register string) []rule {
 		{subject: inDendrite("app_service_api.config_files"), unless: subjectHomeserver + " as_token"},
 		{subject: inDendrite("user_api.bcrypt_cost")},
 
-		{subject: MASFile, reading: "the settings of Matrix Authentication Service, for what follows too", when: isApart, judge: (*checking).masSettings},
+		{subject: MASFile, reading: "the settings of Matrix Authentication Service, for what follows too", when: isMAS, judge: (*checking).masSettings},
 		{subject: MASFile + " clients", unless: subjectMAS + " client"},
 		{subject: MASFile + " policy.data.admin_clients", unless: subjectMAS + " scope"},
 		{subject: MASFile + " matrix.homeserver", unless: subjectMAS + " server name"},
@@ -112,14 +112,14 @@ func rules(register string) []rule {
 		{subject: config.HomeserverFile + " reader", reading: "the modes of what the homeserver reads", judge: (*checking).homeserverReads},
 		{subject: subjectHomeserver + " shared secret", reading: "a registration that cannot be made", needs: theHomeserver, when: takesSecret, judge: one((*checking).provedSecret)},
 
-		{subject: subjectMAS + " client", reading: "its token, for the next two too", when: isApart, judge: (*checking).masClient},
+		{subject: subjectMAS + " client", reading: "its token, for the next two too", when: isMAS, judge: (*checking).masClient},
 		{subject: subjectMAS + " scope"},
 		{subject: subjectMAS + " admin API"},
-		{subject: subjectMAS + " passwords", reading: "its site-config, for the next two too", needs: theClient, when: isApart, judge: (*checking).masSite},
+		{subject: subjectMAS + " passwords", reading: "its site-config, for the next two too", needs: theClient, when: isMAS, judge: (*checking).masSite},
 		{subject: subjectMAS + " registration"},
 		{subject: subjectMAS + " server name"},
-		{subject: subjectHomeserver + " logins", reading: "who logs users in", needs: theHomeserver, when: isApart, judge: one((*checking).masInCharge)},
-		{subject: subjectMAS + " listener", reading: "its admin API at other addresses", when: isApart, judge: one((*checking).masListener)},
+		{subject: subjectHomeserver + " logins", reading: "who logs users in", needs: theHomeserver, when: isMAS, judge: one((*checking).masInCharge)},
+		{subject: subjectMAS + " listener", reading: "its admin API at other addresses", when: isMAS, judge: one((*checking).masListener)},
 
 		{subject: "Ethereum node URL", reading: "the URL, for the next too", judge: (*checking).ethereumNode},
 		{subject: "Ethereum node"},
@@ -138,9 +138,9 @@ func rules(register string) []rule {
 		{subject: subjectProxy + " client register", reading: "its paths, there and at the homeserver", needs: thePublic, judge: one((*checking).proxyClientRegister)},
 		{subject: subjectProxy + " X-Forwarded-For", reading: "questions with a large header", needs: thePublic, judge: one((*checking).proxyForwarded)},
 		{subject: subjectProxy + " released nodes", reading: "a handshake, and plain HTTP", needs: thePublic, judge: (*checking).released},
-		{subject: subjectProxy + " login", reading: "which logins there are", needs: thePublic, when: isApart, judge: one((*checking).proxyLogin)},
-		{subject: subjectProxy + " logout", reading: "a logout of nobody", needs: thePublic, when: isApart, judge: one((*checking).proxyLogout)},
-		{subject: subjectProxy + " /api/admin", reading: "a question without a token", needs: thePublic, when: isApart, judge: one((*checking).proxyMASAdmin)},
+		{subject: subjectProxy + " login", reading: "which logins there are", needs: thePublic, when: isMAS, judge: one((*checking).proxyLogin)},
+		{subject: subjectProxy + " logout", reading: "a logout of nobody", needs: thePublic, when: isMAS, judge: one((*checking).proxyLogout)},
+		{subject: subjectProxy + " /api/admin", reading: "a question without a token", needs: thePublic, when: isMAS, judge: one((*checking).proxyMASAdmin)},
 
 		{subject: "store's URL", reading: "its file, and the command line", judge: (*checking).dataPathFile},
 		{subject: "store", reading: "the store, or the daemon's status", judge: (*checking).store},

@@ -82,7 +82,7 @@ func (chk *checking) homeserverSettings(context.Context) []Finding {
 
 func (chk *checking) masSettings(ctx context.Context) []Finding {
 	s := readMASSettings(chk.MASConfig)
-	if s == nil || !chk.Config.Way.IsApart {
+	if s == nil || !chk.Config.Way.IsMAS {
 		return nil
 	}
 	chk.report.keepSecret(s.masSecrets()...)

@@ -17,7 +17,7 @@ import (
 func (chk *checking) takeSecret() []Finding {
 	const subject = "shared secret"
 	c := &chk.Config
-	if c.Way.IsApart {
+	if c.Way.IsMAS {
 		return chk.takeMASSecret()
 	}
 	if !c.Way.TakesSecret {

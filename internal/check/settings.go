@@ -333,7 +333,7 @@ func (j judging) startedIn() string {
 func (j judging) sharedSecret(subject string) []Finding {
 	const key = "registration_shared_secret"
 	switch {
-	case j.config.Way.IsApart:
+	case j.config.Way.IsMAS:
 		return nil
 	case !j.config.Way.TakesSecret && j.settings.at(key) != nil && j.settings.at(key) != "":
 		return []Finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,

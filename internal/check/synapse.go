@@ -119,7 +119,7 @@ func (j judging) listenerPort(subject string, clients []synapseListener) Finding
 		reached = reached || l.port == names.URLPort(j.config.Origin)
 		ports = append(ports, fmt.Sprint(l.port))
 	}
-	if j.config.Way.IsApart && isLocal(j.config.Origin) && !reached {
+	if j.config.Way.IsMAS && isLocal(j.config.Origin) && !reached {
 		return problem(subject, setFlag(config.FlagHomeserverURL, "http://127.0.0.1:"+ports[0]),
 			"it listens on %s, and --%s names port %d", strings.Join(ports, ", "), config.FlagHomeserverURL, names.URLPort(j.config.Origin)).follows(subjectHomeserver)
 	}
@@ -156,7 +156,7 @@ func (j judging) listenerForwarded(subject string, clients []synapseListener) Fi
 
 // needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
 func (j judging) needsOfToday() []Finding {
-	if j.config.Way.IsApart {
+	if j.config.Way.IsMAS {
 		return append([]Finding{j.ownPasswords(), j.authenticationService()}, j.rateLimits()...)
 	}
 	found := append([]Finding{j.passwordLogin()}, j.rateLimits()...)
@@ -181,9 +181,9 @@ func (j judging) authenticationService() Finding {
 	subject := j.subject("matrix_authentication_service")
 	inCharge := j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled")
 	switch {
-	case j.config.Way.IsApart && !inCharge:
+	case j.config.Way.IsMAS && !inCharge:
 		return problem(subject, homeserver.MASNotInCharge, "it is not in charge, and --%s names it", config.FlagMatrixURL)
-	case j.config.Way.IsApart:
+	case j.config.Way.IsMAS:
 		return fine(subject, "in charge")
 	case inCharge:
 		do := fmt.Sprintf("run genconfig --%s with --%s %s%s and --%s %s; or delete it from %s"+thenRestart, config.FlagForce, config.FlagMatrixURL, homeserver.GuideMAS, homeserver.MASUsersPath, config.FlagHomeserverURL, j.config.Origin, j.settings.fileOf("matrix_authentication_service"))

@@ -256,9 +256,9 @@ func ReadServing(cmd *cli.Command) (Config, error) {
 		return Config{}, missing(FlagHSToken, fromFile)
 	case c.Way.TakesToken && c.ASToken == "":
 		return Config{}, missing(FlagASToken, fromFile)
-	case c.Way.IsApart && c.MASClientID == "":
+	case c.Way.IsMAS && c.MASClientID == "":
 		return Config{}, missing(FlagMASClientID, "give the client_id, a ULID, that Matrix Authentication Service has for this service; genconfig makes one")
-	case c.Way.IsApart && c.MASClientSecret == "":
+	case c.Way.IsMAS && c.MASClientSecret == "":
 		return Config{}, missing(FlagMASClientSecretFile, "name the file that holds the secret of that client; genconfig makes one")
 	case c.Way.TakesSecret && c.SharedSecret == "":
 		return Config{}, missing(FlagShareSecretFile, "name the file that holds the homeserver's registration_shared_secret")
@@ -316,7 +316,7 @@ func (c Config) IsPlainRemote() bool {
 func (c Config) OtherWays() []Config {
 	var others []Config
 	for _, w := range homeserver.Ways {
-		if w != c.Way && !w.IsApart {
+		if w != c.Way && !w.IsMAS {
 			other := c
 			other.APIOrigin, other.Way = "", w
 			others = append(others, other)

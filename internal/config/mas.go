@@ -15,7 +15,7 @@ import (
 
 // readHomeserverURL checks --homeserver-url, for a homeserver whose client API is not where accounts are created.
 func (c *Config) readHomeserverURL(given string) error {
-	if given == "" && c.Way.IsApart {
+	if given == "" && c.Way.IsMAS {
 		return fmt.Errorf("--%s is missing: --%s is of Matrix Authentication Service, so give the homeserver's own URL as well, such as http://127.0.0.1:8007", FlagHomeserverURL, FlagMatrixURL)
 	}
 	if given == "" {
@@ -33,7 +33,7 @@ func (c *Config) readHomeserverURL(given string) error {
 // checkMASFlags refuses the flags of Matrix Authentication Service if --matrixurl names another way.
 func (c Config) checkMASFlags() error {
 	switch {
-	case !c.Way.IsApart && c.MASClientID+c.MASClientSecretFile != "":
+	case !c.Way.IsMAS && c.MASClientID+c.MASClientSecretFile != "":
 		return fmt.Errorf("--%s and --%s are for Matrix Authentication Service, but --%s names %s: use --%s %s%s", FlagMASClientID, FlagMASClientSecretFile, FlagMatrixURL, c.Way.Name, FlagMatrixURL, homeserver.GuideMAS, homeserver.MASUsersPath)
 	case c.MASClientID != "" && !names.IsULID(c.MASClientID):
 		return fmt.Errorf("--%s is not a ULID: give the client_id of 26 letters and digits that stands in its configuration", FlagMASClientID)

@@ -28,7 +28,7 @@ type Way struct {
 
 	TakesSecret bool // it needs the homeserver's registration_shared_secret
 	TakesToken  bool // it needs the as_token
-	IsApart     bool // it is at a server of its own, where this service is a client with a secret
+	IsMAS       bool // it is Matrix Authentication Service: a server of its own, where this service is a client with a secret
 
 	Disabled string                   // what the log says where it is switched off
 	Missing  func(is Software) string // what to do if a homeserver of this software does not have it
@@ -49,7 +49,7 @@ var (
 	}
 	MAS = &Way{
 		Path: MASUsersPath, Name: "Matrix Authentication Service", Label: "mas", needs: "Matrix Authentication Service",
-		TakesToken: true, IsApart: true,
+		TakesToken: true, IsMAS: true,
 		Disabled: "Matrix Authentication Service does not let this service make accounts",
 		Missing:  func(Software) string { return ErrMASMissing.Error() },
 	}
