@@ -1,10 +1,12 @@
-// admission.go judges who may register, if the operator limits that: the Ethereum node that tells balances.
+// admission.go judges who may register, if the operator limits that: the list, and the Ethereum node that tells balances.
 
 package check
 
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
@@ -50,4 +52,38 @@ func (chk *checking) judgeEthRPC(ctx context.Context) []Finding {
 		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", chain.Where(), err))
 	}
 	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", chain.Where(), id, c.MinBalance))
+}
+
+// admitFile judges the list of who may register, and whether it is the one that the running service has.
+func (chk *checking) admitFile(ctx context.Context) []Finding {
+	const subject = "admit file"
+	path := chk.Config.AdmitFile
+	said, err := chk.daemon(ctx)
+	isKnown := err == nil && said.PID != 0
+	if path == "" {
+		if !isKnown || said.Admitted == nil {
+			return nil
+		}
+		return []Finding{warning(subject, setFlag(config.FlagAdmitFile, said.Admitted.File), "the running service admits the %s of %s, and %s does not name that: after a start with it everybody may register", count(said.Admitted.Addresses, "address"), said.Admitted.File, config.RunFile)}
+	}
+	list, readErr := admission.ReadList(path)
+	switch {
+	case readErr != nil:
+		return []Finding{problem(subject, cureOf(readErr, "repair it; then restart the service, or have it read the file again with SIGHUP"), "%v", readErr)}
+	case isKnown && said.Admitted == nil:
+		return []Finding{problem(subject, "restart the service with "+paste("--"+config.FlagAdmitFile+" "+path), "the running service has no list: everybody may register")}
+	case isKnown && said.Admitted.Digest != admission.Digest(list):
+		return []Finding{problem(subject, "have it read the file: "+paste(fmt.Sprintf("kill -HUP %d", said.PID)), "the running service has another list than %s: %s, read from %s at %s, and here are %s",
+			path, count(said.Admitted.Addresses, "address"), said.Admitted.File, said.Admitted.Since.Format(time.RFC3339), count(len(list), "address"))}
+	case len(list) == 0:
+		return []Finding{warning(subject, "write the addresses that may register into it, one a line", "%s lists no address: nobody can register", path)}
+	}
+	found := fine(subject, "%s admits %s", path, count(len(list), "node"))
+	switch {
+	case isKnown:
+		found.Found += ", and the running service has it since " + said.Admitted.Since.Format(time.RFC3339)
+	case chk.runs:
+		found.Found += "; whether the running service has it was " + notLookedAt + "it does not tell"
+	}
+	return []Finding{found}
 }

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 
@@ -47,11 +46,6 @@ func (chk *checking) publicDoor(ctx context.Context) Finding {
 			"%s answers %d to %s and redirects to %s", chk.Public, a.Status, versionsPath, a.Redirect).stopping()
 	}
 	return fine(subjectProxy, "it answers at %s", chk.Public)
-}
-
-// write is the cure that writes this location into the server of nginx that nodes reach.
-func (chk *checking) write(location nginx.Location) string {
-	return fmt.Sprintf("write in nginx, in the server of %s: %s", names.URLHost(chk.Public), paste(location.OneLine()))
 }
 
 // proxyRegister judges where registrations go.

@@ -1,4 +1,6 @@
-// rules.go owns the table of the rules.
+// rules.go owns the table of the rules, and the run through it. A rule's judge is in the file that is named after what it reads:
+// an answer of homeserver.go, service.go, daemon.go, mas.go or reverse_proxy*.go, or a file's contents (homeserver_yaml*.go,
+// dendrite_yaml.go, mas_yaml*.go, registration_yaml*.go, run_script.go, secrets.go, admission.go, store.go).
 
 package check
 

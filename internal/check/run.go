@@ -6,6 +6,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
@@ -89,10 +90,6 @@ func (chk *checking) masSettings(ctx context.Context) []Finding {
 	return append(chk.judging(*s).masFindings(), chk.masKnowsHomeserver(ctx, *s)...)
 }
 
-func (chk *checking) judging(s settingsFile) judging {
-	return judging{settings: s, config: chk.Config, server: chk.server, registration: chk.Config.RegistrationPath, started: chk.process.Dir, public: chk.Public}
-}
-
 func (chk *checking) registration(context.Context) []Finding {
 	return append(chk.ofRegistration, chk.asLoaded()...)
 }
@@ -102,3 +99,36 @@ func (chk *checking) runScript(context.Context) []Finding {
 }
 
 func (chk *checking) secret(context.Context) []Finding { return chk.ofSecret }
+
+// A checking is one check: what there is to judge, and what is known so far.
+type checking struct {
+	Input // its config with the tokens and the secret
+
+	report         *Report
+	registered     config.Registration // registration.yaml
+	registeredErr  error
+	ofRegistration []Finding // what was found when it was read
+	ofSecret       []Finding
+
+	settings   []settingsFile  // of the homeserver
+	process    synapse.Process // the Synapse that listens where --matrixurl says, as far as it is seen
+	processErr error
+
+	homeserver *homeserver.Client
+	admin      *homeserver.Client // where accounts are created
+	server     homeserver.Software
+	answers    bool // the homeserver answers
+	isNamed    bool // the homeserver says no other server_name than ours
+	accepts    bool // the homeserver accepts the as_token
+	runs       bool // a service runs
+	pinged     *pinged
+	said       *daemonSaid
+}
+
+// connect makes the clients.
+func (chk *checking) connect() {
+	c := chk.Config
+	chk.homeserver = homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
+	chk.homeserver.ASToken = c.ASToken
+	chk.admin = chk.homeserver.At(cmp.Or(c.APIOrigin, c.Origin))
+}

@@ -3,10 +3,8 @@
 package check
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
@@ -71,13 +69,4 @@ func judgeMode(subject, path string, want os.FileMode) Finding {
 	default:
 		return fine(subject, "%s has mode %04o", path, mode)
 	}
-}
-
-// environment names the variables that have this program's prefix and mean nothing. The service's own environment is not seen.
-func (chk *checking) environment(context.Context) []Finding {
-	const subject = "environment"
-	if unknown := chk.Config.UnknownVariables; len(unknown) > 0 {
-		return []Finding{warning(subject, "correct the names, or type: "+paste("unset "+strings.Join(unknown, " ")), "variables with the prefix of this service that mean nothing: %s", strings.Join(unknown, ", "))}
-	}
-	return []Finding{fine(subject, "no variable is unknown")}
 }

@@ -1,10 +1,9 @@
-// limits.go judges the homeserver's rate limits by what a hub needs.
+// homeserver_yaml_limits.go judges the homeserver's rate limits by what a hub needs.
 
 package check
 
 import (
 	"fmt"
-	"strconv"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
@@ -95,6 +94,3 @@ func judgeRate(subject string, l homeserver.RateLimit, is homeserver.Rate, do li
 	return warning(subject, do, "%s: %s at once, and then %s a second; a hub with %d channels needs %s and %s",
 		l.Of, number(is.Burst), number(is.PerSecond), homeserver.HubChannels, number(l.Needed.Burst), number(l.Needed.PerSecond))
 }
-
-// number writes a number as settings have it, without an exponent.
-func number(value float64) string { return strconv.FormatFloat(value, 'f', -1, 64) }

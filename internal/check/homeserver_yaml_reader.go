@@ -1,4 +1,4 @@
-// readers.go judges whether Synapse's user may read the files that Synapse is told to read.
+// homeserver_yaml_reader.go judges whether Synapse's user may read the files that Synapse is told to read.
 
 package check
 

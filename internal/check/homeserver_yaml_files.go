@@ -1,4 +1,4 @@
-// reading.go owns which of the homeserver's settings are read: those that were named, those that the running Synapse was
+// homeserver_yaml_files.go owns which of the homeserver's settings are read: those that were named, those that the running Synapse was
 // started with, or those that are here. And what there is to say of the reading itself.
 
 package check
@@ -16,19 +16,6 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/synapse"
 )
-
-const DendriteFile = "dendrite.yaml" // Dendrite's configuration
-
-// A settingsFile is the configuration of a server, of one file or of several.
-type settingsFile struct {
-	path string // the first, for what stands in none
-	keys map[any]any
-	from map[any]string // the file that has the last word on a key
-	err  error          // why it cannot be judged
-
-	ofSynapse synapse.Settings // the same, where Synapse reads it
-	why       string           // these files and no others, where Synapse reads them
-}
 
 var errNoSettings = errors.New("there is no " + config.HomeserverFile + " here")
 

@@ -1,4 +1,4 @@
-// mas_synapse.go judges whether Matrix Authentication Service and the homeserver know each other: what is written in
+// mas_yaml_homeserver.go judges whether Matrix Authentication Service and the homeserver know each other: what is written in
 // both, and what the homeserver says to the one's secret. Neither shows in anything that the service itself answers.
 
 package check
@@ -15,7 +15,6 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/nginx"
 )
 
 const (
@@ -97,22 +96,4 @@ func (s settingsFile) secretOr(fileKey, started string, path ...string) (string,
 		name = filepath.Join(cmp.Or(started, filepath.Dir(s.fileOf(path[0]))), name)
 	}
 	return files.ReadSecret(name, strings.Join(path, "."))
-}
-
-// proxyLogout asks to end a session that nobody has, with the token where Photon writes it. Matrix Authentication Service says
-// that there is none where nginx does not move it into the header.
-func (chk *checking) proxyLogout(ctx context.Context) Finding {
-	const subject, login = subjectProxy + " logout", subjectProxy + " login"
-	if f, ok := chk.report.of(login); !ok || f.Status != OK {
-		return unseen(subject, "of %s", login).follows(login)
-	}
-	a, err := chk.publicClient().Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: "/_matrix/client/r0/logout?access_token=check", Body: struct{}{}})
-	switch {
-	case err == nil && a.Errcode == "M_UNKNOWN_TOKEN":
-		return fine(subject, "a token in the query arrives")
-	case err == nil && a.Errcode == "M_MISSING_TOKEN":
-		return warning(subject, chk.write(nginx.Logins(nginx.GuideMAS))+", with the port of its listener that serves compat",
-			"a token in the query, where Photon has it, does not arrive: no node's logout ends its session")
-	}
-	return warning(subject, askLater, "it does not tell whether a node's logout ends its session")
 }

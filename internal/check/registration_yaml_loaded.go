@@ -1,4 +1,4 @@
-// loaded.go judges registration.yaml as Synapse loads it, where that is stricter than this service, or reads a value otherwise.
+// registration_yaml_loaded.go judges registration.yaml as Synapse loads it, where that is stricter than this service, or reads a value otherwise.
 
 package check
 

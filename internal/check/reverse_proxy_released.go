@@ -1,4 +1,4 @@
-// released.go tells whether released Photon nodes get in where nodes come in: they speak plain HTTP to port 8008, and nothing else.
+// reverse_proxy_released.go tells whether released Photon nodes get in where nodes come in: they speak plain HTTP to port 8008, and nothing else.
 
 package check
 

@@ -1,5 +1,4 @@
-// synapse.go judges the larger settings of homeserver.yaml: where Synapse listens, and how it logs nodes in. It also judges
-// dendrite.yaml, which has the same settings under other names.
+// homeserver_yaml_listeners.go judges where Synapse listens: for nginx, and for nobody else.
 
 package check
 
@@ -10,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
@@ -45,18 +43,6 @@ func (s settingsFile) httpListeners() []synapseListener {
 			l.resources = append(l.resources, texts(names["names"])...)
 		}
 		all = append(all, l)
-	}
-	return all
-}
-
-// texts are the strings of a list.
-func texts(value any) []string {
-	list, _ := value.([]any)
-	var all []string
-	for _, item := range list {
-		if text, ok := item.(string); ok {
-			all = append(all, text)
-		}
 	}
 	return all
 }
@@ -152,87 +138,6 @@ func (j judging) listenerForwarded(subject string, clients []synapseListener) Fi
 		}
 	}
 	return fine(subject, "true")
-}
-
-// needsOfToday are settings that Synapse up to 0.34 does not have, or has other needs of.
-func (j judging) needsOfToday() []Finding {
-	if j.config.Way.IsMAS {
-		return append([]Finding{j.ownPasswords(), j.authenticationService()}, j.rateLimits()...)
-	}
-	found := append([]Finding{j.passwordLogin()}, j.rateLimits()...)
-	if j.isOld() {
-		return found
-	}
-	return append(found, j.authenticationService(), j.bcryptRounds())
-}
-
-func (j judging) passwordLogin() Finding {
-	subject := j.subject("password_config")
-	switch enabled := j.settings.at("password_config", "enabled"); {
-	case enabled != nil && enabled != true:
-		return problem(subject, j.settings.write("true", "password_config", "enabled"), "enabled is not true: nodes log in with a password")
-	case j.settings.at("password_config", "localdb_enabled") == false:
-		return problem(subject, j.settings.write("true", "password_config", "localdb_enabled"), "localdb_enabled is false: nodes log in with a password that is kept there")
-	}
-	return fine(subject, "nodes can log in with a password")
-}
-
-func (j judging) authenticationService() Finding {
-	subject := j.subject("matrix_authentication_service")
-	inCharge := j.settings.isTrue("matrix_authentication_service", "enabled") || j.settings.isTrue("experimental_features", "msc3861", "enabled")
-	switch {
-	case j.config.Way.IsMAS && !inCharge:
-		return problem(subject, homeserver.MASNotInCharge, "it is not in charge, and --%s names it", config.FlagMatrixURL)
-	case j.config.Way.IsMAS:
-		return fine(subject, "in charge")
-	case inCharge:
-		do := fmt.Sprintf("run genconfig --%s with --%s %s%s and --%s %s; or delete it from %s"+thenRestart, config.FlagForce, config.FlagMatrixURL, homeserver.GuideMAS, homeserver.MASUsersPath, config.FlagHomeserverURL, j.config.Origin, j.settings.fileOf("matrix_authentication_service"))
-		return problem(subject, do, "it is in charge: it switches shared-secret registration and password login off")
-	}
-	return fine(subject, "not in charge")
-}
-
-// ownPasswords judges that the homeserver has no passwords of its own if Matrix Authentication Service is in charge.
-func (j judging) ownPasswords() Finding {
-	subject := j.subject("password_config")
-	if j.settings.isTrue("password_config", "enabled") {
-		return problem(subject, "delete enabled: true from password_config in "+j.settings.fileOf("password_config")+thenRestart, "enabled is true, and the homeserver does not start with it behind Matrix Authentication Service")
-	}
-	return fine(subject, "passwords are left to Matrix Authentication Service")
-}
-
-func (j judging) bcryptRounds() Finding {
-	subject := j.subject("bcrypt_rounds")
-	if rounds := j.settings.number(12, "bcrypt_rounds"); rounds > 6 { // each one more doubles the time
-		return warning(subject, j.settings.write("4", "bcrypt_rounds"), "%v, which costs the homeserver up to 200 ms for each registration and login; the passwords are signatures, and 4 is as safe", rounds)
-	}
-	return fine(subject, "%v", j.settings.number(12, "bcrypt_rounds"))
-}
-
-// ofDendrite judges dendrite.yaml.
-func (j judging) ofDendrite() []Finding {
-	s := j.settings
-	found := []Finding{fine(DendriteFile, "read %s", s.path), j.serverName(j.subject("global.server_name"), "global", "server_name")}
-	add := func(subject string, bad bool, f func(string, line, string, ...any) Finding, do line, reason, good string) {
-		if bad {
-			found = append(found, f(j.subject(subject), do, "%s", reason))
-			return
-		}
-		found = append(found, fine(j.subject(subject), "%s", good))
-	}
-	add("global.disable_federation", s.isTrue("global", "disable_federation"), problem, s.write("false", "global", "disable_federation"),
-		"it is true: Dendrite then does not say which homeserver it is, and gets passwords longer than it takes", "off")
-	add("client_api.registration_disabled", s.at("client_api", "registration_disabled") == false, problem, s.write("true", "client_api", "registration_disabled"),
-		"it is false: anybody can make accounts, without a proof", "registration is off")
-	found = append(found, j.compareSecret(j.subject("client_api.registration_shared_secret"), s.Text("client_api", "registration_shared_secret"),
-		s.write("the secret of this service's --"+config.FlagShareSecretFile, "client_api", "registration_shared_secret").String()))
-	limited := s.at("client_api", "rate_limiting", "enabled") != false && s.number(5, "client_api", "rate_limiting", "threshold") < 100
-	add("client_api.rate_limiting", limited, warning, s.write("{enabled: false}", "client_api", "rate_limiting"),
-		"few requests from one address are let through, and all nodes behind nginx may be one", "off, or raised")
-	found = append(found, j.registrationListed("app_service_api", "config_files"))
-	add("user_api.bcrypt_cost", s.number(10, "user_api", "bcrypt_cost") > 6, warning, s.write("4", "user_api", "bcrypt_cost"),
-		"a registration or login costs up to 60 ms; the passwords are signatures, and 4 is as safe", "low")
-	return found
 }
 
 // isLocal reports whether a URL leads to this machine.
