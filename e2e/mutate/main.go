@@ -4,14 +4,14 @@
 //	go run ./e2e/mutate                       # all of the files below
 //	go run ./e2e/mutate verify.go claims.go   # these
 //	go run ./e2e/mutate -list verify.go       # which changes there are
+//	go run ./e2e/mutate -quick -v server.go   # without the tests that take seconds, and which test notices what
+//	go run ./e2e/mutate -in LOG               # those that an earlier run printed
 //
 // All mutants are in one build of the root's tests, each behind an if with its number, so that nothing is built anew for each.
 // main.go owns the run.
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -25,11 +25,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
-	"time"
 )
 
 // mutated are the files: the proof, the record, the hand-over to the homeserver.
@@ -43,15 +45,19 @@ const survivorsFile = "e2e/mutate/survivors.txt"
 // switches is what each package with mutants gets: which one is on, and with MUTANTS_SEEN which ones a test comes by.
 const switches = `package %s
 
-import "os"
+import (
+	"os"
+	"sync/atomic"
+)
 
 var (
 	mutantOn    = os.Getenv("MUTANT")
 	mutantsSeen = os.Getenv("MUTANTS_SEEN")
+	mutantSeen  [1 << 14]atomic.Bool
 )
 
 func mutated(n int) bool {
-	if mutantsSeen != "" {
+	if mutantsSeen != "" && !mutantSeen[n%%len(mutantSeen)].Swap(true) {
 		if f, err := os.OpenFile(mutantsSeen+"/"+mutantNumber(n), os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
 			f.Close()
 		}
@@ -78,33 +84,78 @@ func mutantNumber(n int) string {
 `
 
 func main() {
-	list := flag.Bool("list", false, "list the mutants and run nothing")
-	only := flag.String("only", "", "the mutants whose name contains this")
+	var o options
+	flag.BoolVar(&o.list, "list", false, "list the mutants and run nothing")
+	flag.BoolVar(&o.verbose, "v", false, "tell of each mutant which test noticed it")
+	flag.BoolVar(&o.fresh, "fresh", false, "find anew which tests come by each mutant")
+	flag.BoolVar(&o.quick, "quick", false, "leave out the tests that take seconds, to see first where tests may lack")
+	flag.StringVar(&o.only, "only", "", "the mutants whose name contains this")
+	flag.StringVar(&o.in, "in", "", "the mutants that this file names, such as what an earlier run printed")
+	flag.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "how many mutants to try at a time")
 	flag.Parse()
+	o.files = flag.Args()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, flag.Args(), *only, *list); err != nil {
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintf(os.Stderr, "mutate: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, files []string, only string, list bool) (err error) {
-	all := len(files) == 0 && only == ""
-	if len(files) == 0 {
-		files = mutated
+type options struct {
+	list, verbose, fresh, quick bool
+
+	only  string
+	in    string
+	jobs  int
+	files []string
+}
+
+// choose returns the mutants that are to be tried.
+func (o options) choose(all []mutant) (chosen []mutant, err error) {
+	named := map[string]bool{}
+	if o.in != "" {
+		content, err := os.ReadFile(o.in)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(content)) {
+			parts := strings.SplitN(strings.TrimSpace(line), ": ", 3) // the place, the verdict, the name
+			named[parts[len(parts)-1]] = true
+		}
+	}
+	for _, m := range all {
+		if (len(o.files) == 0 || slices.Contains(o.files, m.file)) && strings.Contains(m.name(), o.only) && (o.in == "" || named[m.name()]) {
+			chosen = append(chosen, m)
+		}
+	}
+	return chosen, nil
+}
+
+// isAll tells whether that is all of them.
+func (o options) isAll() bool { return len(o.files) == 0 && o.only == "" && o.in == "" }
+
+// run weaves all files, whichever are to be tried, so that the numbers of mutants, and what is known of the tests, stay the same.
+func run(ctx context.Context, o options) (err error) {
+	for _, file := range o.files {
+		if !slices.Contains(mutated, file) {
+			return fmt.Errorf("%s is not among the files that are mutated: %s", file, strings.Join(mutated, " "))
+		}
 	}
 	dir, err := os.MkdirTemp("", "matrix-regservice-mutate-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	overlay, mutants, err := weaveAll(dir, files)
+	overlay, every, err := weaveAll(dir, mutated)
 	if err != nil {
 		return err
 	}
-	mutants = slices.DeleteFunc(mutants, func(m mutant) bool { return !strings.Contains(m.name(), only) })
-	if list {
+	mutants, err := o.choose(every)
+	if err != nil {
+		return err
+	}
+	if o.list {
 		for _, m := range mutants {
 			fmt.Println(m.name())
 		}
@@ -115,41 +166,81 @@ func run(ctx context.Context, files []string, only string, list bool) (err error
 		return err
 	}
 
-	r := runner{binary: filepath.Join(dir, "tests"), dir: dir}
+	r := runner{binary: filepath.Join(dir, "tests"), dir: dir, quick: o.quick, killers: map[string][]string{}}
 	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", r.binary, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the mutants: %w\n%s", err, out)
 	}
-	if err := r.findTests(ctx); err != nil {
+	if err := r.findTests(ctx, every, o.fresh); err != nil {
 		return err
 	}
-
-	var unexplained []string
-	left := maps.Clone(explained)
-	killed := 0
-	for i, m := range mutants {
-		verdict, err := r.try(ctx, m)
-		if err != nil {
-			return err
+	verdicts := make([]verdict, len(mutants))
+	if err := each(ctx, o.jobs, len(mutants), func(i int) (err error) {
+		m := mutants[i]
+		verdicts[i], err = r.try(ctx, m)
+		switch v := verdicts[i]; {
+		case err != nil:
+		case v.survived != "" && explained[m.name()] == "":
+			fmt.Printf("%d/%d %s:%d: %s: %s\n", i+1, len(mutants), m.file, m.line, v.survived, m.name())
+		case o.verbose:
+			fmt.Printf("%d/%d %s:%d: %s: %s\n", i+1, len(mutants), m.file, m.line, cmp.Or(v.survived, "noticed by "+v.by), m.name())
 		}
-		if verdict == "" {
+		return err
+	}); err != nil {
+		return err
+	}
+	return report(mutants, verdicts, explained, o.isAll() && !o.quick)
+}
+
+// each calls do for each number below n, some at a time, until one fails.
+func each(ctx context.Context, jobs, n int, do func(int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var all sync.WaitGroup
+	var next atomic.Int64
+	for range max(1, jobs) {
+		all.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				if err := do(i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	return context.Cause(ctx)
+}
+
+// report holds the verdicts against what is explained, and returns an error where they differ.
+func report(mutants []mutant, verdicts []verdict, explained map[string]string, all bool) error {
+	left := maps.Clone(explained)
+	killed, unexplained := 0, 0
+	for i, m := range mutants {
+		switch {
+		case verdicts[i].survived == "":
 			killed++
 			continue
+		case explained[m.name()] == "":
+			unexplained++
 		}
 		delete(left, m.name())
-		if explained[m.name()] == "" {
-			unexplained = append(unexplained, m.name())
-			fmt.Printf("%d/%d %s:%d: %s: %s\n", i+1, len(mutants), m.file, m.line, verdict, m.name())
-		}
 	}
 	fmt.Printf("%d mutants, %d killed, %d survived that %s explains, %d that nothing explains\n",
-		len(mutants), killed, len(mutants)-killed-len(unexplained), survivorsFile, len(unexplained))
-	if all {
-		for _, name := range slices.Sorted(maps.Keys(left)) {
-			fmt.Printf("%s has it, and it was killed or is gone: %s\n", survivorsFile, name)
+		len(mutants), killed, len(mutants)-killed-unexplained, survivorsFile, unexplained)
+	for i, m := range mutants {
+		if verdicts[i].survived == "" && explained[m.name()] != "" {
+			fmt.Printf("%s has it, and %s notices it: %s\n", survivorsFile, verdicts[i].by, m.name())
+			delete(left, m.name())
+			unexplained++
 		}
 	}
-	if len(unexplained) > 0 || all && len(left) > 0 {
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		if all {
+			fmt.Printf("%s has it, and it is gone: %s\n", survivorsFile, name)
+			unexplained++
+		}
+	}
+	if unexplained > 0 {
 		return errors.New("write a test for each mutant that survived, or say in " + survivorsFile + " why there can be none")
 	}
 	return nil
@@ -221,110 +312,4 @@ func readSurvivors() (map[string]string, error) {
 		return nil, fmt.Errorf("%s does not say why %s survives", survivorsFile, group[0])
 	}
 	return survivors, nil
-}
-
-// A runner runs the tests that come by a mutant.
-type runner struct {
-	binary, dir string
-	tests       []test
-}
-
-type test struct {
-	name string
-	took time.Duration
-	seen map[int]bool
-}
-
-// findTests runs each test alone without a mutant on: how long it takes, and which mutants it comes by.
-func (r *runner) findTests(ctx context.Context) error {
-	listed, err := exec.CommandContext(ctx, r.binary, "-test.list", "^(Test|Fuzz)").Output()
-	if err != nil {
-		return fmt.Errorf("list the tests: %w", err)
-	}
-	for lines := bufio.NewScanner(bytes.NewReader(listed)); lines.Scan(); {
-		seen := filepath.Join(r.dir, "seen")
-		if err := errors.Join(os.RemoveAll(seen), os.Mkdir(seen, 0o700)); err != nil {
-			return err
-		}
-		t := test{name: lines.Text(), seen: map[int]bool{}}
-		start := time.Now()
-		passed := r.passes(ctx, []test{t}, 2*time.Minute, "MUTANTS_SEEN="+seen)
-		if t.took = time.Since(start); ctx.Err() != nil {
-			return ctx.Err()
-		}
-		entries, err := os.ReadDir(seen)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if n, err := strconv.Atoi(e.Name()); err == nil {
-				t.seen[n] = true
-			}
-		}
-		switch {
-		case !passed:
-			fmt.Printf("%s fails without any mutant, and is left out\n", t.name)
-		case len(t.seen) > 0:
-			r.tests = append(r.tests, t)
-		}
-	}
-	slices.SortFunc(r.tests, func(a, b test) int { return cmp.Compare(a.took, b.took) })
-	return nil
-}
-
-// try runs the tests that come by a mutant, the quick ones first. It returns nothing where one failed, and else how the mutant
-// got through.
-func (r *runner) try(ctx context.Context, m mutant) (survived string, err error) {
-	var quick, slow []test
-	for _, t := range r.tests {
-		switch {
-		case !t.seen[m.number]:
-		case t.took < time.Second:
-			quick = append(quick, t)
-		default:
-			slow = append(slow, t)
-		}
-	}
-	if len(quick)+len(slow) == 0 {
-		return "no test comes by", nil
-	}
-	batches := [][]test{}
-	for len(quick) > 0 {
-		n := min(20, len(quick))
-		batches, quick = append(batches, quick[:n]), quick[n:]
-	}
-	for _, t := range slow {
-		batches = append(batches, []test{t})
-	}
-	for _, batch := range batches {
-		room := time.Minute
-		for _, t := range batch {
-			room += 10 * t.took
-		}
-		if passed := r.passes(ctx, batch, room, "MUTANT="+strconv.Itoa(m.number)); ctx.Err() != nil {
-			return "", ctx.Err()
-		} else if !passed {
-			return "", nil
-		}
-	}
-	return "survived", nil
-}
-
-// passes tells whether all of some tests pass. What they started ends with them.
-func (r *runner) passes(ctx context.Context, tests []test, room time.Duration, env string) bool {
-	names := make([]string, len(tests))
-	for i, t := range tests {
-		names[i] = t.name
-	}
-	cmd := exec.CommandContext(ctx, r.binary, "-test.run", "^("+strings.Join(names, "|")+")$", "-test.failfast", "-test.timeout", room.String())
-	cmd.Env = append(os.Environ(), env)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	end := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.Cancel, cmd.WaitDelay = end, time.Second
-	if err := cmd.Start(); err != nil {
-		return false
-	}
-	err := cmd.Wait()
-	_ = end()
-	return err == nil
 }
