@@ -80,6 +80,7 @@ func TestMASLife(t *testing.T) {
 		{name: "somebody's, 500, profile unreadable", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.Unreached), callProfile: html404}, want: 502, wantAfter: statePending},
 		{name: "half made before 1.18, pending", before: statePending, settings: masplay.Settings{Version: masplay.Old}, atMAS: true, profile: bare, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishingOld},
 		{name: "half made, this name, no record", atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
+		{name: "half made, this name, no record, and not completed", atMAS: true, profile: same, faults: faults{callPassword: says(500, "{}")}, want: 502, wantAfter: statePending},
 		{name: "somebody's, no record", atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "erased, no record", atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile lookUp"},
 		{name: "gone between", before: statePending, faults: faults{callMASCreate: titled(masplay.Exists)}, want: 502, wantAfter: statePending},

@@ -4,6 +4,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -22,13 +24,15 @@ func TestUnnamedBySince(t *testing.T) {
 		name   string
 		begun  time.Duration // how long ago the first attempt began, 0 for none
 		before state         // the record of it
+		again  bool          // another attempt got no answer before the account was there
 		want   int
 		after  state
 	}{
-		{"the first attempt is older than the account", 2 * year, statePending, 200, stateRegistered},
-		{"the first attempt is younger", year / 2, statePending, 502, statePending},
-		{"this attempt is the first", 0, "", 502, statePending},
-		{"what began was another account, since lost", 2 * year, stateRegistered, 502, statePending},
+		{"the first attempt is older than the account", 2 * year, statePending, false, 200, stateRegistered},
+		{"the first attempt is older, another was just now", 2 * year, statePending, true, 200, stateRegistered},
+		{"the first attempt is younger", year / 2, statePending, false, 502, statePending},
+		{"this attempt is the first", 0, "", false, 502, statePending},
+		{"what began was another account, since lost", 2 * year, stateRegistered, false, 502, statePending},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d := newGateway(t, homeserver.MASUsersPath)
@@ -44,6 +48,12 @@ func TestUnnamedBySince(t *testing.T) {
 				d.homeserver.Mu.Lock()
 				d.homeserver.Users[n.UserID] = n.Localpart
 				d.homeserver.Mu.Unlock()
+			}
+			if test.again {
+				d.homeserver.FailOnce(callMASCreate, says(502, ""))
+				if got := d.send(proof); got.status != 502 || d.state(n) != statePending {
+					t.Fatalf("without an answer: got %d %s, record %q", got.status, got.body, d.state(n))
+				}
 			}
 			if test.before == statePending {
 				add()
@@ -103,4 +113,80 @@ func TestNewNodesNeedNoLookUp(t *testing.T) {
 			t.Errorf("a node whose record is %q: got %d %s, want 200", before, got.status, got.body)
 		}
 	}
+}
+
+// A record keeps the time when the first attempt began, until an attempt to create a lost account again is interrupted. A time that
+// is still to come, of a clock that was wrong, is not kept.
+func TestCreatedTime(t *testing.T) {
+	lost := says(502, "<html>")
+	for _, api := range apis {
+		for _, test := range []struct {
+			name   string
+			before state
+			age    time.Duration
+			fault  http.HandlerFunc // of the creating call
+			keeps  bool
+		}{
+			{"completed", statePending, time.Hour, nil, true},
+			{"interrupted again", statePending, time.Hour, lost, true},
+			{"created again", stateRegistered, time.Hour, nil, true},
+			{"created again, interrupted", stateRegistered, time.Hour, lost, api.path != homeserver.MASUsersPath}, // one call leaves nothing half made
+			{"by a clock that was wrong", statePending, -time.Hour, nil, false},
+		} {
+			t.Run(api.name+"/"+test.name, func(t *testing.T) {
+				d := newGateway(t, api.path)
+				proof, n := newProof(t)
+				d.setOld(n, test.before, test.age)
+				was := d.record(n)
+				d.homeserver.Fail(api.creates, test.fault)
+				start := time.Now().Truncate(time.Microsecond)
+				d.send(proof)
+				switch is := d.record(n); {
+				case test.keeps && !is.Created.Equal(was.Created):
+					t.Errorf("created: got %v, want what it was, %v", is.Created, was.Created)
+				case !test.keeps && (is.Created.Before(start) || is.Created.After(time.Now())):
+					t.Errorf("created: got %v, want now", is.Created)
+				}
+			})
+		}
+	}
+}
+
+// Where the first record cannot be written, that is what is said, whatever else is wrong at the same time.
+func TestUnwrittenIsSaid(t *testing.T) {
+	for _, api := range apis {
+		d := newGateway(t, api.path)
+		other, _ := newProof(t) // after which it is known what the homeserver is
+		d.send(other)
+		d.server.registrar.store = &firstFailsStore{boltStore: d.bolt()}
+		d.homeserver.Close()
+		proof, n := newProof(t)
+		if got := d.send(proof); got.status != 503 || d.state(n) != "" {
+			t.Errorf("%s: got %d %s, record %q, want 503 and none", api.name, got.status, got.body, d.state(n))
+		}
+	}
+}
+
+// A firstFailsStore fails to write once.
+type firstFailsStore struct {
+	*boltStore
+	failed bool
+}
+
+type firstFailsClaim struct {
+	claim
+	store *firstFailsStore
+}
+
+func (s *firstFailsStore) Claim(ctx context.Context, a common.Address) (claim, error) {
+	held, err := s.boltStore.Claim(ctx, a)
+	return &firstFailsClaim{held, s}, err
+}
+
+func (c *firstFailsClaim) Save(r record) error {
+	if !c.store.failed {
+		c.store.failed = true
+		return errors.New("no space left on device")
+	}
+	return c.claim.Save(r)
 }

@@ -20,7 +20,7 @@ func TestWhose(t *testing.T) {
 	_, n := newProof(t)
 	_, other := newProof(t)
 	begun, earlier := record{State: statePending, DisplayName: n.DisplayName}, record{State: statePending, DisplayName: other.DisplayName}
-	empty := record{State: statePending}
+	empty, known := record{State: statePending}, record{State: stateRegistered, DisplayName: other.DisplayName}
 	const suffix = " 💕"
 	tests := []struct {
 		name, shown string
@@ -31,6 +31,7 @@ func TestWhose(t *testing.T) {
 		{"the node's name", n.DisplayName, record{}, owners(ownerNode, ownerNode, ownerNode), owners(ownerNode, ownerNode, ownerNode)},
 		{"another's", other.DisplayName, record{}, owners(ownerOther, ownerOther, ownerOther), owners(ownerOther, ownerOther, ownerOther)},
 		{"that of an earlier attempt", other.DisplayName, earlier, owners(ownerNode, ownerNode, ownerNode), owners(ownerNode, ownerNode, ownerNode)},
+		{"that of an earlier registration, whose account was lost", other.DisplayName, known, owners(ownerOther, ownerOther, ownerOther), owners(ownerOther, ownerOther, ownerOther)},
 		{"the node's name and more", n.DisplayName + suffix, begun, owners(ownerOther, ownerNode, ownerOther), owners(ownerOther, ownerNode, ownerOther)},
 		{"more and the node's name", "x" + n.DisplayName, begun, owners(ownerOther, ownerOther, ownerOther), owners(ownerOther, ownerOther, ownerOther)},
 		{"a part of it", n.DisplayName[:134], begun, owners(ownerOther, ownerOther, ownerOther), owners(ownerOther, ownerOther, ownerOther)},

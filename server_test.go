@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 	"unicode/utf16"
 
@@ -73,6 +74,7 @@ func TestWireErrors(t *testing.T) {
 		{"too large and not JSON", "POST", registerPath, "", strings.Repeat("x", bodyLimit+1), 413, "M_TOO_LARGE"},
 		{"nested deeply", "POST", registerPath, "", strings.Repeat("[", 4000) + strings.Repeat("]", 4000), 400, "M_BAD_JSON"},
 		{"null fields", "POST", registerPath, "", `{"localpart":null,"displayname":null,"password":null}`, 400, "M_MISSING_PARAM"},
+		{"null", "POST", registerPath, "", "null", 400, "M_BAD_JSON"},
 		{"a string", "POST", registerPath, "", `"x"`, 400, "M_BAD_JSON"},
 		{"NUL", "POST", registerPath, "", "\x00", 400, "M_NOT_JSON"},
 		{"charset", "POST", registerPath, "application/json; charset=utf-8", string(good), 200, ""},
@@ -126,6 +128,32 @@ func TestNotJSON(t *testing.T) {
 		got := d.post(test.body)
 		if got.status != 400 || got.Errcode != errcodeNotJSON || got.Message != test.want {
 			t.Errorf("%s: got %d %s, want %q", test.name, got.status, got.body, test.want)
+		}
+	}
+}
+
+// A body that breaks off is no registration, though what came of it is one; and the hs_token makes no room for a larger one.
+func TestBodyOfNode(t *testing.T) {
+	d := newGateway(t, homeserver.SharedSecretPath)
+	proof, n := newProof(t)
+	good, _ := json.Marshal(proof)
+	padded := strings.Repeat(" ", bodyLimit)
+	for _, test := range []struct {
+		name       string
+		body       io.Reader
+		wantStatus int
+	}{
+		{"breaks off", io.MultiReader(strings.NewReader(string(good)), iotest.ErrReader(io.ErrUnexpectedEOF)), 400},
+		{"large, with the hs_token", strings.NewReader(padded + string(good)), 413},
+		{"whole", strings.NewReader(string(good)), 200},
+	} {
+		r := httptest.NewRequest(http.MethodPost, registerPath, test.body)
+		r.Header.Set("Authorization", "Bearer "+testHSToken)
+		if got := d.do(r); got.status != test.wantStatus {
+			t.Errorf("%s: got %d %s, want %d", test.name, got.status, got.body, test.wantStatus)
+		}
+		if made := d.state(n) != ""; made != (test.wantStatus == 200) {
+			t.Errorf("%s: the record is %q", test.name, d.state(n))
 		}
 	}
 }
