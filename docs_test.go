@@ -376,6 +376,31 @@ func anchors(doc string) map[string]bool {
 	return found
 }
 
+// quotedMessage is a line of the log that a text quotes: three words or more, the first with a capital.
+var quotedMessage = regexp.MustCompile(`"([A-Z][^"\n]* [^"\n]+ [^"\n]+)"`)
+
+// Each message that the text of a document quotes is one of the program's.
+func TestQuotedMessages(t *testing.T) {
+	fragments := sourceFragments(t)
+	count := 0
+	for _, file := range trackedDocuments(t) {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(strings.Fields(codeBlock.ReplaceAllString(string(content), "")), " ")
+		for _, match := range quotedMessage.FindAllStringSubmatch(text, -1) {
+			count++
+			if message := strings.TrimSpace(lineStart.ReplaceAllString(match[1], "")); !slices.Contains(fragments, message) {
+				t.Errorf("%s: the program does not say %q", file, message)
+			}
+		}
+	}
+	if count < 5 {
+		t.Errorf("only %d messages are quoted: is their form another?", count)
+	}
+}
+
 // Each link of a document to a file of this repository leads to that file, and to a heading there if it names one.
 func TestDocumentLinks(t *testing.T) {
 	documents := trackedDocuments(t)
