@@ -1,3 +1,5 @@
+// appservice_test.go owns what the homeserver is answered at the application-service API, and that only it is.
+
 package main
 
 import (

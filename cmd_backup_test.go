@@ -1,3 +1,5 @@
+// cmd_backup_test.go owns that a backup is restored whole or not at all, and over nothing that is newer.
+
 package main
 
 import (

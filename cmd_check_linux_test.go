@@ -1,3 +1,5 @@
+// cmd_check_linux_test.go owns what check says of a run.sh that it may not read.
+
 package main
 
 import (

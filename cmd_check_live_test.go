@@ -1,3 +1,5 @@
+// cmd_check_live_test.go owns what check says of servers that answer: the homeserver, the reverse proxy, the store of a daemon.
+
 package main
 
 import (

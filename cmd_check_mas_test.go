@@ -1,3 +1,5 @@
+// cmd_check_mas_test.go owns what check says of a Matrix Authentication Service that answers.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// cmd_check_rules_test.go owns that check judges by each row of its table of rules, in their order.
+
 package main
 
 import (

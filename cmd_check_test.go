@@ -1,3 +1,5 @@
+// cmd_check_test.go owns how check reads run.sh, where it is run, and in which colours it prints.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// cmd_genconfig_test.go owns what genconfig writes, and for whom.
+
 package main
 
 import (

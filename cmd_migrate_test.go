@@ -1,3 +1,5 @@
+// cmd_migrate_test.go owns that a store is moved to PostgreSQL whole, and the other commands with a store in PostgreSQL.
+
 package main
 
 import (

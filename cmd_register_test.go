@@ -1,3 +1,5 @@
+// cmd_register_test.go owns that a node's client prints no secret, and goes nowhere else than it was told.
+
 package main
 
 import (

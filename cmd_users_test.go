@@ -1,3 +1,5 @@
+// cmd_users_test.go owns that a list in a pager keeps no daemon from its start.
+
 package main
 
 import (

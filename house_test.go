@@ -202,6 +202,32 @@ func TestRootFiles(t *testing.T) {
 	}
 }
 
+// Each file says first what it owns, so that whoever lists the tree finds what they look for.
+func TestFilesSayWhatTheyOwn(t *testing.T) {
+	for _, file := range moduleFiles(t) {
+		if strings.HasPrefix(file, "docs"+string(filepath.Separator)) { // an example, to be taken as it is
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.PackageClauseOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := ""
+		for _, comment := range parsed.Comments {
+			if first = comment.Text(); first != "" { // a build constraint has none
+				break
+			}
+		}
+		says := []string{filepath.Base(file) + " ", "Package " + parsed.Name.Name + " "}
+		if parsed.Name.Name == "main" && filepath.Base(file) == "main.go" {
+			says = append(says, "Command "+filepath.Base(filepath.Dir(file))+" ")
+		}
+		if !slices.ContainsFunc(says, func(begin string) bool { return strings.HasPrefix(first, begin) || strings.Contains(first, "\n"+begin) }) {
+			t.Errorf("%s begins with %q: say what it owns, in a comment that begins with %q", file, strings.TrimSpace(first), says[0])
+		}
+	}
+}
+
 // A package that reads no flags does not name them either: whoever read the flag adds its name to the error.
 func TestNoFlagsBelow(t *testing.T) {
 	mayName := []string{"config", "check", "synapse"} // the last one names Synapse's own

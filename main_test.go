@@ -1,3 +1,6 @@
+// main_test.go owns the program's command line: the scripts of testdata/script, the daemon's start and end, the help of each
+// command.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// matrixclient_test.go owns each call to a homeserver: what its answers mean, right, odd and cut off.
+
 package main
 
 import (

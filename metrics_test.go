@@ -1,3 +1,5 @@
+// metrics_test.go owns what is counted, and whether the daemon is ready.
+
 package main
 
 import (

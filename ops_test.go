@@ -1,3 +1,5 @@
+// ops_test.go owns what the operator is answered: lists and backups beside registrations, and --ops-listen.
+
 package main
 
 import (

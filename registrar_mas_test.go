@@ -1,3 +1,5 @@
+// registrar_mas_test.go owns the life of a registration behind Matrix Authentication Service.
+
 package main
 
 import (

@@ -1,3 +1,6 @@
+// registrar_test.go owns the life of a registration: each row of the table in docs/design.md, one attempt at a time, and what
+// the homeserver cannot do to it.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// registrar_times_test.go owns how long an attempt may take, in the code and in the documents.
+
 package main
 
 import (

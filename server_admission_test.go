@@ -1,3 +1,5 @@
+// server_admission_test.go owns who is let in by the list and by the balance, and that nobody without a proof costs a question.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// server_connections_test.go owns which connections keep their place.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// server_limit_test.go owns how often a client is answered, and how many at once.
+
 package main
 
 import (

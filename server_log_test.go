@@ -1,3 +1,5 @@
+// server_log_test.go owns that a flood of refusals does not flood the log, and hides nothing else.
+
 package main
 
 import (

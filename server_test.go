@@ -1,3 +1,5 @@
+// server_test.go owns the register handler: the vectors, each refusal, and the line that it logs.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// store_open_test.go owns which file is taken for a store, and which is not.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// verify_test.go owns which signatures are right, by the vectors and by wrong ones of each kind.
+
 package main
 
 import (

@@ -1,4 +1,4 @@
-// The command chain is a real Ethereum chain in one process, for the tests of admission: go-ethereum's simulated
+// Command chain is a real Ethereum chain in one process, for the tests of admission: go-ethereum's simulated
 // backend, asked over HTTP as a provider's node is. It is a module of its own, so that the product's go.mod knows
 // nothing of a whole node.
 //

@@ -1,4 +1,4 @@
-// The demo shows what a newcomer gets: a homeserver, the gateway beside it, and a node with an account.
+// Command demo shows what a newcomer gets: a homeserver, the gateway beside it, and a node with an account.
 //
 //	go run ./e2e/demo
 //	go run ./e2e/demo -homeserver synapse-0.34.0

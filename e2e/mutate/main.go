@@ -1,4 +1,4 @@
-// Mutate changes the code that this project exists for in one place after another, and runs the tests that come by there.
+// Command mutate changes the code that this project exists for in one place after another, and runs the tests that come by there.
 // A change that no test notices survives: it needs a test, or a line in survivors.txt that says why there can be none.
 //
 //	go run ./e2e/mutate                       # all of the files below

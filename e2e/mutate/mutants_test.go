@@ -1,3 +1,5 @@
+// mutants_test.go owns that a change is woven into the code where it was planned.
+
 package main
 
 import (

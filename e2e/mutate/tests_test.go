@@ -1,3 +1,5 @@
+// tests_test.go owns which tests are run for a change.
+
 package main
 
 import (

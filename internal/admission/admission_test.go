@@ -1,3 +1,5 @@
+// admission_test.go owns how the list of who may register is read, bounded and read again.
+
 package admission
 
 import (

@@ -1,3 +1,6 @@
+// chain_test.go owns how balances are asked for: once for all who wait, kept a while, within bounds, and without a key in a
+// log.
+
 package admission
 
 import (

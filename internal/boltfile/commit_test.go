@@ -1,3 +1,5 @@
+// commit_test.go owns that writers commit together, and that one who fails takes down nobody else.
+
 package boltfile
 
 import (

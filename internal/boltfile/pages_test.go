@@ -1,3 +1,5 @@
+// pages_test.go owns that the checker of pages knows the format of this bbolt, and ends on pages that lead astray.
+
 package boltfile
 
 import (

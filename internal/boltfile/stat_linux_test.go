@@ -1,3 +1,5 @@
+// stat_linux_test.go owns that the stat without times sees what the one of the library sees.
+
 package boltfile
 
 import (

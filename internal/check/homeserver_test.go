@@ -1,3 +1,5 @@
+// homeserver_test.go owns which homeservers are right, by the version that they tell.
+
 package check
 
 import (

@@ -1,3 +1,5 @@
+// homeserver_yaml_files_test.go owns which files of the homeserver's settings are read, and what is said of those that are not.
+
 package check
 
 import (

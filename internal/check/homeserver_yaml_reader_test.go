@@ -1,3 +1,5 @@
+// homeserver_yaml_reader_test.go owns what is said where Synapse's user may not read its files.
+
 package check
 
 import (

@@ -1,3 +1,5 @@
+// homeserver_yaml_test.go owns each setting of homeserver.yaml and dendrite.yaml that is judged: right, broken, and by version.
+
 package check
 
 import (

@@ -1,3 +1,5 @@
+// left_test.go owns what genconfig is told to be left, by the files that are there.
+
 package check
 
 import (

@@ -1,3 +1,5 @@
+// mas_test.go owns the settings of Matrix Authentication Service, and whether it and the homeserver know each other.
+
 package check
 
 import (

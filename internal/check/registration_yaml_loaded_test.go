@@ -1,3 +1,5 @@
+// registration_yaml_loaded_test.go owns that registration.yaml is judged as Synapse loads it.
+
 package check
 
 import (

@@ -1,3 +1,5 @@
+// registration_yaml_test.go owns each way in which registration.yaml and run.sh can be broken.
+
 package check
 
 import (

@@ -1,3 +1,5 @@
+// report_test.go owns what follows from what in a report, and what is overruled by a measurement.
+
 package check
 
 import (

@@ -1,3 +1,5 @@
+// reverse_proxy_released_test.go owns whether released nodes get in, by a handshake and by plain HTTP.
+
 package check
 
 import (

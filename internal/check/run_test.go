@@ -1,3 +1,5 @@
+// run_test.go owns the values that this package's tests share.
+
 package check
 
 const (

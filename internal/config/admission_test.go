@@ -1,3 +1,5 @@
+// admission_test.go owns how a balance is read.
+
 package config
 
 import (

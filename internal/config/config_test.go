@@ -1,3 +1,5 @@
+// config_test.go owns how the URLs and places among the settings are read.
+
 package config
 
 import (

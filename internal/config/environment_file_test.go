@@ -1,3 +1,5 @@
+// environment_file_test.go owns how the unit's file of variables is read.
+
 package config
 
 import (

@@ -1,3 +1,5 @@
+// environment_test.go owns which variables mean something, and that they do not meet those of other programs.
+
 package config
 
 import (

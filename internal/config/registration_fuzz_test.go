@@ -1,3 +1,5 @@
+// registration_fuzz_test.go owns that no registration.yaml ends the program.
+
 package config
 
 import (

@@ -1,3 +1,5 @@
+// registration_test.go owns how registration.yaml is read, and what is said of a wrong one.
+
 package config
 
 import (

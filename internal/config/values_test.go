@@ -1,3 +1,5 @@
+// values_test.go owns the table of flags: each has its line, its number, and one meaning.
+
 package config
 
 import (

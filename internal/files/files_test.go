@@ -1,3 +1,5 @@
+// files_test.go owns which files are read, and how much of them.
+
 package files
 
 import (

@@ -1,3 +1,5 @@
+// new_linux_test.go owns that files are written whole on a file system without hard links.
+
 package files
 
 import (

@@ -1,3 +1,5 @@
+// new_test.go owns that files are written all or none, with the owner of their directory.
+
 package files
 
 import (

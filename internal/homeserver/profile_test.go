@@ -1,3 +1,5 @@
+// profile_test.go owns who asks for a profile: with the token, without, and when that is tried anew.
+
 package homeserver
 
 import (

@@ -1,3 +1,5 @@
+// software_test.go owns which software the homeserver is, and that it may become another.
+
 package homeserver
 
 import (

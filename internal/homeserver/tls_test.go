@@ -1,3 +1,5 @@
+// tls_test.go owns what is said of a certificate that is not trusted, and of a redirect to https.
+
 package homeserver
 
 import (

@@ -1,3 +1,5 @@
+// transport_test.go owns that an answer is that of its question, from the server that was meant, and no longer than it may be.
+
 package homeserver
 
 import (

@@ -1,3 +1,5 @@
+// ways_test.go owns that each way of creating accounts is whole.
+
 package homeserver
 
 import "testing"

@@ -1,3 +1,5 @@
+// buckets_test.go owns how many each client may, and that the clients are bounded.
+
 package limit
 
 import (

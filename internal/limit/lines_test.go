@@ -1,3 +1,5 @@
+// lines_test.go owns how many like lines are logged.
+
 package limit
 
 import (

@@ -1,3 +1,5 @@
+// listener_test.go owns which connection makes room for the next.
+
 package limit
 
 import (

@@ -1,3 +1,5 @@
+// proxies_test.go owns which address is the client's, behind proxies.
+
 package limit
 
 import (

@@ -1,3 +1,5 @@
+// mas_test.go owns which answers of Matrix Authentication Service are known, and that each call is counted.
+
 package mas
 
 import (

@@ -1,3 +1,5 @@
+// tokens_test.go owns how a token is got, kept and given up: one question for all who wait.
+
 package mas
 
 import (

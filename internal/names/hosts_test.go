@@ -1,3 +1,5 @@
+// hosts_test.go owns which hosts and networks there are.
+
 package names
 
 import (

@@ -1,3 +1,5 @@
+// names_test.go owns which server names and addresses there are.
+
 package names
 
 import (

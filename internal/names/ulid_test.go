@@ -1,3 +1,5 @@
+// ulid_test.go owns what a ULID tells of its time.
+
 package names
 
 import (

@@ -1,3 +1,5 @@
+// urls_test.go owns which URLs there are, and which of them hold a password.
+
 package names
 
 import (

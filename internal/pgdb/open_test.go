@@ -1,3 +1,5 @@
+// open_test.go owns how PostgreSQL's URL and environment are read, and how its failures are told.
+
 package pgdb
 
 import (

@@ -1,3 +1,5 @@
+// recent_test.go owns how long an answer lasts, and that one question is asked for all who wait.
+
 package recent
 
 import (

@@ -1,3 +1,5 @@
+// library_test.go owns that no line of a library is logged as it came.
+
 package redact
 
 import (

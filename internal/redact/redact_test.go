@@ -1,3 +1,5 @@
+// redact_test.go owns what is left of foreign text in a log.
+
 package redact
 
 import (

@@ -1,3 +1,5 @@
+// shell_test.go owns that what is quoted for a shell is read as it was.
+
 package shell
 
 import (

@@ -1,3 +1,5 @@
+// access_linux.go owns whether a file has an access control list.
+
 package synapse
 
 import "syscall"

@@ -1,5 +1,7 @@
 //go:build !linux
 
+// access_other.go owns what access_linux.go does, where it is not told.
+
 package synapse
 
 // hasList is not told here: elsewhere there is no running Synapse to be seen either.

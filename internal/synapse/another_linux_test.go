@@ -1,3 +1,5 @@
+// another_linux_test.go owns how a test does something as another user.
+
 package synapse
 
 import (

@@ -1,5 +1,7 @@
 //go:build !linux
 
+// another_other_test.go owns what another_linux_test.go does, where that is not possible.
+
 package synapse
 
 import (

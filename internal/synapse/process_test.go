@@ -1,3 +1,5 @@
+// process_test.go owns that the Synapse that listens somewhere is found, and nothing else is taken for it.
+
 package synapse
 
 import (

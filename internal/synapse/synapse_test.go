@@ -1,3 +1,5 @@
+// synapse_test.go owns that files are read as Synapse reads them, by the golden files of the installed ones.
+
 package synapse
 
 import (

@@ -1,3 +1,5 @@
+// user_test.go owns which user Synapse is, and what that user may read.
+
 package synapse
 
 import (
