@@ -89,6 +89,8 @@ func TestAppServicePaths(t *testing.T) {
 			row{"GET", base + "/users/%40ghost%3A" + testServerName, 404, "M_NOT_FOUND", ""},
 			row{"GET", base + "/users/@" + n.Localpart + ":example.org", 404, "M_NOT_FOUND", ""},
 			row{"GET", base + "/users/" + n.Localpart, 404, "M_NOT_FOUND", ""},
+			row{"GET", base + "/users/" + n.Localpart + ":" + testServerName, 404, "M_NOT_FOUND", ""},
+			row{"GET", base + "/users/@0x" + strings.Repeat("0", 40) + ":" + testServerName, 404, "M_NOT_FOUND", ""},
 			row{"GET", base + "/users/@" + strings.ToUpper(n.Localpart) + ":" + testServerName, 404, "M_NOT_FOUND", ""},
 			row{"GET", base + "/users/@a/b%2Fc.d:" + testServerName, 404, "M_NOT_FOUND", ""},
 			row{"GET", base + "/users/@%C3%A9:" + testServerName, 404, "M_NOT_FOUND", ""},

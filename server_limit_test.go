@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -386,6 +387,31 @@ func TestLookUpsAreBounded(t *testing.T) {
 	})
 }
 
+// The limit of connections is lowered to what the system allows, and the log says so.
+func TestFitFiles(t *testing.T) {
+	before := syscall.Rlimit{}
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) })
+	allowed := before
+	allowed.Cur = 1000
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &allowed); err != nil {
+		t.Fatal(err)
+	}
+	const beside = filesBeside + 64
+	for most, want := range map[int]int{0: 0, 1: 1, 1000 - beside: 1000 - beside, 1001 - beside: 1000 - beside, 2000: 1000 - beside} {
+		lines := captureLog(t)
+		l := config.Limits{MaxConnections: most, MaxInflight: 64}
+		if fitFiles(&l); l.MaxConnections != want {
+			t.Errorf("%d: got %d, want %d", most, l.MaxConnections, want)
+		}
+		if warned := strings.Contains(lines.String(), "LimitNOFILE"); warned != (most != want) {
+			t.Errorf("%d: the log has %q", most, lines)
+		}
+	}
+}
+
 func TestConnectionsWithin(t *testing.T) {
 	for _, test := range []struct {
 		most, inflight int
@@ -399,6 +425,7 @@ func TestConnectionsWithin(t *testing.T) {
 		{2000, 64, 300, 150},
 		{2000, 64, 1, 1},
 		{0, 64, 1024, 0},
+		{0, 64, 100, 0},
 		{1_000_000, 1_000_000, 1024, 512},
 	} {
 		if got := connectionsWithin(config.Limits{MaxConnections: test.most, MaxInflight: test.inflight}, test.files); got != test.want {

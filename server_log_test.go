@@ -317,3 +317,13 @@ lines:
 	}
 	return count
 }
+
+// A line of net/http's may quote a client: what looks like a secret is masked.
+func TestErrorLogMasks(t *testing.T) {
+	lines := captureLog(t)
+	newErrorLog().Printf("http: panic serving 127.0.0.1: access_token=%s", testHSToken)
+	newErrorLog().Printf("http: panic serving 127.0.0.1: access_token=%s\ngoroutine 1 [running]:", testHSToken)
+	if got := lines.String(); strings.Contains(got, testHSToken) || strings.Count(got, "\n") != 2 {
+		t.Errorf("log: %s", got)
+	}
+}

@@ -333,6 +333,29 @@ func TestServeStops(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Errorf("serve: %v", err)
 	}
+	if lines := d.log.String(); !strings.Contains(lines, `"msg":"Stopping"`) || strings.Contains(lines, "Gave up") {
+		t.Errorf("log: %s", lines)
+	}
+}
+
+// serve ends with an error where its listener fails, and has ended reconciling by then.
+func TestServeFails(t *testing.T) {
+	d := newGateway(t, homeserver.CreateUserPath)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	served := make(chan error, 1)
+	go func() { served <- d.server.serve(t.Context(), listener) }()
+	select {
+	case err := <-served:
+		if err == nil || !strings.HasPrefix(err.Error(), "serve: ") || d.server.registrar.stopping.Err() == nil {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("it goes on")
+	}
 }
 
 // What HTTP itself allows and is no registration gets an answer, too.
