@@ -172,6 +172,12 @@ func (d *gateway) do(r *http.Request) answered {
 	if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil || w.Header().Get("Content-Type") != "application/json" {
 		d.t.Errorf("%d %s is not a JSON answer: %q", w.Code, w.Header().Get("Content-Type"), w.Body)
 	}
+	if got := w.Header().Get("X-Content-Type-Options"); got != "nosniff" {
+		d.t.Errorf("%d: X-Content-Type-Options: got %q", w.Code, got)
+	}
+	if waits := w.Header().Get("Retry-After") != ""; waits != (a.status == 429) {
+		d.t.Errorf("%d: Retry-After: got %q", w.Code, w.Header().Get("Retry-After"))
+	}
 	if a.status/100 != 2 && (a.Errcode == "" || a.Message == "") {
 		d.t.Errorf("%d without errcode or error: %s", w.Code, w.Body)
 	}

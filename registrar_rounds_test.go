@@ -32,6 +32,9 @@ func TestReconcileWarnsOfForeign(t *testing.T) {
 			if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(n) != stateRegistered {
 				t.Errorf("%s: got %v, record %q", api.name, err, d.state(n))
 			}
+			if strings.Count(d.log.String(), `"msg":"Settled a pending registration","outcome":"registered"`) != 1 {
+				t.Errorf("%s, %q: log: %s", api.name, name, d.log)
+			}
 			if warned := strings.Contains(d.log.String(), "does not show this node's display name"); warned != warns {
 				t.Errorf("%s, %q: warned: %t, want %t: %s", api.name, name, warned, warns, d.log)
 			}
@@ -225,6 +228,18 @@ func TestRememberedWithoutCause(t *testing.T) {
 		}
 		if kept := r.profileLookUps[a].err; kept.Error() != "it failed" {
 			t.Errorf("kept: %.40v, want the reason alone", kept)
+		}
+	}
+}
+
+// An account that is gone takes no room among the look-ups that are remembered.
+func TestGoneIsNotRemembered(t *testing.T) {
+	for _, api := range apis {
+		d := newGateway(t, api.path)
+		proof, n := newProof(t)
+		d.setState(n, stateRegistered)
+		if got := d.send(proof); got.status != 200 || len(d.server.registrar.profileLookUps) != 0 {
+			t.Errorf("%s: got %d %s, and %d look-ups are remembered", api.name, got.status, got.body, len(d.server.registrar.profileLookUps))
 		}
 	}
 }
