@@ -527,3 +527,53 @@ func TestTwoOrigins(t *testing.T) {
 		}
 	}
 }
+
+// What a refusal of createUser means for the operator.
+func TestCreateUserHint(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		a    homeserver.Answer
+		want string
+	}{
+		{"the account is there", homeserver.Answer{Status: 403, Errcode: errcodeUserInUse}, ""},
+		{"no such path", homeserver.Answer{Status: 404}, homeserver.CreateUserMissing},
+		{"another token", homeserver.Answer{Status: 403, Errcode: errcodeForbidden}, otherToken},
+		{"no token", homeserver.Answer{Status: 401, Errcode: errcodeMissingToken}, otherToken},
+		{"a bad name", homeserver.Answer{Status: 400, Errcode: errcodeInvalidUsername}, ""},
+		{"a failure", homeserver.Answer{Status: 500}, ""},
+	} {
+		if got := createUserHint(test.a); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// Whether the homeserver has createUser, and whether it takes the token: what it does not tell is unknown.
+func TestCreateUserProbe(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		answer  http.HandlerFunc
+		want    homeserver.State
+		wantErr bool
+		refused string // of the token
+		failed  bool   // to tell whether the token is refused
+	}{
+		{"refuses a wrong token", says(403, `{"errcode":"M_UNKNOWN"}`), homeserver.Present, false, otherToken, false},
+		{"asks for a token", says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`), homeserver.Present, false, otherToken, false},
+		{"no such path", says(404, `{"errcode":"M_UNRECOGNIZED"}`), homeserver.Missing, false, "", true},
+		{"takes any token", says(200, "{}"), homeserver.Missing, false, "", false},
+		{"fails", says(500, "{}"), homeserver.Unknown, true, "", true},
+		{"breaks", breaks, homeserver.Unknown, true, "", true},
+	} {
+		d := newGateway(t, homeserver.CreateUserPath)
+		d.homeserver.Fail(callCreateUser, test.answer)
+		d.homeserver.Fail(callWhoami, test.answer)
+		accounts := accountsOf(config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.CreateUser, ASToken: testASToken})
+		if got, err := accounts.Probe(t.Context()); got != test.want || (err != nil) != test.wantErr {
+			t.Errorf("%s: got %v, %v, want %v", test.name, got, err, test.want)
+		}
+		if fix, err := accounts.Refused(t.Context()); fix != test.refused || (err != nil) != test.failed {
+			t.Errorf("%s: refused: got %q, %v, want %q", test.name, fix, err, test.refused)
+		}
+	}
+}

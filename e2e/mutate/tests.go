@@ -131,7 +131,7 @@ func (r *runner) try(ctx context.Context, m mutant) (verdict, error) {
 		if len(batch) == 0 {
 			continue
 		}
-		room := time.Minute
+		room := 20 * time.Second // a change may have a test wait for good
 		for _, t := range batch {
 			room += 10 * t.took
 		}
