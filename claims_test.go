@@ -1,3 +1,5 @@
+// claims_test.go owns the test of claiming an address without waiting for it.
+
 package main
 
 import (

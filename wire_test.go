@@ -1,3 +1,5 @@
+// wire_test.go owns what becomes of a panic before a client reads of it.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// tests_test.go owns the tests of what is kept of tests, of what a run tries, and of its end.
+
 // tests_test.go owns which tests are run for a change.
 
 package main
