@@ -64,14 +64,21 @@ type fakeHomeserver struct {
 	kill   func()               // kills the service
 }
 
+// newFakeHomeserver starts one on a port of its own.
 func newFakeHomeserver(h *truth) *fakeHomeserver {
-	s := &fakeHomeserver{truth: h, software: `{"server":{"name":"Synapse","version":"1.163.2"}}`, plan: map[call][]fault{}, asked: map[call]int{}, nonces: map[string]bool{}, good: map[string]time.Time{}}
+	s := newFakeHandler(h)
 	h.keepSecret(standin.ASToken, "the as_token")
 	h.keepSecret(standin.HSToken, "the hs_token")
 	h.keepSecret(standin.Secret, "the shared secret")
 	h.keepSecret(standin.MASSecret, "the client secret")
 	s.Server = httptest.NewServer(s)
 	return s
+}
+
+// newFakeHandler makes one that listens nowhere.
+func newFakeHandler(h *truth) *fakeHomeserver {
+	return &fakeHomeserver{truth: h, software: `{"server":{"name":"Synapse","version":"1.163.2"}}`, plan: map[call][]fault{},
+		asked: map[call]int{}, nonces: map[string]bool{}, good: map[string]time.Time{}}
 }
 
 // planned takes the next fault of the call.

@@ -366,7 +366,8 @@ func TestByteHomeservers(t *testing.T) {
 	eachByteCase(t, len(byteTargets), 1, func(t *testing.T, c byteCase, i int) {
 		at := byteTargets[i]
 		truth := newTruth(func(string, ...any) {})
-		fake := &fakeHomeserver{truth: truth, versionHidden: at.at == callSetName, software: `{"server":{"name":"Synapse","version":"1.163.2"}}`, plan: map[call][]fault{}, nonces: map[string]bool{}, good: map[string]time.Time{}}
+		fake := newFakeHandler(truth)
+		fake.versionHidden = at.at == callSetName
 		peer := newByteServer(t, &byteServer{right: fake, which: func(r *http.Request) string { c, _ := fake.which(r); return string(c) }, at: string(at.at), speak: c.speak, secrets: secretsOf[at.api]})
 		truth.keepSecret(strayToken, "somebody's access token")
 		keepOwnSecrets(truth)

@@ -65,10 +65,16 @@ func mustRun(ctx context.Context, p *e2e.Program, args ...string) error {
 
 // sharedPostgres is started once. endPostgres ends it.
 var (
-	sharedPostgres = sync.OnceValues(func() (*e2e.Postgres, error) { return e2e.StartPostgres(context.Background()) })
-	endPostgres    = func() error { return nil }
-	databases      int
-	databasesMu    sync.Mutex
+	sharedPostgres = sync.OnceValues(func() (*e2e.Postgres, error) {
+		server, err := e2e.StartPostgres(context.Background())
+		if server != nil {
+			endPostgres = server.Close
+		}
+		return server, err
+	})
+	endPostgres = func() error { return nil }
+	databases   int
+	databasesMu sync.Mutex
 )
 
 // A postgresTables is a store in PostgreSQL, in a database of its own.
@@ -79,9 +85,6 @@ type postgresTables struct {
 
 func newPostgresTables(ctx context.Context) (*postgresTables, error) {
 	server, err := sharedPostgres()
-	if server != nil {
-		endPostgres = server.Close
-	}
 	if err != nil {
 		return nil, err
 	}
