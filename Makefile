@@ -159,7 +159,7 @@ $(VENVS)/synapse-1.163.2/.installed: $(RECIPES)/synapse-1.163.2/requirements.txt
 	$(@D)/$(PIP) --requirement $<
 	@touch $@
 
-# Its setup.py needs an old setuptools, and the mend in build/ while it runs.
+# Its setup.py needs an old setuptools, and the fix in build/ while it runs.
 $(VENVS)/synapse-0.34.0/.installed: $(RECIPES)/synapse-0.34.0/requirements.txt
 	@$(call find-python,synapse-0.34.0)
 	@echo "installing Synapse 0.34.0 (once)"

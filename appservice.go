@@ -223,7 +223,7 @@ func (a *appServiceAPI) thirdPartyUser(r appServiceRequest) (any, error) {
 	}
 	given := r.URL.Query().Get(addressField)
 	if !names.IsAddress(given) {
-		return nil, badRequest(faultForm, "%s must be an Ethereum address: 0x and %d hex digits, in one case or with a right EIP-55 checksum", addressField, names.AddressDigits)
+		return nil, badRequest(faultForm, "%s must be an Ethereum address: 0x and %d hex digits, in one case or with a valid EIP-55 checksum", addressField, names.AddressDigits)
 	}
 	return a.thirdPartyList(r, names.UserID(strings.ToLower(given), a.serverName))
 }
@@ -265,7 +265,7 @@ func (a *appServiceAPI) checkProtocol(id string) error {
 	return nil
 }
 
-// An absentError says that there is nothing by the name that was asked for. It is an errNoRecord.
+// An absentError says that nothing has the requested name. It is an errNoRecord.
 type absentError struct{ message string }
 
 func (e *absentError) Error() string { return e.message }

@@ -1,5 +1,5 @@
-// attempts.go owns what the daemon remembers of requests to register: the last ones, each with how often it came. It holds no secret,
-// and no name that was not proven.
+// attempts.go owns the last requests to register that the daemon remembers, each with a count. It holds no secret, and no name without a
+// proof.
 
 package main
 
@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	attemptsKept = 1000 // different ones, of those with a proof and of those without: neither kind drives the other out
+	attemptsKept = 1000 // different ones, of those with a proof and of those without: neither kind displaces the other
 	reasonLength = 300  // bytes of a reason
 )
 

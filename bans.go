@@ -1,5 +1,5 @@
-// bans.go owns banning an address: the ban is on disk before the homeserver is asked to put the account out, and stands whatever
-// comes of that.
+// bans.go owns banning an address. The ban is on disk before the homeserver is asked to disable the account, and stands even if that
+// fails.
 
 package main
 
@@ -29,7 +29,7 @@ type nodeAdmin struct {
 	unasked    error               // why it cannot
 }
 
-// A banResult is what came of a ban or of its end. The entry is as it was asked for.
+// A banResult is the outcome of a ban or an unban. The entry is as the operator asked.
 type banResult struct {
 	UserID string    `json:"user_id"`
 	Since  time.Time `json:"since,omitzero"` // of the ban; zero if there is none any more
@@ -63,7 +63,7 @@ func (n *nodeAdmin) set(ctx context.Context, a common.Address, banned bool) (res
 		return banResult{}, err
 	}
 	defer claimed.Release()
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), attemptTime) // whoever typed it may go away
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), attemptTime) // the operator's command may end before
 	defer cancel()
 
 	before, err := claimed.Load(ctx)
@@ -87,7 +87,7 @@ func (n *nodeAdmin) set(ctx context.Context, a common.Address, banned bool) (res
 	return result, nil
 }
 
-// act does at the homeserver what it lets this service do.
+// act disables or enables the account, as far as the homeserver lets this service do that.
 func (n *nodeAdmin) act(ctx context.Context, result *banResult, banned bool) {
 	var err error
 	switch {

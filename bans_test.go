@@ -228,9 +228,9 @@ func TestBanCommands(t *testing.T) {
 	}{
 		"no address":                 {[]string{"ban"}, "ban takes one address"},
 		"two":                        {[]string{"unban", testRecord(1, "").Localpart, "x"}, "unban takes one address"},
-		"none that is one":           {[]string{"ban", "Geheim0815"}, "that is no address"},
-		"a user of another":          {[]string{"--datapath", dir, "ban", names.UserID(testRecord(1, "").Localpart, "example.org")}, "that is a user of another homeserver"},
-		"a user of another, offline": {[]string{"--datapath", alone, "unban", names.UserID(testRecord(1, "").Localpart, "example.org")}, "that is a user of another homeserver"},
+		"none that is one":           {[]string{"ban", "Geheim0815"}, "that is not an address"},
+		"a user of another":          {[]string{"--datapath", dir, "ban", names.UserID(testRecord(1, "").Localpart, "example.org")}, "that user ID is of another homeserver"},
+		"a user of another, offline": {[]string{"--datapath", alone, "unban", names.UserID(testRecord(1, "").Localpart, "example.org")}, "that user ID is of another homeserver"},
 	} {
 		if code, said := runs(t, test.args...); code != 1 || !strings.Contains(said, test.want) || strings.Contains(said, "Geheim0815") {
 			t.Errorf("%s: exit %d, want %q\n%s", name, code, test.want, said)

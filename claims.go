@@ -26,7 +26,7 @@ type claims struct {
 // A turn is one address's lock: a token that is in the channel while the address is claimed.
 type turn struct {
 	token chan struct{}
-	users int // requests that have it or wait for it; the last to leave takes it out of the map
+	users int // requests that have it or wait for it; the last one removes it from the map
 }
 
 // acquire waits for the address until the context ends. It returns errBusy if too many wait already.

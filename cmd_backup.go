@@ -22,7 +22,7 @@ import (
 func backupCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "backup",
-		Usage:     "write a copy of the store to a new file, while it is served or not",
+		Usage:     "copy the store to a new file, whether a daemon runs or not",
 		UsageText: programName + " [--datapath DIRECTORY] backup FILE",
 		Before:    oneFile,
 		Action:    backupAction,
@@ -32,9 +32,9 @@ func backupCommand() *cli.Command {
 func restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "restore",
-		Usage:     "put a copy of the store in the store's place, while no daemon runs",
+		Usage:     "replace the store with a copy, while no daemon runs",
 		UsageText: programName + " [--datapath DIRECTORY] restore FILE [--" + config.FlagForce + "]",
-		Description: "The copy is checked, record by record, before anything is touched. The store that was there is kept as\n" +
+		Description: "The copy is checked record by record before anything changes. The previous store is kept as\n" +
 			storeFile + files.BackupTail + ".",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: config.FlagForce, Usage: "replace a store that has records, or that cannot be read"},

@@ -268,7 +268,7 @@ func TestRestoreInterrupted(t *testing.T) {
 	}
 }
 
-// The old store has its second name before its first is given away: whoever looks at any moment finds it.
+// The old store has its second name before its first is given away: it can be found at any moment.
 func TestRestoreNeverLoses(t *testing.T) {
 	for range 50 {
 		store := makeCopy(t, 0)

@@ -22,10 +22,10 @@ import (
 func banCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "ban",
-		Usage:     "keep an address out, and its account at the homeserver",
+		Usage:     "ban an address, and disable its account at the homeserver",
 		UsageText: programName + " [--datapath DIRECTORY|URL] ban ADDRESS",
-		Description: "The address need not be registered. The ban is written first; then the account is put out at the homeserver, or it is\n" +
-			"printed what an administrator does there. Exits with 1 while something is left to do, and can be repeated.",
+		Description: "The address need not be registered. The ban is recorded first. Then the account is disabled at the homeserver, or the command\n" +
+			"prints what an administrator has to do there. It exits with 1 while something is left to do, and is safe to repeat.",
 		Before: oneAddress,
 		Action: func(ctx context.Context, cmd *cli.Command) error { return setBan(ctx, cmd, banPath) },
 	}
@@ -36,8 +36,8 @@ func unbanCommand() *cli.Command {
 		Name:      "unban",
 		Usage:     "end a ban",
 		UsageText: programName + " [--datapath DIRECTORY|URL] unban ADDRESS",
-		Description: "The record of the address is what it was. Matrix Authentication Service lets the account in again; elsewhere it is\n" +
-			"printed what an administrator does. Exits with 1 if the homeserver failed, and can be repeated.",
+		Description: "The record of the address does not change. Matrix Authentication Service unlocks the account; elsewhere the command\n" +
+			"prints what an administrator has to do. It exits with 1 if the homeserver failed, and is safe to repeat.",
 		Before: oneAddress,
 		Action: func(ctx context.Context, cmd *cli.Command) error { return setBan(ctx, cmd, unbanPath) },
 	}
@@ -66,7 +66,7 @@ func parseNode(text string) (a common.Address, serverName string, err error) {
 		localpart = "0x" + digits
 	}
 	if !names.IsAddress(localpart) || strings.HasPrefix(text, "@") && (!isUser || serverName == "") {
-		return common.Address{}, "", fmt.Errorf("that is no address: give 0x and %d hex digits, with a right EIP-55 checksum where they are of both cases, or a user ID", names.AddressDigits)
+		return common.Address{}, "", fmt.Errorf("that is not an address: give 0x and %d hex digits, in one case or with a valid EIP-55 checksum, or a user ID", names.AddressDigits)
 	}
 	return common.HexToAddress(localpart), serverName, nil
 }
@@ -84,7 +84,7 @@ func nodeOf(cmd *cli.Command) (a common.Address, serverName string, query url.Va
 // checkNode refuses a user ID of another homeserver.
 func checkNode(given, serverName string) error {
 	if given != "" && given != serverName {
-		return fmt.Errorf("that is a user of another homeserver: the nodes here are of %s", serverName)
+		return fmt.Errorf("that user ID is of another homeserver: this service is for %s", serverName)
 	}
 	return nil
 }
@@ -177,21 +177,21 @@ func printBan(out io.Writer, banned bool, r banResult) error {
 	}
 	switch {
 	case r.NoAccount && banned && r.State == statePending:
-		fmt.Fprintln(out, "the homeserver has no account of this name; an attempt was begun whose end is not known: type the command again in a minute")
+		fmt.Fprintln(out, "the homeserver has no account of this name, but the outcome of an attempt is unknown: repeat the command in a minute")
 	case r.NoAccount:
 		fmt.Fprintln(out, "the homeserver has no account of this name")
 	case r.Left != "":
 		fmt.Fprintf(out, "left to do at the homeserver: %s\n", r.Left)
 	case r.Failed == "" && banned:
-		fmt.Fprintln(out, "the account is put out at the homeserver")
+		fmt.Fprintln(out, "the account is disabled at the homeserver")
 	case r.Failed == "":
-		fmt.Fprintln(out, "the account is let in again at the homeserver")
+		fmt.Fprintln(out, "the account is enabled again at the homeserver")
 	}
 	switch {
 	case r.Failed != "" && banned:
-		return fmt.Errorf("the ban stands, and at the homeserver the account is as it was: %s: then type the command again, or see docs/banning.md", r.Failed)
+		return fmt.Errorf("the ban stands, but the account at the homeserver is unchanged: %s: then repeat the command, or see docs/banning.md", r.Failed)
 	case r.Failed != "":
-		return fmt.Errorf("the ban has ended, and at the homeserver the account is as it was: %s: then type the command again, or see docs/banning.md", r.Failed)
+		return fmt.Errorf("the ban has ended, but the account at the homeserver is unchanged: %s: then repeat the command, or see docs/banning.md", r.Failed)
 	case r.Left != "" && banned:
 		return errors.New("the ban stands, and an administrator of the homeserver has to do the rest")
 	}

@@ -40,16 +40,16 @@ const (
 func checkCommand() *cli.Command {
 	return &cli.Command{
 		Name:      checkName,
-		Usage:     "say what keeps nodes out: look at the files here, and ask what runs",
+		Usage:     "find what keeps nodes out: read the files here and ask the running servers",
 		UsageText: programName + " [flags] check",
-		Description: "Reads and asks, changes nothing, creates no user. Run it in the homeserver's directory: flags that are\n" +
-			"not given are those of " + config.RunFile + ". Exits with 0 when there is no problem, with 1 when there is one,\n" +
+		Description: "It changes nothing and creates no user. Run it in the homeserver's directory: flags that are\n" +
+			"not given are taken from " + config.RunFile + ". It exits with 0 when there is no problem, with 1 when there is one,\n" +
 			"and with 2 when it could not check.",
 		Flags: []cli.Flag{
 			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d, or " + check.DendriteFile),
 			&cli.StringSliceFlag{Name: check.FlagMASConfig, Usage: "`FILE` of the settings of Matrix Authentication Service, likewise (default: " + check.MASFile + ", or " + check.MASOwnFile + " if it is one)"},
 			&cli.StringFlag{Name: check.FlagPublicURL, Value: guidePublic, Usage: "`URL` where nodes reach homeserver and service"},
-			&cli.BoolFlag{Name: flagAll, Usage: "print what is ok, too"},
+			&cli.BoolFlag{Name: flagAll, Usage: "print what is ok as well"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "print one JSON object"},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
@@ -96,7 +96,7 @@ func checkAction(ctx context.Context, cmd *cli.Command) error {
 	in.HomeserverConfig, in.MASConfig = cmd.StringSlice(check.FlagHomeserverConfig), cmd.StringSlice(check.FlagMASConfig)
 	report := check.Run(ctx, in)
 	if ctx.Err() != nil { // what was asked last got no answer for that
-		return errors.New("it was interrupted, and tells nothing")
+		return errors.New("it was interrupted before it could tell")
 	}
 	if err := writeReport(cmd.Root().Writer, report, cmd.Bool(flagAll), cmd.Bool(flagJSON)); err != nil {
 		return fmt.Errorf("the report could not be written: %w", err)

@@ -130,7 +130,7 @@ func TestReverseProxy(t *testing.T) {
 			}
 			got := map[string]check.Status{}
 			for subject, f := range found {
-				if of, isProxy := strings.CutPrefix(subject, "public door "); isProxy && f.Status != check.OK {
+				if of, isProxy := strings.CutPrefix(subject, "public URL "); isProxy && f.Status != check.OK {
 					got[of] = f.Status
 				}
 			}

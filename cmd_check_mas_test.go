@@ -113,7 +113,7 @@ func TestCheckMASListener(t *testing.T) {
 	}
 }
 
-// Which login the public door leads to, and what else.
+// Which login the public URL leads to, and what else.
 func TestCheckMASReverseProxy(t *testing.T) {
 	own := says(200, `{"flows":[{"type":"m.login.password"}]}`)
 	for _, test := range []struct {
@@ -152,8 +152,8 @@ func TestCheckMASReverseProxy(t *testing.T) {
 			}))
 			t.Cleanup(front.Close)
 			found := checked(t, masConfig(h.URL), front.URL)
-			asked := map[string]check.Finding{"login": found["public door login"], "/api/admin": found["public door /api/admin"]}
-			if f, ok := found["public door logout"]; ok { // where logins reach it
+			asked := map[string]check.Finding{"login": found["public URL login"], "/api/admin": found["public URL /api/admin"]}
+			if f, ok := found["public URL logout"]; ok { // where logins reach it
 				asked["logout"] = f
 				if test.inQuery && !strings.Contains(f.Do, "proxy_set_header Authorization $bearer;") {
 					t.Errorf("got %+v", f)

@@ -463,32 +463,32 @@ var ruleRows = []ruleRow{
 	{"service readiness", "", "the store cannot be written", stops("store"), check.Problem, ""},
 	{"service readiness", "", "the homeserver is down", stops("homeserver"), check.Problem, "homeserver"},
 
-	{"public door", "", "nobody", func(d *deployment) { d.args = []string{"--public-url", "http://127.0.0.1:1"} }, check.Problem, ""},
-	{"public door /_matrix", "", "nobody", func(d *deployment) { d.args = []string{"--public-url", "http://127.0.0.1:1"} }, check.Note, "public door"},
-	{"public door", "", "it speaks TLS", func(d *deployment) {
+	{"public URL", "", "nobody", func(d *deployment) { d.args = []string{"--public-url", "http://127.0.0.1:1"} }, check.Problem, ""},
+	{"public URL /_matrix", "", "nobody", func(d *deployment) { d.args = []string{"--public-url", "http://127.0.0.1:1"} }, check.Note, "public URL"},
+	{"public URL", "", "it speaks TLS", func(d *deployment) {
 		secure := httptest.NewTLSServer(says(404, ""))
 		d.t.Cleanup(secure.Close)
 		d.args = []string{"--public-url", strings.Replace(secure.URL, "https", "http", 1)}
 	}, check.Problem, ""},
-	{"public door " + registerPath, "", "not passed on", keeps(func(p string) bool { return p == registerPath }), check.Problem, ""},
-	{"public door " + registerPath, "", "the service is down", stops("service"), check.Problem, "service"},
-	{"public door /_matrix", "", "not passed on", keeps(func(p string) bool { return strings.HasPrefix(p, "/_matrix/") }), check.Problem, ""},
-	{"public door /_matrix", "", "the homeserver is down", stops("homeserver"), check.Problem, "homeserver"},
-	{"public door application-service API", "", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, appServicePath) }), check.Warning, ""},
-	{"public door", "", "it redirects", func(d *deployment) {
+	{"public URL " + registerPath, "", "not passed on", keeps(func(p string) bool { return p == registerPath }), check.Problem, ""},
+	{"public URL " + registerPath, "", "the service is down", stops("service"), check.Problem, "service"},
+	{"public URL /_matrix", "", "not passed on", keeps(func(p string) bool { return strings.HasPrefix(p, "/_matrix/") }), check.Problem, ""},
+	{"public URL /_matrix", "", "the homeserver is down", stops("homeserver"), check.Problem, "homeserver"},
+	{"public URL application-service API", "", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, appServicePath) }), check.Warning, ""},
+	{"public URL", "", "it redirects", func(d *deployment) {
 		d.answers = http.RedirectHandler("https://example.org/", http.StatusMovedPermanently).ServeHTTP
 	}, check.Problem, ""},
-	{"public door /_synapse/admin", "", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, "/_synapse/") }), check.Problem, ""},
-	{"public door /_synapse/admin", "", "passed on, where the homeserver has it not", all(lets(func(p string) bool { return strings.HasPrefix(p, "/_synapse/") }), fails(callNonce, 404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)), check.Problem, ""},
-	{"public door /_synapse/admin", "", "nginx's own 404 in JSON", func(d *deployment) {
+	{"public URL /_synapse/admin", "", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, "/_synapse/") }), check.Problem, ""},
+	{"public URL /_synapse/admin", "", "passed on, where the homeserver has it not", all(lets(func(p string) bool { return strings.HasPrefix(p, "/_synapse/") }), fails(callNonce, 404, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)), check.Problem, ""},
+	{"public URL /_synapse/admin", "", "nginx's own 404 in JSON", func(d *deployment) {
 		d.answers = says(404, `{"errcode":"M_UNRECOGNIZED","error":"nginx passes nothing on here"}`)
 	}, check.OK, ""},
-	{"public door client register", "createUser", "passed on", lets(func(p string) bool { return strings.HasSuffix(p, "/register") && strings.HasPrefix(p, "/_matrix/") }), check.Warning, ""},
-	{"public door X-Forwarded-For", "", "the client's own", func(d *deployment) { d.replaces = false }, check.Problem, ""},
-	{"public door released nodes", "", "nobody", func(d *deployment) { d.args = []string{"--public-url", "http://127.0.0.1:1"} }, check.Note, "public door"}, // TestReleasedNodes has TLS there
-	{"public door login", "MAS", "not passed on", keeps(func(p string) bool { return strings.HasSuffix(p, "/login") }), check.Problem, ""},
-	{"public door logout", "MAS", "the token does not arrive", fails(standin.Logout, 401, `{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}`), check.Warning, ""},
-	{"public door /api/admin", "MAS", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, "/api/admin/") }), check.Warning, ""},
+	{"public URL client register", "createUser", "passed on", lets(func(p string) bool { return strings.HasSuffix(p, "/register") && strings.HasPrefix(p, "/_matrix/") }), check.Warning, ""},
+	{"public URL X-Forwarded-For", "", "the client's own", func(d *deployment) { d.replaces = false }, check.Problem, ""},
+	{"public URL released nodes", "", "nobody", func(d *deployment) { d.args = []string{"--public-url", "http://127.0.0.1:1"} }, check.Note, "public URL"}, // TestReleasedNodes has TLS there
+	{"public URL login", "MAS", "not passed on", keeps(func(p string) bool { return strings.HasSuffix(p, "/login") }), check.Problem, ""},
+	{"public URL logout", "MAS", "the token does not arrive", fails(standin.Logout, 401, `{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}`), check.Warning, ""},
+	{"public URL /api/admin", "MAS", "passed on", lets(func(p string) bool { return strings.HasPrefix(p, "/api/admin/") }), check.Warning, ""},
 
 	{"store's URL", "", "in a file for everybody", func(d *deployment) {
 		d.files["url"], d.modes["url"] = "postgres:///x?host=/nowhere\n", 0o644

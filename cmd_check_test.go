@@ -92,7 +92,7 @@ func TestScriptLimits(t *testing.T) {
 	for _, test := range []struct{ flag, value, want string }{
 		{"rate-limit", "2.5", ""},
 		{"trusted-proxies", "10.0.0.0/8", ""},
-		{"max-inflight", "many", "--max-inflight of run.sh is not a number of them"},
+		{"max-inflight", "many", "--max-inflight of run.sh is not a count"},
 		{"total-rate-limit", "-3", "is not a rate"},
 		{"trusted-proxies", "nginx", "neither an address nor a network"},
 	} {

@@ -55,13 +55,13 @@ func genconfigCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{
 				Name:  config.FlagForce,
-				Usage: "write the files anew where they exist, with the same tokens, and keep the old ones as " + files.BackupTail,
+				Usage: "replace files that exist, keep the tokens, and save the old files as " + files.BackupTail,
 			},
 			&cli.BoolFlag{
 				Name:  config.FlagNewTokens,
-				Usage: "as --" + config.FlagForce + ", and make new tokens: the homeserver and the service have to be restarted together then",
+				Usage: "as --" + config.FlagForce + ", and make new tokens: then restart the homeserver and the service together",
 			},
-			&cli.StringFlag{Name: flagOwner, Usage: "`USER` that the files are given to (default: the one that the homeserver runs as, as far as that is seen)"},
+			&cli.StringFlag{Name: flagOwner, Usage: "`USER` that will own the files (default: the user that runs the homeserver, if that can be found out)"},
 			&cli.StringFlag{Name: flagAppServiceURL, Usage: "`URL` at which the homeserver reaches this service, where that is not --" + config.FlagHost + " and --" + config.FlagPort + " but a proxy, say"},
 			homeserverConfigFlag("those of the running Synapse, else " + config.HomeserverFile + " with conf.d"),
 		},
@@ -356,7 +356,7 @@ func appServiceURL(c config.Config, given string) (string, error) {
 var noLocalpart = strings.NewReplacer(":", "-", "[", "", "]", "")
 
 // renderRegistration returns the content of registration.yaml. The namespace is the guide's where accounts are created with
-// createUser, and of nodes alone elsewhere: whoever has the as_token acts for nobody else then.
+// createUser, and of nodes alone elsewhere, so that the as_token can act for nobody else.
 func renderRegistration(c config.Config, id, url string) ([]byte, error) {
 	users := config.NodesAlone(c.ServerName)
 	if c.Way == homeserver.CreateUser {

@@ -35,8 +35,8 @@ func migrateCommand() *cli.Command {
 		Name:      "migrate",
 		Usage:     "copy the store from BoltDB to PostgreSQL, while no daemon runs",
 		UsageText: programName + " migrate [--from DIRECTORY] --to-file FILE",
-		Description: "What is copied stays where it was. Interrupted, it is run again and goes on. At the end it compares every\n" +
-			"record on both sides. Without --from it makes the schema, or brings it up to date, and copies nothing.",
+		Description: "The BoltDB store does not change. After an interruption run it again, and it goes on. At the end it compares every\n" +
+			"record on both sides. Without --from it only creates the schema, or upgrades it.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: flagFrom, Usage: "`DIRECTORY` of the BoltDB store"},
 			&cli.StringFlag{Name: flagTo, Usage: "PostgreSQL `URL`"},
@@ -122,7 +122,7 @@ func migrateStore(ctx context.Context, dir, url string, out io.Writer) error {
 		fmt.Fprintf(out, "copied %d bans, and %d were there already\n", bans, all-bans)
 	}
 	if found.newer+found.more > 0 {
-		fmt.Fprintf(out, "in PostgreSQL %d have changed since and %d are new: a daemon has been at work there\n", found.newer, found.more)
+		fmt.Fprintf(out, "in PostgreSQL %d have changed since and %d are new: a daemon has used it\n", found.newer, found.more)
 	}
 	if found.wrong > 0 {
 		return fmt.Errorf("%d records are not in PostgreSQL as they are in %s, the first is %s: see what else wrote to either", found.wrong, path, found.firstWrong)

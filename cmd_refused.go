@@ -22,8 +22,8 @@ func refusedCommand() *cli.Command {
 		Name:      "refused",
 		Usage:     "list the last registrations that the daemon refused, and why",
 		UsageText: programName + " [--datapath DIRECTORY|URL] refused",
-		Description: "Like refusals are one line, with how often. They are in the memory of the daemon that answers, up to 1000 with a proof\n" +
-			"and 1000 without, since its start; each gateway has its own. Without a proof nobody is named.",
+		Description: "Equal refusals are one line with a count. The daemon keeps them in memory since its start: up to 1000 with a proof\n" +
+			"and 1000 without. Each gateway has its own. A refusal without a proof names nobody.",
 		Flags:  []cli.Flag{&cli.StringFlag{Name: flagFormat, Value: "table", Usage: "table, json (an object a line) or csv"}},
 		Action: refusedAction,
 	}

@@ -53,7 +53,7 @@ func registerCommand() *cli.Command {
 		Usage:     "be a node: log in, register if need be, log in again, log out",
 		UsageText: programName + " --matrixdomain NAME register --generate FILE",
 		Description: "Exits with 0 when every step succeeded, and with 1 and the step that failed otherwise.\n" +
-			"The key is 64 hex digits in a file, or an Ethereum V3 keystore with its password in another; whoever has it has the account.",
+			"The key is 64 hex digits in a file, or an Ethereum V3 keystore with its password in another; anyone who has it has the account.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: flagServer, Value: "http://127.0.0.1:8008", Usage: "`URL` where nodes reach the homeserver"},
 			&cli.StringFlag{Name: flagRegisterURL, Usage: "`URL` to register at (default: " + registerPath + " at --" + flagServer + ")"},
@@ -101,7 +101,7 @@ func registerAction(ctx context.Context, cmd *cli.Command) error {
 	}
 	for flag, given := range map[string]string{flagServer: server, flagRegisterURL: registerURL} {
 		if u, err := url.Parse(given); err == nil && names.IsPlainRemote(u) && (flag == flagServer || u.Host != names.URLHost(server)) {
-			fmt.Fprintf(cmd.Root().ErrWriter, "%s: warning: --%s is plain http to another machine: whoever is on the way gets the password, which can never be changed: use https\n", programName, flag)
+			fmt.Fprintf(cmd.Root().ErrWriter, "%s: warning: --%s is plain http to another machine: anyone on the way can read the password, which can never be changed: use https\n", programName, flag)
 		}
 	}
 	client := newNodeClient(server, registerURL, serverName, proof)
@@ -379,7 +379,7 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 		return nodeAnswer{}, fmt.Errorf("%s failed: %s: %s", name, redact.Mask(redact.Line(err.Error(), c.secrets...)), c.hintOfTLS(ctx, to, err))
 	}
 	if err != nil {
-		return nodeAnswer{}, fmt.Errorf("%s failed: %s: are --%s and --%s where nodes come in, and does what is there run?", name, redact.Mask(redact.Line(err.Error(), c.secrets...)), flagServer, flagRegisterURL)
+		return nodeAnswer{}, fmt.Errorf("%s failed: %s: are --%s and --%s the URLs that nodes use, and do the servers there run?", name, redact.Mask(redact.Line(err.Error(), c.secrets...)), flagServer, flagRegisterURL)
 	}
 	defer res.Body.Close()
 	content, err := io.ReadAll(io.LimitReader(res.Body, homeserver.AnswerLimit))
@@ -392,7 +392,7 @@ func (c *nodeClient) step(ctx context.Context, name, to, token string, body any)
 		answer.Message = fmt.Sprintf("it redirects to %s, which is not followed, since the password goes along: give --%s the URL that it leads to",
 			cmp.Or(homeserver.RedirectsTo(res, c.secrets...), "nowhere"), cmp.Or(map[string]string{stepRegister: flagRegisterURL}[name], flagServer))
 	} else if json.Unmarshal(content, &answer) != nil {
-		answer = nodeAnswer{status: res.StatusCode, Message: "the answer is not JSON: is this the right server, and does what is behind it run?"}
+		answer = nodeAnswer{status: res.StatusCode, Message: "the answer is not JSON: is this the right server, and does the server behind it run?"}
 	}
 	if res.StatusCode == http.StatusBadRequest {
 		answer.Message = cmp.Or(c.hintOfTLS(ctx, to, nil), answer.Message)

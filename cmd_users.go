@@ -45,17 +45,17 @@ const (
 func usersCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "users",
-		Usage:     "list the nodes that the store knows, or tell all that is known of one",
+		Usage:     "list the nodes in the store, or show all that is known about one",
 		UsageText: programName + " [--datapath DIRECTORY|URL] users [ADDRESS]",
-		Description: "Asks the daemon that serves the store, or reads the store where none runs, and lists PostgreSQL's always so. A node is\n" +
-			"registered when its account is there, and pending while an attempt was begun whose end is not known. Of one node it\n" +
-			"tells the record, what the homeserver says of its account now, its last attempts, and what that means.",
+		Description: "It asks the daemon, or reads the store if no daemon runs; a list from PostgreSQL is always read there. A node is\n" +
+			"registered when it has its account, and pending while the outcome of an attempt is unknown. For one node it\n" +
+			"shows the record, what the homeserver says about its account now, its last attempts, and what that means.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: flagState, Usage: "only nodes in this `STATE`: registered, pending or banned"},
 			&cli.StringFlag{Name: flagSince, Usage: "only nodes whose first attempt began since this `TIME`: 2026-11-27, 2026-11-27T15:00:00Z, or 24h ago as 24h"},
 			&cli.BoolFlag{Name: flagNewest, Usage: "the newest first, and 100 of them if no limit is given"},
 			&cli.BoolFlag{Name: flagCount, Usage: "only print how many they are"},
-			&cli.IntFlag{Name: flagLimit, Usage: "at most this `NUMBER`; where there are more, how to go on is printed as an error is"},
+			&cli.IntFlag{Name: flagLimit, Usage: "at most this `NUMBER`; if there are more, stderr says how to go on"},
 			&cli.StringFlag{Name: flagAfter, Usage: "go on after the node with this `ADDRESS`, in the same order"},
 			&cli.StringFlag{Name: flagFormat, Value: "table", Usage: "table, json (an object a line) or csv"},
 		},
@@ -402,7 +402,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
-	return time.Time{}, fmt.Errorf("--%s is no time: give one such as 2026-11-27, 2026-11-27T15:00:00Z or 24h", flagSince)
+	return time.Time{}, fmt.Errorf("--%s is not a time: give one such as 2026-11-27, 2026-11-27T15:00:00Z or 24h", flagSince)
 }
 
 // accountsFor returns the homeserver's accounts for a command that runs without a daemon, or why they cannot be asked.

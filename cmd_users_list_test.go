@@ -108,8 +108,8 @@ func TestSelection(t *testing.T) {
 			t.Run("without", check)
 		}
 		for _, test := range []struct{ args, want string }{
-			{"--since yesterday", "--since is no time"}, {"--limit 0", "--limit must be 1 or more"}, {"--newest --limit 10001", "at most 10000"},
-			{"--state gone", "is not a state"}, {"--after x", "--after: that is no address"}, {"--count " + bare.Localpart, "--count is for a list"},
+			{"--since yesterday", "--since is not a time"}, {"--limit 0", "--limit must be 1 or more"}, {"--newest --limit 10001", "at most 10000"},
+			{"--state gone", "is not a state"}, {"--after x", "--after: that is not an address"}, {"--count " + bare.Localpart, "--count is for a list"},
 			{"--newest --after " + testRecord(5555, "").Localpart, "no record of the node to go on after"},
 		} {
 			if code, said := runs(t, append([]string{"--datapath", dataPath, "users"}, strings.Fields(test.args)...)...); code != 1 || !strings.Contains(said, test.want) {

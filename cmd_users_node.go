@@ -84,27 +84,27 @@ func (n *nodeAdmin) askAccount(ctx context.Context, r record, found *lookedUp) {
 func (f lookedUp) means() string {
 	is := map[state]map[string]string{
 		"": {
-			accountIsGone:     "it is unknown here and has no account: its node has not come through with its proof; refused lists who was turned away",
+			accountIsGone:     "it is unknown here and has no account: no valid registration has arrived; refused lists those that were refused",
 			accountIsUnproven: "it has an account and no record: the node's next try takes the account over if that shows its display name",
 		},
 		statePending: {
-			accountIsGone:   "an attempt was begun whose end is not known, and there is no account: the node's next try makes it, or the service drops the record within minutes",
-			accountIsThere:  "an attempt was begun and the account is there: the node's next try completes it, or the service does within minutes",
-			accountIsOthers: "an attempt was begun, and the account shows another display name: it is somebody else's, or half made; the node's next try tells",
+			accountIsGone:   "the outcome of an attempt is unknown, and there is no account: the node's next try creates it, or the service drops the record within minutes",
+			accountIsThere:  "an attempt was interrupted and the account exists: the node's next try completes it, or the service does within minutes",
+			accountIsOthers: "an attempt was interrupted, and the account shows another display name: it belongs to somebody else, or is incomplete; the node's next try decides",
 		},
 		stateRegistered: {
-			accountIsGone:   "it is registered and the homeserver has lost its account: the node's next try makes it again",
-			accountIsThere:  "it is in: if its node cannot log in, another password was set at the homeserver or the account was deactivated there",
+			accountIsGone:   "it is registered and the homeserver has lost its account: the node's next try creates it again",
+			accountIsThere:  "it is registered and has its account: if its node cannot log in, another password was set at the homeserver or the account was deactivated there",
 			accountIsOthers: "it is registered and the account shows another display name: somebody changed that, or the account is not the node's",
 		},
 	}
 	switch {
 	case f.Banned != nil:
-		return "it is banned: unban ends that"
+		return "it is banned: unban ends the ban"
 	case f.Locked, f.Retired:
-		return "somebody put the account out at the homeserver, without a ban here: unban lets a locked one in again"
+		return "somebody locked or deactivated the account at the homeserver, without a ban here: unban unlocks a locked one"
 	case f.Account == accountIsUntold:
-		return "whether it has an account is not known: see why the homeserver does not tell"
+		return "it is not known whether it has an account: see why the homeserver does not say"
 	}
 	return is[f.record()][f.Account]
 }

@@ -41,7 +41,7 @@ func testLookUp(t *testing.T, fresh func(testing.TB) opener) {
 				if err != nil || got.UserID != n.UserID || got.record() != before || got.Account != want || got.Meaning == "" || (got.Banned != nil) != isBanned || (got.Untold != "") != (shows == "away") {
 					t.Errorf("%q, %s, banned %v: got %+v, %v", before, shows, isBanned, got, err)
 				}
-				if strings.HasPrefix(got.Meaning, "it is banned") != isBanned || strings.HasPrefix(got.Meaning, "it is in:") != (!isBanned && before == stateRegistered && shows == "own") {
+				if strings.HasPrefix(got.Meaning, "it is banned") != isBanned || strings.HasPrefix(got.Meaning, "it is registered and has its account:") != (!isBanned && before == stateRegistered && shows == "own") {
 					t.Errorf("%q, %s, banned %v: it means %q", before, shows, isBanned, got.Meaning)
 				}
 			}
@@ -61,7 +61,7 @@ func TestLookUpStanding(t *testing.T) {
 	if err := l.accounts.Ban(t.Context(), n.UserID); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := l.lookUp(t.Context(), n.Address); err != nil || !got.Locked || !strings.Contains(got.Meaning, "somebody put the account out") {
+	if got, err := l.lookUp(t.Context(), n.Address); err != nil || !got.Locked || !strings.Contains(got.Meaning, "somebody locked or deactivated the account") {
 		t.Errorf("locked: got %+v, %v", got, err)
 	}
 	d.homeserver.Fail(callLookUp, says(500, "{}"))

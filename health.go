@@ -53,7 +53,7 @@ func (h *health) live(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, 
 // restart would not fix. It does nothing unless systemd asks for it.
 func keepWatchdog(handler http.Handler) (stop func()) {
 	within, err := daemon.SdWatchdogEnabled(false)
-	if err != nil { // whose text is a parser's
+	if err != nil { // its text is a parser's
 		log.Warn("WATCHDOG_USEC or WATCHDOG_PID is no number: systemd is not told that this process lives")
 	}
 	if within <= 0 {
@@ -83,7 +83,7 @@ func (a discardedAnswer) Header() http.Header         { return a.header }
 func (a discardedAnswer) Write(p []byte) (int, error) { return len(p), nil }
 func (a discardedAnswer) WriteHeader(int)             {}
 
-// Whose fault it is that no node could register.
+// What keeps nodes from registering.
 const (
 	unreadyStopping   = "service"
 	unreadyStore      = "store"
@@ -101,7 +101,7 @@ type unready struct {
 	Cause  string `json:"cause,omitempty"`
 }
 
-// reasons are why no node could register now, and their causes.
+// reasons returns why no node could register now, and the causes for the log.
 func (h *health) reasons(ctx context.Context) (wrong []unready, causes []error) {
 	if h.stopping.Err() != nil {
 		wrong = append(wrong, unready{Of: unreadyStopping, Reason: errStopping.Error()})
@@ -120,7 +120,7 @@ func (h *health) reasons(ctx context.Context) (wrong []unready, causes []error) 
 		add(unreadyHomeserver, reason, err)
 	}
 	if err := h.chain.result(ctx); err != nil {
-		add(unreadyChain, "the Ethereum node does not tell balances", err)
+		add(unreadyChain, "the Ethereum node returns no balances", err)
 	}
 	return wrong, causes
 }
@@ -128,7 +128,7 @@ func (h *health) reasons(ctx context.Context) (wrong []unready, causes []error) 
 // ready answers GET /readyz: 200 if a node could register, else 503 with a line for each reason why not.
 func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	wrong, causes := h.reasons(r.Context())
-	if r.Context().Err() != nil { // the supervisor did not wait: nothing was learned
+	if r.Context().Err() != nil { // the supervisor did not wait, so there is no result
 		return
 	}
 	var lines []string
@@ -158,7 +158,7 @@ func (h *health) note(wrong string, cause error) {
 	}
 }
 
-// A healthCheck is a check that is made now and then, by one at a time, however many ask.
+// A healthCheck is a check whose result is shared: one caller at a time makes it, and the others wait.
 type healthCheck struct {
 	check  func(context.Context) error
 	lasts  time.Duration // how long a result counts, a failure too

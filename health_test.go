@@ -33,7 +33,7 @@ func TestReadyWithoutChain(t *testing.T) {
 		t.Errorf("got %d %s, want 200", got.Code, got.Body)
 	}
 	node.fail(says(500, ""))
-	if got := ready(); got.Code != 503 || got.Body.String() != "the Ethereum node does not tell balances\n" {
+	if got := ready(); got.Code != 503 || got.Body.String() != "the Ethereum node returns no balances\n" {
 		t.Errorf("got %d %s, want 503", got.Code, got.Body)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// Nobody opens a listener for its port alone: whoever opens one accepts on it or hands it on.
+// Nobody opens a listener for its port alone: the function that opens one accepts on it or hands it on.
 func TestNoPortIsChosenBeforeItIsBound(t *testing.T) {
 	for source, want := range map[string]int{
 		`l, _ := net.Listen("tcp", "127.0.0.1:0"); defer l.Close(); return l.Addr()`:                         1,
@@ -62,7 +62,7 @@ func closedListeners(file *ast.File) (found []token.Pos) {
 				call = n.X
 			case *ast.DeferStmt:
 				call = n.Call
-			case *ast.FuncLit: // whoever closes it later holds it until then
+			case *ast.FuncLit: // a function that closes it later holds it until then
 				if within(n, assign.Pos()) {
 					return true
 				}

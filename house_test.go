@@ -173,7 +173,7 @@ func TestWrongImports(t *testing.T) {
 // The root is the files of rootFiles, and each of its tests is named after the file that it tests.
 func TestRootFiles(t *testing.T) {
 	// These test no one file: the documents, the layout, a process that is killed at each step, and what several tests share.
-	apart := []string{"docs_test.go", "docs_api_test.go", "docs_nodes_test.go", "house_test.go", "house_ports_test.go", "process_crash_test.go", "harness_test.go"}
+	apart := []string{"docs_test.go", "docs_api_test.go", "docs_nodes_test.go", "docs_troubleshooting_test.go", "house_test.go", "house_ports_test.go", "process_crash_test.go", "harness_test.go"}
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +202,7 @@ func TestRootFiles(t *testing.T) {
 	}
 }
 
-// Each file says first what it owns, so that whoever lists the tree finds what they look for.
+// Each file says first what it owns, so that the tree alone shows where things are.
 func TestFilesSayWhatTheyOwn(t *testing.T) {
 	for _, file := range moduleFiles(t) {
 		if strings.HasPrefix(file, "docs"+string(filepath.Separator)) { // an example, to be taken as it is
@@ -228,7 +228,7 @@ func TestFilesSayWhatTheyOwn(t *testing.T) {
 	}
 }
 
-// A package that reads no flags does not name them either: whoever read the flag adds its name to the error.
+// A package that reads no flags does not name them either: the reader of the flag adds its name to the error.
 func TestNoFlagsBelow(t *testing.T) {
 	mayName := []string{"config", "check", "synapse"} // the last one names Synapse's own
 	flag := regexp.MustCompile(`--[a-z]`)

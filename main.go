@@ -79,7 +79,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 func newCommand(stdout, stderr io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name:      programName,
-		Usage:     "the door into a Matrix homeserver of Photon nodes",
+		Usage:     "the registration gateway of a Matrix homeserver for Photon nodes",
 		UsageText: programName + " [flags]            serve nodes\n" + programName + " [flags] COMMAND",
 		Version:   version(),
 		Flags:     append(config.Flags(), config.EnvironmentFlag()),
@@ -295,7 +295,7 @@ func serveNodes(ctx context.Context, c service, listener, opsListener net.Listen
 	}
 	defer stopOps()
 	if c.IsPlainRemote() {
-		log.Warn("Passwords and tokens go to the homeserver in the clear: use https, or a loopback address", "matrixurl", c.MatrixURL)
+		log.Warn("Passwords and tokens go to the homeserver unencrypted: use https or a loopback address", "matrixurl", c.MatrixURL)
 	}
 	warnOfReaders(c.Config)
 	listening := []any{"address", listener.Addr().String(), "server_name", c.ServerName, "datapath", storeName(c.DataPath),
@@ -325,7 +325,7 @@ func printWarnings(c config.Config, w io.Writer) {
 // guide fixes.
 func warnOfReaders(c config.Config) {
 	if len(c.UnknownVariables) > 0 {
-		log.Warn("The environment has variables with the prefix of this service that mean nothing: correct their names, or unset them", "variables", strings.Join(c.UnknownVariables, " "))
+		log.Warn("The environment has variables with this service's prefix that it does not know: correct their names, or unset them", "variables", strings.Join(c.UnknownVariables, " "))
 	}
 	for flag, file := range c.SecretArgs {
 		log.Warn("A secret is in the command line, which every user of this machine can see: write it into a file of mode 0600 and name that",

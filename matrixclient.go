@@ -119,10 +119,10 @@ func (api *createUserAPI) Probe(ctx context.Context) (homeserver.State, error) {
 	return homeserver.Missing, nil
 }
 
-// otherToken is what to do where the homeserver does not know the as_token.
+// otherToken says what to do if the homeserver does not know the as_token.
 const otherToken = "it does not know the as_token: list registration.yaml in its app_service_config_files and restart it"
 
-// Refused asks whose the as_token is.
+// Refused asks the homeserver whether it knows the as_token.
 func (api *createUserAPI) Refused(ctx context.Context) (fix string, err error) {
 	a, err := api.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: homeserver.WhoamiPath, Token: api.asToken})
 	switch {

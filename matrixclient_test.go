@@ -400,7 +400,7 @@ func TestProbe(t *testing.T) {
 
 // The start proves what accounts are created with, and says what to do where the server refuses it. It creates nothing.
 func TestProbeProves(t *testing.T) {
-	const refused = "does not take what this service creates accounts with: no node can register"
+	const refused = "does not accept what this service creates accounts with: no node can register"
 	for _, test := range []struct {
 		name, api, call string
 		fault           http.HandlerFunc
@@ -410,7 +410,7 @@ func TestProbeProves(t *testing.T) {
 		{"an as_token that it does not know", homeserver.CreateUserPath, callWhoami, says(401, `{"errcode":"M_UNKNOWN_TOKEN"}`), "list registration.yaml in its app_service_config_files"},
 		{"a client that it does not know", homeserver.MASUsersPath, callToken, says(401, `{"error":"invalid_client"}`), "write its ID into the clients"},
 		{"a client that may not administer", homeserver.MASUsersPath, callToken, says(403, `{"error":"invalid_scope"}`), "policy.data.admin_clients"},
-		{"it does not tell", homeserver.SharedSecretPath, callRegister, says(500, "{}"), "It cannot be told whether"},
+		{"it does not tell", homeserver.SharedSecretPath, callRegister, says(500, "{}"), "It is unknown whether"},
 		{"all right", homeserver.SharedSecretPath, "", nil, ""},
 		{"all right", homeserver.MASUsersPath, "", nil, ""},
 	} {
@@ -441,7 +441,7 @@ func TestProbeOfUntried(t *testing.T) {
 		d.homeserver.Version = server
 		probed(t.Context(), config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: homeserver.SharedSecret, SharedSecret: testSecret})
 		lines := d.log.String()
-		if got := strings.Contains(lines, "not one that this service was tried with") && strings.Contains(lines, "Tuwunel 1.7.0"); got != want || !strings.Contains(lines, "has the API") {
+		if got := strings.Contains(lines, "This service was never tested with this homeserver") && strings.Contains(lines, "Tuwunel 1.7.0"); got != want || !strings.Contains(lines, "has the API") {
 			t.Errorf("%s: the log says that it was not tried: %v: %s", server, got, lines)
 		}
 	}

@@ -1,4 +1,4 @@
-// metrics.go owns what is counted and timed for Prometheus. No label holds text that a node or a homeserver chose. A nil
+// metrics.go owns the counters and timers for Prometheus. No label holds text that a node or a homeserver chose. A nil
 // *metrics counts nothing.
 
 package main
@@ -60,20 +60,20 @@ func newMetrics(c config.Config) *metrics {
 		return prometheus.HistogramOpts{Name: metricsPrefix + name, Help: help, Buckets: buckets}
 	}
 	m.registrations = prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + "registrations_total",
-		Help: "Requests to register, by what came of them, and for those refused the errcode they were answered."}, []string{"outcome", "errcode"})
+		Help: "Requests to register by outcome, and by errcode if they were refused."}, []string{"outcome", "errcode"})
 	m.inFlight = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricsPrefix + "registrations_in_flight",
 		Help: "Requests to register that are not answered yet."})
 	calls := prometheus.NewHistogramVec(histogram("homeserver_call_seconds", "Calls to the homeserver until the answer was read.", callBuckets), []string{"api", "call", "result"})
 	m.verification = prometheus.NewHistogram(histogram("verification_seconds", "Checks of a node's proof.", verificationBuckets))
-	m.storeSeconds = prometheus.NewHistogramVec(histogram("store_seconds", "Operations of the store, until they are on disk where they write.", storeBuckets), []string{"operation"})
+	m.storeSeconds = prometheus.NewHistogramVec(histogram("store_seconds", "Operations of the store, the write to disk included.", storeBuckets), []string{"operation"})
 	m.asRequests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + "appservice_requests_total",
 		Help: "Requests of the homeserver to its application service, by the status they were answered."}, []string{"kind", "status"})
 	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: metricsPrefix + "connections",
-		Help: "Connections that are held."})
+		Help: "Open connections."})
 	m.crowded = prometheus.NewCounter(prometheus.CounterOpts{Name: metricsPrefix + "connections_crowded_out_total",
-		Help: "Connections that were closed because there were too many, or because they held too much."})
+		Help: "Connections that were closed because there were too many, or because they used too much memory."})
 	built := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: metricsPrefix + "build_info",
-		Help: "1, with what this program was built from."}, []string{"version", "commit", "goversion"})
+		Help: "Always 1; the labels say what the program was built from."}, []string{"version", "commit", "goversion"})
 
 	m.registry.MustRegister(m.registrations, m.inFlight, calls, m.verification, m.storeSeconds, m.asRequests, m.connections, m.crowded, built,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -84,7 +84,7 @@ func newMetrics(c config.Config) *metrics {
 	return m
 }
 
-// beginAtZero makes the series that alerts are on, since a rate does not see a series' first step from nothing.
+// beginAtZero creates the series that alerts use, since a rate misses the first step of a new series.
 func (m *metrics) beginAtZero() {
 	for _, did := range []outcome{outcomeCreated, outcomeCompleted, outcomeAdopted, outcomeRecreated} {
 		m.registrations.WithLabelValues(string(did), "")
@@ -186,14 +186,14 @@ func (m *metrics) answeredHomeserver(kind string, status int) {
 	}
 }
 
-// holding sets how many connections are held.
+// holding sets the number of open connections.
 func (m *metrics) holding(connections int) {
 	if m != nil {
 		m.connections.Set(float64(connections))
 	}
 }
 
-// crowdedOut counts a connection that was closed because there were too many, or because they held too much.
+// crowdedOut counts a connection that was closed because there were too many, or because they used too much memory.
 func (m *metrics) crowdedOut() {
 	if m != nil {
 		m.crowded.Inc()

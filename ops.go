@@ -114,7 +114,7 @@ func serveOps(listener net.Listener, handler http.Handler) *http.Server {
 	}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("The operator is no longer served; nodes are", "address", listener.Addr(), "err", err)
+			log.Error("The operator is no longer served; nodes still are", "address", listener.Addr(), "err", err)
 		}
 	}()
 	return server
@@ -367,7 +367,7 @@ func (w *patientWriter) begin() {
 // fail tells the operator why there is no answer. If a part of the answer is sent already, it breaks the connection off.
 func (w *patientWriter) fail(r *http.Request, err error) {
 	if r.Context().Err() == nil {
-		log.Warn("The operator could not be answered", "path", r.URL.Path, "err", err)
+		log.Warn("A request of the operator failed", "path", r.URL.Path, "err", err)
 	}
 	if w.begun {
 		panic(http.ErrAbortHandler)

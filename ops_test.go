@@ -349,8 +349,8 @@ func TestOpsListenerFails(t *testing.T) {
 	}
 }
 
-// Whoever keeps connections to --ops-listen makes room for the next, and takes no more files than are left beside nodes'. Unlimited,
-// some thousand of them had every file open that may be, and nodes got no connection.
+// Connections to --ops-listen that are kept open make room for new ones, and take no more files than nodes leave. Without the limit
+// some thousand of them used up all files, and nodes got no connection.
 func TestOpsConnectionsAreBounded(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

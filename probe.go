@@ -84,14 +84,14 @@ func logPresent(ctx context.Context, c config.Config, h *homeserver.Client, chos
 	}
 	switch fix, err := chosen.Refused(ctx); {
 	case fix != "":
-		log.Error("The homeserver does not take what this service creates accounts with: no node can register", "matrixurl", c.MatrixURL, "homeserver", server, "fix", fix)
+		log.Error("The homeserver does not accept what this service creates accounts with: no node can register", "matrixurl", c.MatrixURL, "homeserver", server, "fix", fix)
 		return
 	case err != nil && ctx.Err() == nil:
-		log.Warn("It cannot be told whether the homeserver takes what this service creates accounts with", "matrixurl", c.MatrixURL, "err", err)
+		log.Warn("It is unknown whether the homeserver accepts what this service creates accounts with", "matrixurl", c.MatrixURL, "err", err)
 	}
 	log.Info("The homeserver has the API of --matrixurl", "matrixurl", c.MatrixURL, "homeserver", server)
 	if server.IsUntried() {
-		log.Warn("The homeserver is not one that this service was tried with", "homeserver", server, "note", homeserver.Untried)
+		log.Warn("This service was never tested with this homeserver", "homeserver", server, "note", homeserver.Untried)
 	}
 }
 
@@ -123,7 +123,7 @@ func fixMissing(ctx context.Context, c config.Config, h *homeserver.Client, serv
 // a success the homeserver also sends the events that it had kept for this service.
 func pingHomeserver(ctx context.Context, c config.Config, h *homeserver.Client) {
 	if c.AppServiceID == "" || c.ASToken == "" {
-		log.Debug("The homeserver is not asked to ping: that needs the id and the as_token of registration.yaml")
+		log.Debug("The homeserver is not asked to ping, which takes the id and the as_token of registration.yaml")
 		return
 	}
 	said := ""
@@ -141,7 +141,7 @@ func pingHomeserver(ctx context.Context, c config.Config, h *homeserver.Client) 
 			log.Info("The homeserver reaches this service", "took", took)
 			return
 		case errors.Is(err, homeserver.ErrNoPing):
-			log.Debug("The homeserver does not have ping, which tells whether it reaches this service", "err", err)
+			log.Debug("The homeserver has no ping, so it is unknown whether it reaches this service", "err", err)
 			return
 		case err.Error() != said:
 			said = err.Error()

@@ -35,7 +35,7 @@ const (
 	reconcileAfter  = time.Minute // an attempt that began so long ago has ended; clocks may differ by less
 	reconcileAtMost = 15          // records a round: half of what Synapse's rc_profile allows, one a second, is left to nodes
 
-	lineReconciled = "Settled a pending registration"
+	lineReconciled = "Reconciled a pending registration"
 )
 
 var (
@@ -350,7 +350,7 @@ func (r *registrar) shownName(ctx context.Context, n node, failed *homeserver.Er
 	name, err := r.accounts.DisplayName(ctx, n.UserID)
 	switch {
 	case errors.Is(err, homeserver.ErrNoUser) && begun:
-		return "", &homeserver.Error{Reason: "the homeserver does not tell whose the account of this name is", Cause: errors.New("it says that there is one, and shows no profile of it")}
+		return "", &homeserver.Error{Reason: "the homeserver does not say whose the account of this name is", Cause: errors.New("it says that there is one, and shows no profile of it")}
 	case errors.Is(err, homeserver.ErrNoUser):
 		return "", nil
 	}
@@ -501,9 +501,9 @@ func (r *registrar) logRound(looked int, err error, said string) string {
 	case err == nil:
 		return said
 	case isFailed && failed.Limited:
-		log.Info("The homeserver limits look-ups of profiles (rc_profile of Synapse); pending registrations are settled later", "in", reconcilePeriod)
+		log.Info("The homeserver limits profile look-ups (rc_profile in Synapse); pending registrations are reconciled later", "in", reconcilePeriod)
 	case err.Error() != said:
-		log.Warn("Pending registrations could not be settled; trying again", "in", reconcilePeriod, "err", err)
+		log.Warn("Pending registrations could not be reconciled; trying again", "in", reconcilePeriod, "err", err)
 	}
 	return err.Error()
 }
@@ -558,7 +558,7 @@ func (r *registrar) reconcile(ctx context.Context, claimed claim, pending record
 	now := time.Now().UTC()
 	written := pending.Updated
 	if written.After(now) {
-		log.Warn("A pending registration was written at a time that is still to come: a clock is wrong, or was; see that the clocks of all gateways are set (NTP)",
+		log.Warn("A pending registration has a time in the future: a clock is or was wrong; set the clocks of all gateways with NTP",
 			"user_id", pending.UserID, "written", written, "now", now)
 	}
 

@@ -326,7 +326,7 @@ func cutOff(status int) http.HandlerFunc {
 	}
 }
 
-// withRightAnswer gives the function the right answer to whoever is asked for.
+// withRightAnswer gives the function the right answer for the requested user.
 func withRightAnswer(write func(w http.ResponseWriter, answer string)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var asked struct{ Localpart, Username string }

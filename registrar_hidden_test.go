@@ -28,8 +28,8 @@ var showings = []struct {
 	{"to who shares a room, as_token not loaded", standin.Showing{WithToken: true, ToSharing: true, NoService: true}, false, false},
 }
 
-// With every way, whoever sees profiles: what this service sees it acts on, what it does not see it never takes for the node's,
-// and a node whose account is gone gets it again where creating it cannot harm one that is there.
+// The rows say who may see profiles, for every way. The service acts on a profile that it sees, never takes a hidden one for the
+// node's, and creates a lost account again only where that cannot harm an account that exists.
 func TestHiddenProfiles(t *testing.T) {
 	const none, same, other = "", "same", "somebody"
 	for _, api := range apis {
@@ -185,7 +185,7 @@ func TestReconcileSaysItOnce(t *testing.T) {
 		for range 6 { // each second one finds no record, as the one before ended at the last
 			round()
 		}
-		if got := strings.Count(d.log.String(), "could not be settled"); got != want {
+		if got := strings.Count(d.log.String(), "could not be reconciled"); got != want {
 			t.Errorf("said %d times, want %d: %s", got, want, d.log)
 		}
 	}

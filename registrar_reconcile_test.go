@@ -30,7 +30,7 @@ func (d *gateway) setOld(n node, s state, age time.Duration) {
 	}
 }
 
-// What is settled, and how.
+// What is reconciled, and how.
 func TestReconcile(t *testing.T) { eachStore(t, testReconcile) }
 
 func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
@@ -77,14 +77,14 @@ func testReconcile(t *testing.T, fresh func(testing.TB) opener) {
 				t.Errorf("asked: got %q, want %q", asked, test.asked)
 			}
 			future := test.age < -time.Minute
-			if told := strings.Count(d.log.String(), "a clock is wrong, or was"); (told == 1) != future {
+			if told := strings.Count(d.log.String(), "a clock is or was wrong"); (told == 1) != future {
 				t.Errorf("the log has %d lines of a wrong clock: %s", told, d.log)
 			}
 			if future && test.want == statePending && d.record(n).Updated.After(time.Now()) {
 				t.Error("the record still has the wrong time")
 			}
 			changed := test.before != test.want
-			if lines := strings.Count(d.log.String(), "Settled a pending registration"); (lines == 1) != changed {
+			if lines := strings.Count(d.log.String(), "Reconciled a pending registration"); (lines == 1) != changed {
 				t.Errorf("%d lines in the log: %s", lines, d.log)
 			}
 			if inHand(t, d.store) != 0 {
@@ -234,7 +234,7 @@ func testReconcileAtMost(t *testing.T, fresh func(testing.TB) opener) {
 	}
 }
 
-// Two that settle at once share the records out, and a node's own try meets what they left.
+// Two that reconcile at once share the records, and a node's own try meets what they left.
 func TestReconcileAtOnce(t *testing.T) { eachStore(t, testReconcileAtOnce) }
 
 func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
@@ -265,8 +265,8 @@ func testReconcileAtOnce(t *testing.T, fresh func(testing.TB) opener) {
 	if counts, err := d.store.counts(); err != nil || counts[statePending] != 0 || counts[stateRegistered] != len(proofs) {
 		t.Errorf("got %v, %v", counts, err)
 	}
-	if lines := strings.Count(d.log.String(), "Settled a pending registration"); lines > len(proofs) {
-		t.Errorf("%d settled, of %d", lines, len(proofs))
+	if lines := strings.Count(d.log.String(), "Reconciled a pending registration"); lines > len(proofs) {
+		t.Errorf("%d reconciled, of %d", lines, len(proofs))
 	}
 }
 
@@ -292,7 +292,7 @@ func TestReconcileAllStops(t *testing.T) {
 	if d.state(n) != statePending {
 		t.Errorf("record: got %q", d.state(n))
 	}
-	if strings.Contains(d.log.String(), "could not be settled") {
+	if strings.Contains(d.log.String(), "could not be reconciled") {
 		t.Errorf("stopping is logged as a failure: %s", d.log)
 	}
 }
@@ -337,7 +337,7 @@ func TestPing(t *testing.T) {
 func TestPingNeedsTheFile(t *testing.T) {
 	lines := captureLog(t)
 	pingHomeserver(context.Background(), config.Config{ASToken: testASToken}, nil)
-	if !strings.Contains(lines.String(), "needs the id") {
+	if !strings.Contains(lines.String(), "takes the id") {
 		t.Errorf("log: %s", lines)
 	}
 }
@@ -354,7 +354,7 @@ func (s *stubbornAccounts) DisplayName(context.Context, string) (string, error) 
 	return "", nil
 }
 
-// The service does not end, and have its store closed, while a record is being settled.
+// The service does not end, and have its store closed, while a record is being reconciled.
 func TestServeWaitsForReconciling(t *testing.T) {
 	d := newGateway(t, homeserver.CreateUserPath)
 	_, n := newProof(t)
@@ -372,7 +372,7 @@ func TestServeWaitsForReconciling(t *testing.T) {
 	stop()
 	select {
 	case <-served:
-		t.Error("it ended while a record was being settled")
+		t.Error("it ended while a record was being reconciled")
 	case <-time.After(300 * time.Millisecond):
 		defer func() { <-served }()
 	}

@@ -156,7 +156,7 @@ func TestRoundWithoutStore(t *testing.T) {
 		r.reconcileRound(t.Context()) // to the end of the walk
 	}
 	r.store = lostStore{d.store}
-	if said := r.logRound(looked, err, ""); said != err.Error() || strings.Count(d.log.String(), "could not be settled") != 1 {
+	if said := r.logRound(looked, err, ""); said != err.Error() || strings.Count(d.log.String(), "could not be reconciled") != 1 {
 		t.Errorf("said %q: %s", said, d.log)
 	}
 	if _, _, err := r.register(t.Context(), node{}); !errors.Is(err, errStore) || !errors.Is(err, errLost) {
@@ -179,7 +179,7 @@ func TestRoundsSayItOnce(t *testing.T) {
 		r.stop()
 		all.Wait()
 	})
-	if got := strings.Count(lines.String(), "could not be settled"); got != 1 {
+	if got := strings.Count(lines.String(), "could not be reconciled"); got != 1 {
 		t.Errorf("said %d times: %s", got, lines)
 	}
 }

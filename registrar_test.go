@@ -401,7 +401,7 @@ func matches(got, want error) bool {
 	return errors.Is(got, want) && (want != nil || got == nil)
 }
 
-// Once shutdown begins no attempt starts, whoever waits is told, and the one that runs is finished and recorded.
+// Once shutdown begins no attempt starts, waiting requests get 503, and the attempt that runs is finished and recorded.
 func TestShutdown(t *testing.T) {
 	store := openTestStore(t)
 	_, n := newProof(t)
@@ -459,7 +459,7 @@ func (*panicAccounts) Create(context.Context, homeserver.Account, bool, func() e
 	panic("secret words")
 }
 
-// A panic, whoever's it is, answers 500 and releases the address.
+// A panic, the homeserver client's or the store's, answers 500 and releases the address.
 func TestPanicReleases(t *testing.T) {
 	for name, breakPart := range map[string]func(*registrar){
 		"the homeserver's": func(r *registrar) { r.accounts = &panicAccounts{} },

@@ -76,8 +76,9 @@ func TestTimesInDocuments(t *testing.T) {
 		{"docs/scaling.md", in("keeps it for what is left of %s", leaseTime)},
 		{"docs/scaling.md", in("An attempt that outlasts its %s", leaseTime)},
 		{"docs/design.md", in("%s ahead on the database's own clock", leaseTime)},
-		{"docs/troubleshooting.md", in("for at most %s the address is answered with 429", leaseTime)},
-		{"deploy/matrix-regservice.1.in", in("requests in flight are finished, for at most %s.", drainTime)},
+		{"docs/troubleshooting.md", in("For up to %s this address is answered with 429", leaseTime)},
+		{"deploy/matrix-regservice.1.in", in("It finishes requests in flight first, for at most %s.", drainTime)},
+		{"docs/nodes.md", in("an attempt takes up to %s", attemptTime)},
 		{"deploy/matrix-regservice.service", in("# Requests in flight get %s.", drainTime)},
 	} {
 		content, err := os.ReadFile(says.file)

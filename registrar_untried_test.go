@@ -203,7 +203,7 @@ func TestUntriedRegistered(t *testing.T) {
 	}
 }
 
-// Without the node only an account with exactly its name is settled: another may be half made.
+// Without the node only an account with exactly its name is completed: another may be incomplete.
 func TestUntriedReconcile(t *testing.T) {
 	d := newUntried(t, standin.Odd{HidesEmpty: true}, standin.Showing{})
 	for shown, want := range map[string]state{"whole": stateRegistered, "suffix": statePending, "somebody": statePending, "": statePending, "not there": statePending} {

@@ -307,7 +307,7 @@ func (errorLog) Write(p []byte) (int, error) {
 	if isPanic {
 		log.Error("A handler panicked", "err", said, "stack", stack)
 	} else {
-		log.Warn("The HTTP server met an error", "err", said)
+		log.Warn("The HTTP server reports an error", "err", said)
 	}
 	return len(p), nil
 }

@@ -69,8 +69,8 @@ func withoutAddress(text string, sent registration) string {
 	return text
 }
 
-// Whoever sends a proof gets in, nobody else does, and what somebody else is told and what is logged of him are fixed
-// sentences: nothing of what he sent is in them but an address.
+// A client with a proof gets in and no other does. Another one's answers and log lines are fixed sentences, which hold nothing that
+// it sent but an address.
 func FuzzRegister(f *testing.F) {
 	d := newGateway(f, homeserver.SharedSecretPath)
 	fixed := map[string]bool{}

@@ -56,7 +56,7 @@ func mustProxies(t testing.TB, text string) limit.Proxies {
 
 const defaultProxies = "127.0.0.0/8,::1"
 
-// Whoever comes again when he was told is not a moment too early.
+// A client that comes back after retry_after_ms is not a moment too early.
 func TestRetryRounding(t *testing.T) {
 	for wait, want := range map[time.Duration]int64{1: 1, time.Millisecond: 1, time.Millisecond + 1: 2, 0: retryLater.Milliseconds()} {
 		if got := tooManyRequests("", wait).RetryAfterMS; got != want {

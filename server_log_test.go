@@ -177,9 +177,9 @@ func (d *gateway) causes(t *testing.T) []caused {
 		{"unknown user", []string{asked, "M_NOT_FOUND", `"kind":"user"`}, asks("GET", appServicePath+"/users/"+long, testHSToken)},
 		{"protocol", []string{`"msg":"Answered the homeserver"`, `"kind":"protocol"`}, asks("GET", network+protocolID(testServerName), "")},
 		{"transaction", []string{`"msg":"Answered the homeserver"`, `"kind":"transaction"`}, asks("PUT", appServicePath+"/transactions/"+long, testHSToken)},
-		{"list fails", []string{`"msg":"The operator could not be answered"`}, operator(o.socketHandler(), usersPath+"?x="+long)},
+		{"list fails", []string{`"msg":"A request of the operator failed"`}, operator(o.socketHandler(), usersPath+"?x="+long)},
 		{"scrape fails", []string{`"msg":"A scrape of the metrics is incomplete"`}, operator(o.healthHandler(), "/metrics")},
-		{"net/http complains", []string{`"msg":"The HTTP server met an error"`}, func() {
+		{"net/http complains", []string{`"msg":"The HTTP server reports an error"`}, func() {
 			newErrorLog().Printf("http: Accept error: %s; retrying in 5ms", long)
 		}},
 		{"operator's handler panics", []string{`"msg":"A handler panicked"`}, func() {

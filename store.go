@@ -1,4 +1,4 @@
-// store.go owns the record: what is kept of a node, its states, what a store is, and the store in BoltDB: one file, one
+// store.go owns the record of a node, its states, the interface of a store, and the store in BoltDB, which is one file of one
 // process. Which file or database may be the store is store_open.go's, and the same record in SQL store_postgres.go's.
 //
 // The file holds four buckets: registered and pending, each with one JSON record a node under its 20 address bytes, banned, with
@@ -32,17 +32,17 @@ import (
 type state string
 
 const (
-	statePending    state = "pending"    // an attempt was begun and its end is not known: the account may be there
-	stateRegistered state = "registered" // the account is there
+	statePending    state = "pending"    // the outcome of an attempt is unknown: the account may exist
+	stateRegistered state = "registered" // the account exists
 
-	// stateBanned is of listings and counts alone: a ban is beside the record, whose state it leaves as it is.
+	// stateBanned is used in listings and counts only: a ban is stored beside the record and does not change its state.
 	stateBanned state = "banned"
 )
 
 // storeCounts is the number of records in each state, and of bans.
 type storeCounts map[state]int
 
-// A record is what is kept of a node: never its password, a hash or a token.
+// A record is what a store keeps about a node: never its password, a hash or a token.
 type record struct {
 	Localpart   string    `json:"localpart"`
 	UserID      string    `json:"user_id"`
@@ -94,7 +94,7 @@ type store interface {
 	counts() (storeCounts, error)
 	size() (int64, error) // in bytes
 
-	// serverName returns the name of the homeserver whose nodes these are, "" if no daemon has written it down yet.
+	// serverName returns the server name of the nodes, "" if no daemon has recorded it yet.
 	serverName() (string, error)
 
 	Close() error

@@ -217,8 +217,8 @@ func asFormat2(t *testing.T, path string) {
 	})
 }
 
-// A store in BoltDB remembers its server name and refuses another. One of an earlier format is taken over by whoever has a node
-// in it, or finds it empty.
+// A store in BoltDB remembers its server name and refuses another. A store of an earlier format goes to the server name of the
+// nodes in it, or to any if it is empty.
 func TestStoreServerName(t *testing.T) {
 	const other = "example.org"
 	foreign := testRecord(1001, stateRegistered)
@@ -280,7 +280,7 @@ func TestStoreServerName(t *testing.T) {
 	}
 }
 
-// Whoever could read and write records before the table of bans came can do so with bans: every registration reads both.
+// A role that could read and write records before the table of bans existed can do so with bans: every registration reads both.
 func TestPostgresBansAreGranted(t *testing.T) {
 	p, url := postgresServer(t), newDatabase(t)
 	pool, err := pgdb.Open(t.Context(), url, programName)

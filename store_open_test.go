@@ -429,7 +429,7 @@ func FuzzStoreFile(f *testing.F) {
 			t.Errorf("verified: %v", counts)
 		}
 		if err != nil {
-			return // what is not verified may lead whoever follows it in a circle
+			return // an unverified file may lead its reader in a circle
 		}
 		s, err := readBoltStore(path)
 		if err != nil {

@@ -150,7 +150,7 @@ func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
 		})
 	})
 	if cut {
-		log.Warn("An address was claimed for longer than is possible: the clock of PostgreSQL's host is wrong, or was; see that it is set (NTP)",
+		log.Warn("The claim of an address ends later than possible: the clock of PostgreSQL's host is or was wrong; set it with NTP",
 			"address", common.BytesToAddress(c.key), "claimed", c.store.lease)
 	}
 	return taken, err
@@ -226,7 +226,7 @@ func (c *postgresClaim) Release() {
 			WHERE address = $1 AND owner = $2 AND set_config('synchronous_commit', 'off', true) = 'off'`, c.key, c.owner)
 	})
 	if err != nil {
-		log.Warn("An address was not given back; it is free when its lease is over", "lease", c.store.lease, "err", err)
+		log.Warn("The claim of an address was not released; it ends with its lease", "lease", c.store.lease, "err", err)
 	}
 }
 

@@ -34,7 +34,7 @@ CREATE TABLE matrix_regservice.records (
 );
 CREATE INDEX records_pending ON matrix_regservice.records (address) WHERE state = 'pending';
 
--- The addresses in hand.
+-- The claimed addresses.
 CREATE TABLE matrix_regservice.claims (
 	address bytea PRIMARY KEY CHECK (octet_length(address) = 20),
 	owner uuid NOT NULL,
@@ -82,7 +82,7 @@ CREATE TABLE matrix_regservice.bans (
 	banned timestamptz NOT NULL
 );
 
--- Whoever may read and write records may do so with bans: every registration reads both.
+-- A role that may read and write records may do so with bans: every registration reads both.
 DO $$
 DECLARE
 	given record;
@@ -103,7 +103,7 @@ func openPostgresStore(ctx context.Context, dataPath, serverName string) (*postg
 		return nil, err
 	}
 	if pgdb.IsPlain(dataPath) {
-		log.Warn("What is kept of nodes goes to PostgreSQL in the clear: add sslmode=verify-full to its URL", "datapath", storeName(dataPath))
+		log.Warn("Records go to PostgreSQL unencrypted: add sslmode=verify-full to its URL", "datapath", storeName(dataPath))
 	}
 	s := newPostgresStore(pool)
 	err = pool.Prepare(ctx, postgresSchema)

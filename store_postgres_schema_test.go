@@ -1,5 +1,5 @@
-// store_postgres_schema_test.go owns what opening the store in PostgreSQL has to do: one schema whoever comes first, what is
-// refused, and no password in what is said.
+// store_postgres_schema_test.go owns what opening the store in PostgreSQL has to do: one schema, no matter which gateway
+// comes first, what is refused, and no password in any message.
 
 package main
 

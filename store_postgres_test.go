@@ -227,7 +227,7 @@ func (c *askedAccounts) Steps(context.Context) (homeserver.Steps, error) {
 }
 func (c *askedAccounts) RefusesTaken() bool { return false }
 
-// Instances share the pending records out: each is settled once, those too that a dead instance held, and none is left.
+// Instances share the pending records: each is reconciled once, those of a dead instance too, and none is left.
 func TestPostgresSettlesOnce(t *testing.T) {
 	captureLog(t)
 	url := newDatabase(t)
@@ -236,7 +236,7 @@ func TestPostgresSettlesOnce(t *testing.T) {
 	for i := range count {
 		r := testRecord(i, statePending)
 		keepRecord(t, s, r)
-		if i%3 == 0 { // whoever holds it died: its lease has just ended
+		if i%3 == 0 { // its owner died: the lease has just ended
 			s.lease = time.Millisecond
 			claimed(t, s, common.HexToAddress(r.Localpart))
 			s.lease = leaseTime
@@ -257,7 +257,7 @@ func TestPostgresSettlesOnce(t *testing.T) {
 	all.Wait()
 	for userID, times := range backend.asked {
 		if times != 1 {
-			t.Errorf("%s was settled %d times", userID, times)
+			t.Errorf("%s was reconciled %d times", userID, times)
 		}
 	}
 	if counts, err := s.counts(); err != nil || counts[stateRegistered] != count || counts[statePending] != 0 {

@@ -468,7 +468,7 @@ func (w *watchedAnswer) WriteHeader(status int) {
 	w.ResponseRecorder.WriteHeader(status)
 }
 
-// stateInFile reads a record from a copy of the file, as whoever starts after a crash finds it.
+// stateInFile reads a record from a copy of the file, as the next start after a crash finds it.
 func stateInFile(t *testing.T, path string, a common.Address) state {
 	t.Helper()
 	content, err := os.ReadFile(path)

@@ -14,7 +14,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
-const rememberedTime = time.Minute // for which the gateway goes by what the chain said
+const rememberedTime = time.Minute // for which the gateway uses the last answer of the chain
 
 func TestAdmission(t *testing.T) {
 	need.OnlyLong(t)
@@ -86,7 +86,7 @@ func TestAdmission(t *testing.T) {
 	registers(empty, byBalance, http.StatusOK, "")
 	hasAccounts(empty, 1)
 
-	// Without the chain the door is shut, for whoever would be let in too.
+	// Without the chain nobody is admitted, not even an address that holds enough.
 	late := paid(least)
 	if err := chain.Stop(); err != nil {
 		t.Fatal(err)

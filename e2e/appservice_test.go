@@ -1,5 +1,5 @@
 // appservice_test.go owns what the homeserver sends and asks: the events of a room where nodes talk, users and the
-// third-party network, the ping at start, and what is settled after a crash.
+// third-party network, the ping at start, and what is reconciled after a crash.
 
 package e2e
 
@@ -58,12 +58,12 @@ var dialects = map[string]dialect{
 	"dendrite-0.15.2": {
 		transactions: "/regapp/1/_matrix/app/v1/transactions/", users: "/regapp/1/_matrix/app/v1/users/", asksLate: true,
 		thirdParty: "/_matrix/client/v3/thirdparty/", looksUp: true, nobody: "M_NOT_FOUND",
-		ping: "The homeserver does not have ping", queue: dendriteQueue, complaint: dendriteComplaint,
+		ping: "The homeserver has no ping", queue: dendriteQueue, complaint: dendriteComplaint,
 	},
 	"dendrite-0.15.2-legacy": {
 		transactions: "/regapp/1/transactions/", users: "/regapp/1/users/", asksLate: true,
 		thirdParty: "/_matrix/client/v3/thirdparty/", looksUp: true, nobody: "M_NOT_FOUND",
-		ping: "The homeserver does not have ping", queue: dendriteQueue, complaint: dendriteComplaint,
+		ping: "The homeserver has no ping", queue: dendriteQueue, complaint: dendriteComplaint,
 	},
 	"synapse-1.163.2": {
 		transactions: "/regapp/1/_matrix/app/v1/transactions/", users: "/regapp/1/_matrix/app/v1/users/",
@@ -73,7 +73,7 @@ var dialects = map[string]dialect{
 	"synapse-0.34.0": {
 		transactions: "/regapp/1/transactions/", users: "/regapp/1/users/",
 		thirdParty: "/_matrix/client/unstable/thirdparty/", looksUp: false,
-		ping: "The homeserver does not have ping", queue: synapseQueue, complaint: synapseComplaint,
+		ping: "The homeserver has no ping", queue: synapseQueue, complaint: synapseComplaint,
 	},
 }
 
@@ -252,7 +252,7 @@ func testBacklog(t *testing.T, d *Deployment) {
 }
 
 // A crash between the homeserver's success and the record leaves a pending record and an account. The gateway
-// that was killed is left running again; what it makes of the record is for testSettled to see.
+// that was killed is left running again; testReconciled sees what becomes of the record.
 func testKilled(t *testing.T, d *Deployment) {
 	target := must(url.Parse(d.Homeserver.URL))(t)
 	var g *Gateway
@@ -291,14 +291,14 @@ func testKilled(t *testing.T, d *Deployment) {
 	d.killed, d.interrupted = g, n
 }
 
-// The killed gateway settles its record by itself, a minute after it was written.
-func testSettled(t *testing.T, d *Deployment) {
+// The killed gateway reconciles its record by itself, a minute after it was written.
+func testReconciled(t *testing.T, d *Deployment) {
 	if d.killed == nil {
 		t.Fatal("no gateway was killed: the scene that kills one comes first")
 	}
 	deadline := time.Now().Add(startTime)
 	for {
-		line, err := d.killed.WaitForLog(t.Context(), "Settled a pending registration", "registered", d.interrupted.UserID)
+		line, err := d.killed.WaitForLog(t.Context(), "Reconciled a pending registration", "registered", d.interrupted.UserID)
 		if err == nil {
 			t.Log(line)
 			break

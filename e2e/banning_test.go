@@ -36,7 +36,7 @@ func wantSaid(t *testing.T, got Result, code int, said ...string) {
 func testBanned(t *testing.T, d *Deployment) {
 	n, token := newMember(t, d)
 	isDendrite, isMAS := strings.HasPrefix(d.Recipe.Name, "dendrite-"), d.MASURL != ""
-	wantSaid(t, operate(t, d, "users", n.Localpart), 0, "record      registered", "has the account, with the display name that was proven", "it is in:", " created")
+	wantSaid(t, operate(t, d, "users", n.Localpart), 0, "record      registered", "has the account, with the display name that was proven", "it is registered and has its account:", " created")
 	for _, first := range []bool{true, false} { // it can be repeated
 		said := n.UserID + " is banned\n"
 		if !first {
@@ -45,7 +45,7 @@ func testBanned(t *testing.T, d *Deployment) {
 		if isDendrite {
 			wantSaid(t, operate(t, d, "ban", n.UserID), 1, said, "left to do at the homeserver", "/_dendrite/admin/resetPassword/"+n.UserID)
 		} else {
-			wantSaid(t, operate(t, d, "ban", n.UserID), 0, said, "the account is put out at the homeserver")
+			wantSaid(t, operate(t, d, "ban", n.UserID), 0, said, "the account is disabled at the homeserver")
 		}
 	}
 	if isDendrite {
@@ -79,7 +79,7 @@ func testBanned(t *testing.T, d *Deployment) {
 	unbanned := operate(t, d, "unban", n.Localpart)
 	switch {
 	case isMAS:
-		wantSaid(t, unbanned, 0, "is no longer banned", "the account is let in again at the homeserver")
+		wantSaid(t, unbanned, 0, "is no longer banned", "the account is enabled again at the homeserver")
 		want(t, must(n.Login(t.Context()))(t), http.StatusOK, "")
 		want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
 		return

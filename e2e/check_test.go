@@ -79,7 +79,7 @@ func runCheck(t *testing.T, d *Deployment, dir string, flags ...string) checkRun
 	}
 	run := checkRun{r.Code, map[string]checkFinding{}}
 	for _, f := range said.Findings {
-		unseen := f.Status == "note" && strings.HasPrefix(f.Found, "not looked at, because ")
+		unseen := f.Status == "note" && strings.HasPrefix(f.Found, "not checked, because ")
 		if f.Status == "" || f.Found == "" || (f.Do == "") != (f.Status == "ok" || unseen) {
 			t.Errorf("incomplete: %+v", f)
 		}
@@ -142,7 +142,7 @@ func testCheckAllRight(t *testing.T, d *Deployment) {
 			t.Errorf("exit %d\n%s", r.Code, r.Stderr)
 		}
 		for _, warned := range regexp.MustCompile(`(?m)^warning .*`).FindAllString(r.Stdout, -1) {
-			if !strings.Contains(warned, "goes by the directory that the homeserver is started in") { // the recipes name it so
+			if !strings.Contains(warned, "is relative to the directory that the homeserver is started in") { // the recipes name it so
 				t.Errorf("after a setup by the book: %s", warned)
 			}
 		}
@@ -402,7 +402,7 @@ func withoutRateLimit(t *testing.T, d *Deployment) {
 
 // alsoElsewhere adds what is said of the other end of a --matrixdomain that is not the homeserver's.
 func alsoElsewhere(want map[string]string, before checkRun) {
-	for _, subject := range []string{"homeserver.yaml server_name", "dendrite.yaml global.server_name", "public door /regapp/1/register", "public door /_matrix"} {
+	for _, subject := range []string{"homeserver.yaml server_name", "dendrite.yaml global.server_name", "public URL /regapp/1/register", "public URL /_matrix"} {
 		if _, ok := before.findings[subject]; ok {
 			want[subject] = "problem"
 		}
@@ -429,14 +429,14 @@ var nginxBreaks = []struct {
 	name, createPath, form, by string
 	want                       map[string]string
 }{
-	{"the whole service", "", `= /regapp/1/register \{\n(\s*proxy_pass [^;]*)/regapp/1/register;`, "/regapp/1 {\n$1;", oneWarning("public door application-service API")},
-	{"the path as the client wrote it", "", `(proxy_pass [^;]*)/regapp/1/register;`, "$1;", oneWarning("public door application-service API")},
-	{"no register path", SharedSecretPath, `location = /regapp/1`, "location = /elsewhere", map[string]string{"public door /regapp/1/register": "problem"}},
-	{"no /_matrix", SharedSecretPath, `location /_matrix/`, "location /elsewhere/", oneProblem("public door /_matrix")},
-	{"the admin API", SharedSecretPath, `location /_matrix/`, "location /_", oneProblem("public door /_synapse/admin")},
-	{"the homeserver's register", CreateUserPath, `\(register\|admin\)`, "admin", oneWarning("public door client register")},
-	{"the homeserver's register under one prefix", CreateUserPath, `\[\^/\]\+/\(register\|admin\)`, "(r0|unstable)/(register|admin)", oneWarning("public door client register")},
-	{"the client's own X-Forwarded-For for the service", "", `(?s)(location [^{]*/regapp[^{]*\{[^;]*;)[^;]*;`, "$1", oneProblem("public door X-Forwarded-For")},
+	{"the whole service", "", `= /regapp/1/register \{\n(\s*proxy_pass [^;]*)/regapp/1/register;`, "/regapp/1 {\n$1;", oneWarning("public URL application-service API")},
+	{"the path as the client wrote it", "", `(proxy_pass [^;]*)/regapp/1/register;`, "$1;", oneWarning("public URL application-service API")},
+	{"no register path", SharedSecretPath, `location = /regapp/1`, "location = /elsewhere", map[string]string{"public URL /regapp/1/register": "problem"}},
+	{"no /_matrix", SharedSecretPath, `location /_matrix/`, "location /elsewhere/", oneProblem("public URL /_matrix")},
+	{"the admin API", SharedSecretPath, `location /_matrix/`, "location /_", oneProblem("public URL /_synapse/admin")},
+	{"the homeserver's register", CreateUserPath, `\(register\|admin\)`, "admin", oneWarning("public URL client register")},
+	{"the homeserver's register under one prefix", CreateUserPath, `\[\^/\]\+/\(register\|admin\)`, "(r0|unstable)/(register|admin)", oneWarning("public URL client register")},
+	{"the client's own X-Forwarded-For for the service", "", `(?s)(location [^{]*/regapp[^{]*\{[^;]*;)[^;]*;`, "$1", oneProblem("public URL X-Forwarded-For")},
 }
 
 func testCheckLive(t *testing.T, d *Deployment) {
@@ -451,7 +451,7 @@ func testCheckLive(t *testing.T, d *Deployment) {
 		t.Run("nginx: "+broken.name, func(t *testing.T) {
 			want := maps.Clone(broken.want)
 			if isDendrite && broken.name == "no register path" {
-				want["public door X-Forwarded-For"] = "warning"
+				want["public URL X-Forwarded-For"] = "warning"
 			}
 			withNginx(t, d, broken.form, broken.by)
 			wantChange(t, before, runCheck(t, d, dir), want)
@@ -460,7 +460,7 @@ func testCheckLive(t *testing.T, d *Deployment) {
 	if d.Recipe.Name == "synapse-1.163.2" {
 		t.Run("nginx: the client's own X-Forwarded-For for the homeserver", func(t *testing.T) {
 			withNginx(t, d, `(?s)(location /_matrix/ \{.*?proxy_pass[^;]*;)[^;]*;`, "$1")
-			wantChange(t, before, runCheck(t, d, dir), oneProblem("public door X-Forwarded-For"))
+			wantChange(t, before, runCheck(t, d, dir), oneProblem("public URL X-Forwarded-For"))
 		})
 	}
 	t.Run("the service is stopped", func(t *testing.T) { testCheckNoService(t, d, dir, before) })
@@ -505,12 +505,12 @@ func testCheckNoService(t *testing.T, d *Deployment, dir string, before checkRun
 	if err := d.Gateway.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"service": "problem", "service hs_token": "note", "homeserver ping": "note", "service readiness": "note", "public door /regapp/1/register": "problem"}
-	if before.findings["public door application-service API"].Status == "warning" {
-		want["public door application-service API"] = "ok"
+	want := map[string]string{"service": "problem", "service hs_token": "note", "homeserver ping": "note", "service readiness": "note", "public URL /regapp/1/register": "problem"}
+	if before.findings["public URL application-service API"].Status == "warning" {
+		want["public URL application-service API"] = "ok"
 	}
 	if d.Recipe.Name != "synapse-1.163.2" { // of the others it is the service alone that can be asked
-		want["public door X-Forwarded-For"] = "warning"
+		want["public URL X-Forwarded-For"] = "warning"
 	}
 	if strings.HasPrefix(d.Recipe.Name, "dendrite-") { // it asks the service for users that it does not have
 		want["homeserver profiles"] = "warning"
@@ -522,7 +522,7 @@ func testCheckNoService(t *testing.T, d *Deployment, dir string, before checkRun
 }
 
 func testCheckNoHomeserver(t *testing.T, d *Deployment, dir string, before checkRun) {
-	want := map[string]string{"homeserver": "problem", "public door /_matrix": "problem", "public door client register": "note", "service readiness": "problem"}
+	want := map[string]string{"homeserver": "problem", "public URL /_matrix": "problem", "public URL client register": "note", "service readiness": "problem"}
 	for _, gone := range []string{"server_name", "registration", "as_token", "profiles", "shared secret", "ping"} {
 		if _, ok := before.findings["homeserver "+gone]; ok {
 			want["homeserver "+gone] = "note"

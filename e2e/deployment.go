@@ -44,7 +44,7 @@ type Deployment struct {
 	masServer *http.Server
 	extra     []*Gateway
 
-	killed      *Gateway // by testKilled, for testSettled
+	killed      *Gateway // by testKilled, for testReconciled
 	interrupted *Node    // the node whose registration was under way
 
 	mu      sync.Mutex
@@ -243,7 +243,7 @@ func (d *Deployment) Secrets() map[string]string {
 	return secrets
 }
 
-// LogTails are the ends of all logs, for whoever has to find out what went wrong.
+// LogTails are the ends of all logs, for a person who looks for the fault.
 func (d *Deployment) LogTails() string {
 	logs := []string{d.Homeserver.LogFile}
 	if d.nginx != nil {

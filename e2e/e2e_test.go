@@ -16,7 +16,7 @@ var scenes = []struct {
 	play  func(*testing.T, *Deployment)
 	suits func(*testing.T, *Deployment) bool // nil for every homeserver
 }{
-	{"a gateway is killed in the middle", testKilled, nil}, // the first: testSettled waits a minute from here
+	{"a gateway is killed in the middle", testKilled, nil}, // the first: testReconciled waits a minute from here
 	{"a node enters through nginx", testNodeEnters, nil},
 	{"nodes find each other by address", testNodesFindEachOther, hasDirectory},
 	{"the register command is a node", testRegisterCommand, nil},
@@ -31,7 +31,7 @@ var scenes = []struct {
 	{"Prometheus scrapes the gateway", testMetrics, nil},
 	{"the operator lists and copies the store", testOperator, nil},
 	{"the gateway was down while nodes talked", testBacklog, nil},
-	{"what the crash left is settled", testSettled, nil},
+	{"what the crash left is reconciled", testReconciled, nil},
 	{"a wiped store adopts the account", testWipedStore, nil},
 	{"a deactivated account stays out", testDeactivated, nil},
 	{"a banned node stays out", testBanned, nil},

@@ -234,13 +234,13 @@ func (door *frontDoor) doorSays(t *testing.T, d *Deployment, url, subject string
 // Check finds nothing wrong with the file, whichever line was chosen; and says once what keeps it from asking over TLS.
 func testFrontDoorCheck(t *testing.T, d *Deployment, door *frontDoor) {
 	for _, test := range []struct{ name, url, certificate, says string }{
-		{"plain HTTP at a port that speaks TLS", "http://" + door.second, "", "speaks TLS\n    give\n        --public-url https://" + door.second + "\n    and not looked at: "},
+		{"plain HTTP at a port that speaks TLS", "http://" + door.second, "", "speaks TLS\n    give\n        --public-url https://" + door.second + "\n    and not checked: "},
 		{"a certificate that is not known here", door.url, "", "x509: certificate signed by unknown authority\n    set SSL_CERT_FILE to the file of the certificate"},
 		{"TLS", door.url, door.certificate, "it answers at " + door.url},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("SSL_CERT_FILE", test.certificate)
-			finding, code := door.doorSays(t, d, test.url, "public door")
+			finding, code := door.doorSays(t, d, test.url, "public URL")
 			if !strings.Contains(finding, test.says) || (code == 0) != (test.certificate != "") {
 				t.Errorf("exit %d, %s, want %q", code, finding, test.says)
 			}
@@ -264,7 +264,7 @@ func testFrontDoorReleased(t *testing.T, d *Deployment, door *frontDoor) {
 	door.choose(t, port+" ssl;", port+";")
 	door.serve(t, must(findNginx())(t))
 	want(t, must(n.RegisterAt(t.Context(), plain))(t), http.StatusOK, "")
-	if got, code := door.doorSays(t, d, "http://"+door.second, "public door released nodes"); code != 0 || !strings.HasPrefix(got, "ok ") {
+	if got, code := door.doorSays(t, d, "http://"+door.second, "public URL released nodes"); code != 0 || !strings.HasPrefix(got, "ok ") {
 		t.Errorf("exit %d: check does not see that released nodes get in: %q", code, got)
 	}
 }

@@ -82,7 +82,7 @@ func TestHardened(t *testing.T) {
 				between.loses.Store(0)
 				return n
 			}
-			made, notMade := interrupted(losesAnswer), interrupted(losesRequest) // for the gateway to settle
+			made, notMade := interrupted(losesAnswer), interrupted(losesRequest) // for the gateway to reconcile
 			adopted("completed", interrupted(losesAnswer))
 			again := interrupted(losesRequest)
 			want(t, must(again.Register(t.Context()))(t), http.StatusOK, "")
@@ -120,24 +120,24 @@ func TestHardened(t *testing.T) {
 func reconciledAsSeen(t *testing.T, d *Deployment, made, notMade *Node, seesIt, seesNoOne bool, cure string) {
 	t.Helper()
 	if seesIt {
-		must(d.Gateway.WaitForLog(t.Context(), "Settled a pending registration", "outcome=registered", made.UserID))(t)
+		must(d.Gateway.WaitForLog(t.Context(), "Reconciled a pending registration", "outcome=registered", made.UserID))(t)
 	}
 	if seesNoOne {
-		must(d.Gateway.WaitForLog(t.Context(), "Settled a pending registration", "outcome=dropped", notMade.UserID))(t)
+		must(d.Gateway.WaitForLog(t.Context(), "Reconciled a pending registration", "outcome=dropped", notMade.UserID))(t)
 	} else {
-		must(d.Gateway.WaitForLog(t.Context(), "Pending registrations could not be settled", cure))(t)
+		must(d.Gateway.WaitForLog(t.Context(), "Pending registrations could not be reconciled", cure))(t)
 	}
 	log := must(d.Gateway.Log())(t)
 	for _, kept := range []struct {
 		is bool
 		n  *Node
 	}{{!seesIt, made}, {!seesNoOne, notMade}} {
-		if settled := regexp.MustCompile("Settled a pending registration.*" + kept.n.UserID); kept.is && settled.MatchString(log) {
-			t.Errorf("the record of %s is settled, although the homeserver did not tell", kept.n.UserID)
+		if settled := regexp.MustCompile("Reconciled a pending registration.*" + kept.n.UserID); kept.is && settled.MatchString(log) {
+			t.Errorf("the record of %s is reconciled, although the homeserver did not say", kept.n.UserID)
 		}
 	}
-	if got := strings.Count(log, "Pending registrations could not be settled"); got > 1 {
-		t.Errorf("it is said %d times that records could not be settled, want once", got)
+	if got := strings.Count(log, "Pending registrations could not be reconciled"); got > 1 {
+		t.Errorf("it is said %d times that records could not be reconciled, want once", got)
 	}
 }
 

@@ -129,7 +129,7 @@ func (h *linearHomeserver) badly(w http.ResponseWriter, r *http.Request, right h
 		time.Sleep(wait / 2)
 		answer = standin.Says(made.Code, made.Body.String())
 	}
-	end() // before whoever asked may ask again
+	end() // before the caller can ask again
 	answer(w, r)
 }
 

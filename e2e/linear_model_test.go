@@ -14,8 +14,8 @@
 //   - After a failover to a synchronous standby nothing of that is lost.
 //
 // Not linearizable, and not claimed to be, is:
-//   - Pending as such. An attempt writes it at its start and may take it back at its end, so that whoever reads the table
-//     meanwhile sees it come and go. It is held against the model when no attempt runs.
+//   - Pending as such. An attempt writes it at its start and may take it back at its end, so that a reader of the
+//     table sees it come and go. It is held against the model when no attempt runs.
 //   - The calls to the homeserver: a gateway that was frozen beyond its lease may still send one that it had begun. They are
 //     counted: one account was made, of this node's.
 //   - The question for a user while the standby does not follow: a commit that gave up waiting for it can be read already, and
@@ -263,7 +263,7 @@ func verdict(history []porcupine.Operation, limit time.Duration) (illegal []stri
 	return illegal, nil
 }
 
-// describe is the history of one address, for whoever has to find out what went wrong.
+// describe is the history of one address, for a person who looks for the fault.
 func (h *linearHistory) describe(address string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

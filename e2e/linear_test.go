@@ -660,7 +660,7 @@ func (c *linearCluster) acknowledged(t *testing.T, more int) {
 }
 
 // goOn lets a former primary go on that hung, and does not know that another has its place. Gateways have connections to it,
-// and it takes the writes of whoever comes, without a standby that would keep them. Then it ends.
+// and it accepts writes from any client, without a standby that would keep them. Then it ends.
 func (c *linearCluster) goOn(t *testing.T, former *Postgres) {
 	t.Helper()
 	if err := former.Thaw(); err != nil {

@@ -25,7 +25,7 @@ func testWipedStore(t *testing.T, d *Deployment) {
 	want(t, must(n.Register(t.Context()))(t), http.StatusConflict, "M_USER_IN_USE")
 }
 
-// Whoever was banned stays so, whatever the gateway remembers.
+// A banned node stays banned, whatever the gateway remembers.
 func testDeactivated(t *testing.T, d *Deployment) {
 	n, token := newMember(t, d)
 	want(t, must(n.Deactivate(t.Context(), token))(t), http.StatusOK, "")

@@ -391,7 +391,7 @@ func testMASOld(t *testing.T, d *Deployment) {
 }
 
 // The account is there and has no password: the node's next try sets it, though the service was restarted meanwhile and
-// the record had its minute to be settled in.
+// the record had its minute to be reconciled in.
 func testMASHalfMade(t *testing.T, d *Deployment) {
 	n := newNode(t, d)
 	d.MAS.Set(mas.Settings{PasswordsOff: true})
@@ -598,7 +598,7 @@ func testMASCheck(t *testing.T, d *Deployment) {
 		settings mas.Settings
 		want     map[string]string
 	}{
-		{"passwords off", mas.Settings{PasswordsOff: true}, map[string]string{"Matrix Authentication Service passwords": "problem", "public door login": "problem", "public door logout": "note"}},
+		{"passwords off", mas.Settings{PasswordsOff: true}, map[string]string{"Matrix Authentication Service passwords": "problem", "public URL login": "problem", "public URL logout": "note"}},
 		{"not admin", mas.Settings{NotAdmin: true}, map[string]string{
 			"Matrix Authentication Service scope": "problem", "Matrix Authentication Service admin API": "", "Matrix Authentication Service passwords": "note",
 			"Matrix Authentication Service registration": "note", "Matrix Authentication Service server name": "note",
@@ -618,7 +618,7 @@ func testMASCheck(t *testing.T, d *Deployment) {
 		}))
 		defer front.Close()
 		got := runCheck(t, d, dir, "--public-url", front.URL)
-		if f := got.findings["public door login"]; f.Status != "problem" || !strings.Contains(f.Do, "(login|logout|refresh)") {
+		if f := got.findings["public URL login"]; f.Status != "problem" || !strings.Contains(f.Do, "(login|logout|refresh)") {
 			t.Errorf("got %+v", f)
 		}
 	})

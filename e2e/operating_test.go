@@ -30,7 +30,7 @@ var misfits = map[string][]misfit{
 		},
 		{
 			name: "unknown-as-token", createPath: CreateUserPath,
-			atStart:   []string{"does not take what this service creates accounts with", "restart"},
+			atStart:   []string{"does not accept what this service creates accounts with", "restart"},
 			atRequest: []string{"Refused registration", "502", "it does not know the as_token"},
 		},
 	},
@@ -42,7 +42,7 @@ var misfits = map[string][]misfit{
 		},
 		{
 			name: "wrong-shared-secret", createPath: SharedSecretPath, flags: []string{"--sharesecret", wrongSecret},
-			atStart:   []string{"does not take what this service creates accounts with", "registration_shared_secret"},
+			atStart:   []string{"does not accept what this service creates accounts with", "registration_shared_secret"},
 			atRequest: []string{"Refused registration", "502", "the shared secret is not the homeserver's"},
 		},
 	},

@@ -266,7 +266,7 @@ func (c *PatroniCluster) Close() error {
 	return errors.Join(append(all, err, os.RemoveAll(c.dir))...)
 }
 
-// State is what Patroni says of the hosts, for whoever has to find out what went wrong.
+// State is what Patroni says of the hosts, for a person who looks for the fault.
 func (c *PatroniCluster) State(ctx context.Context) string {
 	for _, h := range c.Hosts {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

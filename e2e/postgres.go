@@ -28,7 +28,7 @@ type Postgres struct {
 	LogFile string
 
 	bin     string
-	owner   *syscall.Credential // it refuses to run as root; nil for whoever runs this
+	owner   *syscall.Credential // it refuses to run as root; nil for the user that runs this
 	process *process
 }
 

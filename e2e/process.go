@@ -2,7 +2,7 @@
 // nginx on free loopback ports in a scratch directory, and plays the node. The tests and the demo share it.
 //
 // process.go owns the servers as processes: each has a log file, is ended by its own process id, and does not
-// outlive whoever started it.
+// outlive its starter.
 package e2e
 
 import (

@@ -176,7 +176,7 @@ func rawSites(t *testing.T, service, homeserver *arrivals, dir, socket string) [
 	}
 	var cures []string
 	for _, f := range report.Findings {
-		if at := strings.Index(f.Do, "location "); at >= 0 && strings.HasPrefix(f.Subject, "public door ") && f.Status == "problem" {
+		if at := strings.Index(f.Do, "location "); at >= 0 && strings.HasPrefix(f.Subject, "public URL ") && f.Status == "problem" {
 			cures = append(cures, f.Do[at:strings.LastIndex(f.Do, "}")+1])
 		}
 	}
@@ -339,7 +339,7 @@ func TestSharedSecretClosed(t *testing.T) {
 		{d.NodeURL + CreateUserPath, d.NodeURL, "ok"}, {straight, d.NodeURL, "ok"}, {straight, withoutNginx, "warning"}, {straight, d.Homeserver.URL, "warning"},
 	} {
 		run := runCheck(t, d, d.Gateway.Dir, "--matrixurl", test.matrixURL, "--public-url", test.public)
-		if got := run.findings["public door client register"]; got.Status != test.want {
+		if got := run.findings["public URL client register"]; got.Status != test.want {
 			t.Errorf("--matrixurl %s --public-url %s: got %+v, want %s", test.matrixURL, test.public, got, test.want)
 		}
 		if got := run.findings["homeserver.yaml registration_shared_secret"]; got.Status != "warning" || !strings.Contains(got.Found, "createUser needs none") {

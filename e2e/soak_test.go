@@ -310,6 +310,6 @@ func (s *soak) figures(t *testing.T, kills int, took time.Duration, registered i
 	}
 	log := must(s.Gateway.Log())(t)
 	completed = strings.Count(log, "outcome=completed")
-	t.Logf("%d kills in %v; %d nodes sent %d registrations; answers by status (0: the connection broke): %v; %d are registered, %d attempts completed an earlier one, %d were settled by the gateway",
-		kills, took.Round(time.Second), len(s.nodes), requests, answers, registered, completed, strings.Count(log, "Settled a pending registration"))
+	t.Logf("%d kills in %v; %d nodes sent %d registrations; answers by status (0: the connection broke): %v; %d are registered, %d attempts completed an earlier one, %d were reconciled by the gateway",
+		kills, took.Round(time.Second), len(s.nodes), requests, answers, registered, completed, strings.Count(log, "Reconciled a pending registration"))
 }

@@ -60,7 +60,7 @@ func TestUntriedHomeserver(t *testing.T) {
 			if err := d.Gateway.StartAt(t.Context(), newDisguise(t, d)+d.Recipe.createPath); err != nil {
 				t.Fatal(err)
 			}
-			must(d.Gateway.WaitForLog(t.Context(), "not one that this service was tried with", "Tuwunel 1.7.0"))(t)
+			must(d.Gateway.WaitForLog(t.Context(), "This service was never tested with this homeserver", "Tuwunel 1.7.0"))(t)
 
 			n := newNode(t, d)
 			a := must(n.Register(t.Context()))(t)

@@ -20,8 +20,8 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 )
 
-// A full disk, for the running daemon: whoever is new gets 503 and no account, whoever is known is told so, /readyz says
-// it, a restart serves the same, and when there is room again all is well without another.
+// The disk of the running daemon is full: a new node gets 503 and no account, a registered one gets 409, /readyz says so, and a
+// restart answers the same. When there is room again, the daemon works without another restart.
 func TestDiskFull(t *testing.T) {
 	dir, backend := disk.Mount(t, 1<<20), standin.New(t)
 	d := daemon.Start(t, program(t), dir, backend.URL+standin.SharedSecretPath)
@@ -231,7 +231,7 @@ func TestStoreFileChangedUnderDaemon(t *testing.T) {
 			copyStore(t, filled, dir)
 			path := filepath.Join(dir, storeFile)
 			backup := filepath.Join(t.TempDir(), "backup.db")
-			backend.Fail(standin.Profile, standin.Says(502, "<html>")) // so that nothing pending is settled, which would write
+			backend.Fail(standin.Profile, standin.Says(502, "<html>")) // so that nothing pending is reconciled, which would write
 			d := daemon.Start(t, program(t), dir, backend.URL+standin.SharedSecretPath)
 			known := daemon.NewNode(t)
 			if got := d.MustSend(known); got.Status != 200 {

@@ -203,7 +203,7 @@ func (m *model) nodesCome(mostNodes, mostFaults int) {
 	m.come(coming, mostFaults)
 }
 
-// come has these nodes register at once. Whoever gets no answer tries again, as nodes do, and whoever finds no gateway starts
+// come has these nodes register at once. A node without an answer tries again. One that finds no gateway starts
 // one.
 func (m *model) come(coming []*node, mostFaults int) {
 	var faults []plannedFault

@@ -389,7 +389,7 @@ func TestByteHomeservers(t *testing.T) {
 // rpcKey is the key in the URL of the Ethereum node.
 const rpcKey = "k3y0f4nEthereumProvider9aZ"
 
-// An Ethereum node may say that everybody is rich in the answer to something else. Whoever is poor is not let in by it.
+// An Ethereum node may report a high balance in the answer to another request. That admits nobody.
 func TestByteEthereumNodes(t *testing.T) {
 	t.Parallel()
 	eachByteCase(t, 1, 3, func(t *testing.T, c byteCase, _ int) {

@@ -22,7 +22,7 @@ type account struct {
 	hash     string // of the password, by bcrypt
 	password string // where the homeserver was given that, and not its hash
 
-	othersMade  bool // by whoever: never through this service
+	othersMade  bool // not through this service
 	renamed     bool
 	locked      bool
 	deactivated bool

@@ -150,7 +150,7 @@ func (w *world) restart() error {
 	return w.gateway.start(context.Background())
 }
 
-// up has the gateway run: whoever finds it killed starts it.
+// up starts the gateway if it was killed.
 func (w *world) up() error {
 	w.starting.Lock()
 	defer w.starting.Unlock()

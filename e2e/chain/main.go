@@ -25,7 +25,7 @@ import (
 	"github.com/ethereum/go-ethereum/params"
 )
 
-// treasury is what whoever pays has at the start, in ether.
+// treasury is the payer's balance at the start, in ether.
 const treasury = 1_000_000
 
 func main() {

@@ -331,7 +331,7 @@ func (s *Homeserver) deactivate(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// profile answers whoever asks as Synapse 1.163.2 was seen to.
+// profile answers as Synapse 1.163.2 does, with a token or without.
 func (s *Homeserver) profile(w http.ResponseWriter, r *http.Request) {
 	s.Mu.Lock()
 	id := strings.Split(r.URL.Path, "/")[5]

@@ -178,7 +178,7 @@ func (a *Admission) reload() {
 		return
 	}
 	if err := a.read(); err != nil {
-		log.Error("The admit file cannot be read; the list of before stays", "err", err)
+		log.Error("The admit file cannot be read; the previous list stays in use", "err", err)
 		return
 	}
 	a.logList()

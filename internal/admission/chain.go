@@ -96,7 +96,7 @@ var ErrUntold = errors.New("the balance of this address cannot be looked up now:
 type PoorError struct{ least *big.Int } // in wei
 
 func (e *PoorError) Error() string {
-	return fmt.Sprintf("this address must hold at least %v wei on chain to be admitted: pay it in, and try again a minute later", e.least)
+	return fmt.Sprintf("this address must hold at least %v wei on chain to be admitted: transfer it, and try again a minute later", e.least)
 }
 
 // Admit returns nil for an address that holds enough, in the latest block or in one of the last minute, and a *PoorError for
@@ -163,7 +163,7 @@ func (c *Chain) Ready(ctx context.Context) error {
 // if the service ends meanwhile.
 func (c *Chain) start(ctx context.Context) []any {
 	if names.IsPlainRemote(c.url) {
-		log.Warn("Balances are asked for in the clear, and could be forged on the way: use https, or a node of your own on this machine", "eth_rpc", c.Where())
+		log.Warn("Balances are read over an unencrypted connection and could be forged: use https, or an Ethereum node on this machine", "eth_rpc", c.Where())
 	}
 	id, err := c.ID(ctx)
 	if ctx.Err() != nil {
@@ -171,7 +171,7 @@ func (c *Chain) start(ctx context.Context) []any {
 	}
 	said := any(id)
 	if err != nil {
-		log.Warn("The Ethereum node does not tell balances: nobody can register until it does", "eth_rpc", c.Where(), "err", err)
+		log.Warn("The Ethereum node returns no balances: nobody can register until it does", "eth_rpc", c.Where(), "err", err)
 		said = "unknown"
 	}
 	return []any{"eth_rpc", c.Where(), "chain_id", said, "min_balance", c.least}
@@ -198,7 +198,7 @@ func (c *Chain) quantity(ctx context.Context, method string, params ...string) (
 	case said.Error != nil:
 		return nil, fmt.Errorf("the Ethereum node refused %s (%d): it says %q", method, said.Error.Code, c.scrub(said.Error.Message))
 	case said.ID != id || said.Result == nil:
-		return nil, errors.New("the Ethereum node's answer has no result, or is not to what was asked")
+		return nil, errors.New("the Ethereum node's answer has no result, or answers another request")
 	}
 	number, err := hexutil.DecodeBig(*said.Result)
 	if err != nil {

@@ -178,7 +178,7 @@ func TestStartTellsNoKey(t *testing.T) {
 				}
 				said := captureLog(t)
 				(&Admission{chain: NewChain(u, big.NewInt(1))}).logChain(t.Context())
-				if got := said.String(); !strings.Contains(got, "does not tell balances") || strings.Contains(got, key) {
+				if got := said.String(); !strings.Contains(got, "returns no balances") || strings.Contains(got, key) {
 					t.Errorf("got %s", got)
 				}
 			})

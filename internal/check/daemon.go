@@ -72,7 +72,7 @@ func (chk *checking) readiness(ctx context.Context) Finding {
 	case errors.Is(err, os.ErrPermission):
 		return unseen(subject, "%v: %s", err, RunAs(err))
 	case err != nil:
-		return warning(subject, "see the service's log", "it cannot be told: %v", err)
+		return warning(subject, "see the service's log", "it is unknown: %v", err)
 	case len(wrong) == 0:
 		return fine(subject, "it could register a node now")
 	}

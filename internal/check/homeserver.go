@@ -141,7 +141,7 @@ func (chk *checking) homeserverName(ctx context.Context) Finding {
 	const subject = subjectHomeserver + " server_name"
 	switch name, err := chk.homeserver.TellServerName(ctx); {
 	case err != nil:
-		return warning(subject, "see its log", "it cannot be told: %v", err)
+		return warning(subject, "see its log", "it is unknown: %v", err)
 	case name == "":
 		chk.isNamed = true
 		return unseen(subject, "it does not tell: no listener there serves federation")
@@ -241,7 +241,7 @@ func (chk *checking) asToken(ctx context.Context) Finding {
 		return problem(subject, "list this "+config.RegistrationFile+" in the homeserver's settings, if it is not, and restart the homeserver", "the homeserver does not know it (%d)", a.Status).
 			follows(config.HomeserverFile, config.HomeserverFile+" app_service_config_files", DendriteFile+" app_service_api.config_files", subjectRun+" tokens").stopping()
 	}
-	return warning(subject, "see the homeserver's log", "it cannot be told: %v", h.Failure(a, ""))
+	return warning(subject, "see the homeserver's log", "it is unknown: %v", h.Failure(a, ""))
 }
 
 // profiles asks for that of a user who cannot be there, as the service asks.
@@ -278,7 +278,7 @@ func (chk *checking) provedSecret(ctx context.Context) Finding {
 	proves, err := homeserver.NewSharedSecretAPI(chk.homeserver, chk.admin, chk.Config.SharedSecret).ProvesSecret(ctx)
 	switch {
 	case err != nil:
-		return warning(subject, "register a node with the command register, which tells", "it cannot be told: %v", err).follows(subjectHomeserver + " registration")
+		return warning(subject, "register a node with the command register, which tells", "it is unknown: %v", err).follows(subjectHomeserver + " registration")
 	case !proves:
 		return problem(subject, homeserver.OtherSecret, "the homeserver has another").follows(offBy...)
 	}

@@ -134,7 +134,7 @@ func (j judging) listenerForwarded(subject string, clients []synapseListener) Fi
 	for _, l := range clients {
 		if !l.forwarded {
 			do := fmt.Sprintf("write for port %d in %s: "+paste("x_forwarded: true")+thenRestart, l.port, j.settings.fileOf("listeners"))
-			return j.since(1, 0, warning(subject, do, "it takes every node for nginx"), problem(subject, do, "it takes every node for nginx, and limits the logins of all of them as one's"))
+			return j.since(1, 0, warning(subject, do, "it takes all nodes for nginx"), problem(subject, do, "it takes all nodes for nginx, and limits the logins of all of them together"))
 		}
 	}
 	return fine(subject, "true")

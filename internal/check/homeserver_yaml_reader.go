@@ -23,7 +23,7 @@ func (chk *checking) homeserverReads(context.Context) []Finding {
 		}
 		user := s.ofSynapse.ReadBy(chk.process)
 		if !user.IsKnown() {
-			found = append(found, unseen(subject, "it is not seen as whom Synapse runs"))
+			found = append(found, unseen(subject, "it is unknown which user runs Synapse"))
 			continue
 		}
 		found = append(found, chk.judgeReader(subject, user, chk.judging(s).filesOfSynapse()))
@@ -64,7 +64,7 @@ func (chk *checking) judgeReader(subject string, user synapse.User, paths []stri
 		return problem(subject, do, "%s may not read %s: %v; the homeserver does not start (%s)", user.Name(), path, err, user.Why)
 	}
 	if len(unseen) > 0 {
-		return fine(subject, "%s may read all that was looked at (%s); not seen: %s", user.Name(), user.Why, strings.Join(unseen, "; "))
+		return fine(subject, "%s may read all that was checked (%s); unknown: %s", user.Name(), user.Why, strings.Join(unseen, "; "))
 	}
 	return fine(subject, "%s may read %s (%s)", user.Name(), count(len(paths), "file"), user.Why)
 }

@@ -36,7 +36,7 @@ func (j judging) registrationListed(path ...string) Finding {
 		at := j.locate(name)
 		_, err := files.Read(at.path)
 		switch {
-		case isCopy(at.path, j.registration) && at.goesByStart:
+		case isCopy(at.path, j.registration) && at.relativeToStart:
 			byDirectory = name
 		case isCopy(at.path, j.registration):
 			return fine(subject, "%s is listed", j.registration)
@@ -48,9 +48,9 @@ func (j judging) registrationListed(path ...string) Finding {
 	}
 	switch {
 	case byDirectory != "":
-		return warning(subject, do, "%s goes by the directory that the homeserver is started in%s", byDirectory, j.startedIn())
+		return warning(subject, do, "%s is relative to the directory that the homeserver is started in%s", byDirectory, j.startedIn())
 	case unseen != "":
-		return warning(subject, do, "whether %s is this %s is not seen", unseen, config.RegistrationFile)
+		return warning(subject, do, "it is unknown whether %s is this %s", unseen, config.RegistrationFile)
 	}
 	return problem(subject, do, "this %s is not listed: the homeserver does not know this service", config.RegistrationFile)
 }
@@ -88,12 +88,12 @@ func isCopy(a, b string) bool {
 
 // A location is where a file is that the settings name.
 type location struct {
-	path        string
-	goesByStart bool // its name is relative, and goes by the directory that the homeserver is started in
-	isSeen      bool // where that is; else the path is a guess
+	path            string
+	relativeToStart bool // its name is relative to the directory that the homeserver is started in
+	isSeen          bool // where that is; else the path is a guess
 }
 
-// locate finds the file that the settings name. Dendrite goes by the directory of its settings.
+// locate finds the file that the settings name. For Dendrite a name is relative to the directory of its settings.
 func (j judging) locate(name string) location {
 	beside := filepath.Join(filepath.Dir(j.settings.path), name)
 	switch {
@@ -124,7 +124,7 @@ func (j judging) sharedSecret(subject string) []Finding {
 		return nil
 	case !j.config.Way.TakesSecret && j.settings.at(key) != nil && j.settings.at(key) != "":
 		return []Finding{warning(subject, "delete it from "+j.settings.fileOf(key)+thenRestart,
-			"set, and %s needs none: whoever has it makes accounts without a proof, at %s too", j.config.Way.Name, oldRegisterPaths[0])}
+			"set, and %s needs none: anyone who has it can create accounts without a proof, at %s too", j.config.Way.Name, oldRegisterPaths[0])}
 	case !j.config.Way.TakesSecret:
 		return []Finding{fine(subject, "not set, and not needed")}
 	}
@@ -147,15 +147,15 @@ func (j judging) sharedSecret(subject string) []Finding {
 	secret, err := files.ReadSecret(at.path, config.SharedSecretInFile)
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return []Finding{warning(subject, RunAs(err), "it cannot be told: %v", err)}
+		return []Finding{warning(subject, RunAs(err), "it is unknown: %v", err)}
 	case err != nil && !at.isSeen:
-		return []Finding{warning(subject, j.settings.write("the whole path", key+"_path"), "%s goes by the directory that the homeserver is started in%s", path, j.startedIn())}
+		return []Finding{warning(subject, j.settings.write("the whole path", key+"_path"), "%s is relative to the directory that the homeserver is started in%s", path, j.startedIn())}
 	case err != nil:
 		return []Finding{problem(subject, "write the secret into that file"+thenRestart, "%v", err)}
 	}
 	found := j.compareSecret(subject, secret, "write the secret of this service's --"+config.FlagShareSecretFile+" into "+at.path+thenRestart)
-	if found.Status == OK && at.goesByStart {
-		found = warning(subject, writeWhole, "%s goes by the directory that the homeserver is started in%s", path, j.startedIn())
+	if found.Status == OK && at.relativeToStart {
+		found = warning(subject, writeWhole, "%s is relative to the directory that the homeserver is started in%s", path, j.startedIn())
 	}
 	return []Finding{found}
 }

@@ -66,7 +66,7 @@ func (chk *checking) masSite(ctx context.Context) []Finding {
 		return []Finding{warning(passwords, "see its log", "it does not tell: %v", err)}
 	}
 	if said.PasswordLogin == nil {
-		return []Finding{unseen(passwords, "old versions do not tell; the login at the public door does")}
+		return []Finding{unseen(passwords, "old versions do not tell; the login at the public URL does")}
 	}
 	found := []Finding{fine(passwords, "nodes can log in with one")}
 	if !*said.PasswordLogin {
@@ -74,7 +74,7 @@ func (chk *checking) masSite(ctx context.Context) []Finding {
 	}
 	switch {
 	case said.PasswordRegistration == nil:
-		found = append(found, warning(registration, "see that its configuration has account: {password_registration_enabled: false}, as it has by default", "it does not tell whether anybody can make accounts"))
+		found = append(found, warning(registration, "see that its configuration has account: {password_registration_enabled: false}, as it has by default", "it does not say whether anybody can make accounts"))
 	case *said.PasswordRegistration:
 		found = append(found, problem(registration, "write into its configuration: account: {password_registration_enabled: false}"+restartMAS, "anybody can make accounts, without a proof"))
 	default:
@@ -92,7 +92,7 @@ func (chk *checking) masInCharge(ctx context.Context) Finding {
 	issuer, told := chk.homeserver.LoginIssuer(ctx)
 	switch {
 	case !told:
-		return warning(subject, "see the homeserver's log", "it does not tell who logs users in")
+		return warning(subject, "see the homeserver's log", "it does not say who logs users in")
 	case issuer == "":
 		return problem(subject, homeserver.MASNotInCharge, "it logs users in itself, with passwords of its own").follows(config.HomeserverFile + " matrix_authentication_service")
 	}

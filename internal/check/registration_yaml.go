@@ -84,7 +84,7 @@ func (chk *checking) takeTokens(file config.Registration) Finding {
 		return bad[0]
 	}
 	if c.ASToken == c.HSToken {
-		return problem(subject, anew, "as_token and hs_token are the same: whoever is asked with one can act with the other")
+		return problem(subject, anew, "as_token and hs_token are the same: anyone who receives one can act with the other")
 	}
 	return fine(subject, "id, as_token and hs_token are there")
 }
@@ -184,7 +184,7 @@ func (chk *checking) judgeNamespace(file config.Registration) Finding {
 	case wide && !c.Way.TakesSecret && !c.Way.IsMAS:
 		return fine(subject, "everybody, as the guide has it for createUser")
 	case wide:
-		return warning(subject, do, "it is wider than nodes: whoever has the as_token can act for every user, a server admin too, and the events of all of them are sent here")
+		return warning(subject, do, "it covers more than nodes: the as_token can act for every user, server admins included, and the homeserver sends the events of all of them here")
 	}
 	return fine(subject, "nodes, and nobody else")
 }

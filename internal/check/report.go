@@ -68,7 +68,7 @@ func cured[C cure](status Status, subject string, do C, found string) Finding {
 	return f
 }
 
-const notLookedAt = "not looked at, because "
+const notLookedAt = "not checked, because "
 
 // unseen is the finding on what was not looked at, and why.
 func unseen(subject, format string, args ...any) Finding {
@@ -219,7 +219,7 @@ func (r *Report) print(out io.Writer, style Style, f Finding) {
 		}
 	}
 	if len(unseen) > 0 {
-		fmt.Fprintf(out, "    and not looked at: %s\n", strings.Join(unseen, ", "))
+		fmt.Fprintf(out, "    and not checked: %s\n", strings.Join(unseen, ", "))
 	}
 }
 

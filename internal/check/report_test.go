@@ -44,7 +44,7 @@ func TestReportCauses(t *testing.T) {
         ./start
     or see its log
     so also door: 502
-    and not looked at: token, ping
+    and not checked: token, ping
 problem  alone: wrong
     do it
 warning  slow: it is slow

@@ -17,14 +17,14 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/shell"
 )
 
-const subjectProxy = "public door"
+const subjectProxy = "public URL"
 
 // publicClient asks at --public-url.
 func (chk *checking) publicClient() *homeserver.Client {
 	return homeserver.NewClient(chk.Public, chk.Config.ServerName, chk.Config.ASToken, chk.Config.HSToken, chk.Config.SharedSecret)
 }
 
-// publicDoor judges whether anything answers where nodes come in, over what the URL says. Findings call that the public door.
+// publicDoor judges whether anything answers where nodes come in, over what the URL says. Findings call that the public URL.
 func (chk *checking) publicDoor(ctx context.Context) Finding {
 	h := chk.publicClient()
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodGet, Path: versionsPath})
@@ -59,7 +59,7 @@ func (chk *checking) proxyRegister(ctx context.Context) Finding {
 	case found.is == registerOther:
 		return problem(subject, do, "reaches a service for another server name").follows(subjectService, subjectHomeserver+" server_name")
 	case found.is == registerLimited:
-		return warning(subject, askLater, "%s asks for fewer requests, and so does not tell where it leads", names.URLHost(chk.Public))
+		return warning(subject, askLater, "%s asks for fewer requests, and so does not say where it leads", names.URLHost(chk.Public))
 	case found.is == registerSilent:
 		return problem(subject, "check again; if it stays so, see nginx's log", "there is no answer at %s", chk.Public).follows(subjectService)
 	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:
@@ -160,7 +160,7 @@ func (chk *checking) proxyAdminBeside(ctx context.Context, subject string, outsi
 
 // passesAdmin is the finding on an nginx that passes the admin API on.
 func (chk *checking) passesAdmin(subject string, outside homeserver.Answer) Finding {
-	return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+chk.Daemon.Register+" are for nodes", "answers from outside (%d): whoever asks there makes the homeserver work, and may guess its secret", outside.Status)
+	return problem(subject, "take the location that lets it through out of nginx: only /_matrix and "+chk.Daemon.Register+" are for nodes", "answers from outside (%d): anyone can make the homeserver work there, and guess its secret", outside.Status)
 }
 
 // oldRegisterPaths are the paths where Synapse up to 0.34.0 accepts the shared secret as well.
@@ -187,7 +187,7 @@ func (chk *checking) proxyClientRegister(ctx context.Context) Finding {
 		case err != nil || ownErr != nil || own.Errcode == "":
 			return unseen(subject, "the homeserver, whose answer there is compared, does not answer").follows(subjectHomeserver)
 		case outside.Status == own.Status && bytes.Equal(outside.Body, own.Body):
-			return warning(subject, chk.write(nginx.Closed()), "%s is reached from outside, where Synapse up to 0.34.0 makes accounts for whoever has its registration_shared_secret", path)
+			return warning(subject, chk.write(nginx.Closed()), "%s is reached from outside, where Synapse up to 0.34.0 creates accounts for anyone who has its registration_shared_secret", path)
 		}
 	}
 	return fine(subject, "is not reached from outside")
@@ -214,18 +214,18 @@ func (chk *checking) proxyForwarded(ctx context.Context) Finding {
 	var told []string
 	switch chk.forwardedToService(ctx, h, fat) {
 	case forwardingPassed:
-		return problem(subject, "write in nginx, in location = "+chk.Daemon.Register+": "+paste(line), "nginx hands what a client sends as X-Forwarded-For on to the service, which then cannot tell who it is")
+		return problem(subject, "write in nginx, in location = "+chk.Daemon.Register+": "+paste(line), "nginx passes the client's own X-Forwarded-For on to the service, which then cannot identify the client")
 	case forwardingReplaced:
 		told = append(told, "service")
 	}
 	switch chk.forwardedToHomeserver(ctx, h, fat) {
 	case forwardingPassed:
-		return problem(subject, "write in nginx, in the location of /_matrix: "+paste(line), "nginx hands what a client sends as X-Forwarded-For on to the homeserver, which then limits the logins of all nodes as one's, or of nobody")
+		return problem(subject, "write in nginx, in the location of /_matrix: "+paste(line), "nginx passes the client's own X-Forwarded-For on to the homeserver, which then limits the logins of all nodes together, or of none")
 	case forwardingReplaced:
 		told = append(told, "homeserver")
 	}
 	if len(told) == 0 {
-		return warning(subject, "look for client= in the service's log: it must be the node's address, and not nginx's; for that write in nginx, in both locations: "+paste(line), "it cannot be told from here").follows(subjectService, subjectHomeserver, subjectProxy+" "+chk.Daemon.Register)
+		return warning(subject, "look for client= in the service's log: it must be the node's address, and not nginx's; for that write in nginx, in both locations: "+paste(line), "it is unknown from here").follows(subjectService, subjectHomeserver, subjectProxy+" "+chk.Daemon.Register)
 	}
 	return fine(subject, "nginx puts its own in the place of the client's, for the %s", strings.Join(told, " and the "))
 }

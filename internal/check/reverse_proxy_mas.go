@@ -73,5 +73,5 @@ func (chk *checking) proxyLogout(ctx context.Context) Finding {
 		return warning(subject, chk.write(nginx.Logins(nginx.GuideMAS))+", with the port of its listener that serves compat",
 			"a token in the query, where Photon has it, does not arrive: no node's logout ends its session")
 	}
-	return warning(subject, askLater, "it does not tell whether a node's logout ends its session")
+	return warning(subject, askLater, "it does not say whether a node's logout ends its session")
 }

@@ -40,7 +40,7 @@ func TestReleasedNodes(t *testing.T) {
 		{"TLS beside TLS", "https://example.org", "http://" + host(secure), Note, "speaks TLS"},
 		{"TLS where plain HTTP was meant", "http://" + host(secure), "http://" + host(secure), Note, "speaks TLS"},
 		{"nothing beside TLS", "https://example.org", "http://" + dumb.Addr().String(), Note, "nothing answers"},
-		{"nothing", "http://" + dumb.Addr().String(), "http://" + dumb.Addr().String(), Note, "not looked at"},
+		{"nothing", "http://" + dumb.Addr().String(), "http://" + dumb.Addr().String(), Note, "not checked"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			public, _ := url.Parse(test.public)

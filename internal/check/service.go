@@ -36,7 +36,7 @@ func (chk *checking) service(ctx context.Context) Finding {
 	case registerElse:
 		return problem(subjectService, start, "%s is another program's: it answers %d", origin, found.status).stopping()
 	case registerLimited:
-		return warning(subjectService, askLater, "%s asks for fewer requests, and so does not tell whose it is", origin).stopping()
+		return warning(subjectService, askLater, "%s asks for fewer requests, and so does not say whose it is", origin).stopping()
 	case registerOther:
 		return problem(subjectService, setFlag(config.FlagMatrixDomain, chk.Config.ServerName), "what listens at %s serves another --%s", origin, config.FlagMatrixDomain).
 			follows(subjectHomeserver + " server_name").stopping()
@@ -54,7 +54,7 @@ func (chk *checking) hsToken(ctx context.Context) Finding {
 	a, err := h.Call(ctx, homeserver.Request{Within: homeserver.ReadTime, Method: http.MethodPost, Path: chk.Daemon.Modern + "/ping", Token: chk.Config.HSToken, Body: struct{}{}})
 	switch {
 	case err != nil:
-		return warning(subject, "see the service's log", "it cannot be told: %v", h.NotReached(err))
+		return warning(subject, "see the service's log", "it is unknown: %v", h.NotReached(err))
 	case a.Status == http.StatusForbidden:
 		return problem(subject, "restart the service, in the directory of "+config.RegistrationFile, "it was started with another than that of %s", config.RegistrationFile).
 			follows(subjectRun + " tokens").stopping()

@@ -26,7 +26,7 @@ func (c *Config) readMinBalance(wei string) error {
 	case c.EthRPC+c.EthRPCFile != "" && wei == "":
 		return fmt.Errorf("--%s is missing: give the wei that an address must hold to register, or leave --%s out", flagMinBalance, given)
 	case c.EthRPC+c.EthRPCFile == "" && wei != "":
-		return fmt.Errorf("--%s is given without an Ethereum node that could tell balances: give --%s, or --%s where its URL holds a key", flagMinBalance, FlagEthRPC, FlagEthRPCFile)
+		return fmt.Errorf("--%s is given without an Ethereum node that could return balances: give --%s, or --%s where its URL holds a key", flagMinBalance, FlagEthRPC, FlagEthRPCFile)
 	case wei == "":
 		return nil
 	}

@@ -213,10 +213,10 @@ func (c *Config) checkOpsListen() error {
 // RefuseAnyPort refuses port 0, for commands that have to know the port: it is another port at each start.
 func RefuseAnyPort(port int, opsListen string) error {
 	if port == 0 {
-		return fmt.Errorf("--%s 0 is another port at each start, and the homeserver and nginx have to be told one: give one from 1 to 65535", FlagPort)
+		return fmt.Errorf("--%s 0 is another port at each start, and the homeserver and nginx need a fixed one: give one from 1 to 65535", FlagPort)
 	}
 	if _, opsPort, err := net.SplitHostPort(opsListen); err == nil && names.IsAnyPort(opsPort) {
-		return fmt.Errorf("--%s %q is another port at each start, and Prometheus has to be told one: give such as 127.0.0.1:8010", FlagOpsListen, opsListen)
+		return fmt.Errorf("--%s %q is another port at each start, and Prometheus needs a fixed one: give such as 127.0.0.1:8010", FlagOpsListen, opsListen)
 	}
 	return nil
 }

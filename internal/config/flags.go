@@ -116,7 +116,7 @@ const (
 	portBounds = "a port: give one from 1 to 65535, or 0 for any free one"
 	levelForm  = "a level: give one from 0 (silent but for crashes) to 5 (everything)"
 	rateForm   = "a rate: give one from 0.001 to 1000000 a second, or 0 for no limit"
-	atOnceForm = "a number of them: give one from 1 to 1000000, or 0 for no limit"
+	atOnceForm = "a count: give one from 1 to 1000000, or 0 for no limit"
 )
 
 // Table is every flag of the root, in the order of the help. For the reasons of the limits see docs/operating.md.
@@ -173,11 +173,11 @@ var Table = []Row{
 		at: func(c *Config) any { return &c.TotalRate }},
 	{Name: flagTotalRateBurst, kind: kindCount, Value: "300", usage: "`NUMBER` of them at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
 		at: func(c *Config) any { return &c.TotalBurst }},
-	{Name: flagTrustedProxies, Value: "127.0.0.0/8,::1", usage: "`ADDRESSES` and networks whose X-Forwarded-For is believed, with commas between", ReadBy: byConfigured, script: inScript,
+	{Name: flagTrustedProxies, Value: "127.0.0.0/8,::1", usage: "`ADDRESSES` and networks whose X-Forwarded-For is trusted, separated by commas", ReadBy: byConfigured, script: inScript,
 		at: func(c *Config) any { return &c.trustedProxiesText }},
 	{Name: flagMaxInflight, kind: kindCount, Value: "64", usage: "`NUMBER` of attempts that ask the homeserver at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
 		at: func(c *Config) any { return &c.MaxInflight }},
-	{Name: FlagMaxConnections, kind: kindCount, Value: "2000", usage: "`NUMBER` of connections that are held at once; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
+	{Name: FlagMaxConnections, kind: kindCount, Value: "2000", usage: "`NUMBER` of open connections; 0: no limit", ReadBy: byConfigured, script: inScript, most: mostAtOnce, form: atOnceForm,
 		at: func(c *Config) any { return &c.MaxConnections }},
 }
 

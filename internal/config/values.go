@@ -157,7 +157,7 @@ func (s Values) into(c *Config) error {
 
 func (s Values) refuseEmpty(row *Row) error {
 	if row.empty == emptyOpensAGate {
-		return fmt.Errorf("%s is set and empty, which would let more register than it says: give it a value, or leave it out", s.spell(row.Name))
+		return fmt.Errorf("%s is set but empty, which would let more register than it says: give it a value, or leave it out", s.spell(row.Name))
 	}
 	if row.Name == FlagDataPath {
 		return checkDataPath("")

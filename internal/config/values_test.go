@@ -51,10 +51,10 @@ func TestAlternatives(t *testing.T) {
 		{"an empty file's name", []string{"--datapath", "store", "--datapath-file", ""}, nil, "", "", "--datapath-file is empty"},
 		{"a URL, then a file", []string{"--eth-rpc", "http://127.0.0.1:8545", "--min-balance", "1", "--eth-rpc-file", "rpc"}, nil, ".matrix", "rpc", ""},
 		{"both URLs from the environment", nil, []string{"ETH_RPC=http://127.0.0.1:8545", "ETH_RPC_FILE=rpc", "MIN_BALANCE=1"}, "", "", "are both given: keep the file"},
-		{"an empty URL", []string{"--eth-rpc", ""}, nil, "", "", "--eth-rpc is set and empty"},
-		{"an empty URL in the environment", nil, []string{"ETH_RPC="}, "", "", "MATRIX_REGSERVICE_ETH_RPC is set and empty"},
-		{"an empty URL file", nil, []string{"ETH_RPC_FILE="}, "", "", "MATRIX_REGSERVICE_ETH_RPC_FILE is set and empty"},
-		{"an empty balance", nil, []string{"MIN_BALANCE="}, "", "", "MATRIX_REGSERVICE_MIN_BALANCE is set and empty"},
+		{"an empty URL", []string{"--eth-rpc", ""}, nil, "", "", "--eth-rpc is set but empty"},
+		{"an empty URL in the environment", nil, []string{"ETH_RPC="}, "", "", "MATRIX_REGSERVICE_ETH_RPC is set but empty"},
+		{"an empty URL file", nil, []string{"ETH_RPC_FILE="}, "", "", "MATRIX_REGSERVICE_ETH_RPC_FILE is set but empty"},
+		{"an empty balance", nil, []string{"MIN_BALANCE="}, "", "", "MATRIX_REGSERVICE_MIN_BALANCE is set but empty"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := configOf(t, test.args, test.environment)

@@ -96,5 +96,5 @@ func (h *Client) curl(method, path, body string) string {
 
 // Standing is not told: Synapse and Dendrite answer for a deactivated account as for any other.
 func (h *Client) Standing(context.Context, string) (Standing, error) {
-	return Standing{Untold: "the homeserver does not tell this service whether an account is deactivated"}, nil
+	return Standing{Untold: "the homeserver does not say to this service whether an account is deactivated"}, nil
 }

@@ -31,8 +31,8 @@ type Accounts interface {
 	// Steps returns in which steps Create makes an account. Its error is an *Error.
 	Steps(ctx context.Context) (Steps, error)
 
-	// RefusesTaken reports whether Create is refused if the account is there, whoever owns it, and changes nothing of it. Create
-	// may then be called when the homeserver does not tell whether the account is there.
+	// RefusesTaken reports whether Create fails on an account that exists, no matter whose it is, and leaves it unchanged. Create
+	// may then be called when the homeserver does not say whether the account is there.
 	RefusesTaken() bool
 
 	// Finish completes an account that is there and is the node's: Create was cut off, or its record was lost. Since is when
@@ -106,7 +106,7 @@ type Error struct {
 	Fate       Fate
 	Again      bool          // one more try at once may succeed: a kept connection was closed, a nonce was stale
 	MayBeOurs  bool          // of a taken account: an earlier send of this attempt got no readable answer
-	Hidden     bool          // of a profile: it is refused to this service, whoever it asks as (401, 403)
+	Hidden     bool          // of a profile: this service may not see it, with any token that it has (401, 403)
 	Limited    bool          // it asked for fewer requests (429)
 	RetryAfter time.Duration // how long it asked to wait; 0 if it did not say
 	Shows      *string       // the display name that a taken account was seen to have, if somebody looked
@@ -130,23 +130,23 @@ func (e *Error) WithoutCause() *Error {
 
 var (
 	ErrNoUser  = errors.New("no such user at the homeserver")
-	errUnnamed = errors.New("the account has no display name of its own, and may be this node's, half made: if it is, set its display name to the node's, which matrix-regservice register prints for its key, and the node's next try completes it; if it is not, remove it")
+	errUnnamed = errors.New("the account has no display name of its own, and may be an incomplete one of this node: if it is, set its display name to the one that matrix-regservice register prints for the node's key, and the node's next try completes it; if it is not, remove it")
 )
 
 // Unnamed is the error for an account that was never given a display name: it may be the node's, half made.
 func Unnamed() *Error {
 	return &Error{
-		Reason: "the homeserver does not tell whose the account of this name is",
+		Reason: "the homeserver does not say whose the account of this name is",
 		Cause:  errUnnamed,
 	}
 }
 
-// LeftToNode is the failure of a profile that does not tell whether the account is there, its name not yet set. The node's next
+// LeftToNode is the failure of a profile that does not say whether the account is there, its name not yet set. The node's next
 // try tells.
 func LeftToNode() *Error {
 	return &Error{
 		Hidden: true,
-		Reason: "the homeserver does not tell whether it has the account",
+		Reason: "the homeserver does not say whether it has the account",
 		Cause:  errors.New("its profile may be that of an account without a display name; the node's next try tells"),
 	}
 }

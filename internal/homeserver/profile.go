@@ -36,7 +36,7 @@ const profileFormTime = time.Minute
 var (
 	errNoASToken      = errors.New("the homeserver shows no profile without a token, and this service has no as_token: start it with the registration.yaml that genconfig writes, and list that in app_service_config_files; or write require_auth_for_profile_requests: false into homeserver.yaml; then restart the homeserver")
 	errUnknownASToken = errors.New("the homeserver shows no profile without a token, and does not know the as_token: list this registration.yaml in app_service_config_files, or write require_auth_for_profile_requests: false into homeserver.yaml; then restart the homeserver")
-	errOnlyToOwner    = errors.New("the homeserver shows a profile to those alone who share a room with the user, and to the user, which it does not find in the namespaces of registration.yaml or among its users: write limit_profile_requests_to_users_who_share_rooms: false into homeserver.yaml, and restart it")
+	errOnlyToOwner    = errors.New("the homeserver shows a profile only to the user and to those who share a room with the user, and does not find this user in the namespaces of registration.yaml or among its users: write limit_profile_requests_to_users_who_share_rooms: false into homeserver.yaml, and restart it")
 )
 
 // DisplayName returns the display name of a user, or ErrNoUser. It does not ask for the whole profile, since today's Synapse

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	dendriteUnnamed    = "if it is Dendrite it has to say so, since it takes only 72 characters of a password: set global.disable_federation to false in dendrite.yaml, so that it answers /_matrix/federation/v1/version"
+	dendriteUnnamed    = "if it is Dendrite it has to be recognized, since it accepts only 72 characters of a password: set global.disable_federation to false in dendrite.yaml, so that it answers /_matrix/federation/v1/version"
 	sharedSecretTooOld = "Synapse 1.23.0 or later is needed, since older ones leave the display name out; " + createUserInstead
 )
 

@@ -136,7 +136,7 @@ func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return nil, errUnsolicited
 }
 
-// A progress is how far a call has come, for whoever put it under its key into the request's context. A second trace of httptrace
+// A progress says how far a call has come. Its caller puts it into the request's context, under its key. A second trace of httptrace
 // would see the same, but joins the first by reflection in each call. The connection's own goroutine writes a part of it.
 type progress struct {
 	conn        atomic.Pointer[watchedConn] // nil while there is none; net/http may try a second one

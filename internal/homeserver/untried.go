@@ -20,7 +20,7 @@ const (
 )
 
 // Untried is what the start and check say about such a homeserver.
-const Untried = "no version of it was ever tried with this service: the display name of each account is checked, and set with the as_token if it is not the node's"
+const Untried = "this service was never tested with it: it checks the display name of each new account, and sets it with the as_token if it is not the node's"
 
 var errOtherName = errors.New("it does not show the display name that the node proved: have the homeserver add nothing to display names, as Tuwunel does by new_user_displayname_suffix, or list this registration.yaml there, with the nodes in its namespaces, so that the as_token may set them")
 
@@ -121,7 +121,7 @@ func (api *SharedSecretAPI) takesPassword(ctx context.Context, n Account) (bool,
 	case a.Status == http.StatusForbidden && a.Errcode == codeForbidden:
 		return false, nil
 	case a.Status != http.StatusOK || a.Cut != nil || json.Unmarshal(a.Body, &session) != nil || session.UserID != n.UserID || session.AccessToken == "":
-		return false, api.Failure(a, "whether the account takes the node's password cannot be told")
+		return false, api.Failure(a, "it is unknown whether the account accepts the node's password")
 	}
 	// If the logout fails the session stays open, and nobody has its token.
 	api.Call(ctx, Request{Name: "logout", Within: ReadTime, Method: http.MethodPost, Path: LogoutPath, Token: session.AccessToken, Body: struct{}{}})

@@ -34,7 +34,7 @@ var (
 // node's next try finds that younger than its record, and completes it. The command can be copied from a log that writes \" for
 // each quotation mark.
 func (api *Accounts) half(localpart string) error {
-	return fmt.Errorf("the account is at the homeserver alone, and has no display name: Matrix Authentication Service before 1.18 leaves it so where a creation is cut off; if nobody else can have made it, "+
+	return fmt.Errorf("the account is at the homeserver alone, and has no display name: Matrix Authentication Service before 1.18 leaves it so when a creation is interrupted; if nobody else can have created it, "+
 		`type: curl -H @token -H Content-Type:application/json -d $'{"username":"%s","skip_homeserver_check":true}' %s with the header of an access token of its admin API in the file token, and the node's next try completes it`,
 		localpart, api.admin.Origin+homeserver.MASUsersPath)
 }

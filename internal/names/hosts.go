@@ -64,7 +64,7 @@ func ParseNetworks(text string) ([]netip.Prefix, error) {
 			prefix, err = netip.PrefixFrom(a, a.BitLen()), nil
 		}
 		if err != nil || prefix.Addr().Is4In6() {
-			return nil, fmt.Errorf("%q is neither an address nor a network: give such as 127.0.0.1 or 10.0.0.0/8, with commas between", entry)
+			return nil, fmt.Errorf("%q is neither an address nor a network: give such as 127.0.0.1 or 10.0.0.0/8, separated by commas", entry)
 		}
 		networks = append(networks, prefix.Masked())
 	}
