@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -217,14 +216,7 @@ func TestAppServiceTokenSpellings(t *testing.T) {
 // A transaction is drained up to its own limit, and not parsed.
 func TestTransactionBodies(t *testing.T) {
 	d := newGateway(t, homeserver.SharedSecretPath)
-	ctx, stop := context.WithCancel(t.Context())
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- d.server.serve(ctx, listener) }()
-	defer func() { stop(); <-served }()
+	address := d.served()
 
 	for _, test := range []struct {
 		name string
@@ -237,7 +229,7 @@ func TestTransactionBodies(t *testing.T) {
 		{"empty", strings.NewReader(""), 200},
 		{"not JSON", strings.NewReader("events"), 200},
 	} {
-		r, err := http.NewRequest("PUT", "http://"+listener.Addr().String()+modernPath+"/transactions/1", test.body)
+		r, err := http.NewRequest("PUT", "http://"+address+modernPath+"/transactions/1", test.body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +245,7 @@ func TestTransactionBodies(t *testing.T) {
 		}
 	}
 
-	conn, err := net.Dial("tcp", listener.Addr().String())
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
@@ -53,17 +52,12 @@ func (n *nodeAdmin) unban(ctx context.Context, a common.Address) (banResult, err
 
 // set claims the address, so that an attempt in flight ends first and no other begins before the homeserver has answered.
 func (n *nodeAdmin) set(ctx context.Context, a common.Address, banned bool) (result banResult, err error) {
-	waiting, cancel := context.WithTimeout(ctx, waitTime)
-	defer cancel()
-	claimed, err := n.store.Claim(waiting, a)
-	switch {
-	case errors.Is(err, errBusy), err != nil && waiting.Err() != nil:
-		return banResult{}, errBusy
-	case err != nil:
+	claimed, err := claimInTime(ctx, n.store, a)
+	if err != nil {
 		return banResult{}, err
 	}
 	defer claimed.Release()
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), attemptTime) // the operator's command may end before
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTime) // the operator's command may end before
 	defer cancel()
 
 	before, err := claimed.Load(ctx)
@@ -112,5 +106,5 @@ func (n *nodeAdmin) act(ctx context.Context, result *banResult, banned bool) {
 
 // userIDOf is the user ID of the node with the address.
 func userIDOf(a common.Address, serverName string) string {
-	return names.UserID(fmt.Sprintf("0x%x", a[:]), serverName)
+	return names.UserID(names.Localpart(a.Bytes()), serverName)
 }

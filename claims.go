@@ -90,3 +90,14 @@ func (c *claims) leave(a common.Address, t *turn) {
 		c.waiting--
 	}
 }
+
+// claimInTime claims the address. It waits until waitTime is over or the context ends, and returns errBusy then.
+func claimInTime(ctx context.Context, s store, a common.Address) (claim, error) {
+	ctx, cancel := context.WithTimeout(ctx, waitTime)
+	defer cancel()
+	claimed, err := s.Claim(ctx, a)
+	if err != nil && ctx.Err() != nil {
+		err = errBusy
+	}
+	return claimed, err
+}

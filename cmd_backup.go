@@ -52,12 +52,17 @@ func oneFile(ctx context.Context, cmd *cli.Command) (context.Context, error) {
 	return ctx, nil
 }
 
-func backupAction(ctx context.Context, cmd *cli.Command) error {
+// readBoltPath reads where the store is, which is a file's directory: PostgreSQL has its own tools.
+func readBoltPath(cmd *cli.Command) (string, error) {
 	c, err := config.ReadStore(cmd)
-	dataPath := c.DataPath
-	if err == nil && names.IsPostgres(dataPath) {
+	if err == nil && names.IsPostgres(c.DataPath) {
 		err = errUsePgDump
 	}
+	return c.DataPath, err
+}
+
+func backupAction(ctx context.Context, cmd *cli.Command) error {
+	dataPath, err := readBoltPath(cmd)
 	if err != nil {
 		return err
 	}
@@ -132,11 +137,7 @@ func inWords(counts storeCounts) string {
 }
 
 func restoreAction(ctx context.Context, cmd *cli.Command) error {
-	c, err := config.ReadStore(cmd)
-	dataPath := c.DataPath
-	if err == nil && names.IsPostgres(dataPath) {
-		err = errUsePgDump
-	}
+	dataPath, err := readBoltPath(cmd)
 	if err != nil {
 		return err
 	}

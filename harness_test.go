@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -287,4 +288,31 @@ func checkWhole(t *testing.T, path string) storeCounts {
 		t.Fatal(err)
 	}
 	return counts
+}
+
+// begin serves the gateway on TCP, and gives what serving returned once it has stopped.
+func (d *gateway) begin() (address string, stop func(), served <-chan error) {
+	d.t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	d.t.Cleanup(stop)
+	done := make(chan error, 1)
+	go func() { done <- d.server.serve(ctx, listener) }()
+	return listener.Addr().String(), stop, done
+}
+
+// served serves the gateway on TCP until the test ends.
+func (d *gateway) served() (address string) {
+	d.t.Helper()
+	address, stop, served := d.begin()
+	d.t.Cleanup(func() {
+		stop()
+		if err := <-served; err != nil {
+			d.t.Error(err)
+		}
+	})
+	return address
 }

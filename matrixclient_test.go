@@ -386,15 +386,21 @@ func TestProbe(t *testing.T) {
 				d.homeserver.Fail(call, fault)
 			}
 			c := config.Config{ServerName: testServerName, Origin: d.homeserver.URL, Way: wayOf(test.api), ASToken: testASToken, SharedSecret: testSecret}
-			probed(t.Context(), c)
-			want := strings.Replace(test.want, "ORIGIN", d.homeserver.URL, 1)
-			if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
-				t.Errorf("log: got %s, want one line with %q", d.log, want)
-			}
-			if len(d.homeserver.Users) != 0 {
-				t.Error("the probe created an account")
-			}
+			d.wantProbed(t, c, test.want)
 		})
+	}
+}
+
+// wantProbed has the start ask the homeserver, and wants one line of it with these words, in which ORIGIN is the homeserver's URL.
+func (d *gateway) wantProbed(t *testing.T, c config.Config, want string) {
+	t.Helper()
+	probed(t.Context(), c)
+	want = strings.Replace(want, "ORIGIN", d.homeserver.URL, 1)
+	if !strings.Contains(d.log.String(), want) || strings.Count(d.log.String(), "\n") != 1 {
+		t.Errorf("log: got %s, want one line with %q", d.log, want)
+	}
+	if len(d.homeserver.Users) != 0 {
+		t.Error("the probe created an account")
 	}
 }
 

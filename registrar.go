@@ -387,18 +387,18 @@ func putBack(claimed claim, before record) (err error) {
 
 // claim waits for the address, until waitTime is over or shutdown begins.
 func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) {
-	ctx, cancel := context.WithTimeout(ctx, waitTime)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.stopping, cancel)()
 
-	claimed, err := r.store.Claim(ctx, a)
+	claimed, err := claimInTime(ctx, r.store, a)
 	switch {
 	case r.stopping.Err() != nil:
 		if err == nil {
 			claimed.Release()
 		}
 		return nil, errStopping
-	case errors.Is(err, errBusy), err != nil && ctx.Err() != nil:
+	case errors.Is(err, errBusy):
 		return nil, errBusy
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errStore, err)

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -361,13 +360,7 @@ func TestServeWaitsForReconciling(t *testing.T) {
 	d.setOld(n, statePending, time.Hour)
 	stubborn := &stubbornAccounts{asked: make(chan bool), answer: make(chan bool)}
 	d.server.registrar.accounts = stubborn
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- d.server.serve(ctx, listener) }()
+	_, stop, served := d.begin()
 	<-stubborn.asked
 	stop()
 	select {

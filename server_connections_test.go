@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,20 +23,7 @@ func (d *gateway) serveLimited(l config.Limits) (address string) {
 	d.t.Helper()
 	d.limited(l)
 	d.server.metrics = newMetrics(config.Config{Way: homeserver.CreateUser})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- d.server.serve(ctx, listener) }()
-	d.t.Cleanup(func() {
-		stop()
-		if err := <-served; err != nil {
-			d.t.Error(err)
-		}
-	})
-	return listener.Addr().String()
+	return d.served()
 }
 
 // crowdedOut is how many connections the gateway has closed for want of room.

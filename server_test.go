@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -290,13 +289,7 @@ func TestServeStops(t *testing.T) {
 		<-answer
 		d.homeserver.Right(callProfile)(w, r)
 	})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- d.server.serve(ctx, listener) }()
+	address, stop, served := d.begin()
 
 	proof, _ := newProof(t)
 	body, _ := json.Marshal(proof)
@@ -306,7 +299,7 @@ func TestServeStops(t *testing.T) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		res, err := http.Post("http://"+listener.Addr().String()+registerPath, "application/json", strings.NewReader(string(body)))
+		res, err := http.Post("http://"+address+registerPath, "application/json", strings.NewReader(string(body)))
 		if err != nil {
 			done <- result{0, err}
 			return
@@ -317,7 +310,7 @@ func TestServeStops(t *testing.T) {
 	<-asked
 	stop()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("tcp", listener.Addr().String())
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			break
 		}
@@ -361,14 +354,7 @@ func TestServeFails(t *testing.T) {
 // What HTTP itself allows and is no registration gets an answer, too.
 func TestRawRequests(t *testing.T) {
 	d := newGateway(t, homeserver.CreateUserPath)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- d.server.serve(ctx, listener) }()
-	defer func() { stop(); <-served }()
+	address := d.served()
 
 	for name, test := range map[string]struct {
 		request, want string
@@ -386,7 +372,7 @@ func TestRawRequests(t *testing.T) {
 		"a strange coding":  {"POST " + registerPath + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n{}", "501", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn, err := net.Dial("tcp", listener.Addr().String())
+			conn, err := net.Dial("tcp", address)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -13,7 +13,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +25,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/boltfile"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 )
 
 // A state is how far a node's registration has come. A node without a record is unknown.
@@ -427,7 +427,7 @@ func withBan(r record, key, value []byte) (record, error) {
 		return record{}, errors.New("decode the ban: it has no time")
 	}
 	if r.State == "" {
-		r.Localpart, r.UserID = "0x"+hex.EncodeToString(key), b.UserID
+		r.Localpart, r.UserID = names.Localpart(key), b.UserID
 	}
 	r.Banned = b.Banned
 	return r, nil

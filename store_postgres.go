@@ -12,7 +12,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +24,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
@@ -74,7 +74,7 @@ const (
 func scanRecord(row pgx.Row, more ...any) (r record, key []byte, err error) {
 	var created, updated, banned *time.Time
 	err = row.Scan(append([]any{&key, &r.UserID, &r.DisplayName, &r.State, &created, &updated, &banned}, more...)...)
-	r.Localpart = "0x" + hex.EncodeToString(key)
+	r.Localpart = names.Localpart(key)
 	r.Created, r.Updated, r.Banned = inUTC(created), inUTC(updated), inUTC(banned)
 	return r, key, err
 }

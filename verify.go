@@ -151,7 +151,7 @@ func recoverSigner(text, signature string) (common.Address, bool) {
 
 // sign makes the registration that proves the key to a homeserver: what a node sends.
 func sign(key *ecdsa.PrivateKey, serverName string) (registration, error) {
-	localpart := "0x" + hex.EncodeToString(crypto.PubkeyToAddress(key.PublicKey).Bytes())
+	localpart := names.Localpart(crypto.PubkeyToAddress(key.PublicKey).Bytes())
 	nameSignature, err := signText(key, names.UserID(localpart, serverName))
 	if err != nil {
 		return registration{}, err

@@ -5,6 +5,7 @@
 package names
 
 import (
+	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strings"
@@ -49,6 +50,9 @@ func IsLocalpart(text string) bool {
 	digits, ok := strings.CutPrefix(text, "0x")
 	return ok && IsLowerHex(digits, AddressDigits)
 }
+
+// Localpart returns the localpart of the node with the address.
+func Localpart(address []byte) string { return "0x" + hex.EncodeToString(address) }
 
 // IsAddress reports whether the text is an Ethereum address as people paste it: in one case, or in mixed case with a right
 // EIP-55 checksum, which finds mistyped addresses. Capitals alone have no checksum, as some wallets print them.
