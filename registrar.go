@@ -1,5 +1,6 @@
 // registrar.go owns the life of a registration: which attempt claims an address and which ones wait, what each answer of the
-// homeserver says of the account, what that means for the record and for the node, and the reconciling of pending records.
+// homeserver says of the account, a 500 or none included, what that means for the record and for the node (decide, which reads
+// like the table in docs/design.md), and the reconciling of pending records.
 
 package main
 

@@ -1,4 +1,4 @@
-// verify.go owns the proof: the forms that a node's name, display name and password must have, and the
+// verify.go owns the proof: the bytes that a node signs, the forms that its name, display name and password must have, and the
 // signatures in them. It is pure: no I/O, no log, no state.
 
 package main

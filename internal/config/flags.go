@@ -1,5 +1,5 @@
 // flags.go owns the table of the flags that every command accepts. The command line, the help, the names in the environment, the
-// contents of run.sh and check's reading of it all come from the table.
+// contents of run.sh and check's reading of it all come from the table. A further limit, too, is a row of it, and a field of Limits.
 
 package config
 

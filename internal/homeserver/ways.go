@@ -1,4 +1,6 @@
-// ways.go owns the ways of creating accounts: the path that names each, what it needs, and what to do if it is missing.
+// ways.go owns the ways of creating accounts: the path that names each, what it needs, and what to do if it is missing. A further
+// way is a value here, a package like internal/mas, its case in newAccounts of matrixclient.go, the flags that it reads in
+// internal/config, and its rules in internal/check/rules.go.
 
 package homeserver
 
