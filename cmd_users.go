@@ -42,6 +42,9 @@ const (
 	listBuffer = 64 << 10 // of bytes, where a listing is written and read; it holds many lines
 )
 
+// formats are those of --format.
+var formats = []string{"table", "json", "csv"}
+
 func usersCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "users",
@@ -482,7 +485,7 @@ func userPrinter(format string, out *bufio.Writer) (func(listedUser) error, erro
 
 // checkFormat refuses what is not a format of a list.
 func checkFormat(format string) error {
-	if formats := []string{"table", "json", "csv"}; !slices.Contains(formats, format) {
+	if !slices.Contains(formats, format) {
 		return fmt.Errorf("--%s %q is not a format: give %s", flagFormat, format, strings.Join(formats, ", "))
 	}
 	return nil

@@ -26,7 +26,7 @@ var rootFiles = []string{
 	"main.go", "server.go", "verify.go", "store.go", "store_open.go", "store_record.go", "matrixclient.go", "registrar.go", "wire.go", "appservice.go",
 	"store_postgres.go", "store_postgres_schema.go",
 	"claims.go", "attempts.go", "bans.go", "probe.go", "ops.go", "ops_socket.go", "health.go", "metrics.go",
-	"cmd_backup.go", "cmd_ban.go", "cmd_check.go", "cmd_genconfig.go", "cmd_migrate.go", "cmd_refused.go", "cmd_register.go", "cmd_users.go", "cmd_users_node.go",
+	"cmd_backup.go", "cmd_ban.go", "cmd_check.go", "cmd_completion.go", "cmd_genconfig.go", "cmd_migrate.go", "cmd_refused.go", "cmd_register.go", "cmd_users.go", "cmd_users_node.go",
 }
 
 // allowedImports is which packages each package below internal may import of this module. The root may import them all.

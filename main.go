@@ -41,8 +41,6 @@ const (
 	// gcPercent is how much garbage may collect, in percent of the memory in use. So little is in use here that Go's default
 	// of 100 collects at every 4 MiB, for some 8 % of all processor time; 200 takes half of that, and 5 MiB.
 	gcPercent = 200
-
-	completionFlag = "--generate-shell-completion" // a shell's completion script ends its call with it
 )
 
 func main() {
@@ -88,12 +86,14 @@ func newCommand(stdout, stderr io.Writer) *cli.Command {
 		Writer:    stdout,
 		ErrWriter: stderr,
 
-		EnableShellCompletion: true, // "completion SHELL" prints a shell's script
+		EnableShellCompletion:           true, // "completion SHELL" prints a shell's script
+		ConfigureShellCompletionCommand: configureCompletion,
 
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // the library's own would exit
 	}
 	for _, cmd := range append(root.Commands, root) { // neither of these two is inherited
 		cmd.OnUsageError = usageError
+		cmd.ShellComplete = completeValues
 		if cmd.Before == nil {
 			cmd.Before = refuseArguments
 		}
@@ -117,7 +117,7 @@ func usageError(_ context.Context, cmd *cli.Command, err error, _ bool) error {
 var (
 	flagUnknown   = regexp.MustCompile(`^flag provided but not defined: -*(\S+)$`)
 	flagUnvalued  = regexp.MustCompile(`^flag needs an argument: -+(\S+)$`)
-	flagMisvalued = regexp.MustCompile(`^invalid value (".*") for flag -+(\S+?):`)
+	flagMisvalued = regexp.MustCompile(`^invalid value (".*"|…) for flag -+(\S+?):`) // … is a value that is masked
 )
 
 // flagFault says what is wrong with a flag, as the operator types it.

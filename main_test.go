@@ -36,7 +36,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "4") // whatever the processors: those that run beside others mostly wait; -parallel says otherwise
+	os.Setenv("MATRIX_REGSERVICE_ENVIRONMENT", os.DevNull) // not this machine's, where the package is installed
+	flag.Set("test.parallel", "4")                         // whatever the processors: those that run beside others mostly wait; -parallel says otherwise
 	testscript.Main(leakChecked{withPostgres{m}}, map[string]func(){programName: main, crashingName: crashing, storeWriter: writeStore})
 }
 
@@ -63,6 +64,7 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("MATRIX_REGSERVICE_ENVIRONMENT", os.DevNull)
 			env.Values["daemon"] = &scriptedDaemon{stop: func() {}}
 			return nil
 		},
@@ -452,5 +454,34 @@ func TestHelpOfEachCommand(t *testing.T) {
 		if !strings.Contains(out.String(), "--"+row.Name+" ") || !strings.Contains(out.String(), "[$"+row.Variable()+"]") {
 			t.Errorf("the help of all has no --%s", row.Name)
 		}
+	}
+}
+
+// A value that a flag cannot have is refused in our own words, whichever command the flag is of: no parser's text reaches an operator.
+func TestBadValues(t *testing.T) {
+	t.Chdir(t.TempDir())
+	root := newCommand(io.Discard, io.Discard)
+	seen := 0
+	for _, cmd := range root.Commands { // the root's flags are texts, which config reads
+		for _, flag := range cmd.Flags {
+			switch flag.(type) {
+			case *cli.StringFlag, *cli.StringSliceFlag:
+				continue
+			}
+			seen++
+			for _, bad := range []string{"7x", "99999999999999999999", "08.5.1"} {
+				args := []string{programName, cmd.Name, "--" + flag.Names()[0] + "=" + bad}
+				var stderr strings.Builder
+				if code := run(args, io.Discard, &stderr); code == 0 {
+					t.Errorf("%v: accepted", args)
+				}
+				if said := stderr.String(); strings.Contains(said, "strconv") || strings.Contains(said, "pars") || strings.Contains(said, "range") || strings.Contains(said, "flag -") || strings.Count(said, "\n") != 1 {
+					t.Errorf("%v: got %q", args, said)
+				}
+			}
+		}
+	}
+	if seen < 5 {
+		t.Errorf("only %d flags are no texts", seen)
 	}
 }

@@ -147,9 +147,10 @@ func (p *Program) mustRun(ctx context.Context, dir string, args ...string) (stdo
 	return r.Stdout, nil
 }
 
-// environment finds the program by its name, as where it is installed, and sets none of its flags.
+// environment finds the program by its name, as where it is installed, and sets none of its flags: nor does the environment file of a
+// package that this machine has.
 func (p *Program) environment() []string {
-	env := []string{"PATH=" + filepath.Dir(p.path) + string(os.PathListSeparator) + os.Getenv("PATH")}
+	env := []string{"PATH=" + filepath.Dir(p.path) + string(os.PathListSeparator) + os.Getenv("PATH"), "MATRIX_REGSERVICE_ENVIRONMENT=" + os.DevNull}
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "PATH=") && !strings.HasPrefix(variable, "MATRIX_REGSERVICE_") {
 			env = append(env, variable)

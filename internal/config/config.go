@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -122,7 +123,7 @@ func Read(s Values) (Config, error) {
 	switch {
 	case !names.IsHost(c.Host):
 		return Config{}, fmt.Errorf("%s %q is not an address or a host name: give one without a port, such as 127.0.0.1", s.spell(FlagHost), redact.Mask(c.Host))
-	case c.LogFormat != "terminal" && c.LogFormat != "logfmt" && c.LogFormat != "json":
+	case !slices.Contains(logFormats, c.LogFormat):
 		return Config{}, fmt.Errorf("%s %q is not a format: give terminal, logfmt or json", s.spell(flagLogFormat), redact.Mask(c.LogFormat))
 	case !c.Way.TakesSecret && c.SharedSecret+c.SharedSecretFile != "":
 		return Config{}, fmt.Errorf("a shared secret is given, but --%s names %s, which takes none: use --%s http://127.0.0.1:8007%s", FlagMatrixURL, c.Way.Name, FlagMatrixURL, homeserver.SharedSecretPath)

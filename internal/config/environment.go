@@ -46,8 +46,11 @@ func checkVariables(entries []string) (unknown []string, err error) {
 // nearestVariable returns the variable of a flag that takes the fewest edits, and their number.
 func nearestVariable(name string) (nearest string, edits int) {
 	edits = len(name)
+	variables := []string{environmentVariable}
 	for i := range Table {
-		variable := Table[i].Variable()
+		variables = append(variables, Table[i].Variable())
+	}
+	for _, variable := range variables {
 		if d := distance(name, variable); d < edits {
 			nearest, edits = variable, d
 		}

@@ -4,6 +4,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -14,8 +15,11 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// FlagEnvironment names that file.
-const FlagEnvironment = "environment"
+// FlagEnvironment names that file, and so does its variable.
+const (
+	FlagEnvironment     = "environment"
+	environmentVariable = environmentPrefix + "ENVIRONMENT"
+)
 
 // environmentFile is the EnvironmentFile of the unit.
 var environmentFile = "/etc/matrix-regservice/environment"
@@ -32,7 +36,10 @@ func EnvironmentFlag() cli.Flag {
 // readFile takes the values of the environment file that nothing else gives. The daemon is given its own by systemd, and genconfig
 // writes new ones: they read the file only where it is named. It is for root alone, and passed over where this user may not enter.
 func (s *Values) readFile(cmd *cli.Command) error {
-	path := cmd.String(FlagEnvironment)
+	path := cmp.Or(cmd.String(FlagEnvironment), os.Getenv(environmentVariable))
+	if path == os.DevNull { // which is no file of this form
+		return nil
+	}
 	if path == "" {
 		if cmd.Name == Program || cmd.Name == "genconfig" {
 			return nil

@@ -96,6 +96,8 @@ type Row struct {
 	least, most float64 // of a number; 0 is allowed too
 	form        string  // of a number, and what to give
 
+	choices []string // where it has few
+
 	at func(*Config) any // where the value goes: a *string, *int, *float64 or *bool
 }
 
@@ -118,6 +120,16 @@ const (
 	rateForm   = "a rate: give one from 0.001 to 1000000 a second, or 0 for no limit"
 	atOnceForm = "a count: give one from 1 to 1000000, or 0 for no limit"
 )
+
+var logFormats = []string{"terminal", "logfmt", "json"}
+
+// Choices are the values of the flag, where it has few.
+func Choices(flag string) []string {
+	if at := slices.IndexFunc(Table, func(row Row) bool { return row.Name == flag }); at >= 0 {
+		return Table[at].choices
+	}
+	return nil
+}
 
 // Table is every flag of the root, in the order of the help. For the reasons of the limits see docs/operating.md.
 var Table = []Row{
@@ -149,13 +161,13 @@ var Table = []Row{
 		at: func(c *Config) any { return &c.DataPath }},
 	{Name: FlagDataPathFile, usage: "`FILE` that holds the PostgreSQL URL of the store, password and all", ReadBy: byStore, script: inScript, empty: emptyIsMistake, instead: FlagDataPath,
 		at: func(c *Config) any { return &c.DataPathFile }},
-	{Name: FlagVerbosity, kind: kindCount, Value: "3", usage: "`LEVEL` of the log: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace", ReadBy: byLogging, script: alwaysInGuide, most: 5, form: levelForm,
+	{Name: FlagVerbosity, kind: kindCount, Value: "3", usage: "`LEVEL` of the log: 0 crit, 1 error, 2 warn, 3 info, 4 debug, 5 trace", ReadBy: byLogging, script: alwaysInGuide, most: 5, form: levelForm, choices: []string{"0", "1", "2", "3", "4", "5"},
 		at: func(c *Config) any { return &c.Verbosity }},
 	{Name: FlagOpsListen, usage: "`ADDRESS` of /livez, /readyz and /metrics, such as 127.0.0.1:8010; off when empty; port 0 is any free one, which the log names", ReadBy: byConfigured, script: inScript,
 		at: func(c *Config) any { return &c.OpsListen }},
 	{Name: flagOpsListenPublic, kind: kindYes, Value: "false", usage: "allow an address for --" + FlagOpsListen + " that other machines reach", ReadBy: byConfigured, script: inScript, form: "true or false",
 		at: func(c *Config) any { return &c.OpsListenPublic }},
-	{Name: flagLogFormat, Value: "terminal", usage: "`FORM` of a log line: terminal, logfmt or json", ReadBy: byLogging, script: inScript,
+	{Name: flagLogFormat, Value: "terminal", usage: "`FORM` of a log line: terminal, logfmt or json", ReadBy: byLogging, script: inScript, choices: logFormats,
 		at: func(c *Config) any { return &c.LogFormat }},
 	{Name: FlagAdmitFile, usage: "`FILE` of the addresses that may register, one a line; read again on SIGHUP; without it everybody may", ReadBy: byConfigured, script: inScript, empty: emptyOpensAGate,
 		at: func(c *Config) any { return &c.AdmitFile }},

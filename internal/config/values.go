@@ -43,8 +43,20 @@ type Values struct {
 	fileErr     error  // why it could not be read
 }
 
-// ReadValues takes what the command line and the environment have for the flags that the command reads.
-func ReadValues(cmd *cli.Command) Values { return readValuesOf(cmd, cmd.Name) }
+// ReadValues takes what the command line and the environment have for the flags that the command reads. A run.sh in the working
+// directory counts below them, as whoever types a command there means that service, and not one of the package. check takes it by
+// itself, since it judges it too; the daemon is started by it, and genconfig writes it.
+func ReadValues(cmd *cli.Command) Values {
+	s := readValuesOf(cmd, cmd.Name)
+	switch cmd.Name {
+	case Program, "genconfig", "check":
+	default:
+		if script, err := ReadScript(RunFile); err == nil {
+			s.FillIn(script)
+		}
+	}
+	return s
+}
 
 // readValuesOf is ReadValues for what another command reads.
 func readValuesOf(cmd *cli.Command, command string) Values {
