@@ -46,7 +46,7 @@ func runAll(m *testing.M) int {
 	}
 	defer os.RemoveAll(scratch)
 	os.Setenv("MATRIX_REGSERVICE_ENVIRONMENT", os.DevNull) // not this machine's, where the package is installed
-	os.Setenv("GORACE", "atexit_sleep_ms=0") // of the programs that are started: each would sleep a second at its end
+	os.Setenv("GORACE", "atexit_sleep_ms=0")               // of the programs that are started: each would sleep a second at its end
 	code := m.Run()
 	if err := endPostgres(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
