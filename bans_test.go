@@ -205,7 +205,7 @@ func TestBanCommands(t *testing.T) {
 		"without one, without settings":           {alone, nil, 1, []string{"is banned\n", "the ban stands", "since no daemon answers and this command lacks a setting"}},
 		"without one":                             {alone, serving, 0, []string{"is banned", "no account of this name"}},
 		"in PostgreSQL":                           {inPostgres, serving, 0, []string{"is banned\n", "no account of this name"}},
-		"another homeserver's":                    {alone, []string{"--matrixdomain", "example.org"}, 1, []string{"it has the nodes of " + testServerName}},
+		"another homeserver's":                    {alone, []string{"--matrixdomain", "example.org"}, 1, []string{"it belongs to " + testServerName}},
 		"no store":                                {t.TempDir(), serving, 1, []string{errNoStore.Error()}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -293,7 +293,7 @@ func followSettings(c *config.Config, s synapse.Settings, p synapse.Process, old
 		return nil, fmt.Errorf("there is no shared secret: set %s in %s in this directory, or give --%s", secret, config.HomeserverFile, config.FlagShareSecretFile)
 	}
 	if c.SharedSecret != strings.TrimSpace(c.SharedSecret) {
-		return nil, errors.New("the shared secret begins or ends with a space, which a file of it cannot keep: choose another")
+		return nil, errors.New("the shared secret begins or ends with a space, which its file cannot keep: choose another")
 	}
 	c.SharedSecretFile = secretFile
 	return []files.New{{Name: secretFile, Mode: 0o600, Content: []byte(c.SharedSecret + "\n")}}, nil
@@ -396,7 +396,7 @@ func programPath() (string, error) {
 		return "", fmt.Errorf("find this program's own file: %w", err)
 	}
 	if goRunFile.MatchString(path) {
-		return "", fmt.Errorf("this program was started by go run, whose file is gone when it ends: build it first (go build), then call ./%s genconfig", programName)
+		return "", fmt.Errorf("this program was started by go run, which deletes it at the end: build it first (go build), then type ./%s genconfig", programName)
 	}
 	name := filepath.Base(path)
 	if found, err := exec.LookPath(name); err == nil && files.IsSame(found, path) {

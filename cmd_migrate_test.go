@@ -124,7 +124,7 @@ func TestMigrateRefuses(t *testing.T) {
 		"nowhere":            {[]string{"--from", filepath.Dir(served.db.Bolt.Path())}, "nowhere to migrate to"},
 		"to a directory":     {[]string{"--from", filepath.Dir(served.db.Bolt.Path()), "--to", "elsewhere"}, "nowhere to migrate to"},
 		"twice":              {[]string{"--to", url, "--to-file", file}, "both given"},
-		"another homeserver": {[]string{"--from", filepath.Dir(makeCopy(t, 3)), "--to", other}, "it has the nodes of example.org"},
+		"another homeserver": {[]string{"--from", filepath.Dir(makeCopy(t, 3)), "--to", other}, "it belongs to example.org"},
 	} {
 		if code, said := runs(t, append([]string{"migrate"}, test.args...)...); code != 1 || !strings.Contains(said, test.want) || strings.Count(said, "\n") != 1 {
 			t.Errorf("%s: exit %d, want %q\n%s", name, code, test.want, said)

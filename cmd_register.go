@@ -173,8 +173,8 @@ const (
 )
 
 var (
-	errCostly       = errors.New("asks for more memory or time than a keystore needs, which takes 256 MiB by geth's defaults (n 262144, r 8, p 1): make it anew with those")
-	errOtherAddress = errors.New("has an address that is not its key's: it was changed, or put together from two; give the keystore of the node that is meant")
+	errCostly       = errors.New("asks for more memory or time than a keystore needs: geth's defaults take 256 MiB (n 262144, r 8, p 1); make it again with those")
+	errOtherAddress = errors.New("has an address that is not its key's: it was changed, or combined from two; give the keystore of the right node")
 )
 
 // checkCost refuses parameters of the key's derivation that the machine has no room for.

@@ -291,7 +291,7 @@ func TestHints(t *testing.T) {
 		{"createUser: HTML", homeserver.CreateUserPath, callCreateUser, says(404, "<html>"), "only Synapse up to 0.34.0 has createUser"},
 		{"createUser: token", homeserver.CreateUserPath, callCreateUser, says(403, `{"errcode":"M_UNKNOWN","error":"Invalid application service token."}`), "does not know the as_token"},
 		{"shared secret: nginx", homeserver.SharedSecretPath, callNonce, says(404, "<html>nginx</html>"), "own port (8007 in the guide) and not through nginx"},
-		{"shared secret: unknown", homeserver.SharedSecretPath, callNonce, unrecognized, "since 1.23.0"},
+		{"shared secret: unknown", homeserver.SharedSecretPath, callNonce, unrecognized, "from 1.23.0 on"},
 		{"shared secret: off", homeserver.SharedSecretPath, callNonce, says(400, `{"errcode":"M_UNKNOWN","error":"Shared secret registration is not enabled"}`), "set registration_shared_secret in homeserver.yaml"},
 		{"shared secret: wrong", homeserver.SharedSecretPath, callRegister, says(403, `{"errcode":"M_UNKNOWN","error":"HMAC incorrect"}`), "is not the homeserver's registration_shared_secret"},
 		{"shared secret: wrong, Dendrite", homeserver.SharedSecretPath, callRegister, says(403, `{"errcode":"M_FORBIDDEN","error":"bad mac"}`), "is not the homeserver's registration_shared_secret"},

@@ -332,12 +332,12 @@ func TestMASOverrides(t *testing.T) {
 		log    string
 	}{
 		{name: "all three", before: statePending, shows: func(n node) string { return n.DisplayName }, want: 200, skips: 1},
-		{name: "no earlier attempt", shows: func(n node) string { return n.DisplayName }, want: 502, log: "either the account is at the homeserver alone"},
-		{name: "registered, no earlier attempt", before: stateRegistered, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 502, log: "either the account is at the homeserver alone"},
-		{name: "another display name", before: statePending, shows: func(node) string { return "somebody" }, want: 502, log: "either the account is at the homeserver alone"},
+		{name: "no earlier attempt", shows: func(n node) string { return n.DisplayName }, want: 502, log: "import the account with mas-cli syn2mas"},
+		{name: "registered, no earlier attempt", before: stateRegistered, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 502, log: "import the account with mas-cli syn2mas"},
+		{name: "another display name", before: statePending, shows: func(node) string { return "somebody" }, want: 502, log: "import the account with mas-cli syn2mas"},
 		{name: "a longer display name", before: statePending, shows: func(n node) string { return n.DisplayName + " " }, want: 502},
 		{name: "no display name", before: statePending, shows: func(n node) string { return n.Localpart }, want: 502, log: "skip_homeserver_check"},
-		{name: "no account", before: statePending, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 502, log: "keeps its name"},
+		{name: "no account", before: statePending, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 502, log: "reserves the name"},
 		{name: "profile unreadable", before: statePending, shows: func(n node) string { return n.DisplayName }, faults: map[string]http.HandlerFunc{callProfile: says(401, `{"errcode":"M_MISSING_TOKEN"}`)}, want: 502},
 		{name: "profile limited", before: statePending, shows: func(n node) string { return n.DisplayName }, faults: map[string]http.HandlerFunc{callProfile: says(429, `{"errcode":"M_LIMIT_EXCEEDED"}`)}, want: 429},
 		{name: "it knows the user", before: statePending, shows: func(n node) string { return n.DisplayName }, atMAS: true, faults: map[string]http.HandlerFunc{callMASCreate: reserved}, want: 200},

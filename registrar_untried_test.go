@@ -71,7 +71,7 @@ var (
 
 // A success promises the account with exactly the node's display name, whatever the homeserver makes of it.
 func TestUntried(t *testing.T) {
-	const told = "does not show the display name that the node proved"
+	const told = "its display name is not the one that the node proved"
 	hidden := standin.Showing{WithToken: true, ToSharing: true}
 	for name, test := range map[string]struct {
 		odd        standin.Odd

@@ -257,7 +257,7 @@ func TestStoreServerName(t *testing.T) {
 			}
 			s, err = openBoltStore(dir, test.opens)
 			if test.refused {
-				if err == nil || !strings.Contains(err.Error(), "it has the nodes of "+testServerName+", and --matrixdomain is "+other) {
+				if err == nil || !strings.Contains(err.Error(), "it belongs to "+testServerName+", and --matrixdomain is "+other) {
 					t.Fatalf("got %v", err)
 				}
 				if after, _ := os.ReadFile(path); string(after) != string(before) {

@@ -221,7 +221,7 @@ func openError(path string, err error) error {
 		return &unfitError{err.Error(), "give another --datapath"}
 	case errors.Is(err, boltfile.ErrNotBolt):
 		if head, err := readHead(path, len(sqliteMagic)); err == nil && string(head) == sqliteMagic {
-			return &unfitError{"it is an SQLite file, as the 2018 program kept its users and their passwords in", "move it away, or give another --datapath; nodes register again by themselves"}
+			return &unfitError{"it is an SQLite file, in which the 2018 program kept its users and their passwords", "move it away, or give another --datapath; nodes register again by themselves"}
 		}
 		return &unfitError{"it is not a store of matrix-regservice, or it is damaged", "move it away, put a backup in its place, or give another --datapath"}
 	case errors.As(err, &unfit):
@@ -295,7 +295,7 @@ func (s *boltStore) initialize(serverName string) error {
 		return err
 	}
 	if owner = cmp.Or(kept, owner, serverName); serverName != "" && owner != serverName {
-		return fmt.Errorf("it has the nodes of %s, and --%s is %s: give each homeserver a --%s of its own", redact.Line(owner), config.FlagMatrixDomain, serverName, config.FlagDataPath)
+		return fmt.Errorf("it belongs to %s, and --%s is %s: give each homeserver a --%s of its own", redact.Line(owner), config.FlagMatrixDomain, serverName, config.FlagDataPath)
 	}
 	if format == storeFormat && kept == owner {
 		return nil

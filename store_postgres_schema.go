@@ -156,7 +156,7 @@ func (s *postgresStore) belongTo(ctx context.Context, serverName string) error {
 		return err
 	}
 	if name != serverName {
-		return fmt.Errorf("it has the nodes of %s, and --%s is %s: give each homeserver a database of its own", name, config.FlagMatrixDomain, serverName)
+		return fmt.Errorf("it belongs to %s, and --%s is %s: give each homeserver a database of its own", name, config.FlagMatrixDomain, serverName)
 	}
 	return nil
 }

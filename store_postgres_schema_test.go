@@ -38,7 +38,7 @@ func TestPostgresRefuses(t *testing.T) {
 		want     string
 	}{
 		{"a later version", "UPDATE matrix_regservice.meta SET version = 1000", "its schema has version 1000 and this program knows up to"},
-		{"another homeserver", "UPDATE matrix_regservice.meta SET server_name = 'example.org'", "it has the nodes of example.org"},
+		{"another homeserver", "UPDATE matrix_regservice.meta SET server_name = 'example.org'", "it belongs to example.org"},
 		{"no version", "DELETE FROM matrix_regservice.meta", "meta is empty"},
 	}
 	for _, test := range tests {

@@ -497,7 +497,7 @@ func testMASReserved(t *testing.T, d *Deployment) {
 		t.Fatal(err)
 	}
 	want(t, must(n.Register(t.Context()))(t), http.StatusBadGateway, "M_UNKNOWN")
-	must(d.Gateway.WaitForLog(t.Context(), "Refused registration", n.UserID, "either the account is at the homeserver alone"))(t)
+	must(d.Gateway.WaitForLog(t.Context(), "Refused registration", n.UserID, "import the account with mas-cli syn2mas"))(t)
 	if _, there := d.MAS.Password(n.Localpart); there {
 		t.Error("it was made at Matrix Authentication Service all the same")
 	}

@@ -60,7 +60,7 @@ func (chk *checking) homeserverItself(ctx context.Context) Finding {
 	case err != nil:
 		return problem(subjectHomeserver, do, "nothing answers at %s: %v", chk.Config.Origin, cmp.Or(h.NotReached(err).Cause, err)).stopping()
 	case a.Status == http.StatusBadGateway || a.Status == http.StatusGatewayTimeout:
-		return problem(subjectHomeserver, do, "what answers at %s does not reach one (%d)", chk.Config.Origin, a.Status).stopping()
+		return problem(subjectHomeserver, do, "a proxy answers at %s, and does not reach a homeserver (%d)", chk.Config.Origin, a.Status).stopping()
 	}
 	if a.Redirect != "" {
 		return problem(subjectHomeserver, do, "%s answers %d to %s and redirects to %s: a proxy does that, and the homeserver does not", chk.Config.Origin, a.Status, versionsPath, a.Redirect).stopping()
@@ -254,9 +254,9 @@ func (chk *checking) profiles(ctx context.Context) Finding {
 	failed, isFailed := errors.AsType[*homeserver.Error](err)
 	switch {
 	case !isFailed:
-		return fine(subject, "it tells this service which users there are")
+		return fine(subject, "it shows this service which users exist")
 	case failed.Limited:
-		return warning(subject, askLater, "it asks for fewer look-ups, and so does not tell")
+		return warning(subject, askLater, "it limits look-ups, and so does not say")
 	case !failed.Hidden:
 		return warning(subject, "see the homeserver's log", "%v", failed)
 	case chk.Config.ASToken != "" && !chk.accepts: // which is said, with what to do
@@ -264,9 +264,9 @@ func (chk *checking) profiles(ctx context.Context) Finding {
 	}
 	found, do := homeserver.WhyHidden(err)
 	if chk.Config.Way.TakesSecret || chk.Config.Way.IsMAS {
-		return warning(subject, do, "%s; nodes get in, and what was interrupted may wait for them", found)
+		return warning(subject, do, "%s; nodes get in, but interrupted registrations may wait for them", found)
 	}
-	return problem(subject, do, "%s; and without being told createUser is never asked", found)
+	return problem(subject, do, "%s; and createUser is not used without that answer", found)
 }
 
 // provedSecret judges whether the homeserver accepts the shared secret.

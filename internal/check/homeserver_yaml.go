@@ -113,10 +113,10 @@ func (j judging) userDirectory() Finding {
 
 func (j judging) expireAccessToken() Finding {
 	subject := j.subject("expire_access_token")
-	before, since := fine(subject, "true"), fine(subject, "gone, and not set")
+	before, since := fine(subject, "true"), fine(subject, "not set, and unknown to this version")
 	switch on := j.settings.isTrue("expire_access_token"); {
 	case on:
-		since = warning(subject, "delete expire_access_token; session_lifetime ends sessions", "it does nothing any more")
+		since = warning(subject, "delete expire_access_token; session_lifetime ends sessions", "it has no effect any more")
 	default:
 		before = warning(subject, j.settings.write("True", "expire_access_token"), "not set, and the guide has it set")
 	}
@@ -126,11 +126,11 @@ func (j judging) expireAccessToken() Finding {
 func (j judging) identityServers() Finding {
 	const key = "trusted_third_party_id_servers"
 	subject := j.subject(key)
-	before, since := fine(subject, "none"), fine(subject, "gone, and none set")
+	before, since := fine(subject, "none"), fine(subject, "not set, and unknown to this version")
 	switch list, isList := j.settings.at(key).([]any); {
 	case isList && len(list) > 0:
 		before = warning(subject, j.settings.write("[]", key), "it trusts %s, and the guide has them all deleted", count(len(list), "identity server"))
-		since = warning(subject, "delete "+key, "it does nothing any more")
+		since = warning(subject, "delete "+key, "it has no effect any more")
 	case !isList:
 		before = warning(subject, j.settings.write("[]", key), "not set: the default trusts matrix.org and vector.im, and the guide has them all deleted")
 	}

@@ -264,8 +264,8 @@ func TestExpireAccessToken(t *testing.T) {
 	}{
 		{"", oldServer, Warning, "not set, and the guide has it set"},
 		{"expire_access_token: True\n", oldServer, OK, "true"},
-		{"", todayServer, OK, "gone, and not set"},
-		{"expire_access_token: True\n", todayServer, Warning, "it does nothing any more"},
+		{"", todayServer, OK, "not set, and unknown to this version"},
+		{"expire_access_token: True\n", todayServer, Warning, "it has no effect any more"},
 	} {
 		for _, f := range judge(t, config.HomeserverFile, goodSettings+test.line, test.server) {
 			if strings.HasSuffix(f.Subject, "expire_access_token") && (f.Status != test.want || f.Found != test.found) {

@@ -24,16 +24,16 @@ func judgeScript(s config.Script, err error, contradicted []string, registered c
 	}
 	found := []Finding{judgeMode(subjectRun, s.Path, 0o700)}
 	if !s.PassesOn {
-		found = append(found, warning(subjectRun+" arguments", "end its last line in "+paste("\"$@\""), "%s drops what it is given: with an --%s behind it, for instance, everybody may register all the same", s.Path, config.FlagAdmitFile))
+		found = append(found, warning(subjectRun+" arguments", "end its last line in "+paste("\"$@\""), "%s does not pass on its arguments: --%s after it, for instance, has no effect, and everybody may register", s.Path, config.FlagAdmitFile))
 	}
 	if s.PassesOn {
 		found = append(found, fine(subjectRun+" arguments", "%s passes on what it is given", s.Path))
 	}
 	found = append(found, judgeScriptTokens(s, registered))
 	if len(contradicted) == 0 {
-		return append(found, fine(subjectRun+" flags", "none that was given here is another there"))
+		return append(found, fine(subjectRun+" flags", "the flags that were given here are the same there"))
 	}
-	return append(found, problem(subjectRun+" flags", "leave them out, or change them in "+s.Path, "%s has other values for %s than were given here", s.Path, strings.Join(contradicted, ", ")))
+	return append(found, problem(subjectRun+" flags", "leave them out, or change them in "+s.Path, "%s and the flags that were given here differ in %s", s.Path, strings.Join(contradicted, ", ")))
 }
 
 // judgeScriptTokens compares the tokens of run.sh, where there are any, with those that the homeserver loads.

@@ -53,10 +53,10 @@ func (chk *checking) store(ctx context.Context) []Finding {
 	case names.IsPostgres(chk.Config.DataPath):
 		return []Finding{problem(subject, "see that PostgreSQL runs, and that this role may use the schema, as docs/scaling.md has it", "%v", err)}
 	case !errors.Is(err, ErrStoreLocked):
-		return []Finding{problem(subject, cureOf(err, "see what is said of it, and put a backup in its place if it is damaged"), "%v", err)}
+		return []Finding{problem(subject, cureOf(err, "do what the finding says; if the store is damaged, restore a backup"), "%v", err)}
 	}
 	if chk.runs {
 		return []Finding{fine(subject, "%s is in use by the running service", chk.StoreName)}
 	}
-	return []Finding{warning(subject, "stop whatever holds it, or start the service with the --"+config.FlagHost+" and --"+config.FlagPort+" that are checked here", "another process has it, and no service answers")}
+	return []Finding{warning(subject, "stop the process that has it, or start the service with the --"+config.FlagHost+" and --"+config.FlagPort+" that are checked here", "another process has it, and no service answers")}
 }

@@ -22,7 +22,7 @@ const (
 // Untried is what the start and check say about such a homeserver.
 const Untried = "this service was never tested with it: it checks the display name of each new account, and sets it with the as_token if it is not the node's"
 
-var errOtherName = errors.New("it does not show the display name that the node proved: have the homeserver add nothing to display names, as Tuwunel does by new_user_displayname_suffix, or list this registration.yaml there, with the nodes in its namespaces, so that the as_token may set them")
+var errOtherName = errors.New("its display name is not the one that the node proved: have the homeserver add nothing to display names (new_user_displayname_suffix in Tuwunel), or list this registration.yaml there, with the nodes in its namespaces, so that the as_token may set them")
 
 // Steps returns OneStep for a homeserver that was tried. One that does not say which it is counts as Synapse once an account has
 // its display name.

@@ -76,7 +76,7 @@ func WayAt(path string) (*Way, error) {
 const (
 	CreateUserMissing = "only Synapse up to 0.34.0 has createUser, and only on Python 2; for Synapse 1.23.0 or later create accounts at http://127.0.0.1:8007" + SharedSecretPath + " (the homeserver's own port, not nginx's) with its registration_shared_secret"
 
-	sharedSecretMissing     = "Synapse serves " + SharedSecretPath + " since 1.23.0 as it is needed here, on its own port (8007 in the guide) and not through nginx, and not where Matrix Authentication Service is in charge"
+	sharedSecretMissing     = "Synapse serves " + SharedSecretPath + " from 1.23.0 on, at its own port (8007 in the guide) and not through nginx, unless Matrix Authentication Service is in charge"
 	createUserInstead       = "for Synapse up to 0.34.0 create accounts at http://127.0.0.1:8008" + CreateUserPath
 	SharedSecretOff         = "set registration_shared_secret in homeserver.yaml and restart the homeserver"
 	MASNotInCharge          = "write matrix_authentication_service: {enabled: true, endpoint: …, secret: …} into homeserver.yaml and restart it; or, without Matrix Authentication Service, create accounts at the homeserver" // at the homeserver

@@ -23,10 +23,10 @@ const (
 
 // What the operator can do where an account cannot be made.
 var (
-	errReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: either the account is at the homeserver alone, and has to be brought over, or the name is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
-	errExclusive = errors.New("the homeserver has no such account and keeps its name: it is in an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
-	ErrSecret    = errors.New("the homeserver does not know Matrix Authentication Service: write the same secret into matrix.secret there and into matrix_authentication_service.secret of homeserver.yaml, and restart both")
-	ErrEndpoint  = errors.New("the homeserver is not where Matrix Authentication Service asks for it: start the homeserver, or write its own URL, such as http://127.0.0.1:8007, into matrix.endpoint of Matrix Authentication Service, and restart that")
+	errReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: import the account with mas-cli syn2mas; or, if an application service has the name in an exclusive namespace, write exclusive: false in its registration.yaml, and restart the homeserver")
+	errExclusive = errors.New("the homeserver has no such account and reserves the name for an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
+	ErrSecret    = errors.New("the homeserver rejects the secret of Matrix Authentication Service: write the same secret into matrix.secret there and into matrix_authentication_service.secret of homeserver.yaml, and restart both")
+	ErrEndpoint  = errors.New("Matrix Authentication Service does not find the homeserver: start the homeserver, or write its own URL, such as http://127.0.0.1:8007, into matrix.endpoint of Matrix Authentication Service, and restart that")
 )
 
 // half is what the operator can do with an account that is at the homeserver alone, and has no display name of its own: Matrix
@@ -34,8 +34,8 @@ var (
 // node's next try finds that younger than its record, and completes it. The command can be copied from a log that writes \" for
 // each quotation mark.
 func (api *Accounts) half(localpart string) error {
-	return fmt.Errorf("the account is at the homeserver alone, and has no display name: Matrix Authentication Service before 1.18 leaves it so when a creation is interrupted; if nobody else can have created it, "+
-		`type: curl -H @token -H Content-Type:application/json -d $'{"username":"%s","skip_homeserver_check":true}' %s with the header of an access token of its admin API in the file token, and the node's next try completes it`,
+	return fmt.Errorf("the account exists only at the homeserver, and has no display name: Matrix Authentication Service before 1.18 leaves it so when a creation is interrupted; if nobody else can have created it, "+
+		`type: curl -H @token -H Content-Type:application/json -d $'{"username":"%s","skip_homeserver_check":true}' %s with an Authorization header for its admin API in the file token, and the node's next try completes it`,
 		localpart, api.admin.Origin+homeserver.MASUsersPath)
 }
 
