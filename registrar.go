@@ -91,7 +91,7 @@ type account int
 
 const (
 	accountNotMade    account = iota // no creating request left, or each was answered with a refusal
-	accountUnanswered                // a creating request got no readable answer: the account may be there
+	accountMayBeThere                // a creating request failed (5xx, 408) or got no readable answer: the account may be there
 	accountMade                      // the homeserver confirms that this attempt made it
 	accountOwn                       // it was there: with a display name of this node, or what an attempt of its own left
 	accountForeign                   // it was there with another display name, or with none
@@ -137,7 +137,7 @@ func decide(before state, found account, begun, whole bool) decision {
 			return decision{record: stateRegistered, did: outcomeAdopted}
 		}
 		return decision{record: stateRegistered, did: outcomeCreated}
-	case accountUnanswered:
+	case accountMayBeThere:
 		if before == stateRegistered && whole {
 			return decision{record: unchanged, err: errAsItFailed}
 		}
@@ -281,17 +281,17 @@ func (r *registrar) judge(ctx context.Context, before record, n node, steps home
 	failed, ok := errors.AsType[*homeserver.Error](created)
 	switch {
 	case !ok: // the record could not be written, or the error is of no known kind
-		return accountUnanswered, begun, whole, created
+		return accountMayBeThere, begun, whole, created
 	case failed.Fate == homeserver.NotCreated:
 		return accountNotMade, begun, whole, created
-	case failed.Fate == homeserver.Unanswered:
-		return accountUnanswered, begun, whole, created
+	case failed.Fate == homeserver.MayBeCreated:
+		return accountMayBeThere, begun, whole, created
 	}
 
 	begun = begun || failed.MayBeOurs
 	unclear := accountUnclear
 	if failed.MayBeOurs { // this attempt may have made it
-		unclear = accountUnanswered
+		unclear = accountMayBeThere
 	}
 	if before.State == stateRegistered && !begun {
 		return accountThere, begun, whole, created

@@ -321,7 +321,7 @@ func (s *slowAccounts) Create(ctx context.Context, n homeserver.Account, _ bool,
 	defer func() { s.mu.Lock(); s.inHand--; s.mu.Unlock() }()
 	select {
 	case <-ctx.Done():
-		return "", &homeserver.Error{Fate: homeserver.Unanswered, Reason: "slow"}
+		return "", &homeserver.Error{Fate: homeserver.MayBeCreated, Reason: "slow"}
 	case <-time.After(s.takes):
 	}
 	s.mu.Lock()
@@ -735,8 +735,8 @@ func TestDecide(t *testing.T) {
 		{either + " | has the account, and does not show whose it is | unchanged | 502, or 429 if it limits requests", both, accountUnclear, false, false, map[state]decision{"": fails, statePending: fails}},
 		{either + " | refuses, or cannot be reached | unchanged | 502, or 429 if it limits requests", both, accountNotMade, false, true, map[state]decision{"": fails, statePending: fails}},
 		{either + " | refuses, or cannot be reached | unchanged | 502, or 429 if it limits requests", both, accountNotMade, false, false, map[state]decision{"": fails, statePending: fails}},
-		{either + " | gives no readable answer | pending | 502, and the next try completes it", both, accountUnanswered, false, true, map[state]decision{"": completes, statePending: completes}},
-		{either + " | gives no readable answer | pending | 502, and the next try completes it", both, accountUnanswered, false, false, map[state]decision{"": completes, statePending: completes}},
+		{either + " | fails (5xx, 408) or gives no readable answer | pending | 502, and the next try completes it", both, accountMayBeThere, false, true, map[state]decision{"": completes, statePending: completes}},
+		{either + " | fails (5xx, 408) or gives no readable answer | pending | 502, and the next try completes it", both, accountMayBeThere, false, false, map[state]decision{"": completes, statePending: completes}},
 		{either + " | leaves the account half made | pending | 502, and the next try completes it", both, accountMade, false, false, map[state]decision{"": completes, statePending: completes}},
 		{either + " | leaves the account half made | pending | 502, and the next try completes it", both, accountOwn, false, false, map[state]decision{"": completes, statePending: completes}},
 		{begun + " | is asked without the node, and has no such account | none | ", both[1:], accountGone, false, true, map[state]decision{statePending: {}}},
@@ -748,9 +748,9 @@ func TestDecide(t *testing.T) {
 		{known + " | hides the profile (401, 403), and creates no account twice | registered, and the service asks it to create the account | ", anew, accountHidden, false, true, map[state]decision{stateRegistered: {record: unchanged, creates: true}}},
 		{known + " | has lost the account, and creates it | registered | 200", anew, accountMade, false, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil, false}}},
 		{known + " | has lost the account, and creates it | registered | 200", anew, accountOwn, true, true, map[state]decision{stateRegistered: {stateRegistered, outcomeRecreated, nil, false}}},
-		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 if it limits requests", anew, accountNotMade, false, true, map[state]decision{stateRegistered: fails}},
-		{known + " | has lost the account, and refuses or gives no readable answer | registered | 502, or 429 if it limits requests", anew, accountUnanswered, false, true, map[state]decision{stateRegistered: fails}},
-		{known + " | has lost the account, and leaves it half made | pending | 502, and the next try completes it", anew, accountUnanswered, false, false, map[state]decision{stateRegistered: completes}},
+		{known + " | has lost the account, and refuses, fails or gives no readable answer | registered | 502, or 429 if it limits requests", anew, accountNotMade, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | has lost the account, and refuses, fails or gives no readable answer | registered | 502, or 429 if it limits requests", anew, accountMayBeThere, false, true, map[state]decision{stateRegistered: fails}},
+		{known + " | has lost the account, and leaves it half made | pending | 502, and the next try completes it", anew, accountMayBeThere, false, false, map[state]decision{stateRegistered: completes}},
 		{known + " | has lost the account, and leaves it half made | pending | 502, and the next try completes it", anew, accountMade, false, false, map[state]decision{stateRegistered: completes}},
 	}
 	design, err := os.ReadFile("docs/design.md")

@@ -111,15 +111,22 @@ func (r registration) verify(serverName string) (node, error) {
 			Password:    r.Password,
 		},
 	}
+	forName, forPassword := signedTexts(r.Localpart, serverName)
 	// The password first: the homeserver shows everybody the display names of its users, so that junk may have a good one. It
 	// costs one recovery then.
-	if signer, ok := recoverSigner(serverName, r.Password); !ok || signer != n.Address {
-		return node{}, badSignature("password", serverName)
+	if signer, ok := recoverSigner(forPassword, r.Password); !ok || signer != n.Address {
+		return node{}, badSignature("password", forPassword)
 	}
-	if signer, ok := recoverSigner(n.UserID, nameSignature); !ok || signer != n.Address {
-		return node{}, badSignature("displayname", n.UserID)
+	if signer, ok := recoverSigner(forName, nameSignature); !ok || signer != n.Address {
+		return node{}, badSignature("displayname", forName)
 	}
 	return n, nil
+}
+
+// signedTexts returns the bytes that a node signs: the user ID for its display name, the server name for its password. A
+// signature is of their keccak256 hash, without Ethereum's message prefix.
+func signedTexts(localpart, serverName string) (forName, forPassword string) {
+	return names.UserID(localpart, serverName), serverName
 }
 
 // badSignature names the text that has to be signed: most nodes that fail sign another server name.
@@ -152,11 +159,12 @@ func recoverSigner(text, signature string) (common.Address, bool) {
 // sign makes the registration that proves the key to a homeserver: what a node sends.
 func sign(key *ecdsa.PrivateKey, serverName string) (registration, error) {
 	localpart := names.Localpart(crypto.PubkeyToAddress(key.PublicKey).Bytes())
-	nameSignature, err := signText(key, names.UserID(localpart, serverName))
+	forName, forPassword := signedTexts(localpart, serverName)
+	nameSignature, err := signText(key, forName)
 	if err != nil {
 		return registration{}, err
 	}
-	password, err := signText(key, serverName)
+	password, err := signText(key, forPassword)
 	if err != nil {
 		return registration{}, err
 	}

@@ -278,7 +278,7 @@ func (h *Client) NotReached(err error) *Error {
 		e.Cause = errors.New(h.scrub(quoting.Err.Error()))
 	}
 	if failed := (*callError)(nil); errors.As(err, &failed) && failed.left {
-		e.Fate, e.Again = Unanswered, failed.keptConn
+		e.Fate, e.Again = MayBeCreated, failed.keptConn
 		e.Reason = "the connection to the homeserver broke before it answered"
 	}
 	if isTimeout(err) {
@@ -294,7 +294,7 @@ func (h *Client) Failure(a Answer, hint string) *Error {
 	if isErrcode(a.Errcode) {
 		said += " " + a.Errcode
 	}
-	e := &Error{Fate: Unanswered, Reason: "the homeserver failed (" + said + ")"}
+	e := &Error{Fate: MayBeCreated, Reason: "the homeserver failed (" + said + ")"}
 	switch {
 	case a.Status == http.StatusTooManyRequests:
 		e.Fate, e.Limited, e.RetryAfter = NotCreated, true, a.retryAfter

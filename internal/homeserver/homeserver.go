@@ -96,9 +96,9 @@ const (
 type Fate int
 
 const (
-	NotCreated Fate = iota // no request left this machine, or every one that did was answered with a refusal
-	Unanswered             // a request left and got no readable answer: the account may be there
-	Taken                  // the homeserver says that the account is there already
+	NotCreated   Fate = iota // no request left this machine, or every one that did was answered with a refusal
+	MayBeCreated             // a request left, and failed (5xx, 408) or got no readable answer: the account may be there
+	Taken                    // the homeserver says that the account is there already
 )
 
 // An Error says why a call to the homeserver failed.
@@ -161,11 +161,11 @@ func Retried(try func() (accessToken string, err error)) (string, error) {
 		return token, err
 	}
 	token, err = try()
-	if second, ok := errors.AsType[*Error](err); ok && first.Fate == Unanswered {
+	if second, ok := errors.AsType[*Error](err); ok && first.Fate == MayBeCreated {
 		if second.Fate == Taken {
 			second.MayBeOurs = true
 		} else {
-			second.Fate = Unanswered
+			second.Fate = MayBeCreated
 		}
 	}
 	return token, err

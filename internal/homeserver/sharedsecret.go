@@ -86,7 +86,7 @@ func (api *SharedSecretAPI) Create(ctx context.Context, n Account, _ bool, recor
 		}
 		return api.CreatedUser(a, n.UserID, sharedSecretHint(a))
 	})
-	if failed := (*Error)(nil); errors.As(err, &failed) && failed.Fate == Unanswered {
+	if failed := (*Error)(nil); errors.As(err, &failed) && failed.Fate == MayBeCreated {
 		api.software.Forget(func(Software) bool { return true }) // another homeserver may be in its place
 		api.name.Forget()
 	}

@@ -51,7 +51,7 @@ func (api *SharedSecretAPI) Finish(ctx context.Context, n Account, since time.Ti
 		}
 	}
 	if failed, ok := errors.AsType[*Error](err); ok {
-		failed.Fate, failed.Again = Unanswered, false
+		failed.Fate, failed.Again = MayBeCreated, false
 		if !since.IsZero() { // whose it is has not been told
 			failed.Fate = Taken
 		}
@@ -91,7 +91,7 @@ func (api *SharedSecretAPI) ensureName(ctx context.Context, server Software, n A
 		failed.Limited, failed.RetryAfter = why.Limited, why.RetryAfter
 		failed.Cause = fmt.Errorf("%w: %w", failed.Cause, err)
 	}
-	failed.Fate = Unanswered // the account is there, and its name is left to do
+	failed.Fate = MayBeCreated // the account is there, and its name is left to do
 	return failed
 }
 

@@ -105,7 +105,7 @@ func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since tim
 			return api.complete(ctx, n, id, false)
 		}
 	}
-	failed.Fate, failed.Again = homeserver.Unanswered, false
+	failed.Fate, failed.Again = homeserver.MayBeCreated, false
 	if !since.IsZero() { // whose it is has not been told
 		failed.Fate = homeserver.Taken
 	}
@@ -191,7 +191,7 @@ func (api *Accounts) add(ctx context.Context, n homeserver.Account, unchecked bo
 func (api *Accounts) complete(ctx context.Context, n homeserver.Account, id string, isNamed bool) (err error) {
 	defer func() {
 		if failed := (*homeserver.Error)(nil); errors.As(err, &failed) {
-			failed.Fate, failed.Again = homeserver.Unanswered, false
+			failed.Fate, failed.Again = homeserver.MayBeCreated, false
 		}
 	}()
 	if _, err := homeserver.Retried(func() (string, error) { return "", api.setPassword(ctx, n, id) }); err != nil || isNamed {
