@@ -1,0 +1,248 @@
+// store_damaged_test.go owns what the store in BoltDB says where it cannot read or write what is asked: an error, and never that
+// there is nothing.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	bolt "go.etcd.io/bbolt"
+)
+
+// put writes a value as it is.
+func put(t *testing.T, s *boltStore, bucket string, key, value []byte) {
+	t.Helper()
+	if err := s.file.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte(bucket))
+		if err != nil {
+			return err
+		}
+		return b.Put(key, value)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A record or a ban that cannot be read is an error wherever it is read, and the one does not hide the other.
+func TestDamagedEntries(t *testing.T) {
+	const garbage, untimed = `{"state":`, `{"user_id":"@x:y"}`
+	a := common.Address{1}
+	aBan, _ := json.Marshal(ban{"@x:y", time.Now()})
+	for _, test := range []struct {
+		name    string
+		entries map[string]string // by bucket
+		pending bool              // it is among the pending ones
+	}{
+		{"a pending record", map[string]string{buckets[statePending]: garbage}, true},
+		{"a registered record", map[string]string{buckets[stateRegistered]: garbage}, false},
+		{"a record of an unknown state", map[string]string{buckets[statePending]: `{"state":"sold"}`}, true},
+		{"a ban", map[string]string{banBucket: garbage}, false},
+		{"a ban without a time", map[string]string{banBucket: untimed}, false},
+		{"a record, and a good ban", map[string]string{buckets[stateRegistered]: garbage, banBucket: string(aBan)}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := openTestStore(t)
+			for bucket, value := range test.entries {
+				put(t, s, bucket, a.Bytes(), []byte(value))
+			}
+			fails := func(what string, err error) {
+				t.Helper()
+				if err == nil || errors.Is(err, errNoRecord) {
+					t.Errorf("%s: got %v", what, err)
+				}
+			}
+			_, err := s.Load(t.Context(), a)
+			fails("Load", err)
+			_, _, err = s.List(t.Context(), "", "")
+			fails("List", err)
+			_, err = s.verify(t.Context())
+			fails("verify", err)
+			_, _, err = s.claimIfPending(t.Context(), a, span{})
+			fails("claimIfPending", err)
+			if _, _, err := s.ClaimPending(t.Context(), span{}); err == nil || errors.Is(err, errNoRecord) == test.pending {
+				t.Errorf("ClaimPending: got %v", err)
+			}
+			if inHand(t, s) != 0 {
+				t.Error("the address is still claimed")
+			}
+		})
+	}
+}
+
+// A ban is beside the record: the record's user ID counts, and without a record the ban's own.
+func TestBanBesideRecord(t *testing.T) {
+	s := openTestStore(t)
+	_, n := newProof(t)
+	held := claimed(t, s, n.Address)
+	defer held.Release()
+	since := time.Now().UTC().Truncate(time.Microsecond)
+	if err := held.Ban(ban{"@of:the.ban", since}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		state  state
+		userID string
+	}{{"", "@of:the.ban"}, {statePending, n.UserID}, {stateRegistered, n.UserID}} {
+		if test.state != "" {
+			if err := save(held, record{}, n, test.state); err != nil {
+				t.Fatal(err)
+			}
+		}
+		loaded, err := held.Load(t.Context())
+		page, _, listErr := s.List(t.Context(), stateBanned, "")
+		for what, r := range map[string]record{"Load": loaded, "List": slices.Concat(page, []record{{}})[0]} {
+			if err != nil || listErr != nil || r.State != test.state || r.UserID != test.userID || r.Localpart != n.Localpart || !r.Banned.Equal(since) {
+				t.Errorf("%q: %s: got %+v, %v, %v", test.state, what, r, err, listErr)
+			}
+		}
+	}
+	counts, err := s.counts()
+	if err != nil || counts[stateBanned] != 1 || counts[stateRegistered] != 1 || counts[statePending] != 0 {
+		t.Errorf("counts: got %v, %v", counts, err)
+	}
+}
+
+// Pending records are claimed where nobody has them, and nobody is banned.
+func TestClaimIfPendingAlone(t *testing.T) {
+	d := newGateway(t, apis[0].path)
+	_, n := newProof(t)
+	d.setOld(n, statePending, time.Hour)
+	claimIt := func() (claim, error) {
+		held, _, err := d.bolt().claimIfPending(t.Context(), n.Address, span{time.Now(), time.Now()})
+		return held, err
+	}
+	held, err := claimIt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claimIt(); !errors.Is(err, errNoRecord) {
+		t.Errorf("claimed: got %v", err)
+	}
+	if err := held.Ban(ban{n.UserID, time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	held.Release()
+	if _, err := claimIt(); !errors.Is(err, errNoRecord) || inHand(t, d.store) != 0 {
+		t.Errorf("banned: got %v, %d are claimed", err, inHand(t, d.store))
+	}
+}
+
+// A record that cannot be written leaves the one that is there.
+func TestUnwritableRecord(t *testing.T) {
+	s := openTestStore(t)
+	_, n := newProof(t)
+	held := claimed(t, s, n.Address)
+	defer held.Release()
+	if err := save(held, record{}, n, stateRegistered); err != nil {
+		t.Fatal(err)
+	}
+	if err := held.Save(record{State: statePending, Created: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)}); err == nil {
+		t.Error("a year that JSON has no form for was written")
+	}
+	if err := held.Ban(ban{n.UserID, time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)}); err == nil {
+		t.Error("a ban in that year was written")
+	}
+	if r, err := held.Load(t.Context()); err != nil || r.State != stateRegistered || !r.Banned.IsZero() {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// A store that was closed says so, whatever it is asked for.
+func TestClosedStore(t *testing.T) {
+	s, err := openBoltStore(t.TempDir(), testServerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := claimed(t, s, common.Address{1})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for what, ask := range map[string]func() error{
+		"counts":        func() error { _, err := s.counts(); return err },
+		"serverName":    func() error { _, err := s.serverName(); return err },
+		"format":        func() error { _, err := s.format(); return err },
+		"CheckWritable": s.CheckWritable,
+		"Load":          func() error { _, err := s.Load(t.Context(), common.Address{1}); return err },
+		"List":          func() error { _, _, err := s.List(t.Context(), "", ""); return err },
+		"ClaimPending":  func() error { _, _, err := s.ClaimPending(t.Context(), span{}); return err },
+		"Save":          func() error { return held.Save(record{State: statePending}) },
+		"Drop":          held.Drop,
+		"Ban":           func() error { return held.Ban(ban{}) },
+		"Unban":         held.Unban,
+	} {
+		if err := ask(); err == nil || errors.Is(err, errNoRecord) {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+}
+
+// Counts of the first format that cannot be read are no counts.
+func TestDamagedCounts(t *testing.T) {
+	s := openTestStore(t)
+	put(t, s, metaBucket, []byte(countsKey), []byte(`{"pending":`))
+	if counts, err := s.counts(); err == nil {
+		t.Errorf("got %v", counts)
+	}
+}
+
+// A walk through all records ends with the first error, of a page, of the visitor or of the context, and nothing reads on behind it.
+func TestEachRecordEnds(t *testing.T) {
+	broken := errors.New("broken")
+	pages := []string{"", "a", "b"}
+	for _, test := range []struct {
+		name    string
+		failsAt string // the page after this
+		visits  int    // until the visitor fails
+		cancels int    // until the context ends
+		want    error
+		visited int
+	}{
+		{"all", "-", 9, 9, nil, 3},
+		{"the first page", "", 9, 9, broken, 0},
+		{"a later page", "a", 9, 9, broken, 1},
+		{"the visitor", "-", 2, 9, broken, 2},
+		{"the context", "-", 9, 1, context.Canceled, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var reading atomic.Int32
+			list := func(_ context.Context, _ state, after string) ([]record, string, error) {
+				reading.Add(1)
+				defer reading.Add(-1)
+				time.Sleep(20 * time.Millisecond) // so that one that nobody waits for is seen
+				i := slices.Index(pages, after)
+				switch {
+				case after == test.failsAt:
+					return nil, "", broken
+				case i < 0:
+					return nil, "", nil
+				}
+				return []record{{Localpart: after}}, slices.Concat(pages, []string{"c"})[i+1], nil
+			}
+			visited := 0
+			err := eachRecord(ctx, list, "", func(record) error {
+				if visited++; visited == test.cancels {
+					cancel()
+				}
+				if visited == test.visits {
+					return broken
+				}
+				return nil
+			})
+			if !errors.Is(err, test.want) || test.want == nil && err != nil || visited != test.visited {
+				t.Errorf("got %v after %d, want %v after %d", err, visited, test.want, test.visited)
+			}
+			if reading.Load() != 0 {
+				t.Error("a page is still being read")
+			}
+		})
+	}
+}
