@@ -103,9 +103,27 @@ func TestBanBesideRecord(t *testing.T) {
 			}
 		}
 	}
-	counts, err := s.counts()
-	if err != nil || counts[stateBanned] != 1 || counts[stateRegistered] != 1 || counts[statePending] != 0 {
-		t.Errorf("counts: got %v, %v", counts, err)
+	has := func(want storeCounts) {
+		t.Helper()
+		if counts, err := s.counts(); err != nil || counts[stateBanned] != want[stateBanned] || counts[stateRegistered] != want[stateRegistered] || counts[statePending] != want[statePending] {
+			t.Errorf("counts: got %v, %v, want %v", counts, err, want)
+		}
+	}
+	if err := held.Ban(ban{"@again:the.ban", since.Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := held.Load(t.Context()); err != nil || !r.Banned.Equal(since) { // the first one stays
+		t.Errorf("banned again: got %+v, %v", r, err)
+	}
+	has(storeCounts{stateBanned: 1, stateRegistered: 1})
+	for range 2 {
+		if err := held.Unban(); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := held.Load(t.Context()); err != nil || !r.Banned.IsZero() || r.State != stateRegistered {
+			t.Errorf("unbanned: got %+v, %v", r, err)
+		}
+		has(storeCounts{stateRegistered: 1})
 	}
 }
 
