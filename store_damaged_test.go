@@ -264,3 +264,91 @@ func TestEachRecordEnds(t *testing.T) {
 		})
 	}
 }
+
+// Opening a store brings it up to date, writes down the name of the daemon that opens it first, and stops at what it cannot read.
+func TestInitialize(t *testing.T) {
+	_, n := newProof(t)
+	good, _ := json.Marshal(record{Localpart: n.Localpart, UserID: n.UserID, State: stateRegistered})
+	foreign, _ := json.Marshal(record{Localpart: n.Localpart, UserID: "@" + n.Localpart + ":other.org", State: stateRegistered})
+	const format1 = "1"
+	for _, test := range []struct {
+		name       string
+		record     []byte
+		format     string // "" for today's
+		counts     string // of format 1
+		first, as  string // server names that it is opened with
+		want       string // the server name then
+		fails      bool
+		registered int
+	}{
+		{name: "a daemon's, by a command", first: testServerName, want: testServerName},
+		{name: "nobody's, by a command", record: good},
+		{name: "nobody's, by its daemon", record: good, as: testServerName, want: testServerName},
+		{name: "nobody's, empty", as: testServerName, want: testServerName},
+		{name: "nobody's, by another's daemon", record: foreign, as: testServerName, fails: true},
+		{name: "another's", first: "other.org", as: testServerName, fails: true},
+		{name: "a record that cannot be read", record: []byte("{"), as: testServerName, fails: true},
+		{name: "format 2, by a command", record: good, format: "2"},
+		{name: "format 1", record: good, format: format1, counts: `{"pending":0,"registered":7}`, registered: 7},
+		{name: "format 1, and its counts cannot be read", record: good, format: format1, counts: `{`, fails: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			s, err := openBoltStore(dir, test.first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.record != nil {
+				put(t, s, buckets[stateRegistered], n.Address.Bytes(), test.record)
+			}
+			if test.format != "" {
+				put(t, s, metaBucket, []byte(formatKey), []byte(test.format))
+			}
+			if test.counts != "" {
+				put(t, s, metaBucket, []byte(countsKey), []byte(test.counts))
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s, err = openBoltStore(dir, test.as)
+			if (err != nil) != test.fails {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil {
+				return
+			}
+			defer s.Close()
+			name, err := s.serverName()
+			format, formatErr := s.format()
+			counts, countsErr := s.counts()
+			if err := errors.Join(err, formatErr, countsErr); err != nil || name != test.want || format != storeFormat || counts[stateRegistered] != test.registered {
+				t.Errorf("got %q, format %d, %v, %v, want %q, %d and %d registered", name, format, counts, err, test.want, storeFormat, test.registered)
+			}
+		})
+	}
+}
+
+// The check of a whole store ends with its context, and needs counts that can be read.
+func TestVerifyEnds(t *testing.T) {
+	s := openTestStore(t)
+	_, n := newProof(t)
+	held := claimed(t, s, n.Address)
+	defer held.Release()
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	for _, write := range []func() error{func() error { return save(held, record{}, n, statePending) }, func() error { return errors.Join(held.Drop(), held.Ban(ban{n.UserID, time.Now()})) }} {
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.verify(t.Context()); err != nil {
+			t.Errorf("got %v", err)
+		}
+		if _, err := s.verify(stopped); !errors.Is(err, context.Canceled) {
+			t.Errorf("stopped: got %v", err)
+		}
+	}
+	put(t, s, metaBucket, []byte(countsKey), []byte("{"))
+	if _, err := s.verify(t.Context()); err == nil {
+		t.Error("without counts: no error")
+	}
+}
