@@ -32,7 +32,7 @@ func TestReconcileWarnsOfForeign(t *testing.T) {
 			if _, err := d.server.registrar.reconcileRound(t.Context()); err != nil || d.state(n) != stateRegistered {
 				t.Errorf("%s: got %v, record %q", api.name, err, d.state(n))
 			}
-			if strings.Count(d.log.String(), `"msg":"Settled a pending registration","outcome":"registered"`) != 1 {
+			if strings.Count(d.log.String(), `"msg":"`+lineReconciled+`","outcome":"registered"`) != 1 {
 				t.Errorf("%s, %q: log: %s", api.name, name, d.log)
 			}
 			if warned := strings.Contains(d.log.String(), "does not show this node's display name"); warned != warns {
