@@ -84,13 +84,15 @@ MODEL_RUNS := 200
 model: needs-go
 	E2E_REQUIRED=1 MODEL_RUNS=$(MODEL_RUNS) go test -race -count=1 -v -timeout 6h -run '^TestModel$$' ./proof
 
-# What operators install. It needs systemd-analyze, promtool and groff, and root to try the package.
-test-deploy: build
+# What operators install. It needs systemd-analyze, promtool, groff and lintian, and root to try the package; debootstrap and
+# systemd-nspawn to try it on a Debian of its own, with systemd as pid 1.
+test-deploy: build $(VENVS)/synapse-1.163.2/.installed
 	deploy/test-unit
 	deploy/test-alerts
 	deploy/test-man ./matrix-regservice
 	deploy/test-release
 	deploy/test-deb
+	deploy/test-debian
 
 # Binaries and packages for amd64 and arm64, in dist/.
 release:
