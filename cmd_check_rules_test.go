@@ -378,7 +378,7 @@ var ruleRows = []ruleRow{
 	{"homeserver.yaml limit_usage_by_mau", "", "true", adds("homeserver.yaml", "limit_usage_by_mau: true\n"), check.Warning, ""},
 	{"homeserver.yaml rc_profile", "", "low", adds("homeserver.yaml", "rc_profile: {per_second: 0.1, burst_count: 5}\n"), check.Warning, ""},
 	{"homeserver.yaml rc_messages_per_second", "createUser", "low", in("homeserver.yaml", "rc_messages_per_second: 20", "rc_messages_per_second: 0.2"), check.Warning, ""},
-	{"homeserver.yaml reader", "", "registration.yaml is another's", func(d *deployment) {
+	{"homeserver.yaml access", "", "registration.yaml is another's", func(d *deployment) {
 		if os.Getuid() != 0 {
 			need.Skip(d.t, need.Missing{What: "root, to give files away", Cure: "run the tests as root"})
 		}
@@ -616,7 +616,7 @@ func TestCheckRules(t *testing.T) {
 		if !isRight[subject] {
 			t.Errorf("%s: no row is right", subject)
 		}
-		if !isBroken[subject] && !(subject == "homeserver.yaml reader" && os.Getuid() != 0) {
+		if !isBroken[subject] && !(subject == "homeserver.yaml access" && os.Getuid() != 0) {
 			t.Errorf("%s: no row breaks it", subject)
 		}
 	}

@@ -102,7 +102,7 @@ func TestDebianLayout(t *testing.T) {
 		"homeserver.yaml server_name":                "ok ",
 		"homeserver.yaml app_service_config_files":   "ok ",
 		"homeserver.yaml registration_shared_secret": "ok ",
-		"homeserver.yaml reader":                     "ok 54321 may read 4 files (the running Synapse is its)",
+		"homeserver.yaml access":                     "ok 54321 may read 4 files (the running Synapse is its)",
 		"homeserver as_token":                        "ok ",
 		"homeserver shared secret":                   "ok ",
 	} {
@@ -115,13 +115,13 @@ func TestDebianLayout(t *testing.T) {
 	if err := os.Chown(registration, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	if got := runCheck(t, d, dir).findings["homeserver.yaml reader"]; got.Status != "warning" || !strings.HasPrefix(got.Do, "type: chown 54321 "+registration) {
+	if got := runCheck(t, d, dir).findings["homeserver.yaml access"]; got.Status != "warning" || !strings.HasPrefix(got.Do, "type: chown 54321 "+registration) {
 		t.Errorf("while it runs: got %+v", got)
 	}
 	if err := d.Homeserver.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if got := runCheck(t, d, dir).findings["homeserver.yaml reader"]; got.Status != "problem" || !strings.Contains(got.Found, "54321 may not read "+registration) {
+	if got := runCheck(t, d, dir).findings["homeserver.yaml access"]; got.Status != "problem" || !strings.Contains(got.Found, "54321 may not read "+registration) {
 		t.Errorf("before its start: got %+v", got)
 	}
 	if err := startAsItsUser(t, d.Homeserver); err == nil {

@@ -4,6 +4,7 @@
 package check
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,6 +13,17 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
+
+// homeserverSettings judges every file of the homeserver's settings.
+func (chk *checking) homeserverSettings(context.Context) []Finding {
+	var found []Finding
+	chk.settings = chk.readAllSettings()
+	for _, s := range chk.settings {
+		chk.report.keepSecret(s.secrets()...)
+		found = append(found, chk.judging(s).findings()...)
+	}
+	return found
+}
 
 // A judging is the settings, with everything that is needed to judge them.
 type judging struct {

@@ -3,6 +3,7 @@
 package check
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -135,4 +136,13 @@ func (j judging) masFileListener() Finding {
 		return problem(subject, homeserver.ErrMASMissing.Error(), "none has both adminapi and oauth")
 	}
 	return fine(subject, "the admin API is for this machine alone")
+}
+
+func (chk *checking) masSettings(ctx context.Context) []Finding {
+	s := readMASSettings(chk.MASConfig)
+	if s == nil || !chk.Config.Way.IsMAS {
+		return nil
+	}
+	chk.report.keepSecret(s.masSecrets()...)
+	return append(chk.judging(*s).masFindings(), chk.masKnowsHomeserver(ctx, *s)...)
 }

@@ -188,3 +188,7 @@ func (chk *checking) judgeNamespace(file config.Registration) Finding {
 	}
 	return fine(subject, "nodes, and nobody else")
 }
+
+func (chk *checking) registration(context.Context) []Finding {
+	return append(chk.ofRegistration, chk.asLoaded()...)
+}

@@ -111,7 +111,7 @@ func rules(register string) []rule {
 		{subject: subjectHomeserver + " registration", reading: "each way of creating accounts", needs: theHomeserver, judge: one((*checking).endpoints)},
 		{subject: subjectHomeserver + " as_token", reading: "GET " + homeserver.WhoamiPath, needs: theHomeserver, judge: one((*checking).asToken)},
 		{subject: subjectHomeserver + " profiles", reading: "the profile of a user who is not there", needs: theHomeserver, judge: one((*checking).profiles)},
-		{subject: config.HomeserverFile + " reader", reading: "the modes of what the homeserver reads", judge: (*checking).homeserverReads},
+		{subject: config.HomeserverFile + " access", reading: "the modes of what the homeserver reads", judge: (*checking).homeserverReads},
 		{subject: subjectHomeserver + " shared secret", reading: "a registration that cannot be made", needs: theHomeserver, when: takesSecret, judge: one((*checking).provedSecret)},
 
 		{subject: subjectMAS + " client", reading: "its token, for the next two too", when: isMAS, judge: (*checking).masClient},

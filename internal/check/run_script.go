@@ -3,6 +3,7 @@
 package check
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -46,4 +47,8 @@ func judgeScriptTokens(s config.Script, registered config.Registration) Finding 
 		}
 	}
 	return fine(subjectRun+" tokens", "none but those of %s", config.RegistrationFile)
+}
+
+func (chk *checking) runScript(context.Context) []Finding {
+	return judgeScript(chk.Script, chk.ScriptErr, chk.Contradicted, chk.registered)
 }

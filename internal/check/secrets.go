@@ -3,6 +3,7 @@
 package check
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -70,3 +71,5 @@ func judgeMode(subject, path string, want os.FileMode) Finding {
 		return fine(subject, "%s has mode %04o", path, mode)
 	}
 }
+
+func (chk *checking) secret(context.Context) []Finding { return chk.ofSecret }

@@ -1,4 +1,4 @@
-// homeserver_yaml_reader_test.go owns what is said where Synapse's user may not read its files.
+// homeserver_yaml_access_test.go owns what is said where Synapse's user may not read its files.
 
 package check
 

@@ -1,4 +1,4 @@
-// homeserver_yaml_reader.go judges whether Synapse's user may read the files that Synapse is told to read.
+// homeserver_yaml_access.go judges whether Synapse's user may read the files that Synapse is told to read.
 
 package check
 
@@ -15,7 +15,7 @@ import (
 // homeserverReads looks at its settings, at the registrations that they list, and at the secret's file. What keeps a homeserver
 // that takes our as_token from them keeps it from its next start.
 func (chk *checking) homeserverReads(context.Context) []Finding {
-	const subject = config.HomeserverFile + " reader"
+	const subject = config.HomeserverFile + " access"
 	var found []Finding
 	for _, s := range chk.settings {
 		if s.err != nil || len(s.ofSynapse.Files) == 0 || !isLocal(chk.Config.Origin) {

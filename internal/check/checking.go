@@ -2,7 +2,7 @@
 // report. It reads and asks; it changes nothing, and creates no user. It does not know the API of the service, nor how its store
 // is kept: the Input brings both.
 //
-// run.go owns the Input, and what is read of it before the rules.
+// checking.go owns the Input, and what is read of it before the rules.
 package check
 
 import (
@@ -70,35 +70,6 @@ func newChecking(in Input) *checking {
 	chk.process, chk.processErr = synapse.ListeningAt(chk.Config.Origin)
 	return chk
 }
-
-func (chk *checking) homeserverSettings(context.Context) []Finding {
-	var found []Finding
-	chk.settings = chk.readAllSettings()
-	for _, s := range chk.settings {
-		chk.report.keepSecret(s.secrets()...)
-		found = append(found, chk.judging(s).findings()...)
-	}
-	return found
-}
-
-func (chk *checking) masSettings(ctx context.Context) []Finding {
-	s := readMASSettings(chk.MASConfig)
-	if s == nil || !chk.Config.Way.IsMAS {
-		return nil
-	}
-	chk.report.keepSecret(s.masSecrets()...)
-	return append(chk.judging(*s).masFindings(), chk.masKnowsHomeserver(ctx, *s)...)
-}
-
-func (chk *checking) registration(context.Context) []Finding {
-	return append(chk.ofRegistration, chk.asLoaded()...)
-}
-
-func (chk *checking) runScript(context.Context) []Finding {
-	return judgeScript(chk.Script, chk.ScriptErr, chk.Contradicted, chk.registered)
-}
-
-func (chk *checking) secret(context.Context) []Finding { return chk.ofSecret }
 
 // A checking is one check: what there is to judge, and what is known so far.
 type checking struct {

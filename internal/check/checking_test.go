@@ -1,4 +1,4 @@
-// run_test.go owns the values that this package's tests share.
+// checking_test.go owns the values that this package's tests share.
 
 package check
 
