@@ -72,7 +72,7 @@ func TestTimesInDocuments(t *testing.T) {
 		{"docs/reference.md", in("requests in flight are finished, for at most %s", drainTime)},
 		{"docs/http.md", in("an earlier attempt for this address still runs after %s of waiting", waitTime)},
 		{"docs/http.md", in("One attempt takes at most %s, and waits at most %s for another of the same address. A client should wait a minute.", attemptTime, waitTime)},
-		{"docs/deployment.md", in("requests in flight are finished first, for at most %s", drainTime)},
+		{"docs/upgrading.md", in("requests in flight are finished first, for at most %s", drainTime)},
 		{"docs/scaling.md", in("keeps it for what is left of %s", leaseTime)},
 		{"docs/scaling.md", in("An attempt that outlasts its %s", leaseTime)},
 		{"docs/design.md", in("%s ahead on the database's own clock", leaseTime)},
