@@ -152,12 +152,12 @@ func (g *gateway) post(ctx context.Context, content []byte) answer {
 	req.Header.Set("Content-Type", "application/json")
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return answer{}
+		return answer{body: err.Error()}
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		return answer{}
+		return answer{body: err.Error()}
 	}
 	a := answer{status: res.StatusCode, body: string(body)}
 	if err := json.Unmarshal(body, &a); err != nil || res.Header.Get("Content-Type") != "application/json" {

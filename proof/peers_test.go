@@ -513,12 +513,19 @@ func (v *byteVictim) triesAgain(n *node, healthy int) (a answer) {
 	return a
 }
 
-// tries has it register once.
+// askedAgain is how often a request that got no answer is sent again: on a busy machine the gateway may end a connection whose
+// client was too slow to send its header.
+const askedAgain = 5
 
-func (v *byteVictim) tries(n *node) answer {
+// tries has it register once.
+func (v *byteVictim) tries(n *node) (a answer) {
 	v.proves(n.Registration)
 	body, _ := json.Marshal(n.Registration)
-	a := v.post(context.Background(), body)
+	for range askedAgain {
+		if a = v.post(context.Background(), body); a.status != 0 {
+			break
+		}
+	}
 	if a.status == 200 {
 		v.checkIn(n.Registration, a.Token)
 	}
@@ -604,7 +611,13 @@ func (v *byteVictim) leaksNothing(metrics string) {
 func (v *byteVictim) operatorReads() string {
 	all := new(strings.Builder)
 	for _, path := range []string{"/metrics", "/readyz", "/livez"} {
-		res, err := http.Get("http://" + v.process().ops + path)
+		var res *http.Response
+		var err error
+		for range askedAgain {
+			if res, err = http.Get("http://" + v.process().ops + path); err == nil {
+				break
+			}
+		}
 		if err != nil {
 			v.Error(err)
 			return ""
