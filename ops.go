@@ -27,7 +27,7 @@ import (
 
 const (
 	usersPath     = "/users"
-	banPath       = "/ban" // POST, as the next
+	banPath       = "/ban" // by POST, like unbanPath
 	unbanPath     = "/unban"
 	refusedPath   = "/refused"
 	lookUpPath    = "/node"
@@ -37,7 +37,7 @@ const (
 
 	nodeParameter       = "node"        // an address
 	serverNameParameter = "server_name" // of a user ID that the operator gave
-	storeParameter      = "store"       // whose daemon is asked, where the socket's place does not tell
+	storeParameter      = "store"       // the store whose daemon is meant, if the place of the socket does not show it
 
 	opsAnswerTime = 10 * time.Second // for an answer that is not a stream
 	opsPatience   = 10 * time.Minute // for a reader to take the next byte of a stream: a person may page through it
@@ -79,7 +79,7 @@ func startOps(ctx context.Context, c service, s store, listener net.Listener) (s
 	}
 	if listener != nil {
 		c.metrics.watch(s)
-		// Limited as those of nodes are: a client of this port could otherwise use up the open files, and nodes could not connect.
+		// Limited like those of nodes: otherwise a client of this port could use up all files, and nodes could not connect.
 		servers = append(servers, serveOps(&limit.Listener{Listener: listener, Most: opsConnections}, o.healthHandler()))
 	}
 	return func() {
@@ -104,7 +104,7 @@ func serveOps(listener net.Listener, handler http.Handler) *http.Server {
 		ConnContext:       limit.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      opsAnswerTime, // a stream puts it off as long as somebody reads
+		WriteTimeout:      opsAnswerTime, // a stream extends it while somebody reads
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          newErrorLog(),
@@ -168,8 +168,8 @@ func listed(r record) listedUser {
 	return u
 }
 
-// users streams the records that are asked for, one JSON object a line. If it fails on the way it breaks the HTTP answer off, so
-// that nobody takes a part for the whole list.
+// users streams the requested records, one JSON object a line. If it fails on the way, it breaks the connection off, so that nobody
+// takes a part for the whole list.
 func (o *ops) users(w http.ResponseWriter, r *http.Request) {
 	asked, err := selectionOf(r.URL.Query())
 	if err != nil {
@@ -189,8 +189,8 @@ func (o *ops) users(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A listedStore is the store whose listings are timed. It begins the answer with the first page, since the first line may be long
-// in coming: the newest are known after the last page, and whoever asks takes a daemon that says nothing for one that hangs.
+// A listedStore is the store whose listings are timed. It begins the answer with the first page, since the first line may take
+// long: the newest are known after the last page, and a client takes a silent daemon for one that hangs.
 type listedStore struct {
 	*ops
 	answer *patientWriter
@@ -280,7 +280,7 @@ func (o *ops) status(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, said)
 }
 
-// readiness answers why no node could register now: an empty list where one could.
+// readiness answers why no node could register now, with an empty list if one could.
 func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 	wrong, _ := o.health.reasons(r.Context())
 	answerJSON(w, append([]unready{}, wrong...))
@@ -311,7 +311,7 @@ func (o *ops) refused(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, o.attempts.list(func(a attempt) bool { return a.Errcode != "" }))
 }
 
-// lookUp tells all that is known of one node.
+// lookUp answers with all that is known about one node.
 func (o *ops) lookUp(w http.ResponseWriter, r *http.Request) {
 	a, err := o.nodeIn(r)
 	if err != nil {

@@ -72,8 +72,8 @@ func listenSocket(dir string, hasLock bool) (listener net.Listener, remove func(
 	}, nil
 }
 
-// checkStale returns nil if the socket's name may be taken: nothing is there, or a socket that nobody listens on. One of another
-// user cannot be tried: who holds the store's lock is its only daemon, so that no other listens there.
+// checkStale returns nil if the socket's name may be taken: nothing is there, or a socket that nobody listens on. The socket
+// of another user cannot be tried: the holder of the store's lock is its only daemon, so that no other listens there.
 func checkStale(path string, hasLock bool) error {
 	stat, err := os.Lstat(path)
 	switch {
@@ -126,7 +126,7 @@ func askDaemon(ctx context.Context, dir, path string, query url.Values) (*http.R
 	return askDaemonAt(ctx, http.MethodGet, dir, path, query)
 }
 
-// askGateway is askDaemon for what is a daemon's own, with a method. It finds the socket of a daemon whose store is in PostgreSQL too.
+// askGateway is askDaemon, with a method, for what only a daemon knows. It finds the socket of a daemon whose store is in PostgreSQL too.
 func askGateway(ctx context.Context, method, dataPath, path string, query url.Values) (*http.Response, error) {
 	asked := url.Values{}
 	maps.Copy(asked, query)

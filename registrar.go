@@ -20,21 +20,21 @@ import (
 	"github.com/ethereum/go-ethereum/log"
 )
 
-// Times that hang on how long a homeserver may take. TestTimes holds deploy/ and the documents against them.
+// Times that depend on how long a homeserver may take. TestTimes holds deploy/ and the documents against them.
 const (
-	attemptTime = homeserver.AttemptTime                     // all that one attempt may take once it holds the address
+	attemptTime = homeserver.AttemptTime                     // the time of one attempt once it has claimed the address
 	waitTime    = attemptTime + time.Second                  // how long another request for the same address waits
 	answerTime  = waitTime + attemptTime + pgdb.QueryTime    // until the latest answer, with the record's last write
-	drainTime   = attemptTime + pgdb.QueryTime + time.Second // what attempts in flight get at shutdown, when nobody waits any more
+	drainTime   = attemptTime + pgdb.QueryTime + time.Second // for attempts in flight at shutdown, when no request waits any more
 )
 
 const (
 	profileLookUpPeriod = time.Minute // a registered address costs the homeserver at most one look-up in this time
-	profileLookUpsKept  = 1 << 15     // look-ups remembered, in 8 MiB: beyond 500 a second there are none for a while
+	profileLookUpsKept  = 1 << 15     // remembered look-ups, in 8 MiB; with more than 500 a second further ones have to wait
 
 	reconcilePeriod = 30 * time.Second
 	reconcileAfter  = time.Minute // an attempt that began so long ago has ended; clocks may differ by less
-	reconcileAtMost = 15          // records a round: half of what Synapse's rc_profile allows, one a second, is left to nodes
+	reconcileAtMost = 15          // records a round: half of what Synapse's rc_profile allows (one a second), the other half is for nodes
 
 	lineReconciled = "Reconciled a pending registration"
 )
@@ -68,7 +68,7 @@ type registrar struct {
 	slots    limit.Slots    // of attempts that ask the homeserver
 
 	mu             sync.Mutex
-	profileLookUps map[common.Address]profileLookUp // of registered addresses that were not found gone
+	profileLookUps map[common.Address]profileLookUp // of registered addresses whose account was not found missing
 	lastSweep      time.Time
 }
 
@@ -86,19 +86,19 @@ func newRegistrar(a homeserver.Accounts, s store) *registrar {
 	return r
 }
 
-// An account is what an attempt, or a profile look-up, has found out about a node's account.
+// An account is what an attempt or a profile look-up found out about a node's account.
 type account int
 
 const (
 	accountNotMade    account = iota // no creating request left, or each was answered with a refusal
 	accountMayBeThere                // a creating request failed (5xx, 408) or got no readable answer: the account may be there
 	accountMade                      // the homeserver confirms that this attempt made it
-	accountOwn                       // it was there: with a display name of this node, or what an attempt of its own left
-	accountForeign                   // it was there with another display name, or with none
-	accountThere                     // it was there; whose it is was not asked
+	accountOwn                       // it existed, with this node's display name or left by an attempt of this node
+	accountForeign                   // it existed with another display name, or with none
+	accountThere                     // it existed; its display name was not asked for
 	accountGone                      // the homeserver says that there is none
-	accountHidden                    // the homeserver refuses to tell, and would refuse to create it if it were there
-	accountUnclear                   // whose it is, or whether it is there, could not be found out
+	accountHidden                    // the homeserver refuses to say, and would refuse to create an account that exists
+	accountUnclear                   // its owner, or whether it exists, could not be found out
 )
 
 // unchanged is the decision that the record stays what it was before the attempt.
@@ -112,7 +112,7 @@ type decision struct {
 	record  state
 	did     outcome
 	err     error
-	creates bool // the homeserver is asked to create the account, and what comes of that is another decision
+	creates bool // the homeserver is asked to create the account; its answer leads to another decision
 }
 
 // decide is the table in docs/design.md; TestDecide compares the two. Begun is whether a creating request of this service may have
@@ -233,7 +233,7 @@ func (r *registrar) attempt(ctx context.Context, claimed claim, before record, n
 	if decided.err == errAsItFailed {
 		decided.err = err
 	}
-	if found == accountThere { // the profile is hidden, and Create said that the account is there: as good as a look-up
+	if found == accountThere { // the profile is hidden, and Create said that the account exists: that counts as a look-up
 		r.remember(n.Address, decided.err)
 	}
 	switch {
@@ -271,8 +271,8 @@ func beside(write func() error) (wait func() error) {
 	}
 }
 
-// judge returns what the end of Create says about the account. If the account was there already, judge asks whose it is, and
-// completes it if it is the node's. Since is when the oldest attempt began whose end is not known: this one, if there is no other.
+// judge returns what the result of Create says about the account. If the account existed already, judge asks for its owner, and
+// completes it if it is the node's. Since is the start of the oldest attempt with an unknown outcome, this attempt included.
 func (r *registrar) judge(ctx context.Context, before record, n node, steps homeserver.Steps, since time.Time, created error) (found account, begun, whole bool, failure error) {
 	begun, whole = before.State == statePending, steps == homeserver.OneStep
 	if created == nil {
@@ -358,8 +358,8 @@ func (r *registrar) shownName(ctx context.Context, n node, failed *homeserver.Er
 	return name, err
 }
 
-// save writes the node's record in the given state. An attempt to create a lost account again is the first for the account that it
-// may leave half made: no older one is that.
+// save writes the node's record in the given state. When a lost account is created again, Created is set anew: no older attempt can have
+// left this account half made.
 func save(claimed claim, before record, n node, s state) error {
 	now := time.Now().UTC()
 	after := record{Localpart: n.Localpart, UserID: n.UserID, DisplayName: n.DisplayName, State: s, Created: before.Created, Updated: now}
@@ -492,8 +492,8 @@ func (r *registrar) reconcileAll() {
 	}
 }
 
-// logRound logs why a round did not reconcile every record that it looked at, unless it has said so, and returns what it said. A
-// round that found no record says nothing new: the one before it may have ended at the last.
+// logRound logs why a round did not reconcile every record that it checked, unless the same was logged last, and returns what it logged.
+// A round without records changes nothing: the one before may have ended at the last record.
 func (r *registrar) logRound(looked int, err error, said string) string {
 	failed, isFailed := errors.AsType[*homeserver.Error](err)
 	switch {
@@ -509,8 +509,8 @@ func (r *registrar) logRound(looked int, err error, said string) string {
 	return err.Error()
 }
 
-// reconcileRound reconciles records until there is none left, reconcileAtMost are done, or the homeserver does not tell, and
-// returns how many it looked at. If the homeserver hides one account, it goes on to the next.
+// reconcileRound reconciles records until there is none left, reconcileAtMost are done, or the homeserver does not say, and
+// returns how many it checked. If the homeserver hides one account, it goes on to the next.
 func (r *registrar) reconcileRound(ctx context.Context) (looked int, err error) {
 	var hidden error
 	for looked < reconcileAtMost {
@@ -545,7 +545,7 @@ func (r *registrar) seen(ctx context.Context, pending record) (found account, wh
 		return accountUnclear, false, homeserver.LeftToNode()
 	case isGone:
 		return accountGone, true, nil
-	case isOwn, err == nil && steps == homeserver.PasswordApart: // only the node has what may be left to do
+	case isOwn, err == nil && steps == homeserver.PasswordApart: // only the node can do what may be left
 		return accountOwn, steps != homeserver.PasswordApart, nil
 	case err == nil:
 		return accountForeign, true, nil
@@ -553,7 +553,7 @@ func (r *registrar) seen(ctx context.Context, pending record) (found account, wh
 	return accountUnclear, false, err
 }
 
-// reconcile asks the homeserver for the account of a pending record. It keeps the record if the homeserver does not tell.
+// reconcile asks the homeserver for the account of a pending record. It keeps the record if the homeserver does not say.
 func (r *registrar) reconcile(ctx context.Context, claimed claim, pending record) error {
 	defer claimed.Release()
 	now := time.Now().UTC()

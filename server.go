@@ -37,7 +37,7 @@ const (
 
 	bodyLimit   = 8 << 10          // bytes; a registration has 340
 	headerLimit = 8 << 10          // bytes of the request line and the header
-	retryLater  = 10 * time.Second // what a client is told to wait where nobody named a time
+	retryLater  = 10 * time.Second // how long a client is told to wait if no time is known
 
 	transactionTime = time.Minute // for a whole transaction's body to arrive
 
@@ -67,7 +67,7 @@ type server struct {
 
 	proxies        limit.Proxies
 	perClient      *limit.Buckets
-	warnUnnamed    sync.Once // whether the log says that a proxy does not name its clients
+	warnUnnamed    sync.Once // so that the log says once that a proxy does not name its clients
 	maxConnections int
 }
 
@@ -101,9 +101,9 @@ func (s *server) handler() http.Handler {
 	return onlyCleanPaths(s.limitBodies(api.MakeHandler()))
 }
 
-// onlyCleanPaths refuses paths that a proxy may have read as another path than this service would: those with dot segments or
-// empty segments. It does so before any token is checked. Only the slash after appServicePath may be doubled: Synapse 0.34.0
-// doubles it if the url in registration.yaml ends in one, and repeats a transaction that is answered 404 without end.
+// onlyCleanPaths refuses paths with dot segments or empty segments, which a proxy may read as another path than this service does. It
+// does so before any token is checked. Only the slash after appServicePath may be doubled: Synapse 0.34.0 doubles it if the url in
+// registration.yaml ends in one, and repeats a transaction without end if the answer is 404.
 func onlyCleanPaths(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), appServicePath+"//"); ok {
@@ -191,7 +191,7 @@ func (s *server) admitClient(client netip.Addr, known bool) error {
 	return nil
 }
 
-// readNode checks a request in the order of the contract, and returns the node whose proof it is.
+// readNode checks a request in the order of the contract, and returns the node that it proves.
 func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node, error) {
 	if given := r.Header.Get("Content-Type"); given != "" {
 		if media, _, _ := mime.ParseMediaType(given); media != "application/json" {
@@ -220,8 +220,8 @@ func (s *server) readNode(r *http.Request, client netip.Addr, known bool) (node,
 	return sent.verify(s.serverName)
 }
 
-// audit writes the one line of a registration or a refusal. It names the user ID only if the proof holds: an unproven localpart
-// may be any text, a password too.
+// audit writes one line for each registration or refusal. It names the user ID only if the proof holds: an unproven localpart may be
+// any text, even a password.
 func (s *server) audit(client netip.Addr, n node, did outcome, err error, took time.Duration) {
 	told := (*matrixError)(nil)
 	fields := make([]any, 0, 14)
@@ -316,8 +316,8 @@ func (errorLog) Write(p []byte) (int, error) {
 // listeners, the log, the connections of the operator and to the Ethereum node, and those of abandoned attempts that linger.
 const filesBeside = 128
 
-// connectionsWithin returns how many connections may be held if that many files may be open. If more were
-// held, no file would be left to accept another one, or to call the homeserver.
+// connectionsWithin returns how many connections may be open if the system allows that many open files. With more connections no
+// file would be left to accept another one, or to call the homeserver.
 func connectionsWithin(l config.Limits, files uint64) int {
 	beside := filesBeside + l.MaxInflight
 	if l.MaxConnections == 0 || files >= uint64(l.MaxConnections+beside) {

@@ -28,6 +28,7 @@ func TestPython(t *testing.T) {
 		{name: "not too new for today's", homeserver: "synapse-1.163.2", pythons: map[string]string{"python3": "13"}, want: "python3"},
 		{name: "too new, with an older one", homeserver: "synapse-0.34.0", pythons: map[string]string{"python3": "13", "python3.11": "11"}, want: "python3.11"},
 		{name: "too old", homeserver: "synapse-1.163.2", pythons: map[string]string{"python3": "9"}, want: "Python 3.10 or newer, not 3.9: install", fails: true},
+		{name: "too old for the libraries of nodes", homeserver: "nodes", pythons: map[string]string{"python3": "9"}, want: "Python 3.10 or newer, not 3.9: install", fails: true},
 		{name: "chosen", homeserver: "synapse-0.34.0", pythons: map[string]string{"python3": "13", "other": "11"}, chosen: "other", want: "other"},
 		{name: "chosen, and not there", homeserver: "synapse-0.34.0", chosen: "other", want: "Python: ", fails: true},
 	} {
