@@ -9,7 +9,7 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 )
 
-// Whoever does not wait gets an address that nobody has, and leaves no trace where somebody has it.
+// A caller that does not wait claims an address that nobody has, and leaves no trace if somebody has it.
 func TestTryAcquire(t *testing.T) {
 	var c claims
 	a := common.Address{1}

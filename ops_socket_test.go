@@ -27,7 +27,7 @@ func TestSocket(t *testing.T) {
 	}
 	seen := make(chan string, 1)
 	ctx, stop := context.WithCancel(t.Context())
-	go func() { // whoever looks meanwhile never finds it open wider
+	go func() { // nobody else can open it at any moment
 		wider := ""
 		for ctx.Err() == nil {
 			filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {

@@ -223,8 +223,8 @@ func asFormat1(t *testing.T, path string, counts storeCounts) {
 	})
 }
 
-// A store of an earlier format is read as it is, checked as it is where a copy is restored, and brought up to date by
-// whoever opens it to write.
+// A store of an earlier format is read as it is, checked as it is where a copy is restored, and upgraded when it is
+// opened to write.
 func TestStoreOfFormat1(t *testing.T) {
 	for _, want := range []storeCounts{{}, {stateRegistered: 3}, {statePending: 1, stateRegistered: 9}} {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {

@@ -111,7 +111,7 @@ func TestBalanceIsAskedOnce(t *testing.T) {
 	})
 }
 
-// While the node is slow only so many wait for it: each keeps a connection, and whoever has keys enough would keep all.
+// While the node is slow only so many wait for it: each keeps a connection, and a client with many keys would keep all.
 func TestAskersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := answering(t, func() string { time.Sleep(time.Second); return "0x1" })
@@ -137,7 +137,7 @@ func TestAskersAreBounded(t *testing.T) {
 	})
 }
 
-// The table of what is remembered has an end, whoever comes. An address that goes on asking stays in it.
+// The table of remembered balances is bounded. An address that keeps asking stays in it.
 func TestBalancesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // no minute passes
 		c, asked := answering(t, func() string { return "0x1" })

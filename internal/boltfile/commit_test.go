@@ -277,7 +277,7 @@ func TestCommitFails(t *testing.T) {
 	checkKeys(t, f, everyKey, 300)
 }
 
-// Closing waits for whoever has a change queued; who comes later is refused.
+// Closing waits for changes that are queued; later ones are refused.
 func TestCloseWaits(t *testing.T) {
 	f := newTest(t)
 	h := holdCommits(t, f)

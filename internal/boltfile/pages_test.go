@@ -13,8 +13,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// The check of pages repeats bbolt's format: whoever takes another version of bbolt compares its internal/common/{page,
-// meta,inode,bucket}.go and internal/freelist with pages.go first, and then writes that version here.
+// The check of pages repeats bbolt's format. For another version of bbolt, compare its internal/common/{page,
+// meta,inode,bucket}.go and internal/freelist with pages.go first, and then write that version here.
 func TestFormatIsOfThisBbolt(t *testing.T) {
 	const checked = "v1.5.0"
 	module, err := os.ReadFile("../../go.mod")

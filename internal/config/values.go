@@ -44,7 +44,7 @@ type Values struct {
 }
 
 // ReadValues takes what the command line and the environment have for the flags that the command reads. A run.sh in the working
-// directory counts below them, as whoever types a command there means that service, and not one of the package. check takes it by
+// directory counts below them, since a command that is typed there is meant for that service, and not for one of the package. check takes it by
 // itself, since it judges it too; the daemon is started by it, and genconfig writes it.
 func ReadValues(cmd *cli.Command) Values {
 	s := readValuesOf(cmd, cmd.Name)

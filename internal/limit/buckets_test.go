@@ -47,8 +47,7 @@ func TestLimiter(t *testing.T) {
 	}
 }
 
-// The table holds so many and no more. Whoever asks among them keeps his place, so that only the longest unseen are
-// forgotten.
+// The table is bounded. A client that keeps asking keeps its place, so that those not seen for longest are forgotten.
 func TestLimiterIsBounded(t *testing.T) {
 	l := NewBuckets(0.001, 1, ClientsKept, "slow down")
 	key := func(i int) Key { return Key{1, byte(i), byte(i >> 8), byte(i >> 16)} }

@@ -96,7 +96,7 @@ func TestOneAskForAll(t *testing.T) {
 	}
 }
 
-// A caller waits for as long as its context allows. The ask goes on for the others, whoever began it.
+// A caller waits for as long as its context allows. The call goes on for the others, even if its first caller leaves.
 func TestCallerLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a Answer[int]

@@ -15,7 +15,7 @@ import (
 // libraryToken is what a library's line gives away.
 const libraryToken = "syt_c29tZWJvZHk_QWNjZXNzVG9rZW5PZg_1a2B3c"
 
-// Whoever writes the line, and however: a library's is masked, and ours is not.
+// A line of a library is masked, and one of this program is not, however they are written.
 func TestLibraryLines(t *testing.T) {
 	before := log.Root()
 	t.Cleanup(func() { log.SetDefault(before) })
