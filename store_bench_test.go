@@ -126,7 +126,7 @@ func BenchmarkSize(b *testing.B) {
 			})
 			b.Run("register", func(b *testing.B) {
 				g := loadplay.Start(b, program.Path(), dir, loadplay.StartHomeserver(b).URL, homeserver.SharedSecretPath)
-				g.Register(b, 1)
+				g.Register(b, 1, false)
 				b.ReportMetric(g.Memory(b), "MiB")
 			})
 		})

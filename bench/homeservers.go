@@ -1,5 +1,5 @@
-// homeservers.go measures what the gateway costs before a real homeserver: registrations through it, and the same calls
-// to the homeserver without it.
+// homeservers.go measures what the gateway costs before a real homeserver: registrations through it, through the least that does
+// it, and the same calls to the homeserver without either.
 
 package main
 
@@ -16,20 +16,23 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e"
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
 	"golang.org/x/crypto/bcrypt"
 )
 
 const (
 	benchDomain = "bench.example"
-	atOnce      = 8 // nodes
-	rounds      = 8 // of each way, either first in turn: Synapse goes on working for those who registered before
+	atOnce      = 8  // nodes
+	rounds      = 12 // of each way, each first in turn: Synapse goes on working for those who registered before
 )
 
 // A subject is a homeserver that is measured.
@@ -37,26 +40,49 @@ type subject struct {
 	recipe string
 	rounds string // bcrypt_rounds of today's Synapse; the other is given hashes
 	nodes  int    // in a round
-	least  float64
 }
 
 var subjects = []subject{
-	{recipe: "synapse-1.163.2", rounds: "4", nodes: 200, least: .9},
+	{recipe: "synapse-1.163.2", rounds: "4", nodes: 100},
 	{recipe: "synapse-1.163.2", rounds: "12", nodes: 40},
 	{recipe: "synapse-0.34.0", nodes: 150},
 }
 
+// A race is how many registrations a second each way made.
+type race struct {
+	title           string
+	rate, without   float64
+	through, leasts ratio
+}
+
+// A ratio is that of two ways in each round: its median, and its quartiles.
+type ratio struct{ median, low, high float64 }
+
+func ratioOf(values []float64) ratio {
+	if len(values) == 0 {
+		return ratio{}
+	}
+	slices.Sort(values)
+	return ratio{values[len(values)/2], values[len(values)/4], values[len(values)*3/4]}
+}
+
 // runHomeservers measures each, and writes the table of all.
 func runHomeservers(ctx context.Context, short bool) error {
-	table := "| homeserver, 8 nodes at once | through the gateway | the same calls without it | ratio | target | reached |\n|---|---|---|---|---|---|\n"
+	table := "| homeserver, 8 nodes at once | through the gateway | the same calls without it | ratio | half of the rounds | through the least |\n|---|---|---|---|---|---|\n"
 	for _, s := range subjects {
 		if short {
 			s.nodes = atOnce
 		}
-		line, err := s.measure(ctx)
+		r, err := s.measure(ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.recipe, err)
 		}
+		leasts := ""
+		if r.leasts.median > 0 {
+			leasts = format(r.leasts.median)
+		}
+		line := fmt.Sprintf("| %s | %s /s | %s /s | %s | %s to %s | %s |\n", r.title, format(r.rate), format(r.without),
+			format(r.through.median), format(r.through.low), format(r.through.high), leasts)
 		table += line
 		fmt.Print(line)
 	}
@@ -66,50 +92,47 @@ func runHomeservers(ctx context.Context, short bool) error {
 	return intoDocument(map[string]string{"homeservers": taken() + "\n" + table})
 }
 
-// measure starts the homeserver with its gateway and returns its line of the table.
-func (s subject) measure(ctx context.Context) (line string, err error) {
+// measure starts the homeserver with its gateway and has them race.
+func (s subject) measure(ctx context.Context) (r race, err error) {
 	recipe, err := e2e.RecipeNamed(s.recipe)
 	if err != nil {
-		return "", err
+		return race{}, err
 	}
 	if err := recipe.Installed(ctx); err != nil {
-		return "", err
+		return race{}, err
 	}
 	dir, err := os.MkdirTemp("", "matrix-regservice-bench-")
 	if err != nil {
-		return "", err
+		return race{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	d, err := e2e.Prepare(ctx, e2e.Plan{Recipe: recipe, Domain: benchDomain, Dir: dir, Flags: []string{"--rate-limit", "0", "--total-rate-limit", "0", "--verbosity", "3"}})
 	if err != nil {
-		return "", err
+		return race{}, err
 	}
 	title := recipe.Title
 	if s.rounds != "" {
 		title += ", bcrypt_rounds " + s.rounds
 		if err := setRounds(filepath.Join(d.Homeserver.Dir, "homeserver.yaml"), s.rounds); err != nil {
-			return "", err
+			return race{}, err
 		}
 	}
 	if _, err := d.Genconfig(ctx); err != nil {
-		return "", err
+		return race{}, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	if err := d.Start(ctx); err != nil {
-		return "", err
+		return race{}, err
 	}
 	if err := waitSettled(ctx, d.Homeserver.LogFile); err != nil {
-		return "", err
+		return race{}, err
 	}
-	through, without, err := s.race(ctx, d)
+	r, err = s.race(ctx, d)
 	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, d.LogTails())
+		return race{}, fmt.Errorf("%w\n%s", err, d.LogTails())
 	}
-	reach, kept := "", ""
-	if s.least > 0 {
-		reach, kept = "at least "+format(s.least), mark(through/without >= s.least)
-	}
-	return fmt.Sprintf("| %s | %s /s | %s /s | %s | %s | %s |\n", title, format(through), format(without), format(through/without), reach, kept), nil
+	r.title = title
+	return r, nil
 }
 
 var roundsLine = regexp.MustCompile(`(?m)^bcrypt_rounds: .*$`)
@@ -144,45 +167,91 @@ func waitSettled(ctx context.Context, log string) error {
 	}
 }
 
-// race returns how many registrations a second either way makes.
-func (s subject) race(ctx context.Context, d *e2e.Deployment) (through, without float64, err error) {
+// race has each way register nodes in turn.
+func (s subject) race(ctx context.Context, d *e2e.Deployment) (r race, err error) {
 	creator, err := newCreator(d)
 	if err != nil {
-		return 0, 0, err
+		return race{}, err
 	}
-	var tookThrough, tookWithout time.Duration
-	for round := range rounds + 1 {
-		nodes, err := s.newNodes(ctx, d)
+	through := func(url string) func(*e2e.Node) error {
+		return func(n *e2e.Node) error { return creator.registerThrough(ctx, url, n) }
+	}
+	ways := []func(*e2e.Node) error{func(n *e2e.Node) error { return creator.create(ctx, n) }, through(d.RegisterURL)}
+	if !creator.createUser {
+		url, end, err := startLeast(ctx, d.Homeserver)
 		if err != nil {
-			return 0, 0, err
+			return race{}, err
 		}
-		direct := func() error {
-			took, err := eachAtOnce(nodes[:s.nodes], func(n *e2e.Node) error { return creator.create(ctx, n) })
-			tookWithout += took
-			return err
+		defer end()
+		ways = append(ways, through(url))
+	}
+	took := make([]time.Duration, len(ways))
+	var throughs, leasts []float64
+	for round := range rounds + 1 {
+		nodes, err := s.newNodes(ctx, d, len(ways))
+		if err != nil {
+			return race{}, err
 		}
-		passed := func() error {
-			took, err := eachAtOnce(nodes[s.nodes:], func(n *e2e.Node) error { return creator.registerThrough(ctx, d.RegisterURL, n) })
-			tookThrough += took
-			return err
+		var now [3]time.Duration
+		for i := range ways {
+			way := (round + i) % len(ways)
+			if now[way], err = eachAtOnce(nodes[way*s.nodes:][:s.nodes], ways[way]); err != nil {
+				return race{}, err
+			}
 		}
-		if round%2 == 0 {
-			direct, passed = passed, direct
+		if round == 0 { // which warms all up
+			continue
 		}
-		if err := errors.Join(direct(), passed()); err != nil {
-			return 0, 0, err
+		for way := range ways {
+			took[way] += now[way]
 		}
-		if round == 0 { // which warms both up
-			tookThrough, tookWithout = 0, 0
+		throughs = append(throughs, now[0].Seconds()/now[1].Seconds())
+		if len(ways) > 2 {
+			leasts = append(leasts, now[0].Seconds()/now[2].Seconds())
 		}
 	}
 	total := float64(rounds * s.nodes)
-	return total / tookThrough.Seconds(), total / tookWithout.Seconds(), nil
+	return race{rate: total / took[1].Seconds(), without: total / took[0].Seconds(), through: ratioOf(throughs), leasts: ratioOf(leasts)}, nil
 }
 
-// newNodes signs for two rounds, one for each way.
-func (s subject) newNodes(ctx context.Context, d *e2e.Deployment) ([]*e2e.Node, error) {
-	nodes := make([]*e2e.Node, 2*s.nodes)
+// startLeast builds and starts bench/least, and returns where it registers nodes.
+func startLeast(ctx context.Context, h *e2e.Homeserver) (url string, end func(), err error) {
+	dir, err := os.MkdirTemp("", "matrix-regservice-least-")
+	if err != nil {
+		return "", nil, err
+	}
+	binary := filepath.Join(dir, "least")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "./bench/least").CombinedOutput(); err != nil {
+		return "", nil, errors.Join(fmt.Errorf("go build: %w\n%s", err, out), os.RemoveAll(dir))
+	}
+	cmd := exec.CommandContext(ctx, binary, dir, h.URL, benchDomain, h.SharedSecret)
+	cmd.Stderr = os.Stderr
+	notice, err := daemon.NewNotice(cmd)
+	if err == nil {
+		defer notice.Close()
+		err = cmd.Start()
+	}
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	end = func() {
+		cmd.Process.Kill()
+		<-ended
+		os.RemoveAll(dir)
+	}
+	address, _, err := notice.Wait(ended)
+	if err != nil {
+		end()
+		return "", nil, err
+	}
+	return "http://" + address + daemon.RegisterPath, end, nil
+}
+
+// newNodes signs for a round of each way.
+func (s subject) newNodes(ctx context.Context, d *e2e.Deployment, ways int) ([]*e2e.Node, error) {
+	nodes := make([]*e2e.Node, ways*s.nodes)
 	places := make([]**e2e.Node, len(nodes))
 	for i := range nodes {
 		places[i] = &nodes[i]
@@ -271,11 +340,11 @@ func (c *creator) create(ctx context.Context, n *e2e.Node) error {
 	return err
 }
 
-// registerThrough registers a node as it registers itself, but on a kept connection. Where the homeserver was too slow to
+// registerThrough registers a node as it registers itself, on a connection of its own. Where the homeserver was too slow to
 // answer, which happens on a busy machine, its next try completes what was begun. The time that takes counts.
 func (c *creator) registerThrough(ctx context.Context, url string, n *e2e.Node) error {
 	for try := 1; ; try++ {
-		status, said, err := c.send(ctx, http.MethodPost, url, "", n.Registration)
+		status, said, err := c.send(ctx, http.MethodPost, url, "", n.Registration, true)
 		switch {
 		case err != nil:
 			return err
@@ -293,15 +362,15 @@ func (c *creator) call(ctx context.Context, method, path string, want int, body 
 	if c.createUser && body != nil {
 		token = c.asToken
 	}
-	status, said, err := c.send(ctx, method, c.url+path, token, body)
+	status, said, err := c.send(ctx, method, c.url+path, token, body, false)
 	if err == nil && status != want {
 		err = fmt.Errorf("%s %s: got %d %s", method, path, status, said)
 	}
 	return said, err
 }
 
-// send makes one call on a kept connection, as the gateway does.
-func (c *creator) send(ctx context.Context, method, url, token string, body any) (status int, said []byte, err error) {
+// send makes one call, on a connection of its own or on a kept one, as the gateway does.
+func (c *creator) send(ctx context.Context, method, url, token string, body any, ownConn bool) (status int, said []byte, err error) {
 	var payload io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -314,6 +383,7 @@ func (c *creator) send(ctx context.Context, method, url, token string, body any)
 	if err != nil {
 		return 0, nil, err
 	}
+	req.Close = ownConn
 	req.Header.Set("Content-Type", "application/json")
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)

@@ -13,10 +13,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,17 +43,22 @@ func main() {
 	}
 }
 
-// The benchmarks of the table, and those of them that a C compiler makes a difference to.
+// The benchmarks of the tables, and those of them that a C compiler makes a difference to.
 const (
-	allBenchmarks = "^Benchmark(Floor|Verify|Reject|Reserve|Register|Transaction|Size|Memory)$"
-	cgoBenchmarks = "^BenchmarkFloor$/^ecrecover$|^BenchmarkVerify$|^BenchmarkReject$/^kept$/^signature$|^BenchmarkRegister$/^api=sharedsecret$/^conns=64$"
+	floorBenchmarks = "^BenchmarkFloor$"
+	allBenchmarks   = "^Benchmark(Beside|MAS|Verify|Reject|Reserve|Register|Transaction|Size|Memory)$"
+	cgoBenchmarks   = "^BenchmarkFloor$/^ecrecover$|^BenchmarkVerify$|^BenchmarkReject$/^close$/^name$|^BenchmarkRegister$/^api=sharedsecret$/^close$/^conns=64$"
 )
 
-// runBenchmarks measures both builds and writes the tables.
+// runBenchmarks measures both builds and writes the tables. The floors are measured before the rest and after it.
 func runBenchmarks(ctx context.Context, short bool) error {
+	floors, err := benchmark(ctx, "1", floorBenchmarks, short)
+	if err != nil {
+		return err
+	}
 	pattern := allBenchmarks
-	if short { // then those too that are not for the table
-		pattern = "."
+	if short { // then those too that are not for the tables
+		pattern = "^Benchmark([^F]|F[^l])"
 	}
 	withCgo, err := benchmark(ctx, "1", pattern, short)
 	if err != nil {
@@ -61,17 +68,58 @@ func runBenchmarks(ctx context.Context, short bool) error {
 	if err != nil {
 		return err
 	}
-	tables := map[string]string{"run": taken(), "targets": targetTable(withCgo), "cgo": cgoTable(withCgo, pureGo), "shape": shapeTable(withCgo)}
-	for _, name := range []string{"run", "targets", "cgo", "shape"} {
+	if !short {
+		after, err := benchmark(ctx, "1", floorBenchmarks, short)
+		if err != nil {
+			return err
+		}
+		if err := compareFloors(floors, after); err != nil {
+			return err
+		}
+	}
+	maps.Copy(withCgo, floors)
+	var synapse race
+	if !short {
+		if synapse, err = subjects[0].measure(ctx); err != nil {
+			return fmt.Errorf("%s: %w", subjects[0].recipe, err)
+		}
+	}
+	tables := map[string]string{
+		"run": taken(), "goals": goalTable(withCgo, synapse), "figures": figureTable(withCgo), "cgo": cgoTable(withCgo, pureGo), "shape": shapeTable(withCgo),
+	}
+	for _, name := range []string{"run", "goals", "figures", "cgo", "shape"} {
 		fmt.Printf("\n%s", tables[name])
 	}
 	if short {
 		return nil
 	}
-	if strings.Contains(tables["targets"], notMeasured) {
-		return fmt.Errorf("the table has a figure (%s) that no benchmark measured", notMeasured)
+	if strings.Contains(tables["figures"]+tables["goals"], notMeasured) {
+		return fmt.Errorf("the tables have a figure (%s) that no benchmark measured", notMeasured)
 	}
 	return intoDocument(tables)
+}
+
+// floorsDiffer is by how much the floors of a run may differ, as a ratio.
+const floorsDiffer = 1.2
+
+// compareFloors refuses a run on a machine that became slower or faster meanwhile, since something else ran on it.
+func compareFloors(before, after results) error {
+	var differ []string
+	for name, units := range before {
+		unit := "ns/op"
+		if units[median] > 0 {
+			unit = median
+		}
+		b, a := units[unit], after[name][unit]
+		if max(a, b) > floorsDiffer*min(a, b) {
+			differ = append(differ, fmt.Sprintf("%s %s %s before and %s after", name, format(b), unit, format(a)))
+		}
+	}
+	if len(differ) > 0 {
+		slices.Sort(differ)
+		return fmt.Errorf("nothing is written: the floors of this run differ by more than %.0f %% (%s): something else ran on this machine", (floorsDiffer-1)*100, strings.Join(differ, "; "))
+	}
+	return nil
 }
 
 // results are the figures of a run: by the benchmark's name and the unit.

@@ -20,15 +20,7 @@ import (
 // What nothing built on these libraries can be faster than.
 func BenchmarkFloor(b *testing.B) {
 	b.Run("ecrecover", func(b *testing.B) {
-		key, err := crypto.GenerateKey()
-		if err != nil {
-			b.Fatal(err)
-		}
-		digest := crypto.Keccak256([]byte(standin.ServerName))
-		signature, err := crypto.Sign(digest, key)
-		if err != nil {
-			b.Fatal(err)
-		}
+		digest, signature := signedDigest(b)
 		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := crypto.Ecrecover(digest, signature); err != nil {
@@ -102,6 +94,20 @@ func BenchmarkFloor(b *testing.B) {
 			b.ReportMetric(f.P50().Seconds()*1e3, "p50-ms")
 		})
 	}
+}
+
+func signedDigest(b *testing.B) (digest, signature []byte) {
+	b.Helper()
+	key, err := crypto.GenerateKey()
+	if err != nil {
+		b.Fatal(err)
+	}
+	digest = crypto.Keccak256([]byte(standin.ServerName))
+	signature, err = crypto.Sign(digest, key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return digest, signature
 }
 
 func openBareBolt(b *testing.B) *bolt.DB {

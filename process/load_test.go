@@ -34,54 +34,27 @@ var apis = []struct{ name, path string }{{"createUser", standin.CreateUserPath},
 func BenchmarkRegister(b *testing.B) {
 	binary := plainProgram(b)
 	for _, api := range apis {
-		for _, conns := range benchConns() {
-			b.Run(fmt.Sprintf("api=%s/conns=%d", strings.ReplaceAll(api.name, " ", ""), conns), func(b *testing.B) {
-				g := load.Start(b, binary, b.TempDir(), load.StartHomeserver(b).URL, api.path)
-				g.Register(b, conns)
-			})
+		for _, kept := range []bool{false, true} {
+			if kept && api.path != standin.SharedSecretPath { // one way shows what connections cost
+				continue
+			}
+			for _, conns := range benchConns() {
+				b.Run(fmt.Sprintf("api=%s/%s/conns=%d", strings.ReplaceAll(api.name, " ", ""), keptName[kept], conns), func(b *testing.B) {
+					g := load.Start(b, binary, b.TempDir(), load.StartHomeserver(b).URL, api.path)
+					g.Register(b, conns, kept)
+				})
+			}
 		}
 	}
 }
+
+var keptName = map[bool]string{true: "kept", false: "close"}
 
 func benchConns() []int {
 	if testing.Short() {
 		return []int{1, 64}
 	}
 	return []int{1, 2, 4, 8, 16, 32, 64, 128}
-}
-
-// Requests that are refused before anything is asked or written, at the served program; the root has the same at the handler.
-func BenchmarkReject(b *testing.B) {
-	good, other := daemon.NewNode(b), daemon.NewNode(b)
-	badForm, badSignature := good, good
-	badForm.Password = strings.ToUpper(good.Password)
-	badSignature.Password = other.Password // of the second signature, so that both are looked at
-	refused := []struct {
-		name string
-		node e2e.Registration
-	}{{"form", badForm}, {"signature", badSignature}}
-
-	binary := plainProgram(b)
-	for _, kept := range []bool{true, false} {
-		for _, r := range refused {
-			name, headers := "kept/", []string(nil)
-			if !kept {
-				name, headers = "closed/", []string{"Connection: close"}
-			}
-			b.Run(name+r.name, func(b *testing.B) {
-				g := load.Start(b, binary, b.TempDir(), load.StartHomeserver(b).URL, standin.SharedSecretPath)
-				requests := make([][]byte, 5000)
-				for i := range requests {
-					requests[i] = load.RegisterMessage(b, r.node, headers...)
-				}
-				var all load.Figures
-				for b.Loop() {
-					all.Add(g.Send(b, 16, load.Aim{Status: "400", DialEach: !kept}, requests))
-				}
-				all.Report(b, "request")
-			})
-		}
-	}
 }
 
 // Transactions of a hundred events, 400 kB, drained by the served program, and by how much they raise its anonymous
@@ -117,7 +90,7 @@ func BenchmarkMemory(b *testing.B) {
 		idle := g.Memory(b)
 		var all load.Figures
 		for range rounds {
-			all.Add(g.Send(b, conns, load.Aim{Status: "200"}, load.NewRequests(b, conns*20)))
+			all.Add(g.Send(b, conns, load.Aim{Status: "200"}, load.NewRequests(b, conns*20, true)))
 		}
 		all.Report(b, "registration")
 		b.ReportMetric(idle, "MiB-idle")

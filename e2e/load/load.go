@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -27,6 +26,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
+	"golang.org/x/sys/unix"
 )
 
 const addressDigits = 40 // of a localpart, after 0x
@@ -133,23 +133,26 @@ func Message(method, path, body string, headers ...string) []byte {
 }
 
 // NewRequests signs as many registrations, each of a key of its own, and returns them as whole requests.
-func NewRequests(b *testing.B, count int) [][]byte {
+func NewRequests(b *testing.B, count int, kept bool) [][]byte {
 	b.Helper()
 	requests := make([][]byte, count)
 	for i := range requests {
-		requests[i] = RegisterMessage(b, daemon.NewNode(b))
+		requests[i] = RegisterMessage(b, daemon.NewNode(b), kept)
 	}
 	return requests
 }
 
-// RegisterMessage is the request of a node.
-func RegisterMessage(b *testing.B, node e2e.Registration, headers ...string) []byte {
+// RegisterMessage is the request of a node, whose connection is kept or, as nodes want it, closed.
+func RegisterMessage(b *testing.B, node e2e.Registration, kept bool) []byte {
 	b.Helper()
 	body, err := json.Marshal(node)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return Message("POST", daemon.RegisterPath, string(body), headers...)
+	if kept {
+		return Message("POST", daemon.RegisterPath, string(body))
+	}
+	return Message("POST", daemon.RegisterPath, string(body), "Connection: close")
 }
 
 // Figures are what clients saw of a load, and what it cost.
@@ -281,25 +284,37 @@ type Gateway struct {
 // Start starts the program with its store in the directory and waits until it answers.
 func Start(b *testing.B, binary, dir, homeserverURL, apiPath string) *Gateway {
 	b.Helper()
-	logFile, err := os.Create(filepath.Join(b.TempDir(), "gateway"+rand.Text()[:8]+".log"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer logFile.Close()
-	g := &Gateway{ended: make(chan struct{})}
-	g.cmd = exec.Command(binary, "--matrixdomain", standin.ServerName, "--port", "0", "--datapath", dir,
+	cmd := exec.Command(binary, "--matrixdomain", standin.ServerName, "--port", "0", "--datapath", dir,
 		"--matrixurl", homeserverURL+apiPath, "--astoken", standin.ASToken, "--hstoken", standin.HSToken,
 		"--rate-limit", "0", "--total-rate-limit", "0", "--max-inflight", "128", "--max-connections", "0")
 	if apiPath == standin.SharedSecretPath {
-		g.cmd.Args = append(g.cmd.Args, "--sharesecret", standin.Secret)
+		cmd.Args = append(cmd.Args, "--sharesecret", standin.Secret)
 	}
 	if apiPath == standin.MASPath {
 		secret := filepath.Join(b.TempDir(), "secret")
 		if err := os.WriteFile(secret, []byte(standin.MASSecret), 0o600); err != nil {
 			b.Fatal(err)
 		}
-		g.cmd.Args = append(g.cmd.Args, "--homeserver-url", homeserverURL, "--mas-client-id", standin.MASClientID, "--mas-client-secret-file", secret)
+		cmd.Args = append(cmd.Args, "--homeserver-url", homeserverURL, "--mas-client-id", standin.MASClientID, "--mas-client-secret-file", secret)
 	}
+	return start(b, cmd)
+}
+
+// StartLeast starts bench/least, built, which creates accounts with the shared secret.
+func StartLeast(b *testing.B, binary, dir, homeserverURL string) *Gateway {
+	b.Helper()
+	return start(b, exec.Command(binary, dir, homeserverURL, standin.ServerName, standin.Secret))
+}
+
+// start starts a program that says where it serves, and waits until it answers.
+func start(b *testing.B, cmd *exec.Cmd) *Gateway {
+	b.Helper()
+	logFile, err := os.Create(filepath.Join(b.TempDir(), "gateway"+rand.Text()[:8]+".log"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer logFile.Close()
+	g := &Gateway{cmd: cmd, ended: make(chan struct{})}
 	g.cmd.Stdout, g.cmd.Stderr = logFile, logFile
 	told := daemon.Announced(b, g.cmd)
 	start := time.Now()
@@ -311,7 +326,7 @@ func Start(b *testing.B, binary, dir, homeserverURL, apiPath string) *Gateway {
 	g.address, _ = told(g.ended)
 	probe := Message("GET", daemon.RegisterPath, "")
 	for {
-		client := Client{Aim: Aim{Address: g.address, Status: "405"}}
+		client := Client{Aim: Aim{Address: g.address, Status: "4"}} // which is no POST
 		err := client.Ask(probe)
 		client.Close()
 		if g.Ready = time.Since(start); err == nil {
@@ -351,18 +366,12 @@ func (g *Gateway) Send(b *testing.B, conns int, a Aim, requests [][]byte) Figure
 // cpu is the processor time that the gateway has used, in user mode and in the kernel.
 func (g *Gateway) cpu(b *testing.B) time.Duration {
 	b.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", g.cmd.Process.Pid))
-	if errors.Is(err, os.ErrNotExist) {
-		need.Skip(b, need.Missing{What: "Linux, which tells a process's time in /proc", Cure: "run the benchmarks on Linux"})
+	const ofProcess = 2 // CPUCLOCK_SCHED of the kernel, which counts in nanoseconds
+	var used unix.Timespec
+	if err := unix.ClockGettime(int32(^g.cmd.Process.Pid<<3|ofProcess), &used); err != nil {
+		need.Skip(b, need.Missing{What: "Linux, which tells a process's time by a clock", Cure: "run the benchmarks on Linux"})
 	}
-	_, rest, _ := strings.Cut(string(stat), ") ") // behind the command's name
-	fields := strings.Fields(rest)
-	user, err1 := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
-	if err != nil || err1 != nil || err2 != nil {
-		b.Fatal(err, err1, err2)
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond // Linux counts here in hundredths of a second on every machine
+	return time.Duration(used.Nano())
 }
 
 // Memory is the gateway's anonymous memory in MiB.
@@ -373,20 +382,21 @@ func (g *Gateway) Memory(b *testing.B) float64 {
 	return float64(bytes) / (1 << 20)
 }
 
-// Register measures rounds of registrations over so many connections.
-func (g *Gateway) Register(b *testing.B, conns int) {
+// Register measures rounds of registrations by so many at once, over kept connections or over one for each, as nodes do it.
+func (g *Gateway) Register(b *testing.B, conns int, kept bool) {
 	b.Helper()
 	perConn := 20
 	if conns == 1 {
 		perConn = 100
 	}
-	g.Send(b, conns, Aim{Status: "200"}, NewRequests(b, conns)) // connections and memory as they are when it has run a while
+	aim := Aim{Status: "200", DialEach: !kept}
+	g.Send(b, conns, aim, NewRequests(b, conns, kept)) // connections and memory as they are when it has run a while
 	var all Figures
 	for b.Loop() {
 		b.StopTimer()
-		requests := NewRequests(b, conns*perConn)
+		requests := NewRequests(b, conns*perConn, kept)
 		b.StartTimer()
-		all.Add(g.Send(b, conns, Aim{Status: "200"}, requests))
+		all.Add(g.Send(b, conns, aim, requests))
 	}
 	all.Report(b, "registration")
 }

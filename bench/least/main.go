@@ -1,0 +1,210 @@
+// Least registers nodes with the least that does it, on the same libraries: it reads the body, recovers two signers, makes two
+// commits and the same calls to the homeserver. It has no routes, limits, log, metrics, and believes everybody. The benchmarks
+// hold the program against it.
+//
+//	least DIRECTORY HOMESERVER SERVER_NAME SECRET
+package main
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/crypto"
+	bolt "go.etcd.io/bbolt"
+)
+
+var (
+	dir, homeserver, serverName, secret = os.Args[1], os.Args[2], os.Args[3], os.Args[4]
+
+	client = http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}}
+	db     *bolt.DB
+)
+
+func main() {
+	debug.SetGCPercent(200) // as the program does
+	var err error
+	db, err = bolt.Open(filepath.Join(dir, "least.db"), 0o600, nil)
+	check(err)
+	check(db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("pending"))
+		_, err2 := tx.CreateBucket([]byte("registered"))
+		return errors.Join(err, err2)
+	}))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(err)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt)
+	go func() { <-signals; os.Exit(0) }()
+	_, err = daemon.SdNotify(false, "READY=1\nSTATUS=Serving nodes at "+listener.Addr().String())
+	check(err)
+	check(http.Serve(listener, http.HandlerFunc(answer)))
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "least:", err)
+		os.Exit(1)
+	}
+}
+
+type registration struct{ Localpart, DisplayName, Password string }
+
+type creation struct {
+	Nonce        string `json:"nonce"`
+	Username     string `json:"username"`
+	DisplayName  string `json:"displayname"`
+	Password     string `json:"password"`
+	MAC          string `json:"mac"`
+	Admin        bool   `json:"admin"`
+	InhibitLogin bool   `json:"inhibit_login"`
+}
+
+func answer(w http.ResponseWriter, r *http.Request) {
+	var n registration
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &n)
+	}
+	userID := "@" + n.Localpart + ":" + serverName
+	_, nameSignature, _ := strings.Cut(n.DisplayName, "-")
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil || !signed(serverName, n.Password, n.Localpart) || !signed(userID, nameSignature, n.Localpart) {
+		w.WriteHeader(http.StatusBadRequest)
+	} else if err := register(userID, n); err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+	} else {
+		json.NewEncoder(w).Encode(struct {
+			UserID     string `json:"user_id"`
+			HomeServer string `json:"home_server"`
+		}{userID, serverName})
+	}
+}
+
+func signed(text, signature, localpart string) bool {
+	raw, err := hex.DecodeString(signature)
+	if err != nil || len(raw) != crypto.SignatureLength {
+		return false
+	}
+	raw[crypto.RecoveryIDOffset] -= 27
+	key, err := crypto.Ecrecover(crypto.Keccak256([]byte(text)), raw)
+	return err == nil && common.BytesToAddress(crypto.Keccak256(key[1:])[12:]) == common.HexToAddress(localpart)
+}
+
+func register(userID string, n registration) error {
+	first := make(chan error, 1)
+	go func() { first <- save(n, userID, "pending", "registered") }() // while the nonce comes
+	var given struct{ Nonce string }
+	if err := errors.Join(call(http.MethodGet, nil, &given), <-first); err != nil {
+		return err
+	}
+	mac := hmac.New(sha1.New, []byte(secret))
+	io.WriteString(mac, strings.Join([]string{given.Nonce, n.Localpart, n.Password, "notadmin"}, "\x00"))
+	body, err := json.Marshal(creation{given.Nonce, n.Localpart, n.DisplayName, n.Password, hex.EncodeToString(mac.Sum(nil)), false, true})
+	if err != nil {
+		return err
+	}
+	var made struct {
+		UserID string `json:"user_id"`
+	}
+	if err := call(http.MethodPost, bytes.NewReader(body), &made); err != nil || made.UserID != userID {
+		return fmt.Errorf("the homeserver made %q: %v", made.UserID, err)
+	}
+	return save(n, userID, "registered", "pending")
+}
+
+func call(method string, body io.Reader, answer any) error {
+	req, err := http.NewRequest(method, homeserver+"/_synapse/admin/v1/register", body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	said, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(said, answer)
+}
+
+// save writes the record into one bucket and removes it from the other.
+func save(n registration, userID, to, from string) error {
+	now := time.Now().UTC()
+	record, err := json.Marshal(struct {
+		Localpart, UserID, DisplayName, State string
+		Created, Updated                      time.Time
+	}{n.Localpart, userID, n.DisplayName, to, now, now})
+	if err != nil {
+		return err
+	}
+	key := common.HexToAddress(n.Localpart).Bytes()
+	return commit(func(tx *bolt.Tx) error {
+		return errors.Join(tx.Bucket([]byte(from)).Delete(key), tx.Bucket([]byte(to)).Put(key, record))
+	})
+}
+
+// A change waits for its turn: to commit those that wait, or that one of them did.
+type change struct {
+	do   func(*bolt.Tx) error
+	turn chan bool
+	err  error
+}
+
+var (
+	mu         sync.Mutex
+	queue      []*change
+	committing bool
+)
+
+// commit shares a commit among those that come while one waits for the disk, as the program does.
+func commit(do func(*bolt.Tx) error) error {
+	c := &change{do: do, turn: make(chan bool, 1)}
+	mu.Lock()
+	queue = append(queue, c)
+	first := !committing
+	committing = true
+	mu.Unlock()
+	if !first && !<-c.turn {
+		return c.err
+	}
+	mu.Lock()
+	group := queue
+	queue = nil
+	mu.Unlock()
+	c.err = db.Update(func(tx *bolt.Tx) (err error) {
+		for _, each := range group {
+			err = errors.Join(err, each.do(tx))
+		}
+		return err
+	})
+	mu.Lock()
+	if committing = len(queue) > 0; committing {
+		queue[0].turn <- true
+	}
+	mu.Unlock()
+	for _, each := range group[1:] {
+		each.err = c.err
+		each.turn <- false
+	}
+	return c.err
+}
