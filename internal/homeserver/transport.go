@@ -4,6 +4,7 @@
 package homeserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -24,8 +25,9 @@ const (
 
 	answerHeaderLimit = 64 << 10 // bytes of an answer's header, those of 1xx answers before it included; Go's default is 10 MiB
 
-	// readAhead is the size of net/http's read buffer. A watchedConn fills it byte by byte, so that net/http reads nothing after
-	// an answer. A longer read, such as that of a body, bypasses the buffer. It bounds the first line of a chunk, and trailers.
+	// readAhead is the size of net/http's read buffer. A watchedConn fills it line by line in an answer's header and byte by byte
+	// after that, so that net/http reads nothing after an answer. A longer read, such as that of a body, bypasses the buffer. It
+	// bounds the first line of a chunk, and trailers.
 	readAhead = 128
 )
 
@@ -159,6 +161,7 @@ type watchedConn struct {
 	ahead  []byte
 	failed error
 
+	inHeader  atomic.Bool  // of the answer; false between answers
 	waiting   atomic.Int64 // bytes in ahead
 	requested atomic.Bool  // the request's first byte was written
 	since     atomic.Int64 // bytes handed on since then
@@ -167,6 +170,7 @@ type watchedConn struct {
 // begin is called when net/http has chosen the connection, before it writes the request.
 func (c *watchedConn) begin() {
 	c.requested.Store(false)
+	c.inHeader.Store(false)
 	c.since.Store(0)
 }
 
@@ -184,7 +188,7 @@ func (c *watchedConn) Read(p []byte) (n int, err error) {
 		c.ahead = c.space[:n]
 	}
 	if len(p) <= readAhead {
-		p = p[:1]
+		p = p[:c.step(len(p))]
 	}
 	n = copy(p, c.ahead)
 	c.ahead = c.ahead[n:]
@@ -194,6 +198,22 @@ func (c *watchedConn) Read(p []byte) (n int, err error) {
 		err, c.failed = c.failed, nil
 	}
 	return n, err
+}
+
+// step returns how many bytes of those ahead go into net/http's buffer of this length: of an answer's header a line, since more of the
+// answer follows each line but the last, which is empty; otherwise one byte.
+func (c *watchedConn) step(length int) int {
+	if !c.inHeader.Load() {
+		return 1
+	}
+	line := bytes.IndexByte(c.ahead, '\n') + 1
+	if line == 0 || line > length { // the rest of the line is not there, or does not fit
+		return 1
+	}
+	if len(bytes.TrimSpace(c.ahead[:line])) == 0 { // net/http ends a header at spaces, too
+		c.inHeader.Store(false)
+	}
+	return line
 }
 
 func (c *watchedConn) handedOn(n int) {
@@ -210,6 +230,7 @@ func (c *watchedConn) Write(p []byte) (int, error) {
 			return 0, errUnsolicited
 		}
 		c.requested.Store(true)
+		c.inHeader.Store(true)
 	}
 	return c.Conn.Write(p)
 }

@@ -179,6 +179,43 @@ func TestWatchedConn(t *testing.T) {
 	}
 }
 
+// Of an answer net/http is given the header in lines, and after that no more than it asks for: what follows may be another's.
+func TestWatchedConnSteps(t *testing.T) {
+	const length, far = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", "{}HTTP/1.1 201 Stray\r\n"
+	for name, test := range map[string]struct {
+		answer string
+		want   []string
+	}{
+		"a header":                 {length + "\r\n" + far, []string{"HTTP/1.1 200 OK\r\n", "Content-Length: 2\r\n", "\r\n", "{", "}", "H", "T"}},
+		"one that spaces end":      {length + " \t\r\n" + far, []string{"HTTP/1.1 200 OK\r\n", "Content-Length: 2\r\n", " \t\r\n", "{", "}"}},
+		"lines of another system":  {"HTTP/1.1 200 OK\n\n" + far, []string{"HTTP/1.1 200 OK\n", "\n", "{", "}"}},
+		"one that has not come":    {"HTTP/1.1", []string{"H", "T"}},
+		"a line without an end":    {strings.Repeat("x", readAhead+1) + "\n", []string{"x", "x"}},
+		"one that another follows": {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", []string{"HTTP/1.1 100 Continue\r\n", "\r\n", "H", "T"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, peer := net.Pipe()
+			defer near.Close()
+			defer peer.Close()
+			c := &watchedConn{Conn: near}
+			c.begin()
+			go func() {
+				io.ReadFull(peer, make([]byte, 3))
+				io.WriteString(peer, test.answer)
+			}()
+			if _, err := c.Write([]byte("GET")); err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range test.want {
+				p := make([]byte, readAhead)
+				if n, err := c.Read(p); string(p[:n]) != want {
+					t.Fatalf("read %d gave %q, %v, want %q", i, p[:n], err, want)
+				}
+			}
+		})
+	}
+}
+
 // An earlyConn has the first byte of an answer come before the request is written, when it is told to, and the rest behind it.
 type earlyConn struct {
 	net.Conn
