@@ -1,6 +1,7 @@
 // Bench takes the figures of docs/performance.md and writes them there.
 //
 //	go run ./bench                 # the program before a homeserver that answers at once: some minutes
+//	go run ./bench -goals          # of that the ratios alone, which hold beside other work too
 //	go run ./bench -homeservers    # before real homeservers, which make venvs installs
 //
 // main.go runs the benchmarks, with cgo and without, and puts what they print into the document.
@@ -29,13 +30,17 @@ const document = "docs/performance.md"
 
 func main() {
 	homeservers := flag.Bool("homeservers", false, "measure before real homeservers")
+	goals := flag.Bool("goals", false, "take the ratios alone")
 	short := flag.Bool("short", false, "smaller sizes, one round each, and nothing written: to see that it works")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	run := runBenchmarks
-	if *homeservers {
+	switch {
+	case *homeservers:
 		run = runHomeservers
+	case *goals:
+		run = runGoals
 	}
 	if err := run(ctx, *short); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
@@ -46,7 +51,8 @@ func main() {
 // The benchmarks of the tables, and those of them that a C compiler makes a difference to.
 const (
 	floorBenchmarks = "^BenchmarkFloor$"
-	allBenchmarks   = "^Benchmark(Beside|MAS|Verify|Reject|Reserve|Register|Transaction|Size|Memory)$"
+	goalBenchmarks  = "^Benchmark(Beside|MAS|Reject)$"
+	allBenchmarks   = "^Benchmark(Beside|MAS|Reject|Verify|Reserve|Register|Transaction|Size|Memory)$"
 	cgoBenchmarks   = "^BenchmarkFloor$/^ecrecover$|^BenchmarkVerify$|^BenchmarkReject$/^close$/^name$|^BenchmarkRegister$/^api=sharedsecret$/^close$/^conns=64$"
 )
 
@@ -78,16 +84,14 @@ func runBenchmarks(ctx context.Context, short bool) error {
 		}
 	}
 	maps.Copy(withCgo, floors)
-	var synapse race
-	if !short {
-		if synapse, err = subjects[0].measure(ctx); err != nil {
-			return fmt.Errorf("%s: %w", subjects[0].recipe, err)
-		}
+	goals, err := measureGoals(ctx, withCgo, short)
+	if err != nil {
+		return err
 	}
 	tables := map[string]string{
-		"run": taken(), "goals": goalTable(withCgo, synapse), "figures": figureTable(withCgo), "cgo": cgoTable(withCgo, pureGo), "shape": shapeTable(withCgo),
+		"run": taken(), "goals": goals, "figures": figureTable(withCgo), "cgo": cgoTable(withCgo, pureGo), "shape": shapeTable(withCgo),
 	}
-	for _, name := range []string{"run", "goals", "figures", "cgo", "shape"} {
+	for _, name := range []string{"goals", "run", "figures", "cgo", "shape"} {
 		fmt.Printf("\n%s", tables[name])
 	}
 	if short {
@@ -97,6 +101,34 @@ func runBenchmarks(ctx context.Context, short bool) error {
 		return fmt.Errorf("the tables have a figure (%s) that no benchmark measured", notMeasured)
 	}
 	return intoDocument(tables)
+}
+
+// runGoals measures the ratios and writes their table.
+func runGoals(ctx context.Context, short bool) error {
+	measured, err := benchmark(ctx, "1", goalBenchmarks, short)
+	if err != nil {
+		return err
+	}
+	goals, err := measureGoals(ctx, measured, short)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s", goals)
+	if short {
+		return nil
+	}
+	return intoDocument(map[string]string{"goals": goals})
+}
+
+// measureGoals measures the ratio at Synapse, and returns the table of all.
+func measureGoals(ctx context.Context, measured results, short bool) (table string, err error) {
+	var synapse race
+	if !short {
+		if synapse, err = subjects[0].measure(ctx); err != nil {
+			return "", fmt.Errorf("%s: %w", subjects[0].recipe, err)
+		}
+	}
+	return taken() + "\n" + goalTable(measured, synapse), nil
 }
 
 // floorsDiffer is by how much the floors of a run may differ, as a ratio.

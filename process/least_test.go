@@ -22,6 +22,7 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/ethereum/go-ethereum/crypto"
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,15 +35,26 @@ var least = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// startBoth starts the program and the least, each with a store of its own, before the same homeserver.
-func startBoth(b *testing.B) (ours, leasts *load.Gateway) {
+// A rival is one of the programs that are measured in turn.
+type rival struct {
+	name string // before those of its figures
+	*load.Gateway
+}
+
+// startRivals starts the program, the least, and the least with what the program promises besides, each with a store of its own,
+// before the same homeserver.
+func startRivals(b *testing.B) []rival {
 	b.Helper()
 	path, err := least()
 	if err != nil {
 		b.Fatal(err)
 	}
 	h := load.StartHomeserver(b)
-	return load.Start(b, plainProgram(b), b.TempDir(), h.URL, standin.SharedSecretPath), load.StartLeast(b, path, b.TempDir(), h.URL)
+	return []rival{
+		{"", load.Start(b, plainProgram(b), b.TempDir(), h.URL, standin.SharedSecretPath)},
+		{"least-", load.StartLeast(b, path, b.TempDir(), h.URL)},
+		{"promises-", load.StartLeast(b, path, b.TempDir(), h.URL, "promises")},
+	}
 }
 
 // turns is how often each of those that are compared has its turn.
@@ -75,19 +87,21 @@ func (s series) report(b *testing.B) {
 func BenchmarkBeside(b *testing.B) {
 	for _, kept := range []bool{false, true} {
 		b.Run(keptName[kept], func(b *testing.B) {
-			ours, leasts := startBoth(b)
+			rivals := startRivals(b)
 			aim := load.Aim{Status: "200", DialEach: !kept}
 			warm := load.NewRequests(b, 640, kept)
-			ours.Send(b, 64, aim, warm)
-			leasts.Send(b, 64, aim, warm)
+			for _, r := range rivals {
+				r.Send(b, 64, aim, warm)
+			}
 			all := make(series)
 			for b.Loop() {
 				for turn := range turns() {
-					o8, l8 := besides(b, all, turn, ours, leasts, 8, 20, aim)
-					o64, l64 := besides(b, all, turn, ours, leasts, 64, 6, aim)
-					besides(b, all, turn, ours, leasts, 1, 60, aim)
-					all.add("cpu-8/64", o8/o64)
-					all.add("least-cpu-8/64", l8/l64)
+					at8 := besides(b, all, turn, rivals, 8, 20, aim)
+					at64 := besides(b, all, turn, rivals, 64, 6, aim)
+					besides(b, all, turn, rivals, 1, 60, aim)
+					for i, r := range rivals {
+						all.add(r.name+"cpu-8/64", at8[i]/at64[i])
+					}
 				}
 			}
 			all.report(b)
@@ -95,33 +109,28 @@ func BenchmarkBeside(b *testing.B) {
 	}
 }
 
-// besides sends the same requests to both, either first by turns, and returns the processor time of a registration.
-func besides(b *testing.B, all series, turn int, ours, leasts *load.Gateway, conns, each int, aim load.Aim) (cpu, leastCPU float64) {
+// besides has each send the same requests, each first by turns, and returns the processor time of a registration at each. The second is
+// what the others are held against.
+func besides(b *testing.B, all series, turn int, rivals []rival, conns, each int, aim load.Aim) (cpu []float64) {
 	b.Helper()
 	requests := load.NewRequests(b, conns*each, !aim.DialEach)
-	var o, l load.Figures
-	for i := range 2 {
-		if (i+turn)%2 == 0 {
-			o = ours.Send(b, conns, aim, requests)
-		} else {
-			l = leasts.Send(b, conns, aim, requests)
+	n := float64(len(requests))
+	seen := make([]map[string]float64, len(rivals))
+	for i := range rivals {
+		at := (i + turn) % len(rivals)
+		f := rivals[at].Send(b, conns, aim, requests)
+		seen[at] = map[string]float64{"cpu-ms": f.CPU.Seconds() * 1e3 / n, "rate": n / f.Took.Seconds(), "p50-ms": f.P50().Seconds() * 1e3}
+	}
+	for i, r := range rivals {
+		cpu = append(cpu, seen[i]["cpu-ms"])
+		for what, value := range seen[i] {
+			all.add(fmt.Sprintf("%s%s-%d", r.name, what, conns), value)
+			if i != 1 {
+				all.add(fmt.Sprintf("%s%s/least-%d", r.name, what, conns), value/seen[1][what])
+			}
 		}
 	}
-	n := float64(len(requests))
-	cpu, leastCPU = o.CPU.Seconds()*1e3/n, l.CPU.Seconds()*1e3/n
-	for _, figure := range []struct {
-		what        string
-		ours, least float64
-	}{
-		{"cpu-ms", cpu, leastCPU},
-		{"rate", n / o.Took.Seconds(), n / l.Took.Seconds()},
-		{"p50-ms", o.P50().Seconds() * 1e3, l.P50().Seconds() * 1e3},
-	} {
-		all.add(fmt.Sprintf("%s-%d", figure.what, conns), figure.ours)
-		all.add(fmt.Sprintf("least-%s-%d", figure.what, conns), figure.least)
-		all.add(fmt.Sprintf("%s/least-%d", figure.what, conns), figure.ours/figure.least)
-	}
-	return cpu, leastCPU
+	return cpu
 }
 
 // Requests that are refused before anything is asked or written. Anybody can send a good display name, which is shown, with a
@@ -138,7 +147,7 @@ func BenchmarkReject(b *testing.B) {
 			node e2e.Registration
 		}{{"form", badForm}, {"password", badPassword}, {"name", badName}} {
 			b.Run(keptName[kept]+"/"+r.name, func(b *testing.B) {
-				ours, leasts := startBoth(b)
+				rivals := startRivals(b)
 				requests := make([][]byte, 1000)
 				for i := range requests {
 					requests[i] = load.RegisterMessage(b, r.node, kept)
@@ -147,10 +156,7 @@ func BenchmarkReject(b *testing.B) {
 				for b.Loop() {
 					for range turns() {
 						recover2 := 2 * recoverTime(b)
-						for _, g := range []struct {
-							name string
-							*load.Gateway
-						}{{"", ours}, {"least-", leasts}} {
+						for _, g := range rivals {
 							refused := g.Send(b, 16, load.Aim{Status: "400", DialEach: !kept}, requests)
 							each := refused.CPU.Seconds() * 1e3 / float64(len(requests))
 							all.add(g.name+"cpu-ms", each)
@@ -245,6 +251,19 @@ func BenchmarkMAS(b *testing.B) {
 		nodes.Wait()
 		return time.Since(start)
 	}
+	db, written := openBareBolt(b), 0
+	commit := func() time.Duration {
+		var f load.Figures
+		for range 11 {
+			written++
+			start := time.Now()
+			if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte("b")).Put(addressOf(written), make([]byte, 350)) }); err != nil {
+				b.Fatal(err)
+			}
+			f.Latencies = append(f.Latencies, time.Since(start))
+		}
+		return f.P50()
+	}
 	through()
 	without()
 	all := make(series)
@@ -257,6 +276,7 @@ func BenchmarkMAS(b *testing.B) {
 				w, t = without(), through()
 			}
 			all.add("through/without", w.Seconds()/t.Seconds())
+			all.add("commits-through/without", w.Seconds()/(w+each*2*commit()).Seconds())
 			all.add("registration/s", conns*each/t.Seconds())
 		}
 	}

@@ -2,11 +2,15 @@
 // commits and the same calls to the homeserver. It has no routes, limits, log, metrics, and believes everybody. The benchmarks
 // hold the program against it.
 //
-//	least DIRECTORY HOMESERVER SERVER_NAME SECRET
+//	least DIRECTORY HOMESERVER SERVER_NAME SECRET [promises]
+//
+// With promises it also does what the program promises besides, in the simplest way on the same libraries: a router, time limits, a
+// look-up of the record, a line in the log, metrics. What it takes more for them is the floor of what the program may.
 package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/hex"
@@ -24,14 +28,20 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ant0ine/go-json-rest/rest"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/ethereum/go-ethereum/log"
+	"github.com/prometheus/client_golang/prometheus"
 	bolt "go.etcd.io/bbolt"
 )
 
 var (
 	dir, homeserver, serverName, secret = os.Args[1], os.Args[2], os.Args[3], os.Args[4]
+
+	promises = len(os.Args) > 5
+	observed = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "least"}, []string{"step"})
 
 	client = http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}}
 	db     *bolt.DB
@@ -54,7 +64,27 @@ func main() {
 	go func() { <-signals; os.Exit(0) }()
 	_, err = daemon.SdNotify(false, "READY=1\nSTATUS=Serving nodes at "+listener.Addr().String())
 	check(err)
-	check(http.Serve(listener, http.HandlerFunc(answer)))
+	server := http.Server{Handler: http.HandlerFunc(answer)}
+	if promises {
+		log.SetDefault(log.NewLogger(log.NewTerminalHandler(os.Stderr, false)))
+		router, err := rest.MakeRouter(rest.Post("/regapp/1/register", func(w rest.ResponseWriter, r *rest.Request) {
+			start := time.Now()
+			answer(w.(http.ResponseWriter), r.Request)
+			log.Info("Registered node", "client", r.RemoteAddr, "took", time.Since(start))
+		}))
+		check(err)
+		api := rest.NewApi()
+		api.SetApp(router)
+		server = http.Server{Handler: api.MakeHandler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	}
+	check(server.Serve(listener))
+}
+
+// observe times a step, as the program does.
+func observe(step string, since time.Time) {
+	if promises {
+		observed.WithLabelValues(step).Observe(time.Since(since).Seconds())
+	}
 }
 
 func check(err error) {
@@ -108,6 +138,20 @@ func signed(text, signature, localpart string) bool {
 }
 
 func register(userID string, n registration) error {
+	if promises {
+		start := time.Now()
+		if err := db.View(func(tx *bolt.Tx) error {
+			for _, bucket := range []string{"pending", "registered"} {
+				if tx.Bucket([]byte(bucket)).Get(common.HexToAddress(n.Localpart).Bytes()) != nil {
+					return errors.New("it is there")
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		observe("load", start)
+	}
 	first := make(chan error, 1)
 	go func() { first <- save(n, userID, "pending", "registered") }() // while the nonce comes
 	var given struct{ Nonce string }
@@ -130,7 +174,14 @@ func register(userID string, n registration) error {
 }
 
 func call(method string, body io.Reader, answer any) error {
-	req, err := http.NewRequest(method, homeserver+"/_synapse/admin/v1/register", body)
+	defer observe(method, time.Now())
+	ctx := context.Background()
+	if promises {
+		limited, cancel := context.WithTimeout(ctx, 6*time.Second)
+		defer cancel()
+		ctx = limited
+	}
+	req, err := http.NewRequestWithContext(ctx, method, homeserver+"/_synapse/admin/v1/register", body)
 	if err != nil {
 		return err
 	}
@@ -150,6 +201,7 @@ func call(method string, body io.Reader, answer any) error {
 // save writes the record into one bucket and removes it from the other.
 func save(n registration, userID, to, from string) error {
 	now := time.Now().UTC()
+	defer observe("save", now)
 	record, err := json.Marshal(struct {
 		Localpart, UserID, DisplayName, State string
 		Created, Updated                      time.Time

@@ -300,10 +300,10 @@ func Start(b *testing.B, binary, dir, homeserverURL, apiPath string) *Gateway {
 	return start(b, cmd)
 }
 
-// StartLeast starts bench/least, built, which creates accounts with the shared secret.
-func StartLeast(b *testing.B, binary, dir, homeserverURL string) *Gateway {
+// StartLeast starts bench/least, built, which creates accounts with the shared secret. Further arguments are its own.
+func StartLeast(b *testing.B, binary, dir, homeserverURL string, args ...string) *Gateway {
 	b.Helper()
-	return start(b, exec.Command(binary, dir, homeserverURL, standin.ServerName, standin.Secret))
+	return start(b, exec.Command(binary, append([]string{dir, homeserverURL, standin.ServerName, standin.Secret}, args...)...))
 }
 
 // start starts a program that says where it serves, and waits until it answers.
