@@ -153,7 +153,7 @@ func register(userID string, n registration) error {
 		observe("load", start)
 	}
 	first := make(chan error, 1)
-	go func() { first <- save(n, userID, "pending", "registered") }() // while the nonce comes
+	go func() { first <- keep(n, userID, "pending", "registered") }() // while the nonce comes
 	var given struct{ Nonce string }
 	if err := errors.Join(call(http.MethodGet, nil, &given), <-first); err != nil {
 		return err
@@ -170,7 +170,7 @@ func register(userID string, n registration) error {
 	if err := call(http.MethodPost, bytes.NewReader(body), &made); err != nil || made.UserID != userID {
 		return fmt.Errorf("the homeserver made %q: %v", made.UserID, err)
 	}
-	return save(n, userID, "registered", "pending")
+	return keep(n, userID, "registered", "pending")
 }
 
 func call(method string, body io.Reader, answer any) error {
@@ -198,8 +198,8 @@ func call(method string, body io.Reader, answer any) error {
 	return json.Unmarshal(said, answer)
 }
 
-// save writes the record into one bucket and removes it from the other.
-func save(n registration, userID, to, from string) error {
+// keep writes the record into one bucket and removes it from the other.
+func keep(n registration, userID, to, from string) error {
 	now := time.Now().UTC()
 	defer observe("save", now)
 	record, err := json.Marshal(struct {
