@@ -26,7 +26,7 @@ var (
 	errReserved  = errors.New("the name is free at Matrix Authentication Service and taken at the homeserver: import the account with mas-cli syn2mas; or, if an application service has the name in an exclusive namespace, write exclusive: false in its registration.yaml, and restart the homeserver")
 	errExclusive = errors.New("the homeserver has no such account and reserves the name for an exclusive namespace of an application service: write exclusive: false in its registration.yaml, and restart the homeserver")
 	ErrSecret    = errors.New("the homeserver rejects the secret of Matrix Authentication Service: write the same secret into matrix.secret there and into matrix_authentication_service.secret of homeserver.yaml, and restart both")
-	ErrEndpoint  = errors.New("Matrix Authentication Service does not find the homeserver: start the homeserver, or write its own URL, such as http://127.0.0.1:8007, into matrix.endpoint of Matrix Authentication Service, and restart that")
+	ErrEndpoint  = errors.New("the homeserver does not answer Matrix Authentication Service: start the homeserver, or write its own URL, such as http://127.0.0.1:8007, into matrix.endpoint of Matrix Authentication Service, and restart that")
 )
 
 // half is what the operator can do with an account that is at the homeserver alone, and has no display name of its own: Matrix
