@@ -1,4 +1,4 @@
-// Least registers nodes with the least that does it, on the same libraries: it reads the body, recovers two signers, makes two
+// Command least registers nodes with the least that does it, on the same libraries: it reads the body, recovers two signers, makes two
 // commits and the same calls to the homeserver. It has no routes, limits, log, metrics, and believes everybody. The benchmarks
 // hold the program against it.
 //
