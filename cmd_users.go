@@ -412,7 +412,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 func accountsFor(cmd *cli.Command) (homeserver.Accounts, error) {
 	c, err := config.ReadServing(cmd)
 	if err != nil {
-		return nil, fmt.Errorf("the homeserver was not asked, since no daemon answers and this command lacks a setting of its: %w", err)
+		return nil, fmt.Errorf("the homeserver was not asked: no daemon answers, and this command lacks a setting that the daemon has: %w", err)
 	}
 	return newAccounts(c, newHomeserverClient(c, nil))
 }

@@ -27,7 +27,7 @@ const (
 	socketDial = 2 * time.Second
 )
 
-var errSocketTaken = errors.New("this daemon did not make it and does not replace it: find out what it is or what listens there, and move it away")
+var errSocketTaken = errors.New("this file is not this daemon's socket, and is not replaced: find out what the file is, or which program listens there, and move the file away")
 
 // listenSocket makes the socket in the directory, and returns the function that removes it. It makes the socket in a directory
 // that only the owner can enter, and moves it once its mode is set: at no moment can others connect to it. With hasLock the

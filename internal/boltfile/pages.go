@@ -118,7 +118,7 @@ func (p *filePages) checkFreelist() error {
 		count = 1 + binary.NativeEndian.Uint64(ids)
 	}
 	if head.Flags != freelistPage || count == 0 && head.Count != 0 || count > uint64(len(ids)/8) {
-		return errors.New("its list of free pages is not one")
+		return errors.New("the page that should list its free pages holds no such list")
 	}
 	return nil
 }

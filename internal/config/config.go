@@ -188,7 +188,7 @@ func checkDataPath(dataPath string) error {
 	case isURL && !strings.Contains(scheme, "/"):
 		return fmt.Errorf("--%s is a URL that is not PostgreSQL's: give a directory, or one that begins with postgres://", FlagDataPath)
 	case names.IsNearlyPostgres(dataPath):
-		return fmt.Errorf("--%s looks like a way to PostgreSQL and is no URL of it: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", FlagDataPath, what)
+		return fmt.Errorf("--%s looks like a PostgreSQL URL but is not a valid one: %s, with a password's special characters percent-encoded; if a directory is meant, begin its name with ./", FlagDataPath, what)
 	case dataPath[0] == '~':
 		return fmt.Errorf("--%s begins with ~, which no shell has replaced: give the whole path, or ./%s if that is meant", FlagDataPath, "~…")
 	}

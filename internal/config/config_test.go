@@ -105,7 +105,7 @@ func TestCheckDataPath(t *testing.T) {
 		"./u:p@h": "", "postgres": "", "postgres/data": "", "my.host=1/port": "",
 		"postgres://u:p%40ss@h/db": "", "postgres://u:p@ss@h/db": "", "postgres://u@h/d%40b?password=p%40ss": "", "postgres://u@h1:1,h2:2/db?application_name=x": "",
 		"~/x": "no shell has replaced", "~": "no shell has replaced",
-		"host=a port=b": "looks like a way to PostgreSQL", "": "is empty", "mysql://u@h/db": "not PostgreSQL's", "jdbc:postgresql://h/db?user=u": "not PostgreSQL's",
+		"host=a port=b": "looks like a PostgreSQL URL", "": "is empty", "mysql://u@h/db": "not PostgreSQL's", "jdbc:postgresql://h/db?user=u": "not PostgreSQL's",
 		"postgres://u@h/d@b": "percent-encode", "postgres://u@h/db#x": "percent-encode", "postgres://u@h/db?x": "percent-encode",
 	} {
 		if err := checkDataPath(dataPath); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

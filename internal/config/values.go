@@ -169,7 +169,7 @@ func (s Values) into(c *Config) error {
 
 func (s Values) refuseEmpty(row *Row) error {
 	if row.empty == emptyOpensAGate {
-		return fmt.Errorf("%s is set but empty, which would let more register than it says: give it a value, or leave it out", s.spell(row.Name))
+		return fmt.Errorf("%s is set but empty, and an empty value would limit nobody: give it a value, or leave it out", s.spell(row.Name))
 	}
 	if row.Name == FlagDataPath {
 		return checkDataPath("")

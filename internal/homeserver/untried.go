@@ -20,7 +20,7 @@ const (
 )
 
 // Untried is what the start and check say about such a homeserver.
-const Untried = "this service was never tested with it: it checks the display name of each new account, and sets it with the as_token if it is not the node's"
+const Untried = "this service was never tested with this homeserver, so it checks the display name of each new account, and sets the node's with the as_token if the account shows another"
 
 var errOtherName = errors.New("its display name is not the one that the node proved: have the homeserver add nothing to display names (new_user_displayname_suffix in Tuwunel), or list this registration.yaml there, with the nodes in its namespaces, so that the as_token may set them")
 

@@ -31,7 +31,7 @@ var (
 	// ErrNoProcess is that no Synapse of this machine listens there.
 	ErrNoProcess = errors.New("no Synapse of this machine is seen to listen there")
 	// ErrHidden is that one may, and this user cannot see which.
-	ErrHidden = errors.New("which process listens there is for its own user and root to see")
+	ErrHidden = errors.New("only root and the user of the process can see which process listens there")
 )
 
 // ListeningAt finds the Synapse that listens where the URL says, as Listening does.
