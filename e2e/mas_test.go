@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -612,10 +613,7 @@ func testMASCheck(t *testing.T, d *Deployment) {
 	}
 	t.Run("how it knows the homeserver", func(t *testing.T) { testMASCheckFile(t, d, dir) })
 	t.Run("login at the homeserver", func(t *testing.T) {
-		target := must(url.Parse(d.Homeserver.URL))(t)
-		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, target.String()+r.URL.Path, http.StatusTemporaryRedirect)
-		}))
+		front := httptest.NewServer(httputil.NewSingleHostReverseProxy(must(url.Parse(d.Homeserver.URL))(t)))
 		defer front.Close()
 		got := runCheck(t, d, dir, "--public-url", front.URL)
 		if f := got.findings["public URL login"]; f.Status != "problem" || !strings.Contains(f.Do, "(login|logout|refresh)") {
