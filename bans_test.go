@@ -202,7 +202,7 @@ func TestBanCommands(t *testing.T) {
 		want     []string
 	}{
 		"by the daemon, whose homeserver is away": {dir, nil, 1, []string{"is banned\n", "the ban stands", "the homeserver could not be reached"}},
-		"without one, without settings":           {alone, nil, 1, []string{"is banned\n", "the ban stands", "since no daemon answers and this command lacks a setting"}},
+		"without one, without settings":           {alone, nil, 1, []string{"is banned\n", "the ban stands", "no daemon answers, and this command lacks a setting"}},
 		"without one":                             {alone, serving, 0, []string{"is banned", "no account of this name"}},
 		"in PostgreSQL":                           {inPostgres, serving, 0, []string{"is banned\n", "no account of this name"}},
 		"another homeserver's":                    {alone, []string{"--matrixdomain", "example.org"}, 1, []string{"it belongs to " + testServerName}},
