@@ -192,7 +192,9 @@ func TestBanCommands(t *testing.T) {
 	serving := []string{"--matrixdomain", testServerName, "--hstoken", testHSToken, "--astoken", testASToken, "--matrixurl", matrixURL, "--sharesecret-file", secret}
 	dir, served := startTestOps(t)
 	alone := t.TempDir()
-	opened(t, alone).Close()
+	withRecord := opened(t, alone)
+	keepRecord(t, withRecord, testRecord(9, stateRegistered))
+	withRecord.Close()
 	inPostgres := newDatabase(t)
 	opened(t, inPostgres).Close()
 	for name, test := range map[string]struct {

@@ -217,7 +217,8 @@ func asFormat2(t *testing.T, path string) {
 	})
 }
 
-// A store in BoltDB remembers its server name and refuses another. A store of an earlier format goes to the server name of the
+// A store in BoltDB remembers its server name and refuses another, unless it has neither a record nor a ban: a first start with a
+// wrong name leaves such a store. A store of an earlier format goes to the server name of the
 // nodes in it, or to any if it is empty.
 func TestStoreServerName(t *testing.T) {
 	const other = "example.org"
@@ -231,7 +232,9 @@ func TestStoreServerName(t *testing.T) {
 		refused bool
 	}{
 		{"its own", nil, false, testServerName, false},
-		{"another's", nil, false, other, true},
+		{"another's", []record{testRecord(1, statePending)}, false, other, true},
+		{"another's, with a ban alone", nil, false, other, true},
+		{"another's, without a record or a ban", nil, false, other, false},
 		{"old and empty", nil, true, other, false},
 		{"old, its own", []record{testRecord(1, stateRegistered)}, true, testServerName, false},
 		{"old, another's", []record{testRecord(1, statePending)}, true, other, true},
@@ -246,6 +249,9 @@ func TestStoreServerName(t *testing.T) {
 			}
 			for _, r := range test.records {
 				keepRecord(t, s, r)
+			}
+			if strings.HasSuffix(test.name, "with a ban alone") {
+				banned(t, s, testRecord(1, ""))
 			}
 			s.Close()
 			if test.old {

@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -279,7 +281,8 @@ func (s *boltStore) format() (format int, err error) {
 }
 
 // initialize writes the first contents of a store, and brings one of an earlier format up to date. The first daemon that starts
-// writes the server name down: two homeservers in one store would each count the other's nodes as registered.
+// writes the server name down: two homeservers in one store would each count the other's nodes as registered. A store without a
+// record or a ban takes another name.
 func (s *boltStore) initialize(serverName string) error {
 	format, kept, owner := 0, "", ""
 	err := s.file.View(func(tx *bolt.Tx) (err error) {
@@ -289,12 +292,15 @@ func (s *boltStore) initialize(serverName string) error {
 		if kept = serverNameIn(tx); kept == "" && serverName != "" {
 			owner, err = ownerOfRecords(tx, serverName)
 		}
+		if kept != "" && serverName != "" && kept != serverName && isBlank(tx) { // a first start with a wrong name leaves such a store
+			owner = serverName
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if owner = cmp.Or(kept, owner, serverName); serverName != "" && owner != serverName {
+	if owner = cmp.Or(owner, kept, serverName); serverName != "" && owner != serverName {
 		return fmt.Errorf("it belongs to %s, and --%s is %s: give each homeserver a --%s of its own", redact.Line(owner), config.FlagMatrixDomain, serverName, config.FlagDataPath)
 	}
 	if format == storeFormat && kept == owner {
@@ -315,6 +321,18 @@ func (s *boltStore) initialize(serverName string) error {
 		}
 		return takeOverCounts(tx)
 	})
+}
+
+// isBlank reports whether the store has no record and no ban.
+func isBlank(tx *bolt.Tx) bool {
+	for _, name := range append(slices.Collect(maps.Values(buckets)), banBucket) {
+		if bucket := tx.Bucket([]byte(name)); bucket != nil {
+			if key, _ := bucket.Cursor().First(); key != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // takeOverCounts moves the counts of format 1 to the buckets' sequence numbers.
