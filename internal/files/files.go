@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -46,7 +48,7 @@ func RefuseMark(path, secret string) error {
 func Open(path string, limit int64) (f *os.File, size int64, err error) {
 	f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would otherwise wait for its writer
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, withReader(err)
 	}
 	stat, err := f.Stat()
 	switch {
@@ -62,10 +64,25 @@ func Open(path string, limit int64) (f *os.File, size int64, err error) {
 	return nil, 0, err
 }
 
+// withReader adds to the error who may not read the file.
+func withReader(err error) error {
+	if !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	name := strconv.Itoa(os.Geteuid())
+	if me, unknown := user.Current(); unknown == nil {
+		name = me.Username
+	}
+	return fmt.Errorf("%w for %s: let this user read the file, or run this as the file's owner", err, name)
+}
+
 // ReadSecret reads a file that holds one secret, and trims the space around it, as Synapse does. Its errors say what the file
 // should hold.
 func ReadSecret(path, holds string) (string, error) {
 	content, err := Read(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", missingError{path, holds}
+	}
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", holds, err)
 	}
@@ -75,6 +92,15 @@ func ReadSecret(path, holds string) (string, error) {
 	}
 	return secret, RefuseMark(path, secret)
 }
+
+// A missingError says what a file that does not exist should hold.
+type missingError struct{ path, holds string }
+
+func (e missingError) Error() string {
+	return fmt.Sprintf("%s does not exist: it should hold %s", e.path, e.holds)
+}
+
+func (e missingError) Is(target error) bool { return target == os.ErrNotExist }
 
 // Copy writes the contents of the file, which may have any size, to w.
 func Copy(path string, w io.Writer) error {

@@ -3,11 +3,14 @@
 package files
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 )
 
 // What is no file, or is no small one, is not waited for.
@@ -25,9 +28,21 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
+// Who may not read a file is named, and what to do.
+func TestReadUnreadable(t *testing.T) {
+	const unreadable = "/proc/sys/vm/compact_memory" // for root too
+	if f, err := os.Open(unreadable); !errors.Is(err, os.ErrPermission) {
+		f.Close()
+		need.Skip(t, need.Missing{What: "a file that nobody may read", Cure: "run the tests on Linux"})
+	}
+	if _, err := Read(unreadable); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "permission denied for ") || !strings.Contains(err.Error(), ": let this user read the file, or run this as the file's owner") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestReadSecret(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
-	if _, err := ReadSecret(path, "the secret"); err == nil {
+	if _, err := ReadSecret(path, "the secret"); !errors.Is(err, os.ErrNotExist) || err.Error() != path+" does not exist: it should hold the secret" {
 		t.Error("a file that is not there: no error")
 	}
 	os.WriteFile(path, []byte(" \n"), 0o600)
