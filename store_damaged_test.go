@@ -286,7 +286,7 @@ func TestInitialize(t *testing.T) {
 		{name: "nobody's, by its daemon", record: good, as: testServerName, want: testServerName},
 		{name: "nobody's, empty", as: testServerName, want: testServerName},
 		{name: "nobody's, by another's daemon", record: foreign, as: testServerName, fails: true},
-		{name: "another's", first: "other.org", as: testServerName, fails: true},
+		{name: "another's", record: foreign, first: "other.org", as: testServerName, fails: true},
 		{name: "a record that cannot be read", record: []byte("{"), as: testServerName, fails: true},
 		{name: "format 2, by a command", record: good, format: "2"},
 		{name: "format 1", record: good, format: format1, counts: `{"pending":0,"registered":7}`, registered: 7},

@@ -70,7 +70,7 @@ func deployAdmitting(t *testing.T, honest *photon, nodes []*photon) *Deployment 
 	if err := os.WriteFile(list, []byte(honest.Localpart+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := deployWithLimits(t, Recipes[0], guideLimits(t, "Synapse of today"), "--admit-file", list, "--verbosity", "3")
+	d := deployWithLimits(t, Recipes[0], guideLimits(t, "deploy/synapse.yaml"), "--admit-file", list, "--verbosity", "3")
 	for _, n := range append(nodes, honest) {
 		n.server = d.NodeURL
 	}
@@ -80,7 +80,7 @@ func deployAdmitting(t *testing.T, honest *photon, nodes []*photon) *Deployment 
 // deployRegistered starts a homeserver where all but the honest node are registered, and log in with another password.
 func deployRegistered(t *testing.T, honest *photon, nodes []*photon) *Deployment {
 	const unlimited = " --total-rate-limit 0"
-	d := deployWithLimits(t, Recipes[0], guideLimits(t, "Synapse of today"), "--verbosity", "3")
+	d := deployWithLimits(t, Recipes[0], guideLimits(t, "deploy/synapse.yaml"), "--verbosity", "3")
 	script := filepath.Join(d.Gateway.Dir, "run.sh")
 	restart := func(from, to string) {
 		if err := d.Gateway.Restart(t.Context(), func() error { return edit(script, regexp.MustCompile(from), to) }); err != nil {
