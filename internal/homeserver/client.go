@@ -288,7 +288,7 @@ func (h *Client) NotReached(err error) *Error {
 }
 
 // Failure returns the error of an answer that is no success. For a creating call its Fate is that of the account: any 4xx but 408
-// is a refusal, whatever its body.
+// is a refusal, whatever its body. After 5xx, 408 and an answer that cannot be read the account may have been made.
 func (h *Client) Failure(a Answer, hint string) *Error {
 	said := strconv.Itoa(a.Status)
 	if isErrcode(a.Errcode) {
