@@ -4,7 +4,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB      := https://vuln.go.dev
-FUZZTIME    := 30s
+FUZZTIME    := 15s
 HOMESERVER  := synapse-1.163.2
 PYTHON      := python3
 
