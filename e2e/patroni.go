@@ -22,9 +22,10 @@ import (
 
 // A PatroniCluster is several hosts, and the etcd that they share.
 type PatroniCluster struct {
-	Hosts []*PatroniHost
-	dir   string
-	etcd  *process
+	Hosts   []*PatroniHost
+	dir     string
+	etcd    *process
+	etcdURL string
 }
 
 // A PatroniHost is one Patroni with the PostgreSQL that it runs.
@@ -93,6 +94,7 @@ func StartPatroni(ctx context.Context, hosts int) (c *PatroniCluster, err error)
 		return nil, err
 	}
 	client, peer := fmt.Sprintf("http://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1])
+	c.etcdURL = client
 	// An etcd of one, since what is shown here is what PostgreSQL and the gateways do.
 	etcd := exec.CommandContext(context.WithoutCancel(ctx), "etcd", "--name", "one", "--data-dir", filepath.Join(c.dir, "data"),
 		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
@@ -176,7 +178,22 @@ func (c *PatroniCluster) Primary(ctx context.Context, former *PatroniHost) (*Pat
 	return nil, fmt.Errorf("no host is the primary: %w", ctx.Err())
 }
 
-// WaitWhole waits until all hosts stream from one, and one of them synchronously.
+// mayFollow returns the name of the host that Patroni lets take the primary's place: "" while it has written down none, as for
+// two seconds after the standby has become a synchronous one. If the primary hangs before that, nobody takes its place.
+func (c *PatroniCluster) mayFollow(ctx context.Context, primary string) string {
+	a, err := call(ctx, http.MethodPost, c.etcdURL+"/v3/kv/range", "", map[string][]byte{"key": []byte("/service/regservice/sync")})
+	var found struct{ KVs []struct{ Value []byte } }
+	var sync struct {
+		Leader  string
+		Standby string `json:"sync_standby"`
+	}
+	if err != nil || json.Unmarshal([]byte(a.Body), &found) != nil || len(found.KVs) != 1 || json.Unmarshal(found.KVs[0].Value, &sync) != nil || sync.Leader != primary {
+		return ""
+	}
+	return sync.Standby
+}
+
+// WaitWhole waits until all hosts stream from one, one of them synchronously, and Patroni lets that one take its place.
 func (c *PatroniCluster) WaitWhole(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -187,7 +204,7 @@ func (c *PatroniCluster) WaitWhole(ctx context.Context) error {
 				continue
 			}
 			out, err := h.SQL(ctx, "postgres", "SELECT count(*) || ' ' || count(*) FILTER (WHERE sync_state = 'sync') FROM pg_stat_replication WHERE state = 'streaming'")
-			if said = out; err == nil && said == fmt.Sprintf("%d 1", len(c.Hosts)-1) {
+			if said = out; err == nil && said == fmt.Sprintf("%d 1", len(c.Hosts)-1) && c.mayFollow(ctx, h.Name) != "" {
 				return nil
 			}
 		}
