@@ -1,4 +1,4 @@
-// appservice_test.go owns what the homeserver is answered at the application-service API, and that only it is.
+// appservice_test.go owns the tests of the application-service API: its answers, and that only the homeserver gets them.
 
 package main
 

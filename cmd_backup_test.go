@@ -1,4 +1,4 @@
-// cmd_backup_test.go owns that a backup is restored whole or not at all, and over nothing that is newer.
+// cmd_backup_test.go owns the tests of backup and restore: a copy is restored whole or not at all, and never over a newer store.
 
 package main
 

@@ -1,4 +1,4 @@
-// cmd_check_linux_test.go owns what check says of a run.sh that it may not read.
+// cmd_check_linux_test.go owns the test of check with a run.sh that it may not read.
 
 package main
 

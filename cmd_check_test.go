@@ -1,4 +1,4 @@
-// cmd_check_test.go owns how check reads run.sh, where it is run, and in which colours it prints.
+// cmd_check_test.go owns the tests of check's command: reading run.sh, the directory, colours.
 
 package main
 

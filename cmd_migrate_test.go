@@ -1,4 +1,4 @@
-// cmd_migrate_test.go owns that a store is moved to PostgreSQL whole, and the other commands with a store in PostgreSQL.
+// cmd_migrate_test.go owns the tests of migrate, and of the other commands with a store in PostgreSQL.
 
 package main
 

@@ -1,4 +1,4 @@
-// cmd_register_test.go owns that a node's client prints no secret, and goes nowhere else than it was told.
+// cmd_register_test.go owns the tests of register: it prints no secret, and follows no redirect.
 
 package main
 

@@ -1,4 +1,4 @@
-// cmd_users_test.go owns that a list in a pager keeps no daemon from its start.
+// cmd_users_test.go owns the test that a list in a pager does not keep the store locked.
 
 package main
 

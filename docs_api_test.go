@@ -1,4 +1,4 @@
-// docs_api_test.go owns that docs/openapi.yaml and docs/nodes.md have each answer of the service, and none that it does not give.
+// docs_api_test.go owns the test that docs/openapi.yaml and docs/nodes.md list exactly the answers of the service.
 
 package main
 

@@ -1,4 +1,4 @@
-// matrixclient_test.go owns each call to a homeserver: what its answers mean, right, odd and cut off.
+// matrixclient_test.go owns the tests of each call to a homeserver, with right, unexpected and cut answers.
 
 package main
 

@@ -1,4 +1,4 @@
-// metrics_test.go owns what is counted, and whether the daemon is ready.
+// metrics_test.go owns the tests of the metrics and of readiness.
 
 package main
 

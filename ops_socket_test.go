@@ -1,4 +1,4 @@
-// ops_socket_test.go owns whose the operator's socket is, and which socket a daemon replaces.
+// ops_socket_test.go owns the tests of the operator's socket: its owner, and when a daemon replaces one.
 
 package main
 

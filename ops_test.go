@@ -1,4 +1,4 @@
-// ops_test.go owns what the operator is answered: lists and backups beside registrations, and --ops-listen.
+// ops_test.go owns the tests of the operator's API: lists and backups beside registrations, and --ops-listen.
 
 package main
 

@@ -1,4 +1,4 @@
-// server_connections_test.go owns which connections keep their place.
+// server_connections_test.go owns the tests of which connections stay open.
 
 package main
 

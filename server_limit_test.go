@@ -1,4 +1,4 @@
-// server_limit_test.go owns how often a client is answered, and how many at once.
+// server_limit_test.go owns the tests of the limits of requests: by rate, and at once.
 
 package main
 

@@ -1,4 +1,4 @@
-// server_log_test.go owns that a flood of refusals does not flood the log, and hides nothing else.
+// server_log_test.go owns the tests that many refusals neither flood the log nor hide other lines.
 
 package main
 

@@ -307,7 +307,7 @@ func walkFrom(bucket *bolt.Bucket, after []byte) *bucketWalk {
 	return w
 }
 
-// step takes the key. If it is the bucket that storm's calls, which once wrote the records, made inside, which has no value, it takes the next one.
+// step moves to the key. A bucket that storm made inside has no value, and is skipped; older versions wrote records with storm.
 func (w *bucketWalk) step(key, value []byte) {
 	for key != nil && value == nil {
 		key, value = w.cursor.Next()

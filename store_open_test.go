@@ -1,4 +1,4 @@
-// store_open_test.go owns which file is taken for a store, and which is not.
+// store_open_test.go owns the tests of which file is accepted as a store.
 
 package main
 

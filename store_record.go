@@ -84,8 +84,8 @@ func plainListed(line []byte) (u listedUser, isPlain bool) {
 }
 
 // plainFields gives the fields of a JSON object to the function, if it is plain: all of them are texts, nothing is escaped, and
-// there is no white space. So does encoding/json write ours. It returns false for any other object, and once the function does:
-// encoding/json reads that, and takes ten times as long.
+// there is no white space. This is how encoding/json writes ours. It returns false for any other object, and when the function does.
+// Then encoding/json reads the object, which takes ten times as long.
 func plainFields(object []byte, set func(key, text []byte) bool) bool {
 	if len(object) < 2 || object[0] != '{' || object[len(object)-1] != '}' {
 		return false

@@ -1,4 +1,4 @@
-// verify_test.go owns which signatures are right, by the vectors and by wrong ones of each kind.
+// verify_test.go owns the tests of the proof: the vectors, and wrong signatures of each kind.
 
 package main
 

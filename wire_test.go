@@ -1,4 +1,4 @@
-// wire_test.go owns what becomes of a panic before a client reads of it.
+// wire_test.go owns the test that a client sees nothing of a panic.
 
 package main
 

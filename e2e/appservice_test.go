@@ -1,5 +1,5 @@
-// appservice_test.go owns what the homeserver sends and asks: the events of a room where nodes talk, users and the
-// third-party network, the ping at start, and what is reconciled after a crash.
+// appservice_test.go owns the tests of the homeserver's requests: transactions, users, third-party networks, the ping at the start.
+// And the test that the service reconciles its records after a crash.
 
 package e2e
 

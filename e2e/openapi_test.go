@@ -1,4 +1,4 @@
-// openapi_test.go owns that another program than the tests' own library takes docs/openapi.yaml for OpenAPI.
+// openapi_test.go owns the test that a linter accepts docs/openapi.yaml.
 
 package e2e
 

@@ -135,7 +135,7 @@ func (o options) choose(all []mutant) (chosen []mutant, err error) {
 // isAll tells whether that is all of them.
 func (o options) isAll() bool { return len(o.files) == 0 && o.only == "" && o.in == "" }
 
-// run weaves all files, whichever are to be tried, so that the numbers of mutants, and what is known of the tests, stay the same.
+// run weaves all files, also if it tries the mutants of one only. So the mutants keep their numbers, and the cache stays valid.
 func run(ctx context.Context, o options) (err error) {
 	for _, file := range o.files {
 		if !slices.Contains(mutated, file) {

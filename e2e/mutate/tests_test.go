@@ -1,6 +1,6 @@
-// tests_test.go owns the tests of what is kept of tests, of what a run tries, and of its end.
+// tests_test.go owns the tests of the cache, of the choice of mutants, and of the report.
 
-// tests_test.go owns which tests are run for a change.
+// tests_test.go owns the choice of the tests that are run for a mutant.
 
 package main
 

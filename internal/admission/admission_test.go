@@ -1,4 +1,4 @@
-// admission_test.go owns how the list of who may register is read, bounded and read again.
+// admission_test.go owns the tests of the admit list: reading it, its bounds, reading it again.
 
 package admission
 

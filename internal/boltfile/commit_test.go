@@ -1,4 +1,4 @@
-// commit_test.go owns that writers commit together, and that one who fails takes down nobody else.
+// commit_test.go owns the tests of commits in groups: one write that fails does not fail the others.
 
 package boltfile
 

@@ -1,4 +1,4 @@
-// pages_test.go owns that the checker of pages knows the format of this bbolt, and ends on pages that lead astray.
+// pages_test.go owns the tests of the page checker: bbolt's format, and pages with wrong references.
 
 package boltfile
 

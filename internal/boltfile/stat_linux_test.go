@@ -1,4 +1,4 @@
-// stat_linux_test.go owns that the stat without times sees what the one of the library sees.
+// stat_linux_test.go owns the test that the stat without times returns what the library's returns.
 
 package boltfile
 

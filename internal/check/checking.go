@@ -2,7 +2,7 @@
 // report. It reads and asks; it changes nothing, and creates no user. It does not know the API of the service, nor how its store
 // is kept: the Input brings both.
 //
-// checking.go owns the Input, and what is read of it before the rules.
+// checking.go owns the Input, and the reading of what the rules need.
 package check
 
 import (
@@ -71,7 +71,7 @@ func newChecking(in Input) *checking {
 	return chk
 }
 
-// A checking is one check: what there is to judge, and what is known so far.
+// A checking is one run of check: its input, and what it has found out so far.
 type checking struct {
 	Input // its config with the tokens and the secret
 

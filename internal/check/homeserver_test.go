@@ -1,4 +1,4 @@
-// homeserver_test.go owns which homeservers are right, by the version that they tell.
+// homeserver_test.go owns the tests of the homeserver's version.
 
 package check
 

@@ -1,4 +1,4 @@
-// homeserver_yaml_access_test.go owns what is said where Synapse's user may not read its files.
+// homeserver_yaml_access_test.go owns the tests of the access of Synapse's user to its files.
 
 package check
 

@@ -1,4 +1,4 @@
-// homeserver_yaml_files_test.go owns which files of the homeserver's settings are read, and what is said of those that are not.
+// homeserver_yaml_files_test.go owns the tests of which settings files of the homeserver are read, and of the findings about the others.
 
 package check
 

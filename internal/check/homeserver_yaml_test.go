@@ -1,4 +1,4 @@
-// homeserver_yaml_test.go owns each setting of homeserver.yaml and dendrite.yaml that is judged: right, broken, and by version.
+// homeserver_yaml_test.go owns the tests of each setting of homeserver.yaml and dendrite.yaml: right, wrong, and by version.
 
 package check
 

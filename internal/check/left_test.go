@@ -1,4 +1,4 @@
-// left_test.go owns what genconfig is told to be left, by the files that are there.
+// left_test.go owns the tests of what is left to do, with different files of settings.
 
 package check
 

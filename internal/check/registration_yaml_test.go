@@ -1,4 +1,4 @@
-// registration_yaml_test.go owns each way in which registration.yaml and run.sh can be broken.
+// registration_yaml_test.go owns the tests of registration.yaml and run.sh with each fault.
 
 package check
 

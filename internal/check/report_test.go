@@ -1,4 +1,4 @@
-// report_test.go owns what follows from what in a report, and what is overruled by a measurement.
+// report_test.go owns the tests of the report: findings that follow from others, and findings that a measurement overrules.
 
 package check
 

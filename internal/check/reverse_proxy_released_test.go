@@ -1,4 +1,4 @@
-// reverse_proxy_released_test.go owns whether released nodes get in, by a handshake and by plain HTTP.
+// reverse_proxy_released_test.go owns the tests of whether released nodes can connect, with TLS and plain HTTP.
 
 package check
 

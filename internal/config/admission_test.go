@@ -1,4 +1,4 @@
-// admission_test.go owns how a balance is read.
+// admission_test.go owns the tests of reading a balance.
 
 package config
 

@@ -1,4 +1,4 @@
-// config_test.go owns how the URLs and places among the settings are read.
+// config_test.go owns the tests of URLs and paths among the settings.
 
 package config
 

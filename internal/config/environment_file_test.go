@@ -1,4 +1,4 @@
-// environment_file_test.go owns how the unit's file of variables is read.
+// environment_file_test.go owns the tests of reading the environment file.
 
 package config
 

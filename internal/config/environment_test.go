@@ -1,4 +1,4 @@
-// environment_test.go owns which variables mean something, and that they do not meet those of other programs.
+// environment_test.go owns the tests of the environment variables: unknown ones are named, and other programs use none of them.
 
 package config
 

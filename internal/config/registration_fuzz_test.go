@@ -1,4 +1,4 @@
-// registration_fuzz_test.go owns that no registration.yaml ends the program.
+// registration_fuzz_test.go owns the fuzz test of reading registration.yaml.
 
 package config
 

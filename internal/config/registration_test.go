@@ -1,4 +1,4 @@
-// registration_test.go owns how registration.yaml is read, and what is said of a wrong one.
+// registration_test.go owns the tests of reading registration.yaml, and of its errors.
 
 package config
 

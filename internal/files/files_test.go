@@ -1,4 +1,4 @@
-// files_test.go owns which files are read, and how much of them.
+// files_test.go owns the tests of reading small files.
 
 package files
 

@@ -1,4 +1,4 @@
-// new_linux_test.go owns that files are written whole on a file system without hard links.
+// new_linux_test.go owns the test of writing files on a file system without hard links.
 
 package files
 

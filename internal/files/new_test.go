@@ -1,4 +1,4 @@
-// new_test.go owns that files are written all or none, with the owner of their directory.
+// new_test.go owns the tests of writing files: all or none, and their owner.
 
 package files
 

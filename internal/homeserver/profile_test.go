@@ -1,4 +1,4 @@
-// profile_test.go owns who asks for a profile: with the token, without, and when that is tried anew.
+// profile_test.go owns the tests of profile look-ups: with and without the token, and when each form is tried again.
 
 package homeserver
 

@@ -1,4 +1,4 @@
-// software_test.go owns which software the homeserver is, and that it may become another.
+// software_test.go owns the tests of recognizing the homeserver's software, which may change.
 
 package homeserver
 

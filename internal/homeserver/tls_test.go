@@ -1,4 +1,4 @@
-// tls_test.go owns what is said of a certificate that is not trusted, and of a redirect to https.
+// tls_test.go owns the tests of the hints about certificates and redirects.
 
 package homeserver
 

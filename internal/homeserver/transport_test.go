@@ -1,4 +1,4 @@
-// transport_test.go owns that an answer is that of its question, from the server that was meant, and no longer than it may be.
+// transport_test.go owns the tests of the transport: an answer belongs to its request, comes from the right server, and has a bounded size.
 
 package homeserver
 

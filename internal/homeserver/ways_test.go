@@ -1,4 +1,4 @@
-// ways_test.go owns that each way of creating accounts is whole.
+// ways_test.go owns the test that each way of creating accounts is complete.
 
 package homeserver
 

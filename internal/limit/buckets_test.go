@@ -1,4 +1,4 @@
-// buckets_test.go owns how many each client may, and that the clients are bounded.
+// buckets_test.go owns the tests of the token buckets: the rate of each client, and the number of clients.
 
 package limit
 

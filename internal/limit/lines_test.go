@@ -1,4 +1,4 @@
-// lines_test.go owns how many like lines are logged.
+// lines_test.go owns the tests of limiting log lines of one kind.
 
 package limit
 

@@ -1,4 +1,4 @@
-// listener_test.go owns which connection makes room for the next.
+// listener_test.go owns the tests of which connection is closed when there are too many.
 
 package limit
 

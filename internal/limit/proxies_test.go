@@ -1,4 +1,4 @@
-// proxies_test.go owns which address is the client's, behind proxies.
+// proxies_test.go owns the tests of the client's address behind proxies.
 
 package limit
 

@@ -1,4 +1,4 @@
-// mas_test.go owns which answers of Matrix Authentication Service are known, and that each call is counted.
+// mas_test.go owns the tests of the answers of Matrix Authentication Service, and that each call is counted.
 
 package mas
 

@@ -1,4 +1,4 @@
-// tokens_test.go owns how a token is got, kept and given up: one question for all who wait.
+// tokens_test.go owns the tests of the access token: one request for all that wait, and when it is dropped.
 
 package mas
 

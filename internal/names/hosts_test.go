@@ -1,4 +1,4 @@
-// hosts_test.go owns which hosts and networks there are.
+// hosts_test.go owns the tests of hosts and networks.
 
 package names
 

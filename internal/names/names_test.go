@@ -1,4 +1,4 @@
-// names_test.go owns which server names and addresses there are.
+// names_test.go owns the tests of server names and addresses.
 
 package names
 

@@ -1,4 +1,4 @@
-// ulid_test.go owns what a ULID tells of its time.
+// ulid_test.go owns the test of the time in a ULID.
 
 package names
 

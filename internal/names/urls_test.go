@@ -1,4 +1,4 @@
-// urls_test.go owns which URLs there are, and which of them hold a password.
+// urls_test.go owns the tests of URLs, and of which hold a password.
 
 package names
 

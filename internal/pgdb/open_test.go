@@ -1,4 +1,4 @@
-// open_test.go owns how PostgreSQL's URL and environment are read, and how its failures are told.
+// open_test.go owns the tests of PostgreSQL's URL, environment and error messages.
 
 package pgdb
 

@@ -1,4 +1,4 @@
-// recent_test.go owns how long an answer lasts, and that one question is asked for all who wait.
+// recent_test.go owns the tests of remembered answers: how long one lasts, and one call for all that wait.
 
 package recent
 

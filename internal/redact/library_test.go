@@ -1,4 +1,4 @@
-// library_test.go owns that no line of a library is logged as it came.
+// library_test.go owns the test that lines of libraries are logged without secrets.
 
 package redact
 

@@ -1,4 +1,4 @@
-// redact_test.go owns what is left of foreign text in a log.
+// redact_test.go owns the tests of what is removed from foreign text.
 
 package redact
 

@@ -1,4 +1,4 @@
-// shell_test.go owns that what is quoted for a shell is read as it was.
+// shell_test.go owns the test that quoting for a shell can be undone.
 
 package shell
 

@@ -1,4 +1,4 @@
-// another_linux_test.go owns how a test does something as another user.
+// another_linux_test.go owns running a part of a test as another user.
 
 package synapse
 

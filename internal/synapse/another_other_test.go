@@ -1,6 +1,6 @@
 //go:build !linux
 
-// another_other_test.go owns what another_linux_test.go does, where that is not possible.
+// another_other_test.go owns the skip of another_linux_test.go's tests on other systems.
 
 package synapse
 

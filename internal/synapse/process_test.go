@@ -1,4 +1,4 @@
-// process_test.go owns that the Synapse that listens somewhere is found, and nothing else is taken for it.
+// process_test.go owns the tests of finding the Synapse process that listens.
 
 package synapse
 

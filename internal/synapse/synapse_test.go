@@ -1,4 +1,4 @@
-// synapse_test.go owns that files are read as Synapse reads them, by the golden files of the installed ones.
+// synapse_test.go owns the test that files are read as the installed Synapse versions read them.
 
 package synapse
 

@@ -1,4 +1,4 @@
-// user_test.go owns which user Synapse is, and what that user may read.
+// user_test.go owns the tests of finding Synapse's user, and of what that user may read.
 
 package synapse
 

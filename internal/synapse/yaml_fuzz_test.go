@@ -1,4 +1,4 @@
-// yaml_fuzz_test.go owns that no file of Synapse ends the program.
+// yaml_fuzz_test.go owns the fuzz test of reading Synapse's files.
 
 package synapse
 
