@@ -12,7 +12,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -112,18 +111,10 @@ func withOwner(err error, dir string) error {
 			continue
 		}
 		if owner, ok := stat.Sys().(*syscall.Stat_t); ok && owner.Uid == 0 {
-			return fmt.Errorf("%w: %s is root's: if this is the user that runs the service, type as root: chown -R %s: %s", err, path, myName(), shell.Quote(dir))
+			return fmt.Errorf("%w: %s is root's: if this is the user that runs the service, type as root: chown -R %s: %s", err, path, files.Me(), shell.Quote(dir))
 		}
 	}
 	return err
-}
-
-// myName is the user's name, or its number where it has none.
-func myName() string {
-	if me, err := user.Current(); err == nil {
-		return me.Username
-	}
-	return strconv.Itoa(os.Geteuid())
 }
 
 // makeBoltStore makes a store if there is none. The file gets its name when it is whole: a part of a store, as a full disk
@@ -289,18 +280,22 @@ func (s *boltStore) initialize(serverName string) error {
 		if format, err = formatIn(tx); err != nil {
 			return err
 		}
-		if kept = serverNameIn(tx); kept == "" && serverName != "" {
-			owner, err = ownerOfRecords(tx, serverName)
+		kept = serverNameIn(tx)
+		if serverName == "" || kept == serverName {
+			return nil
 		}
-		if kept != "" && serverName != "" && kept != serverName && isBlank(tx) { // a first start with a wrong name leaves such a store
-			owner = serverName
+		if kept != "" && isBlank(tx) { // a first start with a wrong name leaves such a store
+			kept = ""
+		}
+		if kept == "" {
+			owner, err = ownerOfRecords(tx, serverName)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if owner = cmp.Or(owner, kept, serverName); serverName != "" && owner != serverName {
+	if owner = cmp.Or(kept, owner, serverName); serverName != "" && owner != serverName {
 		return fmt.Errorf("it belongs to %s, and --%s is %s: give each homeserver a --%s of its own", redact.Line(owner), config.FlagMatrixDomain, serverName, config.FlagDataPath)
 	}
 	if format == storeFormat && kept == owner {

@@ -69,11 +69,15 @@ func withReader(err error) error {
 	if !errors.Is(err, os.ErrPermission) {
 		return err
 	}
-	name := strconv.Itoa(os.Geteuid())
-	if me, unknown := user.Current(); unknown == nil {
-		name = me.Username
+	return fmt.Errorf("%w for %s: let this user read the file, or run this as the file's owner", err, Me())
+}
+
+// Me is the name of the user that this process runs as, or the user's number if there is no name.
+func Me() string {
+	if me, err := user.Current(); err == nil {
+		return me.Username
 	}
-	return fmt.Errorf("%w for %s: let this user read the file, or run this as the file's owner", err, name)
+	return strconv.Itoa(os.Geteuid())
 }
 
 // ReadSecret reads a file that holds one secret, and trims the space around it, as Synapse does. Its errors say what the file
