@@ -4,8 +4,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -158,35 +156,11 @@ func TestUnwrittenIsSaid(t *testing.T) {
 		d := newGateway(t, api.path)
 		other, _ := newProof(t) // after which it is known what the homeserver is
 		d.send(other)
-		d.server.registrar.store = &firstFailsStore{boltStore: d.bolt()}
+		d.server.registrar.store = &brokenStore{boltStore: d.bolt(), fails: func(write int) bool { return write == 0 }}
 		d.homeserver.Close()
 		proof, n := newProof(t)
 		if got := d.send(proof); got.status != 503 || d.state(n) != "" {
 			t.Errorf("%s: got %d %s, record %q, want 503 and none", api.name, got.status, got.body, d.state(n))
 		}
 	}
-}
-
-// A firstFailsStore fails to write once.
-type firstFailsStore struct {
-	*boltStore
-	failed bool
-}
-
-type firstFailsClaim struct {
-	claim
-	store *firstFailsStore
-}
-
-func (s *firstFailsStore) Claim(ctx context.Context, a common.Address) (claim, error) {
-	held, err := s.boltStore.Claim(ctx, a)
-	return &firstFailsClaim{held, s}, err
-}
-
-func (c *firstFailsClaim) Save(r record) error {
-	if !c.store.failed {
-		c.store.failed = true
-		return errors.New("no space left on device")
-	}
-	return c.claim.Save(r)
 }

@@ -536,10 +536,11 @@ func slowStore(s *boltStore) *hookedStore {
 	return &hookedStore{s, func() { time.Sleep(50 * time.Millisecond) }}
 }
 
-// A brokenStore fails to write from the given write on.
+// A brokenStore fails at some of its writes.
 type brokenStore struct {
 	*boltStore
-	good int
+	fails  func(write int) bool // from 0
+	writes int
 }
 
 type brokenClaim struct {
@@ -553,7 +554,8 @@ func (s *brokenStore) Claim(ctx context.Context, a common.Address) (claim, error
 }
 
 func (c *brokenClaim) write(do func() error) error {
-	if c.store.good--; c.store.good < 0 {
+	c.store.writes++
+	if c.store.fails(c.store.writes - 1) {
 		return errors.New("no space left on device")
 	}
 	return do()
@@ -579,7 +581,7 @@ func TestStoreCannotBeWritten(t *testing.T) {
 		for _, test := range tests {
 			t.Run(api.name+"/"+test.name, func(t *testing.T) {
 				d := newGateway(t, api.path)
-				d.server.registrar.store = &brokenStore{boltStore: d.bolt(), good: test.good}
+				d.server.registrar.store = &brokenStore{boltStore: d.bolt(), fails: func(write int) bool { return write >= test.good }}
 				if test.refuse {
 					d.homeserver.Fail(api.creates, says(403, `{"errcode":"M_UNKNOWN"}`))
 				}

@@ -1,6 +1,4 @@
-// tests_test.go owns the tests of the cache, of the choice of mutants, and of the report.
-
-// tests_test.go owns the choice of the tests that are run for a mutant.
+// tests_test.go owns the tests of the cache, of which tests are run for a mutant, and of the report.
 
 package main
 
