@@ -58,7 +58,7 @@ const (
 
 // runBenchmarks measures both builds and writes the tables. The floors are measured before the rest and after it.
 func runBenchmarks(ctx context.Context, short bool) error {
-	floors, err := benchmark(ctx, "1", floorBenchmarks, short)
+	floors, err := measureFloors(ctx, short)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func runBenchmarks(ctx context.Context, short bool) error {
 		return err
 	}
 	if !short {
-		after, err := benchmark(ctx, "1", floorBenchmarks, short)
+		after, err := measureFloors(ctx, short)
 		if err != nil {
 			return err
 		}
@@ -129,6 +129,29 @@ func measureGoals(ctx context.Context, measured results, short bool) (table stri
 		}
 	}
 	return taken() + "\n" + goalTable(measured, synapse), nil
+}
+
+// floorTimes is how often each floor is measured, before and after. The fastest counts: what else the machine does, and a
+// neighbour of a virtual machine, only ever makes one slower.
+const floorTimes = 5
+
+func measureFloors(ctx context.Context, short bool) (results, error) {
+	floors := make(results)
+	for turn := range floorTimes {
+		measured, err := benchmark(ctx, "1", floorBenchmarks, short)
+		if err != nil || short {
+			return measured, err
+		}
+		for name, units := range measured {
+			if turn == 0 {
+				floors[name] = units
+			}
+			for unit, value := range units {
+				floors[name][unit] = min(floors[name][unit], value)
+			}
+		}
+	}
+	return floors, nil
 }
 
 // floorsDiffer is by how much the floors of a run may differ, as a ratio.

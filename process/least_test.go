@@ -22,7 +22,6 @@ import (
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/mas"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 	"github.com/ethereum/go-ethereum/crypto"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,8 +51,8 @@ func startRivals(b *testing.B) []rival {
 	h := load.StartHomeserver(b)
 	return []rival{
 		{"", load.Start(b, plainProgram(b), b.TempDir(), h.URL, standin.SharedSecretPath)},
-		{"least-", load.StartLeast(b, path, b.TempDir(), h.URL)},
-		{"promises-", load.StartLeast(b, path, b.TempDir(), h.URL, "promises")},
+		{"least-", load.StartLeast(b, path, b.TempDir(), h.URL, standin.Secret)},
+		{"promises-", load.StartLeast(b, path, b.TempDir(), h.URL, standin.Secret, "promises")},
 	}
 }
 
@@ -62,7 +61,7 @@ func turns() int {
 	if testing.Short() {
 		return 1
 	}
-	return 25
+	return 41
 }
 
 // A series is what each figure was in each turn.
@@ -196,8 +195,8 @@ func threadTime(b *testing.B) time.Duration {
 	return time.Duration(used.Nano())
 }
 
-// Registrations by 8 nodes at once behind Matrix Authentication Service, through the program and by the same calls without it. The
-// stand-in takes as long as a real one was measured to.
+// Registrations by 8 nodes at once behind Matrix Authentication Service, through the program, through the least, and by the same
+// calls without either. The stand-in takes as long as a real one was measured to.
 func BenchmarkMAS(b *testing.B) {
 	h := standin.New(b)
 	for call, takes := range map[string]time.Duration{standin.MASCreate: 15 * time.Millisecond, standin.Password: 25 * time.Millisecond} {
@@ -207,8 +206,13 @@ func BenchmarkMAS(b *testing.B) {
 		})
 	}
 	const conns, each = 8, 6
-	g := load.Start(b, plainProgram(b), b.TempDir(), h.URL, standin.MASPath)
+	path, err := least()
+	if err != nil {
+		b.Fatal(err)
+	}
 	token := h.MAS.Token()
+	program := load.Start(b, plainProgram(b), b.TempDir(), h.URL, standin.MASPath)
+	leasts := load.StartLeast(b, path, b.TempDir(), h.URL, token, "mas")
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: conns}}
 	ask := func(path, body string, want int) string {
 		req, err := http.NewRequest(http.MethodPost, h.URL+path, strings.NewReader(body))
@@ -228,8 +232,10 @@ func BenchmarkMAS(b *testing.B) {
 		}
 		return string(said)
 	}
-	through := func() time.Duration {
-		return g.Send(b, conns, load.Aim{Status: "200", DialEach: true}, load.NewRequests(b, conns*each, false)).Took
+	through := func(g *load.Gateway) func() time.Duration {
+		return func() time.Duration {
+			return g.Send(b, conns, load.Aim{Status: "200", DialEach: true}, load.NewRequests(b, conns*each, false)).Took
+		}
 	}
 	without := func() time.Duration {
 		var nodes sync.WaitGroup
@@ -251,33 +257,21 @@ func BenchmarkMAS(b *testing.B) {
 		nodes.Wait()
 		return time.Since(start)
 	}
-	db, written := openBareBolt(b), 0
-	commit := func() time.Duration {
-		var f load.Figures
-		for range 11 {
-			written++
-			start := time.Now()
-			if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte("b")).Put(addressOf(written), make([]byte, 350)) }); err != nil {
-				b.Fatal(err)
-			}
-			f.Latencies = append(f.Latencies, time.Since(start))
-		}
-		return f.P50()
+	rivals := []func() time.Duration{through(program), through(leasts), without}
+	for _, register := range rivals {
+		register()
 	}
-	through()
-	without()
 	all := make(series)
 	for b.Loop() {
 		for turn := range turns() {
-			var t, w time.Duration
-			if turn%2 == 0 {
-				t, w = through(), without()
-			} else {
-				w, t = without(), through()
+			took := make([]time.Duration, len(rivals))
+			for i := range rivals {
+				at := (i + turn) % len(rivals)
+				took[at] = rivals[at]()
 			}
-			all.add("through/without", w.Seconds()/t.Seconds())
-			all.add("commits-through/without", w.Seconds()/(w+each*2*commit()).Seconds())
-			all.add("registration/s", conns*each/t.Seconds())
+			all.add("through/without", took[2].Seconds()/took[0].Seconds())
+			all.add("least-through/without", took[2].Seconds()/took[1].Seconds())
+			all.add("registration/s", conns*each/took[0].Seconds())
 		}
 	}
 	all.report(b)

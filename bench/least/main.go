@@ -2,10 +2,11 @@
 // commits and the same calls to the homeserver. It has no routes, limits, log, metrics, and believes everybody. The benchmarks
 // hold the program against it.
 //
-//	least DIRECTORY HOMESERVER SERVER_NAME SECRET [promises]
+//	least DIRECTORY HOMESERVER SERVER_NAME SECRET [promises | mas]
 //
 // With promises it also does what the program promises besides, in the simplest way on the same libraries: a router, time limits, a
-// look-up of the record, a line in the log, metrics. What it takes more for them is the floor of what the program may.
+// look-up of the record, a line in the log, metrics. What it takes more for them is the floor of what the program may. With mas it
+// makes the calls to Matrix Authentication Service, whose token is the SECRET.
 package main
 
 import (
@@ -24,6 +25,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +42,8 @@ import (
 var (
 	dir, homeserver, serverName, secret = os.Args[1], os.Args[2], os.Args[3], os.Args[4]
 
-	promises = len(os.Args) > 5
+	promises = slices.Contains(os.Args[5:], "promises")
+	atMAS    = slices.Contains(os.Args[5:], "mas")
 	observed = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "least"}, []string{"step"})
 
 	client = http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}}
@@ -152,28 +155,51 @@ func register(userID string, n registration) error {
 		}
 		observe("load", start)
 	}
-	first := make(chan error, 1)
-	go func() { first <- keep(n, userID, "pending", "registered") }() // while the nonce comes
-	var given struct{ Nonce string }
-	if err := errors.Join(call(http.MethodGet, nil, &given), <-first); err != nil {
+	first := func() error { return keep(n, userID, "pending", "registered") }
+	create := createAtSynapse
+	if atMAS {
+		create = createAtMAS
+	}
+	if err := create(n, userID, first); err != nil {
 		return err
-	}
-	mac := hmac.New(sha1.New, []byte(secret))
-	io.WriteString(mac, strings.Join([]string{given.Nonce, n.Localpart, n.Password, "notadmin"}, "\x00"))
-	body, err := json.Marshal(creation{given.Nonce, n.Localpart, n.DisplayName, n.Password, hex.EncodeToString(mac.Sum(nil)), false, true})
-	if err != nil {
-		return err
-	}
-	var made struct {
-		UserID string `json:"user_id"`
-	}
-	if err := call(http.MethodPost, bytes.NewReader(body), &made); err != nil || made.UserID != userID {
-		return fmt.Errorf("the homeserver made %q: %v", made.UserID, err)
 	}
 	return keep(n, userID, "registered", "pending")
 }
 
-func call(method string, body io.Reader, answer any) error {
+const synapsePath = "/_synapse/admin/v1/register"
+
+func createAtSynapse(n registration, userID string, keepFirst func() error) error {
+	first := make(chan error, 1)
+	go func() { first <- keepFirst() }() // while the nonce comes
+	var given struct{ Nonce string }
+	if err := errors.Join(call(http.MethodGet, synapsePath, nil, &given), <-first); err != nil {
+		return err
+	}
+	mac := hmac.New(sha1.New, []byte(secret))
+	io.WriteString(mac, strings.Join([]string{given.Nonce, n.Localpart, n.Password, "notadmin"}, "\x00"))
+	var made struct {
+		UserID string `json:"user_id"`
+	}
+	err := call(http.MethodPost, synapsePath, creation{given.Nonce, n.Localpart, n.DisplayName, n.Password, hex.EncodeToString(mac.Sum(nil)), false, true}, &made)
+	if err != nil || made.UserID != userID {
+		return fmt.Errorf("the homeserver made %q: %v", made.UserID, err)
+	}
+	return nil
+}
+
+func createAtMAS(n registration, _ string, keepFirst func() error) error {
+	if err := keepFirst(); err != nil {
+		return err
+	}
+	const users = "/api/admin/v1/users"
+	var made struct{ Data struct{ ID string } }
+	if err := call(http.MethodPost, users, map[string]any{"username": n.Localpart, "displayname": n.DisplayName}, &made); err != nil {
+		return err
+	}
+	return call(http.MethodPost, users+"/"+made.Data.ID+"/set-password", map[string]any{"password": n.Password, "skip_password_check": true}, nil)
+}
+
+func call(method, path string, body, answer any) error {
 	defer observe(method, time.Now())
 	ctx := context.Background()
 	if promises {
@@ -181,19 +207,35 @@ func call(method string, body io.Reader, answer any) error {
 		defer cancel()
 		ctx = limited
 	}
-	req, err := http.NewRequestWithContext(ctx, method, homeserver+"/_synapse/admin/v1/register", body)
+	var sent io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		sent = bytes.NewReader(encoded)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, homeserver+path, sent)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if atMAS {
+		req.Header.Set("Authorization", "Bearer "+secret)
+	}
 	res, err := client.Do(req)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	said, err := io.ReadAll(res.Body)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case res.StatusCode/100 != 2:
+		return fmt.Errorf("the homeserver answers %s", res.Status)
+	case answer == nil:
+		return nil
 	}
 	return json.Unmarshal(said, answer)
 }

@@ -300,10 +300,10 @@ func Start(b *testing.B, binary, dir, homeserverURL, apiPath string) *Gateway {
 	return start(b, cmd)
 }
 
-// StartLeast starts bench/least, built, which creates accounts with the shared secret. Further arguments are its own.
-func StartLeast(b *testing.B, binary, dir, homeserverURL string, args ...string) *Gateway {
+// StartLeast starts bench/least, built, with the secret that lets it create accounts. Further arguments are its own.
+func StartLeast(b *testing.B, binary, dir, homeserverURL, secret string, args ...string) *Gateway {
 	b.Helper()
-	return start(b, exec.Command(binary, append([]string{dir, homeserverURL, standin.ServerName, standin.Secret}, args...)...))
+	return start(b, exec.Command(binary, append([]string{dir, homeserverURL, standin.ServerName, secret}, args...)...))
 }
 
 // start starts a program that says where it serves, and waits until it answers.
