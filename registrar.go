@@ -309,7 +309,7 @@ func (r *registrar) judge(ctx context.Context, before record, n node, steps home
 	default:
 		return accountForeign, begun, whole, errForeign
 	}
-	err = r.accounts.Finish(ctx, n.Account, since)
+	err = r.accounts.Finish(ctx, n.Account, shown, since)
 	if failed, ok := errors.AsType[*homeserver.Error](err); ok && failed.Fate == homeserver.Taken {
 		return unclear, begun, whole, err
 	}

@@ -43,7 +43,7 @@ func TestMASLife(t *testing.T) {
 		same, other, gone = "same", "other", "gone" // what the homeserver's profile shows
 		steps             = "key token masCreate masVersion password"
 		oldSteps          = steps + " setName" // before 1.18
-		finishing         = "key token masCreate profile lookUp password setName"
+		finishing         = "key token masCreate profile lookUp password"
 		finishingOld      = "key token masCreate profile lookUp masVersion password setName"
 		bare              = "bare" // the profile shows the localpart, as of an account that was never given a name
 	)
@@ -82,6 +82,8 @@ func TestMASLife(t *testing.T) {
 		{name: "somebody's, 500, profile unreadable", atMAS: true, profile: other, faults: faults{callMASCreate: titled(masplay.Unreached), callProfile: html404}, want: 502, wantAfter: statePending},
 		{name: "half made before 1.18, pending", before: statePending, settings: masplay.Settings{Version: masplay.Old}, atMAS: true, profile: bare, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishingOld},
 		{name: "half made, this name, no record", atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
+		{name: "half made, this name, pending, as_token unknown", before: statePending, atMAS: true, profile: same, faults: faults{callSetName: says(401, unknownToken)}, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
+		{name: "half made before 1.18, this name, pending", before: statePending, settings: masplay.Settings{Version: masplay.Old}, atMAS: true, profile: same, want: 200, wantAfter: stateRegistered, wantWhole: true, wantAsked: finishing},
 		{name: "half made, this name, no record, and not completed", atMAS: true, profile: same, faults: faults{callPassword: says(500, "{}")}, want: 502, wantAfter: statePending},
 		{name: "somebody's, no record", atMAS: true, profile: other, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile"},
 		{name: "erased, no record", atMAS: true, profile: gone, want: 409, wantAfter: stateRegistered, wantAsked: "key token masCreate profile lookUp"},
@@ -173,6 +175,21 @@ func TestMASLife(t *testing.T) {
 				t.Errorf("log: got %s, want %q in it", d.log, test.wantLog)
 			}
 		})
+	}
+}
+
+// A node that signs with a random number has another display name at each try: the account gets the last one that it proved.
+func TestMASEarlierName(t *testing.T) {
+	d := newGateway(t, homeserver.MASUsersPath)
+	proof, n := newProof(t)
+	_, other := newProof(t)
+	earlier := n
+	earlier.DisplayName = other.DisplayName
+	d.setState(earlier, statePending)
+	d.homeserver.MAS.Add(n.Localpart)
+	d.homeserver.Users[n.UserID] = earlier.DisplayName
+	if got := d.send(proof); got.status != 200 || !d.isWhole(n) {
+		t.Errorf("got %d %s, shows %q, want %q", got.status, got.body, d.shows(n), n.DisplayName)
 	}
 }
 
@@ -306,6 +323,7 @@ func TestMASCutOff(t *testing.T) {
 				}
 				d.homeserver.MAS.Set(masplay.Settings{})
 				skips := d.watchSkips(d.homeserver.MAS.ServeHTTP)
+				d.homeserver.Fail(callSetName, says(401, unknownToken)) // the name is there: nothing needs the as_token
 				if got := d.send(proof); got.status != 200 || d.state(n) != stateRegistered || !d.isWhole(n) || skips.Load() != 1 {
 					t.Errorf("next try: got %d %s, record %q, whole %t, %d skips", got.status, got.body, d.state(n), d.isWhole(n), skips.Load())
 				}

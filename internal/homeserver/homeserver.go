@@ -35,11 +35,11 @@ type Accounts interface {
 	// may then be called when the homeserver does not say whether the account is there.
 	RefusesTaken() bool
 
-	// Finish completes an account that is there and is the node's: Create was cut off, or its record was lost. Since is when
-	// the oldest attempt began whose end is not known, and is zero if the account shows the node's name. An account without
-	// that name which may be older than since is left alone, and the error's Fate is Taken. The other errors are those of
-	// Create.
-	Finish(ctx context.Context, a Account, since time.Time) error
+	// Finish completes an account that is there, shows this display name, and is the node's: Create was cut off, or its record
+	// was lost. Since is when the oldest attempt began whose end is not known, and is zero if the account shows the node's name.
+	// An account without that name which may be older than since is left alone, and the error's Fate is Taken. The other errors
+	// are those of Create.
+	Finish(ctx context.Context, a Account, shown string, since time.Time) error
 
 	// DisplayName returns the user's display name. The error is ErrNoUser if the homeserver says that there is no such user,
 	// and a *Error if it cannot be told.
@@ -78,9 +78,9 @@ const (
 // OneCall is of the ways of creating accounts that do it in one call, and may do it to an account that is there.
 type OneCall struct{}
 
-func (OneCall) Steps(context.Context) (Steps, error)             { return OneStep, nil }
-func (OneCall) RefusesTaken() bool                               { return false }
-func (OneCall) Finish(context.Context, Account, time.Time) error { return nil }
+func (OneCall) Steps(context.Context) (Steps, error)                     { return OneStep, nil }
+func (OneCall) RefusesTaken() bool                                       { return false }
+func (OneCall) Finish(context.Context, Account, string, time.Time) error { return nil }
 
 // A State is what a probe found out about one way of creating accounts.
 type State int

@@ -42,7 +42,7 @@ func (api *SharedSecretAPI) checksNames(server Software) bool {
 
 // Finish sets the node's display name. If since is not zero, the account shows no name: it is the node's only if it accepts the
 // node's password, a signature that nobody else can make.
-func (api *SharedSecretAPI) Finish(ctx context.Context, n Account, since time.Time) error {
+func (api *SharedSecretAPI) Finish(ctx context.Context, n Account, _ string, since time.Time) error {
 	server, err := api.knownSoftware(ctx)
 	if err == nil && !since.IsZero() {
 		var takes bool

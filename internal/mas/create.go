@@ -93,8 +93,9 @@ func (api *Accounts) bringOver(ctx context.Context, n homeserver.Account, reserv
 	return &homeserver.Error{Fate: homeserver.Taken, MayBeOurs: true, Shows: &name, Reason: "the homeserver has an account of this name"}
 }
 
-// Finish completes an account. Each step can be done twice.
-func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since time.Time) error {
+// Finish completes an account. Each step can be done twice. A name that is shown is not set again: that would need an as_token
+// which the homeserver knows.
+func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, shown string, since time.Time) error {
 	id, err := api.AccountID(ctx, n.Localpart)
 	failed, _ := errors.AsType[*homeserver.Error](err)
 	switch {
@@ -102,7 +103,7 @@ func (api *Accounts) Finish(ctx context.Context, n homeserver.Account, since tim
 		failed = &homeserver.Error{Reason: "the homeserver has no account that it said it has", Cause: errors.New("look the account up at Matrix Authentication Service")}
 	case err == nil:
 		if failed = api.checkUnnamed(ctx, id, since); failed == nil {
-			return api.complete(ctx, n, id, false)
+			return api.complete(ctx, n, id, shown == n.DisplayName)
 		}
 	}
 	failed.Fate, failed.Again = homeserver.MayBeCreated, false
