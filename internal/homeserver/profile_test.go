@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 const (
@@ -213,17 +215,32 @@ func TestNoTokenWithoutNeed(t *testing.T) {
 	}
 }
 
-// The form that told is known for a while.
+// An inProcess transport has a handler answer, without a network, so that a test can wait for a minute.
+type inProcess struct{ http.Handler }
+
+func (s inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return w.Result(), nil
+}
+
+// The form that told is tried first for a minute, and not longer.
 func TestProfileFormIsForgotten(t *testing.T) {
-	p := newProfiles(t)
-	p.set(true, false, true)
-	h := NewClient(p.URL, "example.org", profileToken)
-	h.ASToken = profileToken
-	h.DisplayName(t.Context(), thereID)
-	h.profileForm.Learn(asService, 0)
-	p.forms()
-	h.DisplayName(t.Context(), thereID)
-	if got := p.forms(); got != "nobody service" {
-		t.Errorf("asked as %s", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := &profiles{require: true, knows: true}
+		h := NewClient("http://homeserver", "example.org", profileToken)
+		h.ASToken, h.http.Transport = profileToken, inProcess{p}
+		for _, test := range []struct {
+			after time.Duration
+			want  string
+		}{{0, "nobody service"}, {59 * time.Second, "service"}, {time.Second, "nobody service"}, {59 * time.Second, "service"}} {
+			time.Sleep(test.after)
+			if _, err := h.DisplayName(t.Context(), thereID); err != nil {
+				t.Error(err)
+			}
+			if got := p.forms(); got != test.want {
+				t.Errorf("after %v more: asked as %s, want %s", test.after, got, test.want)
+			}
+		}
+	})
 }
