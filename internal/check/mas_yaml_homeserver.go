@@ -24,8 +24,8 @@ const (
 	masAvailablePath = "/_synapse/mas/is_localpart_available?localpart=%21"
 )
 
-// masKnowsHomeserver asks the homeserver where matrix.endpoint is with matrix.secret. Where its answer does not tell, the secret
-// is compared with the one in homeserver.yaml.
+// masKnowsHomeserver asks the homeserver where matrix.endpoint is with matrix.secret, and compares the secret with the one in
+// homeserver.yaml. What the homeserver answers outranks that.
 func (chk *checking) masKnowsHomeserver(ctx context.Context, s settingsFile) []Finding {
 	const endpoint, secret = MASFile + " matrix.endpoint", MASFile + " matrix.secret"
 	if s.err != nil {
@@ -46,39 +46,49 @@ func (chk *checking) masKnowsHomeserver(ctx context.Context, s settingsFile) []F
 	reached := fine(endpoint, "a homeserver answers at %s", at)
 	switch {
 	case err != nil && isLocal(at):
-		return []Finding{problem(endpoint, doEndpoint, "nothing answers at %s, where it looks for the homeserver: %v", at, cmp.Or(client.NotReached(err).Cause, err)), chk.compareMASSecrets(secret, s, its)}
+		return []Finding{problem(endpoint, doEndpoint, "nothing answers at %s, where it looks for the homeserver: %v", at, cmp.Or(client.NotReached(err).Cause, err)), chk.compareMASSecrets(secret, its)}
 	case err != nil:
-		return []Finding{warning(endpoint, "see from its machine that the homeserver answers at "+at, "nothing answers at %s from here", at), chk.compareMASSecrets(secret, s, its)}
+		return []Finding{warning(endpoint, "see from its machine that the homeserver answers at "+at, "nothing answers at %s from here", at), chk.compareMASSecrets(secret, its)}
 	case a.Status == http.StatusOK, slices.Contains([]string{"M_INVALID_USERNAME", "M_USER_IN_USE", "M_EXCLUSIVE"}, a.Errcode):
+		if theirs, where, _, _ := chk.masSecretInSynapse(); theirs != "" && theirs != its {
+			return []Finding{reached, warning(secret, mas.ErrSecret.Error(), "the homeserver takes it, and %s has another, which counts from the homeserver's next start on", where)}
+		}
 		return []Finding{reached, fine(secret, "the homeserver takes it")}
 	case a.Status == http.StatusForbidden, a.Status == http.StatusUnauthorized:
 		return []Finding{reached, problem(secret, mas.ErrSecret.Error(), "the homeserver refuses it (%d)", a.Status)}
 	case a.TellsNothing():
-		return []Finding{warning(endpoint, "see the homeserver's log", "what is at %s fails (%d)", at, a.Status), chk.compareMASSecrets(secret, s, its)}
+		return []Finding{warning(endpoint, "see the homeserver's log", "what is at %s fails (%d)", at, a.Status), chk.compareMASSecrets(secret, its)}
 	}
-	return []Finding{problem(endpoint, doEndpoint+"; it is the homeserver's own port, not nginx's, and needs matrix_authentication_service in homeserver.yaml", "what is at %s does not know what Matrix Authentication Service asks (%d)", at, a.Status), chk.compareMASSecrets(secret, s, its)}
+	return []Finding{problem(endpoint, doEndpoint+"; it is the homeserver's own port, not nginx's, and needs matrix_authentication_service in homeserver.yaml", "what is at %s does not know what Matrix Authentication Service asks (%d)", at, a.Status), chk.compareMASSecrets(secret, its)}
 }
 
-// compareMASSecrets holds the secret of its configuration against the one in homeserver.yaml.
-func (chk *checking) compareMASSecrets(subject string, s settingsFile, its string) Finding {
-	theirs, where := "", ""
-	for _, h := range chk.settings {
-		where = filepath.Base(h.path)
-		if h.err != nil {
-			return warning(subject, "name it with --"+FlagHomeserverConfig, notLookedAt+"%v", h.err)
-		}
-		var err error
-		if theirs, err = h.secretOr("secret_path", chk.process.Dir, "matrix_authentication_service", "secret"); err != nil {
-			return warning(subject, "run this as a user that can read it", notLookedAt+"%v", err)
-		}
-	}
+// compareMASSecrets compares the secret of its configuration with the one in homeserver.yaml.
+func (chk *checking) compareMASSecrets(subject string, its string) Finding {
+	theirs, where, do, err := chk.masSecretInSynapse()
 	switch {
+	case err != nil:
+		return warning(subject, do, notLookedAt+"%v", err)
 	case theirs == "":
 		return problem(subject, homeserver.MASNotInCharge, "%s has none to it", where)
 	case theirs != its:
 		return problem(subject, mas.ErrSecret.Error(), "%s has another", where)
 	}
 	return fine(subject, "the one of %s", where)
+}
+
+// masSecretInSynapse returns the secret in homeserver.yaml, "" if there is none, and the name of that file. Do says what to do
+// about the error.
+func (chk *checking) masSecretInSynapse() (theirs, where, do string, err error) {
+	for _, h := range chk.settings {
+		where = filepath.Base(h.path)
+		if h.err != nil {
+			return "", where, "name it with --" + FlagHomeserverConfig, h.err
+		}
+		if theirs, err = h.secretOr("secret_path", chk.process.Dir, "matrix_authentication_service", "secret"); err != nil {
+			return "", where, "run this as a user that can read it", err
+		}
+	}
+	return theirs, where, "", nil
 }
 
 // secretOr is the secret under the path of keys, or what is in the file that the other key beside it names: from the directory
