@@ -174,6 +174,9 @@ func TestNodeOfAnotherNetwork(t *testing.T) {
 		}
 	}
 	t.Logf("its calls:\n%v", &answers)
+	if seen := answers.of(http.StatusNotFound, "join alias") + answers.of(http.StatusBadGateway, "join alias"); seen != starts {
+		t.Errorf("%d joins were answered with 404 or 502, as docs/operating.md says, want %d", seen, starts)
+	}
 	if !n.login(t.Context()) {
 		t.Fatal("it does not get in")
 	}
