@@ -88,7 +88,7 @@ func inUTC(t *time.Time) time.Time {
 }
 
 func (s *postgresStore) Load(ctx context.Context, a common.Address) (r record, err error) {
-	found := false
+	var found bool
 	err = s.pool.Send(ctx, func(b *pgx.Batch) { queueLoad(b, a.Bytes(), &r, &found) })
 	if err == nil && !found {
 		err = errNoRecord
@@ -134,7 +134,7 @@ func (s *postgresStore) Claim(ctx context.Context, a common.Address) (claim, err
 
 // take claims the address if nobody has claimed it, or if this claim has it already and the answer was lost.
 func (c *postgresClaim) take(ctx context.Context) (taken bool, err error) {
-	cut := false
+	var cut bool
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			INSERT INTO matrix_regservice.claims AS c (address, owner, expires)
@@ -185,14 +185,15 @@ func (s *postgresStore) ClaimPending(ctx context.Context, recent span) (claim, r
 	}
 }
 
-// takePending claims the next pending record after the address. Taken is false if an attempt claimed it at the same moment.
+// takePending claims the next pending record after the address, or has it already and the answer was lost. Taken is false if an
+// attempt claimed it at the same moment.
 func (c *postgresClaim) takePending(ctx context.Context, after []byte, recent span) (r record, taken bool, err error) {
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue(`
 			WITH next AS MATERIALIZED (
 				SELECT `+recordColumns+`, NULL::timestamptz AS banned FROM matrix_regservice.records AS r
 				WHERE state = 'pending' AND address > $1 AND (updated < $2 OR updated > $3) AND NOT EXISTS (
-					SELECT FROM matrix_regservice.claims AS c WHERE c.address = r.address
+					SELECT FROM matrix_regservice.claims AS c WHERE c.address = r.address AND c.owner <> $4
 						AND c.expires BETWEEN clock_timestamp() AND clock_timestamp() + $6)
 					AND NOT EXISTS (SELECT FROM matrix_regservice.bans AS b WHERE b.address = r.address)
 				ORDER BY address LIMIT 1 FOR UPDATE OF r SKIP LOCKED
@@ -233,7 +234,7 @@ func (c *postgresClaim) Release() {
 // Load reads the record where the claim is, and nothing where it is not: a connection may lead to a former primary, which hung
 // and does not know that another has its place. What that has of the record is long past.
 func (c *postgresClaim) Load(ctx context.Context) (r record, err error) {
-	claimed, found := false, false
+	var claimed, found bool
 	err = c.store.pool.Send(ctx, func(b *pgx.Batch) {
 		b.Queue("SELECT EXISTS (SELECT FROM matrix_regservice.claims WHERE address = $1 AND owner = $2 AND expires > clock_timestamp())",
 			c.key, c.owner).QueryRow(func(row pgx.Row) error { return row.Scan(&claimed) })
@@ -363,24 +364,14 @@ func (s *postgresStore) counts() (storeCounts, error) {
 			return row.Scan(&pending, &registered, &banned)
 		})
 	})
-	counts := storeCounts{}
-	for state, count := range map[state]int{statePending: pending, stateRegistered: registered, stateBanned: banned} {
-		if count != 0 {
-			counts[state] = count
-		}
-	}
-	return counts, err
+	return storeCounts{statePending: pending, stateRegistered: registered, stateBanned: banned}, err
 }
 
-func (s *postgresStore) serverName() (string, error) {
-	var name *string
-	err := s.pool.Send(context.Background(), func(b *pgx.Batch) {
-		b.Queue("SELECT server_name FROM matrix_regservice.meta").QueryRow(func(row pgx.Row) error { return row.Scan(&name) })
+func (s *postgresStore) serverName() (name string, err error) {
+	err = s.pool.Send(context.Background(), func(b *pgx.Batch) {
+		b.Queue("SELECT coalesce(server_name, '') FROM matrix_regservice.meta").QueryRow(func(row pgx.Row) error { return row.Scan(&name) })
 	})
-	if name == nil {
-		return "", err
-	}
-	return *name, err
+	return name, err
 }
 
 func (s *postgresStore) size() (bytes int64, err error) {

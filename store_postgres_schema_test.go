@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/url"
@@ -54,6 +55,39 @@ func TestPostgresRefuses(t *testing.T) {
 	}
 	if _, err := readStore(t.Context(), newDatabase(t)); !errors.Is(err, errNoStore) {
 		t.Errorf("an empty database: got %v", err)
+	}
+	if _, err := readStore(t.Context(), "postgres://u@127.0.0.1:1/db"); err == nil || errors.Is(err, errNoStore) {
+		t.Errorf("no database: got %v", err)
+	}
+}
+
+// A store that a command opens belongs to nobody until a daemon starts, and to the daemon's server name then.
+func TestPostgresServerName(t *testing.T) {
+	url := newDatabase(t)
+	for _, step := range []struct{ opens, want string }{{"", ""}, {testServerName, testServerName}, {"", testServerName}, {testServerName, testServerName}} {
+		s, err := openPostgresStore(t.Context(), url, step.opens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, err := s.serverName(); err != nil || name != step.want {
+			t.Errorf("opened for %q: got %q, %v, want %q", step.opens, name, err, step.want)
+		}
+		s.Close()
+	}
+}
+
+// Records that go over a network in the clear are warned of, and only those.
+func TestPostgresPlainIsWarnedOf(t *testing.T) {
+	lines := captureLog(t)
+	const warning = "Records go to PostgreSQL unencrypted"
+	openedPostgres(t, newDatabase(t))
+	if strings.Contains(lines.String(), warning) {
+		t.Errorf("by a socket: %s", lines)
+	}
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := openStore(stopped, "postgres://u@192.0.2.1/db", testServerName); err == nil || !strings.Contains(lines.String(), warning) {
+		t.Errorf("to another machine: %v, log: %s", err, lines)
 	}
 }
 

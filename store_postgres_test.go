@@ -66,8 +66,20 @@ func TestPostgresLease(t *testing.T) {
 	if err := late.Drop(); !errors.Is(err, errLeaseOver) {
 		t.Errorf("drop: got %v", err)
 	}
-	if got, err := first.Load(t.Context(), a); err != nil || got.State != statePending {
-		t.Errorf("got %q, %v: somebody wrote whose lease is over", got.State, err)
+	if err := late.Ban(ban{r.UserID, testBanTime}); !errors.Is(err, errLeaseOver) {
+		t.Errorf("ban: got %v", err)
+	}
+	if got, err := late.Load(t.Context()); !errors.Is(err, errClaimGone) {
+		t.Errorf("load: got %v, %v", got, err)
+	}
+	if err := next.Ban(ban{r.UserID, testBanTime}); err != nil {
+		t.Error(err)
+	}
+	if err := late.Unban(); !errors.Is(err, errLeaseOver) {
+		t.Errorf("unban: got %v", err)
+	}
+	if got, err := first.Load(t.Context(), a); err != nil || got.State != statePending || got.Banned.IsZero() {
+		t.Errorf("got %q, banned %v, %v: somebody wrote whose lease is over", got.State, got.Banned, err)
 	}
 	late.Release()
 	notInHand(t, first, a)
@@ -84,6 +96,9 @@ func TestPostgresLease(t *testing.T) {
 	sql(t, postgresServer(t), databaseOf(url), "UPDATE matrix_regservice.claims SET expires = clock_timestamp()")
 	if err := unasked.Drop(); !errors.Is(err, errLeaseOver) {
 		t.Errorf("nobody else has it, but the lease is over: got %v", err)
+	}
+	if got, err := unasked.Load(t.Context()); !errors.Is(err, errClaimGone) {
+		t.Errorf("nobody else has it, but the lease is over: got %v, %v", got, err)
 	}
 }
 
@@ -126,6 +141,7 @@ func TestPostgresLoadIsWhereTheClaimIs(t *testing.T) {
 // A lease that ends further ahead than any can was taken by a wrong clock. It is cut down to what a lease is, and not ended: its
 // owner may be at work. One that clocks explain which differ a little is left alone.
 func TestPostgresLeaseFarAhead(t *testing.T) {
+	lines := captureLog(t)
 	url := newDatabase(t)
 	first, second := openedPostgres(t, url), openedPostgres(t, url)
 	r := testRecord(1, statePending)
@@ -144,22 +160,34 @@ func TestPostgresLeaseFarAhead(t *testing.T) {
 	if err := owned.Save(r); err != nil {
 		t.Fatal(err)
 	}
-	asks := map[string]func(){
-		"claim": func() { notInHand(t, second, a) },
-		"claim the next pending one": func() {
+	asks := []struct {
+		name  string
+		ask   func()
+		warns int // of the clock, so far
+	}{
+		{"claim", func() { notInHand(t, second, a) }, 1},
+		{"claim the next pending one", func() {
 			if _, _, err := second.ClaimPending(t.Context(), span{}); !errors.Is(err, errNoRecord) {
 				t.Errorf("got %v", err)
 			}
-		},
+		}, 1},
 	}
-	for name, ask := range asks {
-		t.Run(name, func(t *testing.T) {
+	warnings := func() int { return strings.Count(lines.String(), "The claim of an address ends later than possible") }
+	for _, test := range asks {
+		t.Run(test.name, func(t *testing.T) {
+			before := warnings()
 			set("38 s")
-			ask()
+			test.ask()
 			endsWithin("21 s", "38 s")
+			if warnings() != before {
+				t.Errorf("log: %s", lines)
+			}
 			set("1 hour")
-			ask()
+			test.ask()
 			endsWithin("0 s", leaseTime.String())
+			if warnings() != test.warns {
+				t.Errorf("%d warnings, want %d: %s", warnings(), test.warns, lines)
+			}
 			if err := owned.Save(r); err != nil {
 				t.Errorf("its owner is at work still: %v", err)
 			}

@@ -165,6 +165,22 @@ func testSaveKeepsCreated(t *testing.T, fresh func(testing.TB) opener) {
 	}
 }
 
+// A record that is saved again is the later one in each of its fields.
+func TestSaveReplaces(t *testing.T) { eachStore(t, testSaveReplaces) }
+
+func testSaveReplaces(t *testing.T, fresh func(testing.TB) opener) {
+	s := fresh(t)(t)
+	first := testRecord(1, statePending)
+	second := testRecord(2, stateRegistered)
+	second.Localpart = first.Localpart
+	for _, r := range []record{first, second} {
+		keepRecord(t, s, r)
+		if got, err := s.Load(t.Context(), addressOf(1)); err != nil || got != r {
+			t.Errorf("got %+v, %v, want %+v", got, err, r)
+		}
+	}
+}
+
 // An address is held once, by one who waits at a time, and forgotten when nobody has it.
 func TestClaim(t *testing.T) { eachStore(t, testClaim) }
 
@@ -291,13 +307,15 @@ func TestClaimPending(t *testing.T) { eachStore(t, testClaimPending) }
 func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 	s := fresh(t)(t)
 	long := time.Now().Add(-time.Hour)
-	for i := range 7 {
+	for i := range 8 {
 		r := testRecord(i, statePending)
 		switch r.Updated = long; i {
 		case 1:
 			r.State = stateRegistered
 		case 2:
 			r.Updated = time.Now()
+		case 7:
+			r.Updated = time.Now().Add(time.Hour) // by a clock that was set back since
 		}
 		keepRecord(t, s, r)
 	}
@@ -319,7 +337,7 @@ func testClaimPending(t *testing.T, fresh func(testing.TB) opener) {
 			got[r.Localpart], before = true, r.Localpart
 			held.Release()
 		}
-		if len(got) != 3 || got[testRecord(3, "").Localpart] || got[testRecord(6, "").Localpart] {
+		if len(got) != 4 || !got[testRecord(7, "").Localpart] || got[testRecord(3, "").Localpart] || got[testRecord(6, "").Localpart] {
 			t.Errorf("round %d: got %v", round, got)
 		}
 	}

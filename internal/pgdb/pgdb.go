@@ -96,8 +96,9 @@ func sqlState(err error) string {
 
 // isConnectionLost reports whether the connection was lost, or leads to a server that is no longer the right one.
 func isConnectionLost(err error) bool {
+	_, unreadable := errors.AsType[pgx.ScanArgError](err)
 	switch state := sqlState(err); {
-	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, context.DeadlineExceeded):
+	case err == nil, unreadable, errors.Is(err, pgx.ErrNoRows), errors.Is(err, context.DeadlineExceeded):
 		return false
 	case state == "":
 		return true // PostgreSQL gave no answer
