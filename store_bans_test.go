@@ -188,6 +188,9 @@ func TestRestoreRefusesBans(t *testing.T) {
 		"without a time": func(b *bolt.Bucket) error { return b.Put(key, []byte(`{"user_id":"`+r.UserID+`"}`)) },
 		"not JSON":       func(b *bolt.Bucket) error { return b.Put(key, []byte(`{`)) },
 		"miscounted":     func(b *bolt.Bucket) error { return b.SetSequence(7) },
+		"of a short key": func(b *bolt.Bucket) error {
+			return errors.Join(b.Put([]byte{1, 2, 3}, []byte(`{"user_id":"`+names.UserID("0x010203", testServerName)+`","banned":"2026-11-27T12:00:00Z"}`)), b.SetSequence(2))
+		},
 	} {
 		dir := filepath.Dir(makeCopy(t, 20))
 		s, err := openBoltStore(dir, testServerName)
@@ -269,6 +272,10 @@ func TestStoreServerName(t *testing.T) {
 				if after, _ := os.ReadFile(path); string(after) != string(before) {
 					t.Error("the file was changed")
 				}
+				if s, err = openBoltStore(dir, testServerName); err != nil { // which a lock that was left would keep from it
+					t.Fatal(err)
+				}
+				s.Close()
 				return
 			}
 			if err != nil {

@@ -4,10 +4,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,6 +40,7 @@ func TestDamagedEntries(t *testing.T) {
 	const garbage, untimed = `{"state":`, `{"user_id":"@x:y"}`
 	a := common.Address{1}
 	aBan, _ := json.Marshal(ban{"@x:y", time.Now()})
+	aRecord, _ := json.Marshal(record{UserID: "@x:y", State: statePending, Updated: time.Now()})
 	for _, test := range []struct {
 		name    string
 		entries map[string]string // by bucket
@@ -45,6 +51,7 @@ func TestDamagedEntries(t *testing.T) {
 		{"a record of an unknown state", map[string]string{buckets[statePending]: `{"state":"sold"}`}, true},
 		{"a ban", map[string]string{banBucket: garbage}, false},
 		{"a ban without a time", map[string]string{banBucket: untimed}, false},
+		{"a ban of a good pending record", map[string]string{buckets[statePending]: string(aRecord), banBucket: garbage}, true},
 		{"a record, and a good ban", map[string]string{buckets[stateRegistered]: garbage, banBucket: string(aBan)}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -323,6 +330,69 @@ func TestInitialize(t *testing.T) {
 			counts, countsErr := s.counts()
 			if err := errors.Join(err, formatErr, countsErr); err != nil || name != test.want || format != storeFormat || counts[stateRegistered] != test.registered {
 				t.Errorf("got %q, format %d, %v, %v, want %q, %d and %d registered", name, format, counts, err, test.want, storeFormat, test.registered)
+			}
+		})
+	}
+}
+
+// exchange gives the two entries of a small bucket, which are in its parent's page, each the other's place.
+func exchange(t *testing.T, path, bucket string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchanged := false
+	for at := 0; ; {
+		i := bytes.Index(content[at:], []byte(bucket))
+		if i < 0 {
+			break
+		}
+		at += i + len(bucket)
+		page := content[at:] // the bucket's root page, 0, its sequence number, and the head of the page that follows
+		if len(page) < 64 || binary.NativeEndian.Uint64(page) != 0 || binary.NativeEndian.Uint16(page[26:]) != 2 {
+			continue
+		}
+		const size = 16 // of an element, which has where its key is, from its own beginning
+		first, second := bytes.Clone(page[32:][:size]), bytes.Clone(page[32+size:][:size])
+		binary.NativeEndian.PutUint32(first[4:], binary.NativeEndian.Uint32(first[4:])-size)
+		binary.NativeEndian.PutUint32(second[4:], binary.NativeEndian.Uint32(second[4:])+size)
+		copy(page[32:], second)
+		copy(page[32+size:], first)
+		exchanged = true
+	}
+	if !exchanged {
+		t.Fatalf("no bucket %s of two entries was found", bucket)
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An entry that a walk comes by, and that Load does not find since the keys are not in their order, is noticed.
+func TestVerifyOrder(t *testing.T) {
+	for _, bucket := range []string{buckets[statePending], buckets[stateRegistered], banBucket} {
+		t.Run(bucket, func(t *testing.T) {
+			dir := t.TempDir()
+			s, err := openBoltStore(dir, testServerName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 2 {
+				r := testRecord(i, state(bucket))
+				r.DisplayName = ""
+				if bucket == banBucket {
+					banned(t, s, r)
+				} else {
+					keepRecord(t, s, r)
+				}
+			}
+			s.Close()
+			path := filepath.Join(dir, storeFile)
+			checkWhole(t, path)
+			exchange(t, path, bucket)
+			if _, err := verifyCopy(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is not in its place") {
+				t.Errorf("got %v", err)
 			}
 		})
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -64,10 +65,10 @@ func TestStoreRefuses(t *testing.T) {
 			if err := os.Truncate(path, 3*int64(os.Getpagesize())); err != nil {
 				t.Fatal(err)
 			}
-		}, "cut short"},
-		{"a directory", func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, "not a regular file"},
-		{"a pipe", func(t *testing.T, path string) { syscall.Mkfifo(path, 0o600) }, "not a regular file"},
-		{"a device", func(t *testing.T, path string) { os.Symlink("/dev/zero", path) }, "not a regular file"},
+		}, " are there: put a backup in its place"},
+		{"a directory", func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, "not a regular file: give another --datapath"},
+		{"a pipe", func(t *testing.T, path string) { syscall.Mkfifo(path, 0o600) }, "not a regular file: give another --datapath"},
+		{"a device", func(t *testing.T, path string) { os.Symlink("/dev/zero", path) }, "not a regular file: give another --datapath"},
 		{"one page", func(t *testing.T, path string) { makeStore(t, path); os.Truncate(path, 4096) }, "or it is damaged"},
 	}
 	for _, test := range tests {
@@ -205,6 +206,81 @@ func TestStoreInterrupted(t *testing.T) {
 				t.Errorf("got %v, %v", counts, err)
 			}
 		})
+	}
+}
+
+// What is read of a path without a store, and of what is none; and the file is free for a daemon then.
+func TestReadStore(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		make func(t *testing.T, path string)
+		none bool // there is no store yet
+		want string
+	}{
+		{"nothing", func(*testing.T, string) {}, true, ""},
+		{"an empty file", func(t *testing.T, path string) { os.WriteFile(path, nil, 0o600) }, true, ""},
+		{"no bucket yet", func(t *testing.T, path string) { withBolt(t, path, func(*bolt.Tx) error { return nil }) }, true, ""},
+		{"no format yet", func(t *testing.T, path string) {
+			db, err := storm.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			db.Close()
+		}, true, ""},
+		{"a store", makeStore, false, ""},
+		{"an empty device", func(t *testing.T, path string) { os.Symlink(os.DevNull, path) }, false, "not a regular file"},
+		{"text", func(t *testing.T, path string) { os.WriteFile(path, []byte("text"), 0o600) }, false, "not a store of matrix-regservice"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			test.make(t, filepath.Join(dir, storeFile))
+			s, err := readStore(t.Context(), dir)
+			if errors.Is(err, errNoStore) != test.none || (err != nil) != (test.none || test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v", err)
+			}
+			if err == nil {
+				s.Close()
+			}
+			if test.want == "" {
+				opened(t, dir)
+			}
+		})
+	}
+}
+
+// A directory that cannot be made is the error, such as a link to a disk that is not there.
+func TestStoreWithoutDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Join(t.TempDir(), "away"), dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openBoltStore(dir, testServerName); err == nil || !strings.Contains(err.Error(), "mkdir "+dir) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Of several that make a store at once one has it, the others are told so, and nothing else is left.
+func TestStoreMadeAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for i := range 4 {
+		for range 8 {
+			all.Go(func() {
+				s, err := openBoltStore(filepath.Join(dir, fmt.Sprint(i)), testServerName)
+				if err == nil {
+					t.Cleanup(func() { s.Close() })
+				} else if !errors.Is(err, errStoreLocked) {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	for i := range 4 {
+		left, err := os.ReadDir(filepath.Join(dir, fmt.Sprint(i)))
+		if err != nil || len(left) != 1 || left[0].Name() != storeFile {
+			t.Errorf("got %v, %v", left, err)
+		}
 	}
 }
 
