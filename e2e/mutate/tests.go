@@ -81,7 +81,7 @@ func (r *runner) findTests(ctx context.Context, mutants []mutant, fresh bool) er
 
 func (r *runner) findTest(ctx context.Context, name string) (test, error) {
 	seen, err := os.MkdirTemp(r.dir, "seen-")
-	if err != nil {
+	if err := errors.Join(err, os.Chmod(r.dir, 0o711), os.Chmod(seen, 0o777)); err != nil { // for the parts of a test that run as another user
 		return test{}, err
 	}
 	start := time.Now()
