@@ -1,5 +1,5 @@
 // health_test.go owns what /readyz says while balances cannot be looked up, and that nothing is told to the watchdog unless the handler
-// answers.
+// answers, and something while the service serves.
 
 package main
 
@@ -38,16 +38,28 @@ func TestReadyWithoutChain(t *testing.T) {
 	}
 }
 
-// The watchdog is told that the process lives each time that the handler has answered, and not before.
-func TestWatchdogAsksHandler(t *testing.T) {
+// asWatchdog has systemd wait for this process so often, and returns what reads the next message to it: "" where none comes.
+func asWatchdog(t *testing.T, usec string) (told func(within time.Duration) string) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "notify")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close()
+	t.Cleanup(func() { socket.Close() })
 	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("WATCHDOG_USEC", "2000")
+	t.Setenv("WATCHDOG_USEC", usec)
+	return func(within time.Duration) string {
+		buf := make([]byte, 100)
+		socket.SetReadDeadline(time.Now().Add(within))
+		n, _ := socket.Read(buf)
+		return string(buf[:n])
+	}
+}
+
+// The watchdog is told that the process lives each time that the handler has answered, and not before.
+func TestWatchdogAsksHandler(t *testing.T) {
+	told := asWatchdog(t, "2000")
 	asked, answer := make(chan string), make(chan bool)
 	stop := keepWatchdog(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.Method + " " + r.URL.Path
@@ -55,21 +67,15 @@ func TestWatchdogAsksHandler(t *testing.T) {
 		w.WriteHeader(http.StatusNotFound)
 		w.Write([]byte("{}"))
 	}))
-	read := func(within time.Duration) string {
-		buf := make([]byte, 100)
-		socket.SetReadDeadline(time.Now().Add(within))
-		n, _ := socket.Read(buf)
-		return string(buf[:n])
-	}
 	for range 3 {
 		if got := <-asked; got != "GET /regapp/1" {
 			t.Errorf("got %s", got)
 		}
-		if got := read(20 * time.Millisecond); got != "" {
+		if got := told(20 * time.Millisecond); got != "" {
 			t.Fatalf("told %q before the handler has answered", got)
 		}
 		answer <- true
-		if got := read(patience); got != "WATCHDOG=1" {
+		if got := told(patience); got != "WATCHDOG=1" {
 			t.Errorf("told %q", got)
 		}
 	}
@@ -78,6 +84,23 @@ func TestWatchdogAsksHandler(t *testing.T) {
 	case <-asked:
 		answer <- true
 	case <-time.After(20 * time.Millisecond):
+	}
+}
+
+// The service tells it while it serves, and then that it stops.
+func TestWatchdogOfService(t *testing.T) {
+	told := asWatchdog(t, "3600000000") // the first time is at once
+	d := newGateway(t, homeserver.CreateUserPath)
+	_, stop, served := d.begin()
+	if got := told(patience); got != "WATCHDOG=1" {
+		t.Errorf("told %q", got)
+	}
+	stop()
+	if got := told(patience); got != "STOPPING=1" {
+		t.Errorf("told %q", got)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
 

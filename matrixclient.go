@@ -20,9 +20,7 @@ import (
 func newHomeserverClient(c config.Config, m *metrics) *homeserver.Client {
 	h := homeserver.NewClient(c.Origin, c.ServerName, c.ASToken, c.HSToken, c.SharedSecret, c.MASClientSecret)
 	h.ASToken = c.ASToken
-	if m != nil {
-		h.Observe = m.called
-	}
+	h.Observe = m.called
 	if c.MaxInflight > 0 {
 		h.Keep(c.MaxInflight)
 	}

@@ -11,14 +11,17 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/admission"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/limit"
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/log"
 )
@@ -301,6 +304,34 @@ func TestFloodHidesNothingElse(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Refusals with the same status and errcode are of several kinds, too: the store's, and those with a proof and without.
+func TestRefusalsHideNoOther(t *testing.T) {
+	d := newGateway(t, homeserver.SharedSecretPath)
+	_, n := newProof(t)
+	refusals := map[string]func(){}
+	for name, err := range map[string]error{"store": errStore, "balance": admission.ErrUntold, "foreign": errForeign, "registered": errRegistered, "limit": &limit.EarlyError{}} {
+		refusals[name] = func() { d.server.audit(netip.Addr{}, n, "", err, 0) }
+	}
+	refusals["limit without a proof"] = func() { d.server.audit(netip.Addr{}, node{}, "", &limit.EarlyError{}, 0) }
+	for name, flood := range refusals {
+		lines := newLimitedLog(t, 5, "json")
+		for range 3 {
+			flood()
+		}
+		if said := lines.since(); strings.Count(said, "\n") != 1 {
+			t.Errorf("%s: three left %s, want one line", name, said)
+		}
+		for other, refuse := range refusals {
+			if other == name {
+				continue
+			}
+			if refuse(); strings.Count(lines.since(), "\n") != 1 {
+				t.Errorf("many of %s hide %s", name, other)
+			}
+		}
 	}
 }
 
