@@ -247,17 +247,21 @@ func readAnswer(res *http.Response) Answer {
 	return a
 }
 
-// RedirectsTo is where an answer redirects, without user, query and secrets, "" where it does not.
+// RedirectsTo is where an answer redirects, without user, query and secrets, "" where it does not. In the path, words that look like
+// a token are left out: it may repeat what was sent.
 func RedirectsTo(res *http.Response, secrets ...string) string {
 	if res.StatusCode/100 != 3 {
 		return ""
 	}
 	to, err := res.Location()
-	if err != nil {
+	if err != nil || to.Host == "" {
 		return ""
 	}
-	to.User, to.RawQuery, to.Fragment = nil, "", ""
-	return redact.Line(to.String(), secrets...)
+	path := strings.Split(to.Path, "/")
+	for i, word := range path {
+		path[i] = redact.Mask(word)
+	}
+	return redact.Line(to.Scheme+"://"+to.Host+strings.Join(path, "/"), secrets...)
 }
 
 // UnknownPath reports whether the homeserver, or a proxy before it, does not know the path.

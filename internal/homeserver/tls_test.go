@@ -96,7 +96,10 @@ func TestRedirectsTo(t *testing.T) {
 		"https://u:sekrit@other.example/x":              "https://other.example/x",
 		"/elsewhere":                                    "ORIGIN/elsewhere",
 		"":                                              "",
-		"https://other.example/0123456789abcdef0123": "https://other.example/…",
+		"https://other.example/0123456789abcdef0123":    "https://other.example/…",
+		"/x/mat_aBcDeFgHiJkLmNoPqRsT/y?z":               "ORIGIN/x/…/y",
+		"/x/%22mat_aBcDeFgHiJkLmNoPqRsT%22":             "ORIGIN/x/…",
+		"mailto:mat_aBcDeFgHiJkLmNoPqRsT@other.example": "",
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if location != "" {
