@@ -12,10 +12,10 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,16 +32,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/e2e/daemon"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/need"
 	"github.com/SmartMeshFoundation/matrix-regservice/e2e/standin"
 )
 
 const (
-	peerMemory  = 64 << 20 // bytes of anonymous memory that the program may have, whatever its peer does
-	peerNodes   = 8        // that come at once while the peer speaks bytes
-	peersAtOnce = 24       // programs with a peer each: most of this is waiting for time limits
-	floodMost   = 64 << 20 // bytes after which a peer gives up: the program reads on and on
+	peerMemory  = 64 << 20    // bytes of anonymous memory that the program may have, whatever its peer does
+	peerNodes   = 8           // that come at once while the peer speaks bytes
+	peersAtOnce = 24          // programs with a peer each: most of this is waiting for time limits
+	floodMost   = 8 << 20     // bytes after which a peer gives up: the program reads on and on
+	waitMost    = time.Minute // after which a peer gives up: the program waits on and on. No attempt takes half of it
 )
 
 // A bytePeer is one connection on which the peer is asked for something and may say what it likes.
@@ -51,24 +52,33 @@ type bytePeer struct {
 	secrets []string      // that the program has
 	echo    string        // the request and the secrets
 	answer  func() string // does what was asked, and returns the right answer
+	number  int           // of the connections on which it says what it likes
+	gaveUp  func(why string)
 }
 
 // say sends text, and tells whether it was taken.
 func (p *bytePeer) say(text string) bool {
 	_, err := io.WriteString(p, text)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.gaveUp("keeps a connection that it does not read")
+	}
 	return err == nil
 }
 
 // flood sends pieces until the program has had enough.
 func (p *bytePeer) flood(piece string) {
 	piece = strings.Repeat(piece, 1+8<<10/len(piece))
-	for sent := 0; sent < floodMost && p.say(piece); sent += len(piece) {
+	for sent := 0; sent < floodMost; sent += len(piece) {
+		if !p.say(piece) {
+			return
+		}
 	}
+	p.gaveUp("takes whatever it is sent")
 }
 
 // drip sends the text a few bytes at a time, and then its end again and again, until the program has had enough.
 func (p *bytePeer) drip(text, again string) {
-	for begun := time.Now(); time.Since(begun) < daemon.Patience; time.Sleep(50 * time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < waitMost; time.Sleep(50 * time.Millisecond) {
 		piece := text[:min(2, len(text))]
 		if text = text[len(piece):]; piece == "" {
 			piece = again
@@ -76,6 +86,15 @@ func (p *bytePeer) drip(text, again string) {
 		if !p.say(piece) {
 			return
 		}
+	}
+	p.gaveUp("waits for the end of an answer")
+}
+
+// wait says nothing until the program has had enough.
+func (p *bytePeer) wait() {
+	p.SetReadDeadline(time.Now().Add(waitMost))
+	if _, err := io.Copy(io.Discard, p.in); errors.Is(err, os.ErrDeadlineExceeded) {
+		p.gaveUp("waits for an answer")
 	}
 }
 
@@ -95,12 +114,15 @@ var strayAnswer = rawAnswer("200 OK", "", `{"jsonrpc":"2.0","id":1,"result":"0xf
 
 // plausibleAnswers are answers to other calls of this program, each of which would do for some call of it.
 var plausibleAnswers = []string{
+	rawAnswer("200 OK", "", `{"displayname":"somebody"}`),
 	"HTTP/1.1 204 No Content\r\n\r\n", // the password is set
 	rawAnswer("404 Not Found", "", `{"errcode":"M_NOT_FOUND","error":"Profile was not found"}`),
-	rawAnswer("200 OK", "", `{"displayname":"somebody"}`),
 	rawAnswer("409 Conflict", "", `{"errors":[{"title":"User already exists"}]}`),
 	strayAnswer,
 }
+
+// plausible is another one of them on each connection, so that the calls of a few nodes meet all of them.
+func (p *bytePeer) plausible() string { return plausibleAnswers[(p.number-1)%len(plausibleAnswers)] }
 
 // oneLine is text without what would end a line of a header.
 func oneLine(text string) string {
@@ -108,6 +130,8 @@ func oneLine(text string) string {
 }
 
 func first(most int, text string) string { return text[:min(most, len(text))] }
+
+func last(most int, text string) string { return text[max(0, len(text)-most):] }
 
 func quoted(text string) string {
 	content, _ := json.Marshal(text)
@@ -120,19 +144,22 @@ type byteCase struct {
 	right    bool // the answer that was asked for is among it, and may be taken
 	speak    func(p *bytePeer)
 	isObject bool // the first answer is 200 with an object, which is all that some calls want
+
+	everywhere bool // the short test tries it at each call, too: what is believed depends on the call
 }
 
 var byteCases = []byteCase{
 	{name: "extra answers behind the right one", right: true, speak: func(p *bytePeer) { p.say(p.answer() + strayAnswer); p.waitForMore() }},
 	{name: "answers to other calls behind the right one", right: true, speak: func(p *bytePeer) {
-		p.say(p.answer() + plausibleAnswers[rand.IntN(len(plausibleAnswers))])
+		p.say(p.answer() + p.plausible())
 		p.waitForMore()
 	}},
-	{name: "an answer to another call a little later", right: true, speak: func(p *bytePeer) {
+	{name: "an answer to another call for the next one", right: true, everywhere: true, speak: func(p *bytePeer) {
 		p.say(p.answer())
-		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
-		p.say(plausibleAnswers[rand.IntN(len(plausibleAnswers))])
-		p.waitForMore()
+		if p.waitForMore() {
+			p.say(p.plausible())
+			p.waitForMore()
+		}
 	}},
 	{name: "an extra answer a little later", right: true, speak: func(p *bytePeer) {
 		p.say(p.answer())
@@ -141,7 +168,7 @@ var byteCases = []byteCase{
 		p.waitForMore()
 	}},
 	{name: "a part of an extra answer", right: true, speak: func(p *bytePeer) { p.say(p.answer() + strayAnswer[:40]); p.waitForMore() }},
-	{name: "extra answers before the right one", isObject: true, speak: func(p *bytePeer) { p.say(strayAnswer + p.answer()) }},
+	{name: "extra answers before the right one", isObject: true, everywhere: true, speak: func(p *bytePeer) { p.say(strayAnswer + p.answer()) }},
 	{name: "header lines without end", speak: func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\n"); p.flood("X: " + first(200, oneLine(p.echo)) + "\r\n") }},
 	{name: "short header lines without end", speak: func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\n"); p.flood("a:\r\n") }},
 	{name: "a header line without end", speak: func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\nX: "); p.flood(oneLine(p.echo)) }},
@@ -167,7 +194,10 @@ var byteCases = []byteCase{
 		p.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + first(100, p.echo))
 		p.reset()
 	}},
-	{name: "HTTP/0.9", speak: func(p *bytePeer) { p.say(`{"user_id":"x","access_token":"` + strayToken + `"}`) }},
+	{name: "HTTP/0.9", speak: func(p *bytePeer) {
+		_, body, _ := strings.Cut(p.answer(), "\r\n\r\n")
+		p.say(body)
+	}},
 	{name: "HTTP/0.9 that repeats everything", speak: func(p *bytePeer) { p.say(p.echo) }},
 	{name: "HTTP/2", speak: func(p *bytePeer) { p.say("\x00\x00\x12\x04\x00\x00\x00\x00\x00" + p.echo) }},
 	{name: "TLS", speak: func(p *bytePeer) { p.say("\x15\x03\x01\x00\x02\x02\x46" + p.echo) }},
@@ -183,7 +213,7 @@ var byteCases = []byteCase{
 	{name: "header lines one by one", speak: func(p *bytePeer) { p.drip("HTTP/1.1 200 OK\r\n", "X: x\r\n") }},
 	{name: "a body byte by byte", speak: func(p *bytePeer) { p.drip("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x") }},
 	{name: "chunks byte by byte", speak: func(p *bytePeer) { p.drip("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n") }},
-	{name: "silence", speak: func(p *bytePeer) { io.Copy(io.Discard, p.in) }},
+	{name: "silence", speak: (*bytePeer).wait},
 	{name: "a body without end", speak: func(p *bytePeer) { p.say("HTTP/1.1 200 OK\r\n\r\n"); p.flood(p.echo) }},
 	{name: "a chunked body without end", speak: func(p *bytePeer) {
 		p.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -213,10 +243,15 @@ var byteCases = []byteCase{
 	}},
 	{name: "another protocol that is agreed on", speak: func(p *bytePeer) {
 		p.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + first(100, oneLine(p.echo)) + "\r\n\r\n" + p.echo)
-		io.Copy(io.Discard, p.in)
+		p.wait()
 	}},
 	{name: "a redirect that repeats everything", speak: func(p *bytePeer) {
 		p.say(rawAnswer("307 "+oneLine(p.echo), "Location: http://elsewhere.example/?x="+url.QueryEscape(p.echo)+"\r\n", "{}"))
+	}},
+	{name: "a redirect to each word of everything", speak: func(p *bytePeer) {
+		words := strings.FieldsFunc(p.echo, func(r rune) bool { return strings.ContainsRune(" \r\n\"{}:,=&", r) })
+		at := strings.Join(slices.DeleteFunc(words, func(word string) bool { return len(word) < 20 }), "/")
+		p.say(rawAnswer("307 Temporary Redirect", "Location: http://elsewhere.example/"+last(300, at)+"\r\n", "{}"))
 	}},
 	{name: "a redirect to nowhere", speak: func(p *bytePeer) {
 		p.say(rawAnswer("302 Found", "Location: http://%zz/"+strings.ReplaceAll(first(300, oneLine(p.echo)), " ", "")+"\r\n", "{}"))
@@ -265,10 +300,12 @@ func echoes(status string) func(*bytePeer) {
 	}
 }
 
-// waitForMore keeps the connection, as a server does between two requests, and does not answer a further one.
-func (p *bytePeer) waitForMore() {
+// waitForMore keeps the connection, as a server does between two requests, and tells whether a further one came, which it does not
+// answer.
+func (p *bytePeer) waitForMore() bool {
 	p.SetReadDeadline(time.Now().Add(2 * time.Second))
-	http.ReadRequest(p.in)
+	_, err := http.ReadRequest(p.in)
+	return err == nil
 }
 
 // A byteServer is a peer: it answers rightly, but for one call while it is armed.
@@ -280,9 +317,10 @@ type byteServer struct {
 	speak   func(*bytePeer)
 	at      string // the call that it speaks bytes at
 
-	armed atomic.Bool
-	spoke atomic.Int64
-	conns sync.WaitGroup
+	armed  atomic.Bool
+	spoke  atomic.Int64
+	conns  sync.WaitGroup
+	gaveUp atomic.Pointer[string] // why a connection was ended that the program should have ended
 }
 
 // newByteServer makes one that is armed: the program's start meets its bytes too.
@@ -300,6 +338,7 @@ func newByteServer(t *testing.T, s *byteServer) *byteServer {
 			if err != nil {
 				return
 			}
+			conn.(*net.TCPConn).SetWriteBuffer(64 << 10) // so that what is sent has been read, but for little
 			s.conns.Go(func() { s.serve(conn) })
 		}
 	})
@@ -326,10 +365,10 @@ func (s *byteServer) serve(conn net.Conn) {
 			answer := httptest.NewRecorder()
 			s.right.ServeHTTP(answer, r)
 			return rawAnswer(fmt.Sprintf("%d %s", answer.Code, http.StatusText(answer.Code)), "", answer.Body.String())
-		}}
+		}, gaveUp: func(why string) { s.gaveUp.Store(&why) }}
 		if s.armed.Load() && s.which(r) == s.at {
-			s.spoke.Add(1)
-			conn.SetWriteDeadline(time.Now().Add(daemon.Patience))
+			p.number = int(s.spoke.Add(1))
+			conn.SetWriteDeadline(time.Now().Add(waitMost))
 			s.speak(p)
 			return
 		}
@@ -423,7 +462,7 @@ func keepOwnSecrets(h *truth) {
 }
 
 // eachByteCase runs each case at each target with a program of its own, many at once. The short test runs one of so many cases,
-// each at one target.
+// each at one target, but for those that it tries everywhere.
 func eachByteCase(t *testing.T, targets, oneOf int, run func(t *testing.T, c byteCase, target int)) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -436,7 +475,7 @@ func eachByteCase(t *testing.T, targets, oneOf int, run func(t *testing.T, c byt
 	var all sync.WaitGroup
 	for number, c := range byteCases {
 		for target := range targets {
-			if !need.Long() && (target != number%targets || number%oneOf != 0) {
+			if !need.Long() && !c.everywhere && (target != number%targets || number%oneOf != 0) {
 				continue
 			}
 			slots <- struct{}{}
@@ -580,6 +619,11 @@ func (v *byteVictim) speaks(peer *byteServer, isRight func(answer) bool, healthy
 	metrics := v.operatorReads()
 	if err := v.stop(); err != nil {
 		v.Error(err)
+	}
+	peer.Close()
+	peer.conns.Wait()
+	if why := peer.gaveUp.Load(); why != nil {
+		v.Errorf("the program %s: the peer gave up", *why)
 	}
 	v.leaksNothing(metrics)
 	if broken := v.takeBroken(); broken != "" {
