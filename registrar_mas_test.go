@@ -32,9 +32,13 @@ func doesAndSays(do, say http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// titled is an error of Matrix Authentication Service.
+// titled is an error of Matrix Authentication Service, with its cause if it has one.
 func titled(c masplay.Case) http.HandlerFunc {
-	return says(masplay.Answers[c].Status, `{"errors":[{"title":"`+masplay.Answers[c].Title+`"}]}`)
+	is, cause := masplay.Answers[c], ""
+	if is.Caused {
+		cause = `,{"title":"error sending request"},{"title":"connection refused"}`
+	}
+	return says(is.Status, `{"errors":[{"title":"`+is.Title+`"}`+cause+`]}`)
 }
 
 // What Matrix Authentication Service adds to the life of a registration.
