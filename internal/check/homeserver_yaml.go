@@ -43,14 +43,14 @@ func (j judging) findings() []Finding {
 	case j.settings.isDendrite():
 		return j.ofDendrite()
 	}
-	return slices.Concat(
+	return j.withoutHidden(slices.Concat(
 		j.filesRead(),
 		[]Finding{j.serverName(j.subject("server_name"), "server_name"), j.enableRegistration(), j.userDirectory(), j.expireAccessToken(), j.identityServers()},
 		j.listeners(),
 		[]Finding{j.registrationListed("app_service_config_files")},
 		j.sharedSecret(j.subject("registration_shared_secret")),
 		j.needsOfToday(),
-	)
+	))
 }
 
 // subject names a setting.

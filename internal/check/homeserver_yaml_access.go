@@ -5,6 +5,7 @@ package check
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
@@ -26,14 +27,21 @@ func (chk *checking) homeserverReads(context.Context) []Finding {
 			found = append(found, unseen(subject, "it is unknown which user runs Synapse"))
 			continue
 		}
-		found = append(found, chk.judgeReader(subject, user, chk.judging(s).filesOfSynapse()))
+		its := reading{who: "the homeserver", user: user, hasRead: chk.accepts, do: func(kept synapse.ModeError, _ string) string {
+			do := "type: " + paste("chown "+shell.Quote(user.Name())+" "+shell.Quote(kept.Path)) + thenRestart
+			if kept.IsAbove {
+				do = "keep the file where " + user.Name() + " may enter, or type: " + paste("chmod o+x "+shell.Quote(kept.Path)) + thenRestart
+			}
+			return do
+		}}
+		found = append(found, its.judge(subject, chk.judging(s).filesOfSynapse()))
 	}
 	return found
 }
 
 // filesOfSynapse are the files that it reads, as far as it is seen where they are.
 func (j judging) filesOfSynapse() []string {
-	paths := append([]string{}, j.settings.ofSynapse.Files...)
+	paths := slices.Concat(j.settings.ofSynapse.Files, j.settings.ofSynapse.Hidden)
 	for _, name := range append(texts(j.settings.at("app_service_config_files")), j.settings.Text("registration_shared_secret_path")) {
 		if at := j.locate(name); name != "" && at.isSeen {
 			paths = append(paths, at.path)
@@ -42,10 +50,19 @@ func (j judging) filesOfSynapse() []string {
 	return paths
 }
 
-func (chk *checking) judgeReader(subject string, user synapse.User, paths []string) Finding {
+// A reading is of a program that reads files when it starts.
+type reading struct {
+	who     string
+	user    synapse.User
+	hasRead bool // it runs, so that this counts from its next start on
+	do      func(kept synapse.ModeError, path string) (cure string)
+}
+
+// judge finds the first of the files that the program's user may not read.
+func (r reading) judge(subject string, paths []string) Finding {
 	var unseen []string
 	for _, path := range paths {
-		err := user.MayRead(path)
+		err := r.user.MayRead(path)
 		its := synapse.ModeError{}
 		switch {
 		case err == nil:
@@ -54,17 +71,13 @@ func (chk *checking) judgeReader(subject string, user synapse.User, paths []stri
 			unseen = append(unseen, err.Error())
 			continue
 		}
-		do := "type: " + paste("chown "+shell.Quote(user.Name())+" "+shell.Quote(its.Path)) + thenRestart
-		if its.IsAbove {
-			do = "keep the file where " + user.Name() + " may enter, or type: " + paste("chmod o+x "+shell.Quote(its.Path)) + thenRestart
+		if r.hasRead {
+			return warning(subject, r.do(its, path), "%s may not read %s: %v; %s, which has read it, does not start again (%s)", r.user.Name(), path, err, r.who, r.user.Why)
 		}
-		if chk.accepts {
-			return warning(subject, do, "%s may not read %s: %v; the homeserver, which has read it, does not start again (%s)", user.Name(), path, err, user.Why)
-		}
-		return problem(subject, do, "%s may not read %s: %v; the homeserver does not start (%s)", user.Name(), path, err, user.Why)
+		return problem(subject, r.do(its, path), "%s may not read %s: %v; %s does not start (%s)", r.user.Name(), path, err, r.who, r.user.Why)
 	}
 	if len(unseen) > 0 {
-		return fine(subject, "%s may read all that was checked (%s); unknown: %s", user.Name(), user.Why, strings.Join(unseen, "; "))
+		return fine(subject, "%s may read all that was checked (%s); unknown: %s", r.user.Name(), r.user.Why, strings.Join(unseen, "; "))
 	}
-	return fine(subject, "%s may read %s (%s)", user.Name(), count(len(paths), "file"), user.Why)
+	return fine(subject, "%s may read %s (%s)", r.user.Name(), count(len(paths), "file"), r.user.Why)
 }

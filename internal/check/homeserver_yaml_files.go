@@ -50,10 +50,14 @@ func (chk *checking) readAllSettings() []settingsFile {
 // readSynapse reads the files, and those of the directories, as Synapse does.
 func readSynapse(paths []string, why string) settingsFile {
 	read, err := synapse.Read(paths)
+	hidden := error(nil)
+	if errors.Is(err, os.ErrPermission) && len(read.Keys) > 0 {
+		hidden, err = err, nil
+	}
 	if err == nil && len(read.Keys) == 0 {
 		err = fmt.Errorf("%s holds no settings", strings.Join(paths, ", "))
 	}
-	return settingsFile{path: paths[0], keys: read.Keys, from: read.From, err: err, ofSynapse: read, why: why}
+	return settingsFile{path: paths[0], keys: read.Keys, from: read.From, err: err, hidden: hidden, ofSynapse: read, why: why}
 }
 
 // readSettings reads the files of another server, and those of directories in the order of their names. A key of a later file
@@ -76,6 +80,9 @@ func readSettings(paths []string) settingsFile {
 	for _, path := range found {
 		file, err := files.ReadYAML(path)
 		if err != nil {
+			if _, fault := synapse.DecodeFile(path); fault != nil { // which says what is wrong there, too
+				err = fault
+			}
 			s.err = err
 			return s
 		}
@@ -104,15 +111,39 @@ func (j judging) unreadable() Finding {
 	return problem(subject, "repair it there"+thenRestart, "%v; the homeserver does not start with it", err)
 }
 
-// RunAs says who may read what this user may not.
-func RunAs(err error) string {
-	as := "root"
-	if its := (*os.PathError)(nil); errors.As(err, &its) {
-		if owner := synapse.OwnerOf(its.Path); owner.IsKnown() && owner.UID != 0 {
-			as = owner.Name() + ", whose it is, or as root"
+// withoutHidden has what is found wrong with a setting follow from the file that this user may not read, where that may have another
+// value.
+func (j judging) withoutHidden(found []Finding) []Finding {
+	if j.settings.hidden == nil {
+		return found
+	}
+	for i, f := range found {
+		setting := strings.TrimPrefix(f.Subject, config.HomeserverFile+" ")
+		key := strings.FieldsFunc(setting, func(r rune) bool { return r == ' ' || r == '.' })[0]
+		switch {
+		case f.Subject == config.HomeserverFile:
+			found[i] = problem(f.Subject, RunAs(j.settings.hidden), "it is there and cannot be read: %v; the settings are checked without it", j.settings.hidden)
+		case f.Status != OK && !j.settings.ofSynapse.IsSure(key):
+			found[i].causes = strings.Join([]string{config.HomeserverFile, f.causes}, "\n")
 		}
 	}
-	return "run this as " + as
+	return found
+}
+
+// RunAs says who may read what this user may not: whose the file is, or the directory above it that keeps this user out.
+func RunAs(err error) string {
+	its := (*os.PathError)(nil)
+	if !errors.As(err, &its) {
+		return "run this as root"
+	}
+	for path, what := whole(its.Path), "it"; ; path, what = filepath.Dir(path), filepath.Dir(path) {
+		switch owner := synapse.OwnerOf(path); {
+		case owner.IsKnown() && owner.UID != 0:
+			return "run this as " + owner.Name() + ", whose " + what + " is, or as root"
+		case owner.IsKnown() || path == filepath.Dir(path):
+			return "run this as root"
+		}
+	}
 }
 
 // filesRead says which files were read, and which of them Synapse passes over although they look as if they were meant.

@@ -20,6 +20,8 @@ type settingsFile struct {
 	from map[any]string // the file that has the last word on a key
 	err  error          // why it cannot be judged
 
+	hidden error // a file among several that this user may not read
+
 	ofSynapse synapse.Settings // the same, where Synapse reads it
 	why       string           // these files and no others, where Synapse reads them
 }

@@ -6,6 +6,7 @@
 package synapse
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -26,6 +27,8 @@ type Settings struct {
 	Paths   []string // files and directories as they were named
 	Files   []string // that were read, in their order
 	Skipped []Skipped
+	Hidden  []string // that this user may not read
+	sure    int      // from this one of Files on, no hidden file takes a key's place
 
 	Keys map[any]any
 	From map[any]string // the file that has the last word on a key
@@ -93,15 +96,30 @@ func (s Settings) Text(key string) (string, error) {
 }
 
 // Read reads the files, and those of the directories, as one configuration: a key of a later file takes the place of the whole
-// key of an earlier one. An error is a FileError, and what was read before it is returned as well.
+// key of an earlier one. An error is a FileError, and what was read before it is returned as well; where this user may not read a
+// file, all the others are.
 func Read(paths []string) (Settings, error) {
 	s := Settings{Paths: paths, Keys: map[any]any{}, From: map[any]string{}}
+	var hidden error
 	for _, path := range paths {
-		if err := s.readPath(path); err != nil {
+		if err := s.readPath(path); errors.Is(err, os.ErrPermission) {
+			hidden = cmp.Or(hidden, err)
+		} else if err != nil {
 			return s, err
 		}
 	}
-	return s, nil
+	return s, hidden
+}
+
+// IsSure tells whether the key has this value in Synapse, too: no file that this user may not read can have another.
+func (s Settings) IsSure(key string) bool {
+	from, isThere := s.From[key]
+	return len(s.Hidden) == 0 || isThere && slices.Index(s.Files, from) >= s.sure
+}
+
+// hide notes a file that this user may not read.
+func (s *Settings) hide(path string) {
+	s.Hidden, s.sure = append(s.Hidden, path), len(s.Files)
 }
 
 func (s *Settings) readPath(path string) error {
@@ -110,6 +128,9 @@ func (s *Settings) readPath(path string) error {
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			s.hide(path)
+		}
 		return FileError{path, err}
 	}
 	var inside []string
@@ -127,16 +148,22 @@ func (s *Settings) readPath(path string) error {
 		}
 	}
 	slices.Sort(inside)
+	var hidden error
 	for _, name := range inside {
-		if err := s.readFile(name); err != nil {
+		if err := s.readFile(name); errors.Is(err, os.ErrPermission) {
+			hidden = cmp.Or(hidden, err)
+		} else if err != nil {
 			return err
 		}
 	}
-	return nil
+	return hidden
 }
 
 func (s *Settings) readFile(path string) error {
 	value, err := DecodeFile(path)
+	if errors.Is(err, os.ErrPermission) {
+		s.hide(path)
+	}
 	if err != nil {
 		return err
 	}
