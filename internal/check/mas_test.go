@@ -243,3 +243,22 @@ func TestJudgeBehindMAS(t *testing.T) {
 		}
 	}
 }
+
+// A fault in a file has another cure than a file that is not there; and a file that nobody named is not checked.
+func TestMASUnreadable(t *testing.T) {
+	t.Chdir(t.TempDir())
+	chk := &checking{Input: Input{Config: behindMAS}, report: &Report{}}
+	if found := chk.masSettings(t.Context()); len(found) != 1 || !found[0].unseen || found[0].Subject != MASFile {
+		t.Errorf("none: got %+v", found)
+	}
+	os.WriteFile("broken.yaml", []byte("a: b\nmatrix: secret: hunter2\n"), 0o600)
+	for path, want := range map[string][2]string{
+		"broken.yaml":  {"broken.yaml, line 2: mapping values are not allowed in this context", "repair it there; then restart Matrix Authentication Service"},
+		"nowhere.yaml": {"nowhere.yaml", "name the configuration of Matrix Authentication Service with --mas-config"},
+	} {
+		chk.MASConfig = []string{path}
+		if found := chk.masSettings(t.Context()); len(found) != 1 || found[0].Status != Problem || !strings.Contains(found[0].Found, want[0]) || found[0].Do != want[1] || strings.Contains(found[0].Found, "hunter2") {
+			t.Errorf("%s: got %+v, want %q", path, found, want)
+		}
+	}
+}

@@ -58,7 +58,7 @@ func (s settingsFile) masList(path ...string) []settingsFile {
 func (j judging) masFindings() []Finding {
 	s := j.settings
 	if s.err != nil {
-		return []Finding{problem(MASFile, "name the configuration of Matrix Authentication Service with --"+FlagMASConfig, "%v", s.err)}
+		return []Finding{problem(MASFile, cureOfSettings(s.err, "name the configuration of Matrix Authentication Service with --"+FlagMASConfig, restartMAS), "%v", s.err)}
 	}
 	found := append([]Finding{fine(MASFile, "read %s", s.path)}, j.masFileClient()...)
 	add := func(subject string, bad bool, f func(subject, do, format string, args ...any) Finding, value string, path []string, reason, good string) {
@@ -140,8 +140,8 @@ func (j judging) masFileListener() Finding {
 
 func (chk *checking) masSettings(ctx context.Context) []Finding {
 	s := readMASSettings(chk.MASConfig)
-	if s == nil || !chk.Config.Way.IsMAS {
-		return nil
+	if s == nil {
+		return []Finding{unseen(MASFile, "there is no %s here: --%s FILE names its configuration", MASFile, FlagMASConfig)}
 	}
 	chk.report.keepSecret(s.masSecrets()...)
 	return append(chk.judging(*s).masFindings(), chk.masKnowsHomeserver(ctx, *s)...)

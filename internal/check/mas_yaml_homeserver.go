@@ -6,12 +6,14 @@ package check
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/mas"
@@ -37,7 +39,7 @@ func (chk *checking) masKnowsHomeserver(ctx context.Context, s settingsFile) []F
 	its, err := s.secretOr("secret_file", "", "matrix", "secret")
 	chk.report.keepSecret(its)
 	if err != nil {
-		return []Finding{warning(secret, "run this as a user that can read it", notLookedAt+"%v", err)}
+		return []Finding{warning(secret, cureOf(err, "see that secret_file of "+s.fileOf("matrix")+" names the file of the secret"), notLookedAt+"%v", err)}
 	}
 	at := strings.TrimRight(cmp.Or(s.Text("matrix", "endpoint"), masEndpointByDefault), "/")
 	client := homeserver.NewClient(at, chk.Config.ServerName, its)
@@ -67,11 +69,11 @@ func (chk *checking) compareMASSecrets(subject string, its string) Finding {
 	theirs, where, do, err := chk.masSecretInSynapse()
 	switch {
 	case err != nil:
-		return warning(subject, do, notLookedAt+"%v", err)
+		return warning(subject, do, notLookedAt+"%v", err).follows(config.HomeserverFile)
 	case theirs == "":
-		return problem(subject, homeserver.MASNotInCharge, "%s has none to it", where)
+		return problem(subject, homeserver.MASNotInCharge, "%s has none to it", where).follows(config.HomeserverFile)
 	case theirs != its:
-		return problem(subject, mas.ErrSecret.Error(), "%s has another", where)
+		return problem(subject, mas.ErrSecret.Error(), "%s has another", where).follows(config.HomeserverFile)
 	}
 	return fine(subject, "the one of %s", where)
 }
@@ -82,10 +84,14 @@ func (chk *checking) masSecretInSynapse() (theirs, where, do string, err error) 
 	for _, h := range chk.settings {
 		where = filepath.Base(h.path)
 		if h.err != nil {
-			return "", where, "name it with --" + FlagHomeserverConfig, h.err
+			do = "name it with --" + FlagHomeserverConfig
+			if !errors.Is(h.err, errNoSettings) {
+				do = cureOfSettings(h.err, do, thenRestart)
+			}
+			return "", where, do, h.err
 		}
 		if theirs, err = h.secretOr("secret_path", chk.process.Dir, "matrix_authentication_service", "secret"); err != nil {
-			return "", where, "run this as a user that can read it", err
+			return "", where, cureOf(err, "see that secret_path of "+h.fileOf("matrix_authentication_service")+" names the file of the secret"), err
 		}
 	}
 	return theirs, where, "", nil

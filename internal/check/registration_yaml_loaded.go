@@ -74,6 +74,14 @@ func refusedOf(keys map[any]any, ours config.Registration) string {
 // plainLocalpart is what Python's quote leaves as it is.
 var plainLocalpart = regexp.MustCompile(`^[0-9A-Za-z_.~/-]*$`)
 
+// cureOfSettings is what to do about settings that cannot be read: to be somebody who may, to name the file, or to repair it.
+func cureOfSettings(err error, name, thenRestart string) string {
+	if errors.Is(err, os.ErrNotExist) {
+		return name
+	}
+	return cureOf(err, "repair it there"+thenRestart)
+}
+
 // cureOf is what to do about a file that cannot be read: to be somebody who may, or else.
 func cureOf(err error, otherwise string) string {
 	if errors.Is(err, os.ErrPermission) {
