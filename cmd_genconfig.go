@@ -155,8 +155,8 @@ func genconfigAction(ctx context.Context, cmd *cli.Command) error {
 	} else {
 		fmt.Fprintln(out, "the namespace is that of nodes alone: the as_token acts for no other user")
 	}
-	if _, err := os.Stat(config.HomeserverFile); err != nil {
-		fmt.Fprintf(out, "there is no %s here: these files belong in the homeserver's directory\n", config.HomeserverFile)
+	if !isHere(config.HomeserverFile) && !isHere(check.DendriteFile) {
+		fmt.Fprintf(out, "there is neither %s nor %s here: these files belong in the homeserver's directory\n", config.HomeserverFile, check.DendriteFile)
 	}
 	if len(kept) > 0 {
 		fmt.Fprintf(out, "kept %s\n", strings.Join(kept, ", "))
@@ -171,6 +171,11 @@ func genconfigAction(ctx context.Context, cmd *cli.Command) error {
 	in.HomeserverConfig, in.Public = cmd.StringSlice(check.FlagHomeserverConfig), guidePublic
 	printSteps(out, c, dir, check.ReadLeft(ctx, in))
 	return nil
+}
+
+func isHere(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }
 
 // readSynapse reads the settings that were named, those that the running Synapse was started with, or those that are here. Without

@@ -14,7 +14,7 @@ import (
 
 // judgeScript judges run.sh beside the registration.yaml that the homeserver loads.
 func judgeScript(s config.Script, err error, contradicted []string, registered config.Registration) []Finding {
-	anew := "write it anew with genconfig --" + config.FlagForce + restartBoth
+	anew := "write it anew with genconfig --" + config.FlagForce + ", which keeps the tokens; then restart the service"
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return []Finding{fine(subjectRun, "there is none here, as where systemd starts the service")}
