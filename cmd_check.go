@@ -132,7 +132,9 @@ func newCheckInput(c config.Config) check.Input {
 			},
 		},
 		StoreName: name,
-		ReadStore: func(ctx context.Context) (check.StoreReading, error) { return readCounts(ctx, c.DataPath) },
+		ReadStore: func(ctx context.Context) (check.StoreReading, error) {
+			return readCounts(ctx, c.DataPath, c.ServerName)
+		},
 
 		AskStatus:    func(ctx context.Context) (check.DaemonStatus, error) { return askStatus(ctx, c.DataPath) },
 		AskReadiness: func(ctx context.Context) ([]check.Unready, error) { return askReadiness(ctx, c) },
@@ -152,10 +154,16 @@ func writeReport(out io.Writer, r *check.Report, all, asJSON bool) error {
 	return encoder.Encode(r)
 }
 
-// readCounts opens the store to read it.
-func readCounts(ctx context.Context, dataPath string) (check.StoreReading, error) {
+// readCounts opens the store to read it, and tells whether a daemon with the server name would start with it.
+func readCounts(ctx context.Context, dataPath, serverName string) (check.StoreReading, error) {
 	store, err := readStore(ctx, dataPath)
-	switch {
+	if err == nil {
+		defer store.Close()
+		err = store.refuses(serverName)
+	}
+	switch unfit := (*unfitError)(nil); {
+	case errors.As(err, &unfit):
+		return check.StoreReading{}, check.UnfitStore{Is: unfit.is, Do: unfit.todo}
 	case errors.Is(err, errNoStore):
 		return check.StoreReading{}, check.ErrNoStore
 	case errors.Is(err, errStoreLocked) && !names.IsPostgres(dataPath):
@@ -163,7 +171,6 @@ func readCounts(ctx context.Context, dataPath string) (check.StoreReading, error
 	case err != nil:
 		return check.StoreReading{}, err
 	}
-	defer store.Close()
 	counts, err := store.counts()
 	if err != nil {
 		return check.StoreReading{}, err
@@ -176,11 +183,11 @@ func readCounts(ctx context.Context, dataPath string) (check.StoreReading, error
 // checks. One that hangs accepts the connection and does not answer.
 const daemonPatience = 4 * healthLimit
 
-// askOps reads the answer of the daemon that serves the store in the directory.
-func askOps(ctx context.Context, dir, path string, into any) error {
+// askOps reads the answer of the daemon that serves the store.
+func askOps(ctx context.Context, dataPath, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, daemonPatience)
 	defer cancel()
-	res, err := askDaemon(ctx, dir, path, nil)
+	res, err := askGateway(ctx, http.MethodGet, dataPath, path, nil)
 	if errors.Is(err, errNoDaemon) {
 		return check.ErrNoDaemon
 	}
@@ -191,19 +198,28 @@ func askOps(ctx context.Context, dir, path string, into any) error {
 	return json.NewDecoder(io.LimitReader(res.Body, homeserver.AnswerLimit)).Decode(into)
 }
 
-// askStatus asks the daemon that serves the store in the directory for its status.
-func askStatus(ctx context.Context, dir string) (check.DaemonStatus, error) {
+// askStatus asks the daemon that serves the store for its status.
+func askStatus(ctx context.Context, dataPath string) (check.DaemonStatus, error) {
 	var said daemonStatus
-	err := askOps(ctx, dir, statusPath, &said)
-	return check.DaemonStatus{Store: inReading(said.StoreBytes, said.Records), PID: said.PID, Admitted: said.Admitted, MinBalance: said.MinBalance}, err
+	err := askOps(ctx, dataPath, statusPath, &said)
+	socket := ""
+	for _, dir := range config.SocketDirs(dataPath) {
+		if path := filepath.Join(dir, socketFile); socket == "" && isHere(path) {
+			socket = path
+		}
+	}
+	return check.DaemonStatus{Socket: socket, Store: inReading(said.StoreBytes, said.Records), PID: said.PID, Admitted: said.Admitted, MinBalance: said.MinBalance}, err
 }
 
 // askReadiness asks why no node could register now: the daemon that serves the store, or else at --ops-listen.
 func askReadiness(ctx context.Context, c config.Config) ([]check.Unready, error) {
 	var said []unready
 	err := askOps(ctx, c.DataPath, readinessPath, &said)
-	if errors.Is(err, check.ErrNoDaemon) && c.OpsListen != "" {
-		said, err = askReady(ctx, c.OpsListen)
+	if err != nil && c.OpsListen != "" { // this user may not use the socket, say
+		told, askErr := askReady(ctx, c.OpsListen)
+		if askErr == nil || errors.Is(err, check.ErrNoDaemon) {
+			said, err = told, askErr
+		}
 	}
 	if errors.Is(err, errUnknownPath) {
 		err = check.ErrOldDaemon

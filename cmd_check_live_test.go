@@ -5,10 +5,13 @@ package main
 import (
 	"io"
 	"maps"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -261,5 +264,55 @@ func TestCheckStore(t *testing.T) {
 	store.Close()
 	if got := checkStore(dir, false); got.Status != check.OK || !strings.Contains(got.Found, ": 1 registered, 1 pending") {
 		t.Errorf("free: got %+v", got)
+	}
+}
+
+// What the running service does not tell is not taken for what was checked.
+func TestCheckUntold(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		do   func(*deployment)
+		want string
+	}{
+		{"asked", func(*deployment) {}, ""},
+		{"not asked", stops("ops"), "; whether the running service asks for that was not checked, because no running service can be asked"},
+		{"not running", stops("ops", "service"), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDeployment(t, "")
+			d.admits = d.node.asks(big.NewInt(7))
+			d.flags = append(d.flags, "--eth-rpc", "ETHNODE", "--min-balance", "7")
+			test.do(d)
+			_, found := d.check()
+			if got := found["Ethereum node"]; got.Status != check.OK || !strings.HasSuffix(got.Found, "an address must hold 7 wei"+test.want) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+// Where the socket does not tell whether nodes can register, --ops-listen does.
+func TestAskReadiness(t *testing.T) {
+	ready := httptest.NewServer(says(503, "store cannot be written\n"))
+	t.Cleanup(ready.Close)
+	dir := t.TempDir()
+	socket, err := net.Listen("unix", filepath.Join(dir, socketFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	failing := &http.Server{Handler: says(500, "no")}
+	go failing.Serve(socket)
+	t.Cleanup(func() { failing.Close() })
+	c := config.Config{DataPath: dir}
+	if _, err := askReadiness(t.Context(), c); err == nil || !strings.Contains(err.Error(), "answers 500") {
+		t.Errorf("the socket: got %v", err)
+	}
+	c.OpsListen = ready.Listener.Addr().String()
+	if wrong, err := askReadiness(t.Context(), c); err != nil || len(wrong) != 1 || wrong[0].Reason != "store cannot be written" {
+		t.Errorf("--ops-listen: got %v, %v", wrong, err)
+	}
+	c.OpsListen = "127.0.0.1:1"
+	if _, err := askReadiness(t.Context(), c); err == nil || !strings.Contains(err.Error(), "answers 500") {
+		t.Errorf("nobody there: got %v", err)
 	}
 }

@@ -3,8 +3,12 @@
 package main
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io/fs"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -43,6 +47,8 @@ type deployment struct {
 	passes   func(string) bool   // what the proxy passes on
 	replaces bool                // it replaces X-Forwarded-For
 	answers  http.HandlerFunc    // what answers where nodes come in, in the place of the proxy
+	usurps   http.HandlerFunc    // what answers where the service listens, in its place
+	store    string              // the store that the daemon says it serves, if that is not its directory
 	stopped  func(d *deployment) // what is stopped before check asks
 	closers  map[string]func()   // of what can be stopped
 	unknown  http.HandlerFunc    // the homeserver's answer to what a stand-in does not know
@@ -215,11 +221,16 @@ func (d *deployment) check() (code int, found map[string]check.Finding) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stopOps, err := startOps(t.Context(), made, bolt, nil)
+	operated := made
+	operated.DataPath = cmp.Or(d.store, made.DataPath)
+	stopOps, err := startOps(t.Context(), operated, bolt, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	service.Config.Handler = newServer(made, bolt).handler()
+	if d.usurps != nil {
+		service.Config.Handler = d.usurps
+	}
 	service.Start()
 	proxy := front(t, d.h.URL, service.URL, func(path string) bool { return d.passes(path) }, d.replaces)
 	if d.answers != nil {
@@ -248,7 +259,11 @@ func (d *deployment) check() (code int, found map[string]check.Finding) {
 	for i := range args {
 		args[i] = d.fill(args[i])
 	}
+	before := filesBelow(t, dir, !closed["store"])
 	code, said := runs(t, args...)
+	if after := filesBelow(t, dir, !closed["store"]); !maps.Equal(before, after) {
+		t.Errorf("check changes files: before %v, after %v", before, after)
+	}
 	var report check.Report
 	if err := json.Unmarshal([]byte(said), &report); err != nil {
 		t.Fatalf("exit %d: %s", code, said)
@@ -266,6 +281,32 @@ func (d *deployment) check() (code int, found map[string]check.Finding) {
 		}
 	}
 	return code, found
+}
+
+// filesBelow are all files of the directory, with all that shows a change, but for those of a store that a daemon has open.
+func filesBelow(t *testing.T, dir string, isOpen bool) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	if err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || isOpen && entry.Name() == ".matrix" {
+			return cmp.Or(err, fs.SkipDir)
+		}
+		stat, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		content := []byte{}
+		if stat.Mode().IsRegular() {
+			if content, err = os.ReadFile(path); err != nil {
+				return err
+			}
+		}
+		all[path] = fmt.Sprintf("%v %v %x", stat.Mode(), stat.ModTime(), sha256.Sum256(content))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // fill puts the values of the words in capitals.
@@ -409,6 +450,10 @@ var ruleRows = []ruleRow{
 	{"mas.yaml rate_limiting.login.per_ip", "MAS", "low", in("mas.yaml", "burst: 50", "burst: 3"), check.Problem, ""},
 	{"mas.yaml http.listeners", "MAS", "open", in("mas.yaml", `"127.0.0.1:`, `"[::]:`), check.Problem, ""},
 
+	{"service access", "", "registration.yaml is another's", givenTo(54321, "service", "ops", "store"), check.Problem, ""},
+	{"service access", "", "registration.yaml is another's, while the service answers", givenTo(54321, "ops"), check.Warning, ""},
+	{"service", "", "it may not read registration.yaml", givenTo(54321, "service", "ops", "store"), check.Problem, "service access"},
+
 	{"registration.yaml", "", "for everybody", mode("registration.yaml", 0o644), check.Problem, ""},
 	{"registration.yaml tokens", "", "no id", in("registration.yaml", "id: x", "x: id"), check.Problem, ""},
 	{"registration.yaml url", "", "another port, and nobody comes through", all(in("registration.yaml", "SERVICEPORT", "1"), func(d *deployment) { d.unknown = says(404, "{}") }), check.Problem, ""},
@@ -455,6 +500,8 @@ var ruleRows = []ruleRow{
 	{"Matrix Authentication Service listener", "MAS", "on another machine", in("run.sh", "MATRIXURL", "http://192.0.2.1:1/api/admin/v1/users"), check.Warning, ""},
 
 	{"service", "", "down", stops("service"), check.Problem, ""},
+	{"service", "", "another program", func(d *deployment) { d.usurps = says(404, "{}") }, check.Problem, ""},
+	{"public URL " + registerPath, "", "another program has the service's port", func(d *deployment) { d.usurps = says(404, "{}") }, check.Problem, "service"},
 	{"service", "", "of another server name", func(d *deployment) { d.serves = "example.org" }, check.Problem, ""},
 	{"service hs_token", "", "another, and the homeserver does not come through", all(func(d *deployment) { d.hsToken = "another-hs-token"; d.unknown = says(404, "{}") }), check.Problem, ""},
 	{"service hs_token", "", "down", stops("service"), check.Note, "service"},
@@ -499,6 +546,9 @@ var ruleRows = []ruleRow{
 		d.flags = append(d.flags, "--datapath-file", "url")
 	}, check.OK, ""},
 	{"store", "", "PostgreSQL is down", func(d *deployment) { d.flags = append(d.flags, "--datapath", "postgres:///x?host=/nowhere") }, check.Problem, ""},
+	{"store", "", "another homeserver's", isElsewheres, check.Problem, ""},
+	{"service", "", "the store is another homeserver's", isElsewheres, check.Problem, "store"},
+	{"store", "", "another homeserver's, as this one says", all(isElsewheres, func(d *deployment) { d.h.Name = "example.org" }), check.Problem, "homeserver server_name"},
 	{"store", "", "another process has it", stops("service", "ops"), check.Warning, ""},
 
 	{"admit file", "", "no address", func(d *deployment) { d.files["list"] = "nobody\n"; d.flags = append(d.flags, "--admit-file", "list") }, check.Problem, ""},
@@ -508,6 +558,17 @@ var ruleRows = []ruleRow{
 		d.flags = append(d.flags, "--admit-file", "list")
 	}, check.Problem, ""},
 	{"admit file", "", "the running service has one that run.sh does not name", func(d *deployment) { d.admits.File = writeTemp(d.t, aListed) }, check.Warning, ""},
+	{"admit file", "", "the running service does not tell", stops("ops"), check.Note, ""},
+	{"admit file", "", "the running service with PostgreSQL has another list", func(d *deployment) {
+		d.files["list"], d.admits.File = aListed, writeTemp(d.t, "# nobody yet\n")
+		d.store = "postgres:///x?host=/nowhere"
+		d.flags = append(d.flags, "--admit-file", "list", "--datapath", d.store)
+	}, check.Problem, ""},
+	{"service readiness", "", "with PostgreSQL", func(d *deployment) {
+		d.store = "postgres:///x?host=/nowhere"
+		d.flags = append(d.flags, "--datapath", d.store)
+	}, check.OK, ""},
+	{"service readiness", "", "of another store", func(d *deployment) { d.flags = append(d.flags, "--datapath", "postgres:///x?host=/nowhere") }, check.Note, ""},
 	{"admit file", "", "the same in both", func(d *deployment) {
 		d.files["list"], d.admits.File = aListed, writeTemp(d.t, "# the same\n"+aListed)
 		d.flags = append(d.flags, "--admit-file", "list")
@@ -537,6 +598,44 @@ var ruleRows = []ruleRow{
 		d.node.fail(says(500, ""))
 		d.flags = append(d.flags, "--eth-rpc", "ETHNODE", "--min-balance", "7")
 	}, check.Problem, "Ethereum node"},
+}
+
+// givenTo stops parts, and gives the store to that user.
+func givenTo(uid int, parts ...string) func(*deployment) {
+	return func(d *deployment) {
+		if os.Getuid() != 0 {
+			need.Skip(d.t, need.Missing{What: "root, to give files away", Cure: "run the tests as root"})
+		}
+		d.stopped = func(d *deployment) {
+			for _, part := range parts {
+				d.closers[part]()
+			}
+			if err := os.Chown(".matrix", uid, -1); err != nil {
+				d.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// isElsewheres stops the service, and leaves the store of another homeserver.
+func isElsewheres(d *deployment) {
+	d.stopped = func(d *deployment) {
+		for _, part := range []string{"service", "ops", "store"} {
+			d.closers[part]()
+		}
+		s, err := openBoltStore(".matrix", "example.org")
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		defer s.Close()
+		_, n := newProof(d.t)
+		n.UserID = names.UserID(n.Localpart, "example.org")
+		held := claimed(d.t, s, n.Address)
+		defer held.Release()
+		if err := save(held, record{}, n, stateRegistered); err != nil {
+			d.t.Fatal(err)
+		}
+	}
 }
 
 const aListed = "0x6d12d262a2fe4fd9c714ad3521acbea52adb4aaf\n"
@@ -616,7 +715,7 @@ func TestCheckRules(t *testing.T) {
 		if !isRight[subject] {
 			t.Errorf("%s: no row is right", subject)
 		}
-		if !isBroken[subject] && !(subject == "homeserver.yaml access" && os.Getuid() != 0) {
+		if !isBroken[subject] && !(strings.HasSuffix(subject, " access") && os.Getuid() != 0) {
 			t.Errorf("%s: no row breaks it", subject)
 		}
 	}

@@ -97,6 +97,9 @@ type store interface {
 	// serverName returns the server name of the nodes, "" if no daemon has recorded it yet.
 	serverName() (string, error)
 
+	// refuses returns the error of a daemon with this server name that starts with the store. It changes nothing.
+	refuses(serverName string) error
+
 	Close() error
 }
 

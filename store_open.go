@@ -275,28 +275,9 @@ func (s *boltStore) format() (format int, err error) {
 // writes the server name down: two homeservers in one store would each count the other's nodes as registered. A store without a
 // record or a ban takes another name.
 func (s *boltStore) initialize(serverName string) error {
-	format, kept, owner := 0, "", ""
-	err := s.file.View(func(tx *bolt.Tx) (err error) {
-		if format, err = formatIn(tx); err != nil {
-			return err
-		}
-		kept = serverNameIn(tx)
-		if serverName == "" || kept == serverName {
-			return nil
-		}
-		if kept != "" && isBlank(tx) { // a first start with a wrong name leaves such a store
-			kept = ""
-		}
-		if kept == "" {
-			owner, err = ownerOfRecords(tx, serverName)
-		}
-		return err
-	})
+	format, kept, owner, err := s.readOwner(serverName)
 	if err != nil {
 		return err
-	}
-	if owner = cmp.Or(kept, owner, serverName); serverName != "" && owner != serverName {
-		return fmt.Errorf("it belongs to %s, and --%s is %s: give each homeserver a --%s of its own", redact.Line(owner), config.FlagMatrixDomain, serverName, config.FlagDataPath)
 	}
 	if format == storeFormat && kept == owner {
 		return nil
@@ -316,6 +297,41 @@ func (s *boltStore) initialize(serverName string) error {
 		}
 		return takeOverCounts(tx)
 	})
+}
+
+// readOwner returns the format of the store, the server name that counts in it, and the one that it has from the next start on. It
+// fails where that would be another than the given one, unless that is empty.
+func (s *boltStore) readOwner(serverName string) (format int, kept, owner string, err error) {
+	err = s.file.View(func(tx *bolt.Tx) (err error) {
+		if format, err = formatIn(tx); err != nil {
+			return err
+		}
+		kept = serverNameIn(tx)
+		if serverName == "" || kept == serverName {
+			return nil
+		}
+		if kept != "" && isBlank(tx) { // a first start with a wrong name leaves such a store
+			kept = ""
+		}
+		if kept == "" {
+			owner, err = ownerOfRecords(tx, serverName)
+		}
+		return err
+	})
+	if owner = cmp.Or(kept, owner, serverName); err == nil && serverName != "" && owner != serverName {
+		err = belongsElsewhere(owner, serverName, "a --"+config.FlagDataPath)
+	}
+	return format, kept, owner, err
+}
+
+func (s *boltStore) refuses(serverName string) error {
+	_, _, _, err := s.readOwner(serverName)
+	return err
+}
+
+// belongsElsewhere is the error about the store of another homeserver.
+func belongsElsewhere(owner, serverName, place string) error {
+	return &unfitError{fmt.Sprintf("it belongs to %s, and --%s is %s", redact.Line(owner), config.FlagMatrixDomain, serverName), "give each homeserver " + place + " of its own"}
 }
 
 // isBlank reports whether the store has no record and no ban.

@@ -11,7 +11,6 @@ import (
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/pgdb"
 )
 
@@ -155,8 +154,21 @@ func (s *postgresStore) belongTo(ctx context.Context, serverName string) error {
 	if err != nil {
 		return err
 	}
-	if name != serverName {
-		return fmt.Errorf("it belongs to %s, and --%s is %s: give each homeserver a database of its own", name, config.FlagMatrixDomain, serverName)
+	return refusesOther(name, serverName)
+}
+
+func (s *postgresStore) refuses(serverName string) error {
+	name, err := s.serverName()
+	if err != nil {
+		return err
 	}
-	return nil
+	return refusesOther(name, serverName)
+}
+
+// refusesOther returns the error about the store of another homeserver; nil where no name is written down yet.
+func refusesOther(name, serverName string) error {
+	if name == "" || name == serverName {
+		return nil
+	}
+	return belongsElsewhere(name, serverName, "a database")
 }

@@ -51,7 +51,11 @@ func (chk *checking) judgeEthRPC(ctx context.Context) []Finding {
 	if err != nil {
 		return append(found, problem(subject, "start it, or give the URL of another; until it tells balances nobody can register", "at %s: %v", chain.Where(), err))
 	}
-	return append(found, fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", chain.Where(), id, c.MinBalance))
+	told := fine(subject, "%s tells balances, on chain %v; an address must hold %v wei", chain.Where(), id, c.MinBalance)
+	if untold := chk.untold(ctx); untold != "" {
+		told.Found += "; whether the running service asks for that was " + notLookedAt + untold
+	}
+	return append(found, told)
 }
 
 // admitFile judges the list of who may register, and whether it is the one that the running service has.
@@ -59,11 +63,14 @@ func (chk *checking) admitFile(ctx context.Context) []Finding {
 	const subject = "admit file"
 	path := chk.Config.AdmitFile
 	said, err := chk.daemon(ctx)
-	isKnown := err == nil && said.PID != 0
-	if path == "" {
-		if !isKnown || said.Admitted == nil {
-			return nil
-		}
+	isKnown, untold := err == nil && said.PID != 0, chk.untold(ctx)
+	switch {
+	case path != "":
+	case untold != "":
+		return []Finding{unseen(subject, "%s: the running service may admit by a list all the same", untold)}
+	case !isKnown || said.Admitted == nil:
+		return nil
+	default:
 		return []Finding{warning(subject, setFlag(config.FlagAdmitFile, said.Admitted.File), "the running service admits the %s of %s, and %s does not name that: after a start with it everybody may register", count(said.Admitted.Addresses, "address"), said.Admitted.File, config.RunFile)}
 	}
 	list, readErr := admission.ReadList(path)
@@ -82,8 +89,8 @@ func (chk *checking) admitFile(ctx context.Context) []Finding {
 	switch {
 	case isKnown:
 		found.Found += ", and the running service has it since " + said.Admitted.Since.Format(time.RFC3339)
-	case chk.runs:
-		found.Found += "; whether the running service has it was " + notLookedAt + "it does not tell"
+	case untold != "":
+		found.Found += "; whether the running service has it was " + notLookedAt + untold
 	}
 	return []Finding{found}
 }

@@ -38,7 +38,7 @@ type Input struct {
 	StoreName string                                      // what a finding may call the store
 	ReadStore func(context.Context) (StoreReading, error) // its error is ErrNoStore or ErrStoreLocked where that is so
 
-	AskStatus    func(context.Context) (DaemonStatus, error) // asks the daemon that has the store to itself; ErrNoDaemon where there is none
+	AskStatus    func(context.Context) (DaemonStatus, error) // asks the daemon that serves the store; ErrNoDaemon where there is none
 	AskReadiness func(context.Context) ([]Unready, error)    // likewise, or where it serves health; ErrOldDaemon where it does not tell
 }
 
@@ -80,6 +80,7 @@ type checking struct {
 	registeredErr  error
 	ofRegistration []Finding // what was found when it was read
 	ofSecret       []Finding
+	kept           []string // the files that the service's user may not read
 
 	settings   []settingsFile  // of the homeserver
 	process    synapse.Process // the Synapse that listens where --matrixurl says, as far as it is seen
@@ -92,6 +93,7 @@ type checking struct {
 	isNamed    bool // the homeserver says no other server_name than ours
 	accepts    bool // the homeserver accepts the as_token
 	runs       bool // a service runs
+	atService  registerFound
 	pinged     *pinged
 	said       *daemonSaid
 }

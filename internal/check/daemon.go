@@ -20,6 +20,7 @@ type DaemonStatus struct {
 	PID        int               // 0 of an older version, which does not say what follows either
 	Admitted   *admission.Loaded // the list of who may register; nil where there is none
 	MinBalance string            // in wei; "" where no balance is asked for
+	Socket     string            // where it was asked
 }
 
 // Errors of Input.AskStatus and Input.AskReadiness.
@@ -60,13 +61,25 @@ func (chk *checking) daemon(ctx context.Context) (DaemonStatus, error) {
 	return chk.said.status, chk.said.err
 }
 
+// untold says why the running service does not tell who may register; "" where it does, or none runs.
+func (chk *checking) untold(ctx context.Context) string {
+	said, err := chk.daemon(ctx)
+	switch {
+	case !chk.runs, err == nil && said.PID != 0:
+		return ""
+	case err == nil:
+		err = ErrOldDaemon
+	}
+	return err.Error()
+}
+
 // readiness judges whether the daemon could register a node now.
 func (chk *checking) readiness(ctx context.Context) Finding {
 	const subject = subjectService + " readiness"
 	wrong, err := chk.AskReadiness(ctx)
 	switch {
 	case errors.Is(err, ErrNoDaemon) && names.IsPostgres(chk.Config.DataPath):
-		return unseen(subject, "a service with PostgreSQL tells it at --%s alone, which is not given here", config.FlagOpsListen)
+		return unseen(subject, "no service with this store is found here: one tells it in the directory that it was started in, or at --%s", config.FlagOpsListen)
 	case errors.Is(err, ErrNoDaemon), errors.Is(err, ErrOldDaemon):
 		return unseen(subject, "%v", err)
 	case errors.Is(err, os.ErrPermission):

@@ -190,5 +190,5 @@ func (chk *checking) judgeNamespace(file config.Registration) Finding {
 }
 
 func (chk *checking) registration(context.Context) []Finding {
-	return append(chk.ofRegistration, chk.asLoaded()...)
+	return append(chk.keptFrom(chk.Config.RegistrationPath, chk.ofRegistration), chk.asLoaded()...)
 }

@@ -147,7 +147,7 @@ func (r *Report) finish() {
 	}
 }
 
-// rootOf follows the causes to the problem that has none. A cause stands before what follows from it, so that this ends. A cause that
+// rootOf follows the causes to the problem that has none. No two findings follow from each other, so that this ends. A cause that
 // was not looked at explains only what was not looked at either: whatever was found wrong all the same is wrong by itself.
 func (r *Report) rootOf(f Finding) string {
 	for cause := range strings.Lines(f.causes) {
@@ -272,7 +272,7 @@ func (r *Report) overrule(rules []rule) {
 		if said, ok := r.of(rule.unless); ok && said.Status == OK {
 			f := &r.Findings[at]
 			f.Status = Warning
-			f.Found += "; but " + said.Subject + ": " + said.Found + ", so that this is not what the homeserver was started with"
+			f.Found += "; but " + said.Subject + ": " + said.Found + ", so that this is not what runs now"
 		}
 	}
 }

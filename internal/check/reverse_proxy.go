@@ -65,7 +65,11 @@ func (chk *checking) proxyRegister(ctx context.Context) Finding {
 	case found.status == http.StatusBadGateway || found.status == http.StatusGatewayTimeout:
 		return problem(subject, "start the service; if it runs, "+do, "nginx does not reach a service (%d)", found.status).follows(subjectService)
 	}
-	return problem(subject, do, "does not reach the service: %s answers %d", names.URLHost(chk.Public), found.status)
+	f := problem(subject, do, "does not reach the service: %s answers %d", names.URLHost(chk.Public), found.status)
+	if chk.atService == found { // what has the service's port answers here, too
+		return f.follows(subjectService)
+	}
+	return f
 }
 
 func (chk *checking) proxyMatrix(ctx context.Context) Finding {

@@ -95,6 +95,8 @@ func rules(register string) []rule {
 		{subject: MASFile + " rate_limiting.login.per_ip"},
 		{subject: MASFile + " http.listeners"},
 
+		{subject: subjectAccess, reading: "the modes of what the service reads", unless: subjectService, judge: (*checking).serviceReads},
+
 		{subject: subjectRegistration, reading: "registration.yaml, for what follows too", judge: (*checking).registration},
 		{subject: subjectRegistration + " tokens"},
 		{subject: subjectRegistration + " namespace"},
@@ -123,13 +125,12 @@ func rules(register string) []rule {
 		{subject: subjectHomeserver + " logins", reading: "who logs users in", needs: theHomeserver, when: isMAS, judge: one((*checking).masInCharge)},
 		{subject: subjectMAS + " listener", reading: "its admin API at other addresses", when: isMAS, judge: one((*checking).masListener)},
 
-		{subject: "Ethereum node URL", reading: "the URL, for the next too", judge: (*checking).ethereumNode},
-		{subject: "Ethereum node"},
-
 		{subject: subjectService, reading: "a registration that nobody signed", judge: one((*checking).service)},
 		{subject: subjectService + " hs_token", reading: "a ping as the homeserver sends it", needs: theService, unless: subjectHomeserver + " ping", judge: one((*checking).hsToken)},
 		{subject: subjectRegistration + " url", reading: "the file; what is there; the homeserver's ping", judge: one((*checking).registrationURL)},
 		{subject: subjectHomeserver + " ping", reading: "a ping that the homeserver is asked for", needs: []string{subjectHomeserver, subjectHomeserver + " as_token", subjectService}, judge: one((*checking).homeserverPing)},
+		{subject: "Ethereum node URL", reading: "the URL, for the next too", judge: (*checking).ethereumNode},
+		{subject: "Ethereum node"},
 		{subject: subjectService + " readiness", reading: "the daemon's status", needs: theService, judge: one((*checking).readiness)},
 
 		{subject: subjectProxy, reading: "GET " + versionsPath + " at --" + FlagPublicURL, judge: one((*checking).publicDoor)},

@@ -72,4 +72,10 @@ func judgeMode(subject, path string, want os.FileMode) Finding {
 	}
 }
 
-func (chk *checking) secret(context.Context) []Finding { return chk.ofSecret }
+func (chk *checking) secret(context.Context) []Finding {
+	path := chk.Config.SharedSecretFile
+	if chk.Config.Way.IsMAS {
+		path = chk.Config.MASClientSecretFile
+	}
+	return chk.keptFrom(path, chk.ofSecret)
+}

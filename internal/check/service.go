@@ -28,13 +28,14 @@ func (chk *checking) service(ctx context.Context) Finding {
 	origin := chk.serviceURL()
 	h := homeserver.NewClient(origin, chk.Config.ServerName, chk.Config.HSToken)
 	found := chk.askRegister(ctx, h, http.Header{"X-Forwarded-For": {"127.0.0.1"}}) // as nginx would, else its log says that one does not
+	chk.atService = found
 	start := "start it: " + paste("./"+config.RunFile) + "; or say where it listens with --" + config.FlagHost + " and --" + config.FlagPort
 	chk.runs = found.is != registerSilent && found.is != registerElse
 	switch found.is {
 	case registerSilent:
-		return problem(subjectService, start, "nothing answers at %s", origin).stopping()
+		return problem(subjectService, start, "nothing answers at %s", origin).follows(subjectAccess, "store").stopping()
 	case registerElse:
-		return problem(subjectService, start, "%s is another program's: it answers %d", origin, found.status).stopping()
+		return problem(subjectService, "stop that program, and "+start, "%s is another program's: it answers %d", origin, found.status).stopping()
 	case registerLimited:
 		return warning(subjectService, askLater, "%s asks for fewer requests, and so does not say whose it is", origin).stopping()
 	case registerOther:

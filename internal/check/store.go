@@ -16,6 +16,11 @@ var (
 	ErrStoreLocked = errors.New("the store is in use")
 )
 
+// An UnfitStore is an error of Input.ReadStore: no service starts with what is there.
+type UnfitStore struct{ Is, Do string }
+
+func (e UnfitStore) Error() string { return e.Is + ": " + e.Do }
+
 // A StoreReading is what the store holds.
 type StoreReading struct {
 	Bytes               int64
@@ -45,7 +50,10 @@ func (chk *checking) store(ctx context.Context) []Finding {
 		return is(said.Store, ", in use by a running service")
 	}
 	read, err := chk.ReadStore(ctx)
+	unfit, isUnfit := errors.AsType[UnfitStore](err)
 	switch {
+	case isUnfit:
+		return []Finding{problem(subject, unfit.Do, "%s: %s, and the service does not start", chk.StoreName, unfit.Is).follows(subjectHomeserver + " server_name")}
 	case err == nil:
 		return is(read, "")
 	case errors.Is(err, ErrNoStore):

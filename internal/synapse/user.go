@@ -32,6 +32,15 @@ func (u User) Name() string {
 	return strconv.Itoa(u.UID)
 }
 
+// UserOfProcess is the user of the process, with the groups that it has by now; why says what tells that it is meant.
+func UserOfProcess(pid int, why string) User {
+	u := userOf(filepath.Join("/proc", strconv.Itoa(pid)))
+	if u.IsKnown() {
+		u.Why = why
+	}
+	return u
+}
+
 // userOf is the user of the process whose directory in /proc this is, with the groups that it has by now.
 func userOf(dir string) User {
 	content, err := os.ReadFile(filepath.Join(dir, "status"))
