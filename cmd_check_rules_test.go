@@ -321,10 +321,140 @@ func (d *deployment) fill(text string) string {
 type ruleRow struct {
 	subject string
 	kind    string // of deployment
-	name    string
+	what    string // is broken
 	do      func(*deployment)
 	want    check.Status
 	because string // the cause that it stands under
+}
+
+func (r ruleRow) name() string { return r.subject + "/" + r.what }
+
+// A ruleOutcome is what check says of a deployment.
+type ruleOutcome struct {
+	code  int
+	found map[string]check.Finding
+}
+
+// brokenTogether are rows that break parts which do not touch each other, or the same part: one deployment shows them all. Those
+// that lower a limit are in the first.
+var brokenTogether = [][]string{
+	{
+		"environment/a variable of no flag",
+		"homeserver.yaml server_name/another, while the homeserver says ours",
+		"homeserver.yaml enable_registration/true",
+		"homeserver.yaml user_directory/false",
+		"homeserver.yaml expire_access_token/true",
+		"homeserver.yaml trusted_third_party_id_servers/one",
+		"homeserver.yaml listeners port/another, while the homeserver answers",
+		"homeserver.yaml listeners bind_addresses/everywhere",
+		"homeserver.yaml listeners x_forwarded/false",
+		"homeserver.yaml listeners webclient/there",
+		"homeserver.yaml app_service_config_files/not listed, while the homeserver knows it",
+		"homeserver.yaml registration_shared_secret/another, while the homeserver has ours",
+		"homeserver.yaml password_config/off",
+		"homeserver.yaml bcrypt_rounds/12",
+		"homeserver.yaml limit_usage_by_mau/true",
+		"homeserver.yaml rc_profile/low",
+		"registration.yaml/for everybody",
+		"registration.yaml namespace/everybody",
+		"run.sh/for everybody",
+		"run.sh arguments/dropped",
+		"run.sh flags/another was given",
+		"shared secret/for everybody",
+		"public URL application-service API/passed on",
+		"public URL /_synapse/admin/passed on",
+		"public URL X-Forwarded-For/the client's own",
+		"Ethereum node URL/in a file for everybody",
+	},
+	{
+		"dendrite.yaml global.server_name/another",
+		"dendrite.yaml global.disable_federation/true",
+		"dendrite.yaml client_api.registration_disabled/false",
+		"dendrite.yaml client_api.registration_shared_secret/another",
+		"dendrite.yaml client_api.rate_limiting/on",
+		"dendrite.yaml app_service_api.config_files/not listed",
+		"dendrite.yaml user_api.bcrypt_cost/10",
+	},
+	{
+		"mas.yaml matrix.homeserver/another, while it says ours",
+		"mas.yaml matrix.endpoint/nobody",
+		"mas.yaml matrix.secret/another",
+		"mas.yaml passwords/off",
+		"mas.yaml account/open",
+		"mas.yaml rate_limiting.login.per_ip/low",
+		"mas.yaml http.listeners/open",
+		"client secret/for everybody",
+		"Matrix Authentication Service passwords/off",
+		"Matrix Authentication Service registration/open",
+		"public URL login/not passed on",
+		"public URL /api/admin/passed on",
+	},
+	{
+		"homeserver.yaml rc_messages_per_second/low",
+		"registration.yaml namespace/nodes alone",
+		"homeserver profiles/hidden",
+		"public URL client register/passed on",
+	},
+	{"homeserver/down", "homeserver server_name/down", "service readiness/the homeserver is down", "public URL /_matrix/the homeserver is down"},
+	{"service/down", "service hs_token/down", "public URL " + registerPath + "/the service is down"},
+	{"service/another program", "public URL " + registerPath + "/another program has the service's port"},
+	{"service access/registration.yaml is another's", "service/it may not read registration.yaml"},
+	{"Matrix Authentication Service client/unknown", "Matrix Authentication Service passwords/the client is unknown"},
+	{"public URL/nobody", "public URL /_matrix/nobody", "public URL released nodes/nobody"},
+	{"store/another homeserver's", "service/the store is another homeserver's"},
+	{"store/PostgreSQL is down", "service readiness/of another store"},
+	{"service readiness/with PostgreSQL", "admit file/the running service with PostgreSQL has another list"},
+	{"Ethereum node/it fails", "service readiness/the Ethereum node fails"},
+}
+
+// groupOf are the rows that are broken together with the row, itself among them.
+func groupOf(t *testing.T, rows []ruleRow, row ruleRow) []ruleRow {
+	t.Helper()
+	for at, names := range brokenTogether {
+		isLowered := func(r ruleRow) bool { return at == 0 && r.what == lowered }
+		if !slices.Contains(names, row.name()) && !isLowered(row) {
+			continue
+		}
+		var group []ruleRow
+		for _, other := range rows {
+			if slices.Contains(names, other.name()) || isLowered(other) {
+				group = append(group, other)
+				names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == other.name() })
+			}
+		}
+		if len(names) > 0 {
+			t.Fatalf("there are no rows %q", names)
+		}
+		return group
+	}
+	return []ruleRow{row}
+}
+
+const lowered = "lowered"
+
+// limitRows lower each limit of Synapse.
+func limitRows() []ruleRow {
+	var rows []ruleRow
+	for _, l := range homeserver.RateLimits {
+		want := check.Warning
+		if l.LocksOut {
+			want = check.Problem
+		}
+		subject := "homeserver.yaml " + l.Name()
+		rows = append(rows, ruleRow{subject, "", lowered, func(d *deployment) {
+			before, its, isThere := strings.Cut(d.files["homeserver.yaml"], "\n"+l.Path[0]+": ")
+			if len(l.Path) > 1 {
+				its = strings.Replace(its, l.Path[1]+": {per_second", l.Path[1]+": {per_second: 0, x", 1)
+			} else {
+				its = strings.Replace(its, "{per_second", "{per_second: 0, x", 1)
+			}
+			if !isThere {
+				d.t.Fatalf("there is no %s", subject)
+			}
+			d.files["homeserver.yaml"] = before + "\n" + l.Path[0] + ": " + its
+		}, want, ""})
+	}
+	return rows
 }
 
 // in edits a file.
@@ -667,45 +797,37 @@ func TestCheckRules(t *testing.T) {
 			}
 		})
 	}
-	for _, row := range ruleRows {
-		t.Run(row.subject+"/"+row.name, func(t *testing.T) {
-			d := newDeployment(t, row.kind)
-			row.do(d)
-			code, found := d.check()
-			note(t, found)
-			f := found[row.subject]
+	rows := slices.Concat(ruleRows, limitRows())
+	checked := map[string]*ruleOutcome{}
+	for _, row := range rows {
+		t.Run(row.name(), func(t *testing.T) {
+			group := groupOf(t, rows, row)
+			its := checked[group[0].name()]
+			if its == nil {
+				d := newDeployment(t, row.kind)
+				for _, other := range group {
+					other.do(d)
+				}
+				its = &ruleOutcome{}
+				its.code, its.found = d.check()
+				checked[group[0].name()] = its
+			}
+			note(t, its.found)
+			f := its.found[row.subject]
 			if f.Status != row.want || f.Because != row.because {
 				t.Errorf("got %+v, want %s because of %q", f, row.want, row.because)
 			}
 			isBroken[row.subject] = isBroken[row.subject] || f.Status != check.OK
 			wantCode := 0
-			for _, f := range found {
+			for _, f := range its.found {
 				if f.Status == check.Problem && f.Because == "" {
 					wantCode = 1
 				}
 			}
-			if code != wantCode {
-				t.Errorf("exit %d, want %d", code, wantCode)
+			if its.code != wantCode {
+				t.Errorf("exit %d, want %d", its.code, wantCode)
 			}
 			t.Logf("%s: %s; %s", f.Status, f.Found, f.Do)
-		})
-	}
-	for _, l := range homeserver.RateLimits {
-		subject := "homeserver.yaml " + l.Name()
-		t.Run(subject, func(t *testing.T) {
-			d := newDeployment(t, "")
-			before, its, isThere := strings.Cut(d.files["homeserver.yaml"], "\n"+l.Path[0]+": ")
-			if len(l.Path) > 1 {
-				its = strings.Replace(its, l.Path[1]+": {per_second", l.Path[1]+": {per_second: 0, x", 1)
-			} else {
-				its = strings.Replace(its, "{per_second", "{per_second: 0, x", 1)
-			}
-			if !isThere {
-				t.Fatalf("there is no %s", subject)
-			}
-			d.files["homeserver.yaml"] = before + "\n" + l.Path[0] + ": " + its
-			_, found := d.check()
-			isBroken[subject] = found[subject].Status == check.Warning || found[subject].Status == check.Problem
 		})
 	}
 	if t.Failed() {

@@ -84,6 +84,11 @@ func TestBrokenRegistration(t *testing.T) {
 			if got := bad(found); !maps.Equal(got, want) {
 				t.Errorf("got %v, want %v", got, want)
 			}
+			for _, f := range found { // a typing error needs no new tokens
+				if cure := "write in " + path + ": " + paste("url: http://127.0.0.1:8009/regapp/1") + thenRestart; test.subject == "url" && f.Status == Problem && f.Do != cure {
+					t.Errorf("got %q, want %q", f.Do, cure)
+				}
+			}
 		})
 	}
 }
