@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -51,6 +52,7 @@ func TestDamagedEntries(t *testing.T) {
 		{"a record of an unknown state", map[string]string{buckets[statePending]: `{"state":"sold"}`}, true},
 		{"a ban", map[string]string{banBucket: garbage}, false},
 		{"a ban without a time", map[string]string{banBucket: untimed}, false},
+		{"a ban of a user ID that is no text", map[string]string{banBucket: `{"banned":"2026-11-27T12:00:00Z","user_id":5}`}, false},
 		{"a ban of a good pending record", map[string]string{buckets[statePending]: string(aRecord), banBucket: garbage}, true},
 		{"a record, and a good ban", map[string]string{buckets[stateRegistered]: garbage, banBucket: string(aBan)}, false},
 	} {
@@ -236,38 +238,41 @@ func TestEachRecordEnds(t *testing.T) {
 		{"the context", "-", 9, 1, context.Canceled, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			var reading atomic.Int32
-			list := func(_ context.Context, _ state, after string) ([]record, string, error) {
-				reading.Add(1)
-				defer reading.Add(-1)
-				time.Sleep(20 * time.Millisecond) // so that one that nobody waits for is seen
-				i := slices.Index(pages, after)
-				switch {
-				case after == test.failsAt:
-					return nil, "", broken
-				case i < 0:
-					return nil, "", nil
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var reading atomic.Int32
+				list := func(_ context.Context, _ state, after string) ([]record, string, error) {
+					reading.Add(1)
+					defer reading.Add(-1)
+					time.Sleep(20 * time.Millisecond) // so that one that nobody waits for is seen
+					i := slices.Index(pages, after)
+					switch {
+					case after == test.failsAt:
+						return []record{{}}, "c", broken // what was read until then is not visited
+					case i < 0:
+						return nil, "", nil
+					}
+					return []record{{Localpart: after}}, slices.Concat(pages, []string{"c"})[i+1], nil
 				}
-				return []record{{Localpart: after}}, slices.Concat(pages, []string{"c"})[i+1], nil
-			}
-			visited := 0
-			err := eachRecord(ctx, list, "", func(record) error {
-				if visited++; visited == test.cancels {
-					cancel()
+				visited := 0
+				err := eachRecord(ctx, list, "", func(record) error {
+					synctest.Wait() // the next page is being read by now
+					if visited++; visited == test.cancels {
+						cancel()
+					}
+					if visited == test.visits {
+						return broken
+					}
+					return nil
+				})
+				if !errors.Is(err, test.want) || test.want == nil && err != nil || visited != test.visited {
+					t.Errorf("got %v after %d, want %v after %d", err, visited, test.want, test.visited)
 				}
-				if visited == test.visits {
-					return broken
+				if reading.Load() != 0 {
+					t.Error("a page is still being read")
 				}
-				return nil
 			})
-			if !errors.Is(err, test.want) || test.want == nil && err != nil || visited != test.visited {
-				t.Errorf("got %v after %d, want %v after %d", err, visited, test.want, test.visited)
-			}
-			if reading.Load() != 0 {
-				t.Error("a page is still being read")
-			}
 		})
 	}
 }
@@ -416,6 +421,9 @@ func TestVerifyEnds(t *testing.T) {
 		if _, err := s.verify(stopped); !errors.Is(err, context.Canceled) {
 			t.Errorf("stopped: got %v", err)
 		}
+	}
+	if err := held.Unban(); err != nil { // an empty store, which has the counts that are not there
+		t.Fatal(err)
 	}
 	put(t, s, metaBucket, []byte(countsKey), []byte("{"))
 	if _, err := s.verify(t.Context()); err == nil {

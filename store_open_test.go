@@ -229,11 +229,15 @@ func TestReadStore(t *testing.T) {
 		}, true, ""},
 		{"a store", makeStore, false, ""},
 		{"an empty device", func(t *testing.T, path string) { os.Symlink(os.DevNull, path) }, false, "not a regular file"},
+		{"a link to itself", func(t *testing.T, path string) { os.Symlink(storeFile, path) }, false, syscall.ELOOP.Error()},
 		{"text", func(t *testing.T, path string) { os.WriteFile(path, []byte("text"), 0o600) }, false, "not a store of matrix-regservice"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			test.make(t, filepath.Join(dir, storeFile))
+			if got := storeName(dir); got != dir {
+				t.Errorf("it is called %s", got)
+			}
 			s, err := readStore(t.Context(), dir)
 			if errors.Is(err, errNoStore) != test.none || (err != nil) != (test.none || test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("got %v", err)
