@@ -59,6 +59,14 @@ func TestPostgresRefuses(t *testing.T) {
 	if _, err := readStore(t.Context(), "postgres://u@127.0.0.1:1/db"); err == nil || errors.Is(err, errNoStore) {
 		t.Errorf("no database: got %v", err)
 	}
+	for what, open := range map[string]func(url string) (store, error){
+		"to write": func(url string) (store, error) { return openStore(t.Context(), url, testServerName) },
+		"to read":  func(url string) (store, error) { return readStore(t.Context(), url) },
+	} {
+		if _, err := open("postgres://u@127.0.0.1:1/db?sslmode=maybe"); err == nil || !strings.Contains(err.Error(), "a parameter that cannot be") {
+			t.Errorf("%s, by a URL that cannot be read: got %v", what, err)
+		}
+	}
 }
 
 // A store that a command opens belongs to nobody until a daemon starts, and to the daemon's server name then.
