@@ -417,6 +417,8 @@ func TestByteHomeservers(t *testing.T) {
 			switch {
 			case a.status == 200:
 				return c.right || isFree
+			case a.status == 409: // of a user that is there already: it names nobody, so that another node's may be taken for it
+				return a.Errcode == "M_USER_IN_USE" && at.at == callAdd && c.right && c.everywhere
 			case a.status == 429:
 				return a.Errcode == "M_LIMIT_EXCEEDED" && strings.HasPrefix(c.name, "429")
 			}
