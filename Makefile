@@ -31,8 +31,9 @@ needs-go:
 	@command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or later from https://go.dev/dl"; exit 1; }
 
 # All that this machine has what it takes for. It ends with a table of what did not run, and the line that would make it run.
+# Three packages at a time: the tests of two wait, for homeservers above all, about a third of their time.
 test: needs-go check venvs
-	go run ./e2e/notrun -also "fuzzing, the packages, known vulnerabilities, benchmarks: make test-all" -race -count=1 -timeout 30m ./...
+	go run ./e2e/notrun -also "fuzzing, the packages, known vulnerabilities, benchmarks: make test-all" -race -count=1 -timeout 30m -p 3 ./...
 
 # Everything, at its longer length. What is missing is a failure. As root it takes about an hour.
 test-all: export E2E_REQUIRED = 1
