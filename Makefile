@@ -35,7 +35,7 @@ needs-go:
 test: needs-go check venvs
 	go run ./e2e/notrun -also "fuzzing, the packages, known vulnerabilities, benchmarks: make test-all" -race -count=1 -timeout 30m -p 3 ./...
 
-# Everything, at its longer length. What is missing is a failure. As root it takes about an hour.
+# Everything, at its longer length. What is missing is a failure. As root it takes some 40 minutes.
 test-all: export E2E_REQUIRED = 1
 test-all: export TEST_LONG = 1
 test-all: needs-go check $(VENVS)/synapse-1.163.2/.installed $(VENVS)/synapse-0.34.0/.installed nodes dendrite check-chain cgo test-deploy fuzz bench-short
