@@ -63,7 +63,7 @@ func TestPostgresStatementsFail(t *testing.T) {
 		}
 	}
 	if left := len(s.claims.turns); left != 1 {
-		t.Errorf("%d addresses are in hand in this process, want the one that was claimed before", left)
+		t.Errorf("this process still claims %d addresses, want only the one that was claimed before", left)
 	}
 	const warning = "The claim of an address was not released"
 	if strings.Contains(lines.String(), warning) {
@@ -71,7 +71,7 @@ func TestPostgresStatementsFail(t *testing.T) {
 	}
 	held.Release()
 	if !strings.Contains(lines.String(), warning) || len(s.claims.turns) != 0 {
-		t.Errorf("%d are in hand, log: %s", len(s.claims.turns), lines)
+		t.Errorf("this process still claims %d addresses, log: %s", len(s.claims.turns), lines)
 	}
 
 	sql(t, p, databaseOf(url), "CREATE SCHEMA matrix_regservice") // by somebody, and empty

@@ -28,11 +28,7 @@ func (chk *checking) homeserverReads(context.Context) []Finding {
 			continue
 		}
 		its := reading{who: "the homeserver", user: user, hasRead: chk.accepts, do: func(kept synapse.ModeError, _ string) string {
-			do := "type: " + paste("chown "+shell.Quote(user.Name())+" "+shell.Quote(kept.Path)) + thenRestart
-			if kept.IsAbove {
-				do = "keep the file where " + user.Name() + " may enter, or type: " + paste("chmod o+x "+shell.Quote(kept.Path)) + thenRestart
-			}
-			return do
+			return letRead(user, kept) + thenRestart
 		}}
 		found = append(found, its.judge(subject, chk.judging(s).filesOfSynapse()))
 	}
@@ -48,6 +44,14 @@ func (j judging) filesOfSynapse() []string {
 		}
 	}
 	return paths
+}
+
+// letRead is the command that lets the user read the file that is kept from it.
+func letRead(user synapse.User, kept synapse.ModeError) string {
+	if kept.IsAbove {
+		return "keep the file where " + user.Name() + " may enter, or type: " + paste("chmod o+x "+shell.Quote(kept.Path))
+	}
+	return "type: " + paste("chown "+shell.Quote(user.Name())+" "+shell.Quote(kept.Path))
 }
 
 // A reading is of a program that reads files when it starts.

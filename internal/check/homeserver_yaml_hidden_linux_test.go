@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file of conf.d that this user may not read is one problem. The others are judged, and what is found wrong with a setting that it
-// may have otherwise stands under it.
+// A file of conf.d that this user may not read is one problem. Check judges the settings in the other files. If the hidden file can
+// override one of them, a problem with that setting follows from the hidden file.
 func TestHiddenSettings(t *testing.T) {
 	if os.Getuid() != 0 {
 		need.Skip(t, need.Missing{What: "root, to be another user", Cure: "run the tests as root"})

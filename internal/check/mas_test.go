@@ -100,7 +100,7 @@ func TestCheckMASKnowsHomeserver(t *testing.T) {
 	}{
 		{"it takes the secret", "endpoint: " + knowsMAS(t, "mas-and-synapse") + "/, secret: mas-and-synapse", ours, map[string]Status{}},
 		{"it takes it, and another is written for its next start", "endpoint: " + knowsMAS(t, "mas-and-synapse") + ", secret: mas-and-synapse", other, map[string]Status{"matrix.secret": Warning}},
-		{"it takes it, and what is written cannot be read", "endpoint: " + knowsMAS(t, "mas-and-synapse") + ", secret: mas-and-synapse", logs + "matrix_authentication_service: {enabled: true, secret_path: nowhere}\n", map[string]Status{}},
+		{"Synapse accepts the secret, and the file of secret_path cannot be read", "endpoint: " + knowsMAS(t, "mas-and-synapse") + ", secret: mas-and-synapse", logs + "matrix_authentication_service: {enabled: true, secret_path: nowhere}\n", map[string]Status{}},
 		{"the secret in a file", "endpoint: " + knowsMAS(t, "that-of-a-file") + ", secret_file: its_secret", logs, map[string]Status{}},
 		{"it refuses the secret", "endpoint: " + knowsMAS(t, "that-of-the-homeserver") + ", secret: mas-and-synapse", ours, map[string]Status{"matrix.secret": Problem}},
 		{"nothing answers", "endpoint: http://127.0.0.1:1, secret: mas-and-synapse", ours, map[string]Status{"matrix.endpoint": Problem}},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/files"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
@@ -31,12 +32,13 @@ func (chk *checking) serviceReads(ctx context.Context) []Finding {
 	its := reading{who: "the service", user: user, hasRead: notAsked == nil, do: func(kept synapse.ModeError, path string) string {
 		return chk.letServiceRead(user, kept, path) + "; then restart the service"
 	}}
-	for _, path := range chk.filesOfService() {
+	paths := chk.filesOfService()
+	for _, path := range paths {
 		if kept := (synapse.ModeError{}); errors.As(user.MayRead(path), &kept) {
 			chk.kept = append(chk.kept, path)
 		}
 	}
-	return []Finding{its.judge(subjectAccess, chk.filesOfService())}
+	return []Finding{its.judge(subjectAccess, paths)}
 }
 
 // serviceUser is the user that the service runs as: the one of the daemon that answers, whose the store is, or else whose run.sh is.
@@ -95,21 +97,17 @@ func (chk *checking) letServiceRead(user synapse.User, kept synapse.ModeError, p
 	switch {
 	case path == chk.storePath():
 		return "type: " + paste("chown -R "+shell.Quote(user.Name())+" "+shell.Quote(filepath.Dir(path)))
-	case kept.IsAbove:
-		return "keep the file where " + user.Name() + " may enter, or type: " + paste("chmod o+x "+shell.Quote(kept.Path))
-	case files.IsSame(path, chk.Config.RegistrationPath) && theirs.IsKnown() && theirs.UID != user.UID && theirs.UID != 0 && len(theirs.GIDs) > 0:
+	case !kept.IsAbove && files.IsSame(path, chk.Config.RegistrationPath) && theirs.IsKnown() && theirs.UID != user.UID && theirs.UID != 0 && len(theirs.GIDs) > 0:
 		return "type: " + paste(fmt.Sprintf("chown %s:%d %[3]s && chmod 0640 %[3]s", shell.Quote(user.Name()), theirs.GIDs[0], shell.Quote(kept.Path)))
 	}
-	return "type: " + paste("chown "+shell.Quote(user.Name())+" "+shell.Quote(kept.Path))
+	return letRead(user, kept)
 }
 
 // keptFrom has findings on a file that this user may not read follow from that the service may not either.
 func (chk *checking) keptFrom(path string, found []Finding) []Finding {
 	for i, f := range found {
-		for _, kept := range chk.kept {
-			if kept == path && f.Status == Problem {
-				found[i] = f.follows(subjectAccess)
-			}
+		if f.Status == Problem && slices.Contains(chk.kept, path) {
+			found[i] = f.follows(subjectAccess)
 		}
 	}
 	return found

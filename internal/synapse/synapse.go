@@ -100,15 +100,20 @@ func (s Settings) Text(key string) (string, error) {
 // file, all the others are.
 func Read(paths []string) (Settings, error) {
 	s := Settings{Paths: paths, Keys: map[any]any{}, From: map[any]string{}}
-	var hidden error
+	err := readEach(paths, s.readPath)
+	return s, err
+}
+
+// readEach reads until an error, and goes on past what this user may not read, whose first error it returns.
+func readEach(paths []string, read func(string) error) (hidden error) {
 	for _, path := range paths {
-		if err := s.readPath(path); errors.Is(err, os.ErrPermission) {
+		if err := read(path); errors.Is(err, os.ErrPermission) {
 			hidden = cmp.Or(hidden, err)
 		} else if err != nil {
-			return s, err
+			return err
 		}
 	}
-	return s, hidden
+	return hidden
 }
 
 // IsSure tells whether the key has this value in Synapse, too: no file that this user may not read can have another.
@@ -148,15 +153,7 @@ func (s *Settings) readPath(path string) error {
 		}
 	}
 	slices.Sort(inside)
-	var hidden error
-	for _, name := range inside {
-		if err := s.readFile(name); errors.Is(err, os.ErrPermission) {
-			hidden = cmp.Or(hidden, err)
-		} else if err != nil {
-			return err
-		}
-	}
-	return hidden
+	return readEach(inside, s.readFile)
 }
 
 func (s *Settings) readFile(path string) error {
