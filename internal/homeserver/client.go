@@ -160,8 +160,7 @@ func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
 		reader = bytes.NewReader(payload)
 	}
 	var seen progress
-	ctx = context.WithValue(ctx, progressKey{}, &seen)
-	req, err := http.NewRequestWithContext(ctx, r.Method, h.Origin+r.Path, reader)
+	req, err := http.NewRequestWithContext(seen.watch(ctx), r.Method, h.Origin+r.Path, reader)
 	if err != nil {
 		return Answer{}, &callError{err: err}
 	}
@@ -177,7 +176,7 @@ func (h *Client) Call(ctx context.Context, r Request) (a Answer, err error) {
 		req.Header.Set("Authorization", "Bearer "+r.Token) // never in the query string, which access logs print
 	}
 
-	res, err := h.http.Do(req)
+	res, err := h.http.Transport.RoundTrip(req) // Do would copy the header for redirects, which are not followed here
 	if err != nil {
 		left := seen.conn.Load() != nil
 		closed := left && seen.kept.Load() && !seen.answered.Load() && ctx.Err() == nil && !isTimeout(err)
@@ -277,10 +276,11 @@ func (a Answer) TellsNothing() bool {
 // NotReached returns the error of a call that got no answer. The error of net/http quotes the URL and the bytes that it could not
 // read. The URL is left out, and the bytes are cleaned.
 func (h *Client) NotReached(err error) *Error {
-	e := &Error{Reason: "the homeserver could not be reached"}
+	cause := err
 	if quoting := (*url.Error)(nil); errors.As(err, &quoting) {
-		e.Cause = errors.New(h.scrub(quoting.Err.Error()))
+		cause = quoting.Err
 	}
+	e := &Error{Reason: "the homeserver could not be reached", Cause: errors.New(h.scrub(cause.Error()))}
 	if failed := (*callError)(nil); errors.As(err, &failed) && failed.left {
 		e.Fate, e.Again = MayBeCreated, failed.keptConn
 		e.Reason = "the connection to the homeserver broke before it answered"

@@ -25,7 +25,7 @@ const (
 
 	answerHeaderLimit = 64 << 10 // bytes of an answer's header, those of 1xx answers before it included; Go's default is 10 MiB
 
-	// readAhead is the size of net/http's read buffer. A watchedConn fills it line by line in an answer's header and byte by byte
+	// readAhead is the size of net/http's read buffer. A watchedConn fills it with whole lines of an answer's header, and byte by byte
 	// after that, so that net/http reads nothing after an answer. A longer read, such as that of a body, bypasses the buffer. It
 	// bounds the first line of a chunk, and trailers.
 	readAhead = 128
@@ -105,29 +105,16 @@ type watchedTransport struct{ kept, own *http.Transport }
 func (t *watchedTransport) Keep(most int) { t.kept.MaxIdleConnsPerHost = most }
 
 func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	seen, ok := req.Context().Value(progressKey{}).(*progress)
+	if !ok {
+		seen = new(progress)
+		req = req.WithContext(seen.watch(req.Context()))
+	}
 	chosen := t.kept
 	if req.Close {
 		chosen = t.own
 	}
-	seen, ok := req.Context().Value(progressKey{}).(*progress)
-	if !ok {
-		seen = new(progress)
-	}
-	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		GotConn: func(got httptrace.GotConnInfo) {
-			c := got.Conn.(*watchedConn)
-			c.begin()
-			seen.conn.Store(c)
-			seen.kept.Store(got.Reused)
-		},
-		GotFirstResponseByte: func() { // net/http holds this one byte of the answer, and none behind it
-			seen.answered.Store(true)
-			if c := seen.conn.Load(); c != nil && c.since.Load() == 0 {
-				seen.unsolicited.Store(true)
-			}
-		},
-	})
-	res, err := chosen.RoundTrip(req.WithContext(ctx))
+	res, err := chosen.RoundTrip(req)
 	if !seen.unsolicited.Load() {
 		return res, err
 	}
@@ -138,13 +125,31 @@ func (t *watchedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return nil, errUnsolicited
 }
 
-// A progress says how far a call has come. Its caller puts it into the request's context, under its key. A second trace of httptrace
-// would see the same, but joins the first by reflection in each call. The connection's own goroutine writes a part of it.
+// A progress says how far a call has come. The connection's own goroutine writes a part of it.
 type progress struct {
 	conn        atomic.Pointer[watchedConn] // nil while there is none; net/http may try a second one
 	kept        atomic.Bool                 // conn had been used before
 	answered    atomic.Bool                 // a byte of an answer came
 	unsolicited atomic.Bool                 // it came before the request
+}
+
+// watch returns the context of the one call whose progress this is to be.
+func (p *progress) watch(ctx context.Context) context.Context {
+	ctx = context.WithValue(ctx, progressKey{}, p)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			c := got.Conn.(*watchedConn)
+			c.begin()
+			p.conn.Store(c)
+			p.kept.Store(got.Reused)
+		},
+		GotFirstResponseByte: func() { // net/http holds this one byte of the answer, and none behind it
+			p.answered.Store(true)
+			if c := p.conn.Load(); c != nil && c.since.Load() == 0 {
+				p.unsolicited.Store(true)
+			}
+		},
+	})
 }
 
 type progressKey struct{}
@@ -200,20 +205,20 @@ func (c *watchedConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// step returns how many bytes of those ahead go into net/http's buffer of this length: of an answer's header a line, since more of the
-// answer follows each line but the last, which is empty; otherwise one byte.
-func (c *watchedConn) step(length int) int {
-	if !c.inHeader.Load() {
-		return 1
+// step returns how many bytes of those ahead go into net/http's buffer of this length: of an answer's header whole lines, since more of
+// the answer follows each line but the last, which is empty; otherwise one byte.
+func (c *watchedConn) step(length int) (lines int) {
+	for c.inHeader.Load() {
+		line := bytes.IndexByte(c.ahead[lines:], '\n') + 1
+		if line == 0 || lines+line > length { // the rest of the line is not there, or does not fit
+			break
+		}
+		if len(bytes.TrimSpace(c.ahead[lines:lines+line])) == 0 { // net/http ends a header at spaces, too
+			c.inHeader.Store(false)
+		}
+		lines += line
 	}
-	line := bytes.IndexByte(c.ahead, '\n') + 1
-	if line == 0 || line > length { // the rest of the line is not there, or does not fit
-		return 1
-	}
-	if len(bytes.TrimSpace(c.ahead[:line])) == 0 { // net/http ends a header at spaces, too
-		c.inHeader.Store(false)
-	}
-	return line
+	return max(lines, 1)
 }
 
 func (c *watchedConn) handedOn(n int) {
