@@ -52,7 +52,7 @@ func (n *nodeAdmin) unban(ctx context.Context, a common.Address) (banResult, err
 
 // set claims the address, so that an attempt in flight ends first and no other begins before the homeserver has answered.
 func (n *nodeAdmin) set(ctx context.Context, a common.Address, banned bool) (result banResult, err error) {
-	claimed, err := claimInTime(ctx, n.store, a)
+	claimed, err := claimInTime(ctx, context.Background(), n.store, a)
 	if err != nil {
 		return banResult{}, err
 	}

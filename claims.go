@@ -91,10 +91,11 @@ func (c *claims) leave(a common.Address, t *turn) {
 	}
 }
 
-// claimInTime claims the address. It waits until waitTime is over or the context ends, and returns errBusy then.
-func claimInTime(ctx context.Context, s store, a common.Address) (claim, error) {
+// claimInTime claims the address. It returns errBusy if it has waited for waitTime, if the context ends or if shutdown begins.
+func claimInTime(ctx, stopping context.Context, s store, a common.Address) (claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTime)
 	defer cancel()
+	defer context.AfterFunc(stopping, cancel)()
 	claimed, err := s.Claim(ctx, a)
 	if err != nil && ctx.Err() != nil {
 		err = errBusy

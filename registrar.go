@@ -388,11 +388,7 @@ func putBack(claimed claim, before record) (err error) {
 
 // claim waits for the address, until waitTime is over or shutdown begins.
 func (r *registrar) claim(ctx context.Context, a common.Address) (claim, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.stopping, cancel)()
-
-	claimed, err := claimInTime(ctx, r.store, a)
+	claimed, err := claimInTime(ctx, r.stopping, r.store, a)
 	switch {
 	case r.stopping.Err() != nil:
 		if err == nil {
