@@ -223,7 +223,7 @@ func serveAction(ctx context.Context, cmd *cli.Command) error {
 	}
 	go admitting.ReloadOn(ctx, hangups)
 
-	listener, err := net.Listen("tcp", c.Address())
+	listener, err := limit.Listen(c.Address())
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: stop what listens there, or choose another --%s and run genconfig --%s with it, since %s and %s name it", err, config.FlagPort, config.FlagForce, config.RegistrationFile, config.RunFile)
 	}
@@ -276,7 +276,7 @@ func listenOps(c config.Config) (net.Listener, error) {
 	if c.OpsListen == "" {
 		return nil, nil
 	}
-	listener, err := net.Listen("tcp", c.OpsListen)
+	listener, err := limit.Listen(c.OpsListen)
 	if err != nil {
 		return nil, fmt.Errorf("%w: give --%s an address of this machine where nothing else listens", err, config.FlagOpsListen)
 	}

@@ -5,6 +5,7 @@ package limit
 
 import (
 	"bytes"
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -68,6 +70,20 @@ type heldConn struct {
 	next    int           // of what is read and may be the next one's, at most a buffer of net/http
 }
 
+// Listen listens at an address of TCP. The connections have the send buffer from the socket that listens, so that it takes no call for
+// each. They need no keepalive: the server ends one that is idle for a minute, or whose request takes too long. Nobody here speaks
+// Multipath TCP.
+func Listen(address string) (net.Listener, error) {
+	config := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, socket syscall.RawConn) (err error) {
+		refused := socket.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
+		})
+		return cmp.Or(refused, err)
+	}}
+	config.SetMultipathTCP(false)
+	return config.Listen(context.Background(), "tcp", address)
+}
+
 // Accept returns the next connection that is held.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
@@ -84,9 +100,6 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // hold adds the connection. It returns nil if there is no room.
 func (l *Listener) hold(conn net.Conn) *heldConn {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetWriteBuffer(sendBuffer)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.Most > 0 && l.held >= l.Most {

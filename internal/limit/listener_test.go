@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,5 +215,41 @@ func TestTrailersAreDropped(t *testing.T) {
 	io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: A\r\n\r\n2\r\n{}\r\n0\r\nA: 1\r\nB: 2\r\n\r\n")
 	if got := <-kept; got != 0 {
 		t.Errorf("%d trailers are kept, want none", got)
+	}
+}
+
+// A connection has the small send buffer, and no keepalive that takes calls of its own.
+func TestListenSetsConnections(t *testing.T) {
+	l, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialed, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialed.Close()
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	option := func(conn net.Conn, option int) (value int) {
+		socket, err := conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket.Control(func(fd uintptr) { value, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, option) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+	if ours, theirs := option(accepted, syscall.SO_SNDBUF), option(dialed, syscall.SO_SNDBUF); ours > 4*sendBuffer || theirs <= 4*sendBuffer {
+		t.Errorf("the send buffer is %d bytes, want about %d; by default it is %d", ours, sendBuffer, theirs)
+	}
+	if option(accepted, syscall.SO_KEEPALIVE) != 0 {
+		t.Error("it is kept alive")
 	}
 }
