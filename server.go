@@ -179,11 +179,11 @@ func (s *server) register(w rest.ResponseWriter, r *rest.Request) {
 	w.WriteJson(answer)
 }
 
-// registrationStack is how much stack a registration takes, with some room.
-const registrationStack = 12 << 10
+// registrationStack is how much more stack a registration takes than its proof.
+const registrationStack = 6 << 10
 
-// growStack has the stack of this goroutine grow at once. On the way down it would be doubled, and copied, two or three times, which
-// is 2 % of a registration's processor time. Only after the proof: the memory of requests without one is bounded.
+// growStack has the stack of this goroutine grow before it is full, where there is less to copy. Of a registration's processor time it
+// saves 1 % with 64 nodes at once, and 3 % with 8. Only after the proof: the memory of requests without one is bounded.
 //
 //go:noinline
 func growStack() {
