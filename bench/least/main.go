@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -281,6 +282,7 @@ func commit(do func(*bolt.Tx) error) error {
 	if !first && !<-c.turn {
 		return c.err
 	}
+	runtime.Gosched() // as the program does
 	mu.Lock()
 	group := queue
 	queue = nil

@@ -4,6 +4,7 @@
 package boltfile
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 
@@ -48,6 +49,7 @@ func (g *committer) enqueue(c *change) (first bool) {
 
 // commitQueue commits the queue, whose first change is the caller's. The first writer that came meanwhile commits the next one.
 func (f *File) commitQueue() {
+	runtime.Gosched() // those that can run may have a change for this commit, too
 	g := &f.group
 	g.mu.Lock()
 	group := g.queue
