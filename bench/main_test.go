@@ -1,4 +1,4 @@
-// main_test.go owns the proof that a run beside other work is refused.
+// main_test.go owns the proof that a run beside other work is refused, and that what go test prints is read.
 
 package main
 
@@ -23,5 +23,17 @@ func TestCompareFloors(t *testing.T) {
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s: got %v, want %q", name, err, test.want)
 		}
+	}
+}
+
+// Of the same benchmark the lowest values count. One that runs more often than asked for is two of one name.
+func TestParse(t *testing.T) {
+	const printed = "goos: linux\nBenchmarkFloor/commit-2 \t 10\t 30 ns/op\t 0.2 p50-ms\nBenchmarkFloor/commit-2 \t 10\t 20 ns/op\t 0.3 p50-ms\nPASS\n"
+	got, err := parse(strings.NewReader(printed), 2)
+	if commit := got["Floor/commit"]; err != nil || commit["ns/op"] != 20 || commit[median] != 0.2 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := parse(strings.NewReader(printed), 1); err == nil {
+		t.Error("two of one name were taken")
 	}
 }
