@@ -328,7 +328,7 @@ func (s *boltStore) Claim(ctx context.Context, a common.Address) (claim, error) 
 }
 
 // ClaimPending walks the pending records in the order of their addresses, on from the last one it gave, so
-// that records which stay pending do not keep it from the others.
+// that records which stay pending, or cannot be read, do not keep it from the others.
 func (s *boltStore) ClaimPending(ctx context.Context, recent span) (claim, record, error) {
 	s.walk.Lock()
 	defer s.walk.Unlock()
@@ -363,7 +363,8 @@ func (s *boltStore) claimIfPending(ctx context.Context, a common.Address, recent
 	return &boltClaim{store: s, key: a.Bytes(), release: release}, r, nil
 }
 
-// nextPending returns the first key after the given one of a pending record whose last write is outside the span.
+// nextPending returns the first key after the given one of a pending record whose last write is outside the span, or that cannot be
+// read; then with the error.
 func (s *boltStore) nextPending(after []byte, recent span) (next []byte, err error) {
 	err = s.file.View(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket([]byte(buckets[statePending]))
@@ -376,12 +377,9 @@ func (s *boltStore) nextPending(after []byte, recent span) (next []byte, err err
 				continue
 			}
 			r, err := decodeRecord(value)
-			if err != nil {
-				return err
-			}
-			if !recent.holds(r.Updated) {
+			if err != nil || !recent.holds(r.Updated) {
 				next = bytes.Clone(key)
-				return nil
+				return err
 			}
 		}
 		return errNoRecord

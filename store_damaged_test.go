@@ -85,6 +85,32 @@ func TestDamagedEntries(t *testing.T) {
 	}
 }
 
+// A pending record that cannot be read does not keep the walk from those behind it.
+func TestWalkPastDamage(t *testing.T) {
+	s := openTestStore(t)
+	good, err := json.Marshal(record{UserID: "@x:y", State: statePending, Updated: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, value := range [][]byte{[]byte("{"), good, []byte("{"), good} {
+		put(t, s, buckets[statePending], common.Address{byte(i)}.Bytes(), value)
+	}
+	for walk := range 2 {
+		for _, readable := range []bool{false, true, false, true} {
+			held, _, err := s.ClaimPending(t.Context(), span{})
+			if readable != (err == nil) || errors.Is(err, errNoRecord) {
+				t.Errorf("walk %d: got %v, readable is %v", walk, err, readable)
+			}
+			if held != nil {
+				held.Release()
+			}
+		}
+		if _, _, err := s.ClaimPending(t.Context(), span{}); !errors.Is(err, errNoRecord) {
+			t.Errorf("walk %d does not end: %v", walk, err)
+		}
+	}
+}
+
 // A ban is beside the record: the record's user ID counts, and without a record the ban's own.
 func TestBanBesideRecord(t *testing.T) {
 	s := openTestStore(t)

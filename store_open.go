@@ -92,11 +92,10 @@ func openBoltStore(dir, serverName string) (_ *boltStore, err error) {
 	if err := makeBoltStore(path, serverName); err != nil {
 		return nil, err
 	}
-	s, err := openToWrite(path, serverName)
-	if err != nil {
+	if err := files.SyncDir(dir); err != nil {
 		return nil, err
 	}
-	return s, files.SyncDir(dir)
+	return openToWrite(path, serverName)
 }
 
 // withOwner adds to the error what to type if root has left the directory or the store in it, as a command does that was once
