@@ -59,6 +59,18 @@ func TestNodeClientGoesNowhereElse(t *testing.T) {
 	}
 }
 
+// Of a server that speaks no TLS the URL to give follows.
+func TestNodeClientSaysThatAServerIsPlain(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	secure := strings.Replace(server.URL, "http", "https", 1)
+	proof, _ := newProof(t)
+	err := newNodeClient(secure, secure+registerPath, testServerName, proof).enter(t.Context(), proof)
+	if err == nil || !strings.HasSuffix(err.Error(), ": this port speaks plain HTTP: give "+server.URL) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // After an error of the certificate, what to do about it follows, and no question whether the server is the right one.
 func TestNodeClientSaysWhatIsWrongWithACertificate(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())

@@ -1,10 +1,14 @@
-// homeserver_test.go owns the tests of the homeserver's version.
+// homeserver_test.go owns the tests of what is said of the homeserver itself.
 
 package check
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/config"
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
 )
 
@@ -21,5 +25,17 @@ func TestJudgeSoftware(t *testing.T) {
 		if got := judgeSoftware(test.server, "x"); got.Status != test.want {
 			t.Errorf("%v: got %+v, want %s", test.server, got, test.want)
 		}
+	}
+}
+
+// Of a homeserver that speaks no TLS, the URL to give is the cure.
+func TestPlainHomeserver(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	origin := strings.Replace(plain.URL, "http", "https", 1)
+	chk := &checking{Input: Input{Config: config.Config{Origin: origin, Way: homeserver.SharedSecret}}, homeserver: homeserver.NewClient(origin, "example.org")}
+	got := chk.homeserverItself(t.Context())
+	if got.Status != Problem || !strings.Contains(got.Found, "speaks plain HTTP") || !strings.Contains(got.Do, plain.URL+homeserver.SharedSecretPath) {
+		t.Errorf("got %+v", got)
 	}
 }

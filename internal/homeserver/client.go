@@ -280,6 +280,9 @@ func (h *Client) NotReached(err error) *Error {
 	if quoting := (*url.Error)(nil); errors.As(err, &quoting) {
 		cause = quoting.Err
 	}
+	if IsPlain(err) {
+		cause = http.ErrSchemeMismatch
+	}
 	e := &Error{Reason: "the homeserver could not be reached", Cause: errors.New(h.scrub(cause.Error()))}
 	if failed := (*callError)(nil); errors.As(err, &failed) && failed.left {
 		e.Fate, e.Again = MayBeCreated, failed.keptConn

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -40,10 +41,10 @@ func IsUntrusted(err error) bool {
 	return ok
 }
 
-// IsPlain reports whether a call over TLS failed because the server speaks none.
+// IsPlain reports whether a call over TLS failed because the server speaks none. Do of net/http has an error of its own for that.
 func IsPlain(err error) bool {
 	_, ok := errors.AsType[tls.RecordHeaderError](err)
-	return ok
+	return ok || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // SpeaksTLS reports whether a server takes part in a handshake, and for which host its certificate is: the one that is preferred,

@@ -121,3 +121,25 @@ func TestRedirectsTo(t *testing.T) {
 		}
 	}
 }
+
+// A server that speaks no TLS is told from others, whichever way it was called.
+func TestIsPlain(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	url := strings.Replace(plain.URL, "http", "https", 1)
+	if res, err := NewHTTPClient(ClientOptions{}).Get(url); err == nil {
+		res.Body.Close()
+		t.Error("it was reached over TLS")
+	} else if !IsPlain(err) {
+		t.Errorf("Get: got %v", err)
+	}
+	h := NewClient(url, "example.org")
+	_, err := h.Call(t.Context(), Request{Within: ReadTime, Method: http.MethodGet, Path: "/"})
+	if cause := h.NotReached(err).Cause; !IsPlain(err) || cause.Error() != "http: server gave HTTP response to HTTPS client" {
+		t.Errorf("Call: got %v, for %v", cause, err)
+	}
+	plain.Close()
+	if _, err := h.Call(t.Context(), Request{Within: ReadTime, Method: http.MethodGet, Path: "/"}); err == nil || IsPlain(err) {
+		t.Errorf("where nothing listens: got %v", err)
+	}
+}

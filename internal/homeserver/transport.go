@@ -143,7 +143,7 @@ func (p *progress) watch(ctx context.Context) context.Context {
 			p.conn.Store(c)
 			p.kept.Store(got.Reused)
 		},
-		GotFirstResponseByte: func() { // net/http holds this one byte of the answer, and none behind it
+		GotFirstResponseByte: func() { // of a stray answer net/http holds this one byte, and none behind it
 			p.answered.Store(true)
 			if c := p.conn.Load(); c != nil && c.since.Load() == 0 {
 				p.unsolicited.Store(true)
