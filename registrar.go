@@ -506,26 +506,32 @@ func (r *registrar) logRound(looked int, err error, said string) string {
 }
 
 // reconcileRound reconciles records until there is none left, reconcileAtMost are done, or the homeserver does not say, and
-// returns how many it checked. If the homeserver hides one account, it goes on to the next.
+// returns how many it checked. It goes on to the next if the homeserver hides an account, or a record is damaged.
 func (r *registrar) reconcileRound(ctx context.Context) (looked int, err error) {
-	var hidden error
+	var passedOver error
 	for looked < reconcileAtMost {
 		now := time.Now()
 		claimed, pending, err := r.store.ClaimPending(ctx, span{now.Add(-reconcileAfter), now.Add(reconcileAfter)})
 		if errors.Is(err, errNoRecord) {
-			return looked, hidden
+			return looked, passedOver
 		}
+		isDamaged := errors.Is(err, errDamagedRecord)
 		if err != nil {
-			return looked, fmt.Errorf("%w: %w", errStore, err)
+			err = fmt.Errorf("%w: %w", errStore, err)
 		}
-		looked++
-		err = r.reconcile(ctx, claimed, pending)
-		if err != nil && !isHidden(err) {
+		if err != nil && !isDamaged {
 			return looked, err
 		}
-		hidden = cmp.Or(hidden, err)
+		looked++
+		if err == nil {
+			err = r.reconcile(ctx, claimed, pending)
+		}
+		if err != nil && !isDamaged && !isHidden(err) {
+			return looked, err
+		}
+		passedOver = cmp.Or(passedOver, err)
 	}
-	return looked, hidden
+	return looked, passedOver
 }
 
 // seen returns what the homeserver says about the account of a pending record, without the node.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/SmartMeshFoundation/matrix-regservice/internal/homeserver"
+	"github.com/SmartMeshFoundation/matrix-regservice/internal/names"
 	"github.com/ethereum/go-ethereum/common"
 )
 
@@ -181,6 +182,29 @@ func TestRoundsSayItOnce(t *testing.T) {
 	})
 	if got := strings.Count(lines.String(), "could not be reconciled"); got != 1 {
 		t.Errorf("said %d times: %s", got, lines)
+	}
+}
+
+// A damaged record is passed over, named in the log once, and keeps the round from none of the others.
+func TestRoundsPassOverDamage(t *testing.T) {
+	s := openTestStore(t)
+	lines := captureLog(t)
+	d := gateway{t: t, store: s}
+	for i := range 3 {
+		d.setOld(node{Address: common.Address{byte(i)}, Account: homeserver.Account{UserID: "@x:" + testServerName}}, statePending, time.Hour)
+	}
+	put(t, s, buckets[statePending], common.Address{}.Bytes(), []byte("{"))
+	r := newRegistrar(new(lookUpCounter), s)
+	said := ""
+	for round := range 3 {
+		looked, err := r.reconcileRound(t.Context())
+		if looked != 3 || !errors.Is(err, errDamagedRecord) || !errors.Is(err, errStore) {
+			t.Errorf("round %d: got %d, %v", round, looked, err)
+		}
+		said = r.logRound(looked, err, said)
+	}
+	if got := lines.String(); strings.Count(got, "could not be reconciled") != 1 || !strings.Contains(got, names.Localpart(common.Address{}.Bytes())) {
+		t.Errorf("log: %s", got)
 	}
 }
 

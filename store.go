@@ -115,7 +115,10 @@ type claim interface {
 	Release() // once, whatever happened
 }
 
-var errNoRecord = errors.New("no record")
+var (
+	errNoRecord      = errors.New("no record")
+	errDamagedRecord = errors.New("a pending record is damaged") // ClaimPending goes on behind it
+)
 
 // A listRecords is a store's List.
 type listRecords func(ctx context.Context, of state, after string) (page []record, last string, err error)
@@ -377,6 +380,9 @@ func (s *boltStore) nextPending(after []byte, recent span) (next []byte, err err
 				continue
 			}
 			r, err := decodeRecord(value)
+			if err != nil {
+				err = fmt.Errorf("%w: %s: %w", errDamagedRecord, names.Localpart(key), err)
+			}
 			if err != nil || !recent.holds(r.Updated) {
 				next = bytes.Clone(key)
 				return err
