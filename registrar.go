@@ -515,19 +515,17 @@ func (r *registrar) reconcileRound(ctx context.Context) (looked int, err error) 
 		if errors.Is(err, errNoRecord) {
 			return looked, passedOver
 		}
-		isDamaged := errors.Is(err, errDamagedRecord)
 		if err != nil {
 			err = fmt.Errorf("%w: %w", errStore, err)
 		}
-		if err != nil && !isDamaged {
+		if err != nil && !errors.Is(err, errDamagedRecord) {
 			return looked, err
 		}
 		looked++
 		if err == nil {
-			err = r.reconcile(ctx, claimed, pending)
-		}
-		if err != nil && !isDamaged && !isHidden(err) {
-			return looked, err
+			if err = r.reconcile(ctx, claimed, pending); err != nil && !isHidden(err) {
+				return looked, err
+			}
 		}
 		passedOver = cmp.Or(passedOver, err)
 	}
